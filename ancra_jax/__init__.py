@@ -1,0 +1,3 @@
+"""ancra_jax: robust image classifiers in JAX, after the ANCRA paper, and their honest evaluation."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,114 @@
+"""Threat models: which perturbed images an attacker may use, and how a step moves among them."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+Images = Float[Array, "batch height width channels"]
+
+_TINY = 1e-12
+
+
+class ThreatModel(Protocol):
+    """A norm ball of radius ``epsilon`` (on the [0, 1] pixel scale) around every natural image."""
+
+    epsilon: float | Float[Array, ""]
+
+    def norm(self, perturbations: Images) -> Float[Array, "batch"]:
+        """Size of every perturbation."""
+
+    def direction(self, gradients: Images) -> Images:
+        """Steepest-ascent direction of norm 1."""
+
+    def project(self, images: Images, natural: Images) -> Images:
+        """Moves images into the ball around ``natural``, then into [0, 1]."""
+
+    def random_start(self, keys: Key[Array, "batch"], natural: Images) -> Images:
+        """A random point of the ball and of [0, 1] for every image, one key each."""
+
+
+def _check_epsilon(epsilon):
+    if isinstance(epsilon, (int, float)) and not (math.isfinite(epsilon) and epsilon > 0):
+        raise ValueError(
+            f"epsilon={epsilon}: a threat model needs a finite epsilon > 0 on the [0, 1] pixel scale"
+        )
+
+
+def per_example_norm(x: Images) -> Float[Array, "batch 1 1 1"]:
+    """Euclidean norm of every example, kept broadcastable."""
+    return jnp.sqrt(jnp.sum(jnp.square(x), axis=(1, 2, 3), keepdims=True))
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["epsilon"], meta_fields=[])
+@dataclass(frozen=True)
+class Linf:
+    """All images whose pixels each differ by at most ``epsilon`` from the natural image's."""
+
+    epsilon: float | Float[Array, ""]
+
+    def __post_init__(self):
+        _check_epsilon(self.epsilon)
+
+    def norm(self, perturbations: Images) -> Float[Array, "batch"]:
+        """Largest absolute pixel difference."""
+        return jnp.max(jnp.abs(perturbations), axis=(1, 2, 3))
+
+    def direction(self, gradients: Images) -> Images:
+        """Sign of the gradient."""
+        return jnp.sign(gradients)
+
+    def project(self, images: Images, natural: Images) -> Images:
+        """Clips to the ball, then to [0, 1]."""
+        inside = jnp.clip(images, natural - self.epsilon, natural + self.epsilon)
+        return jnp.clip(inside, 0.0, 1.0)
+
+    def random_start(self, keys: Key[Array, "batch"], natural: Images) -> Images:
+        """Uniform in the cube of half-width ``epsilon``, clipped to [0, 1]."""
+        noise = jax.vmap(
+            lambda key, x: jax.random.uniform(key, x.shape, x.dtype, minval=-1.0, maxval=1.0)
+        )(keys, natural)
+        return jnp.clip(natural + self.epsilon * noise, 0.0, 1.0)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["epsilon"], meta_fields=[])
+@dataclass(frozen=True)
+class L2:
+    """All images at a Euclidean distance of at most ``epsilon`` from the natural image."""
+
+    epsilon: float | Float[Array, ""]
+
+    def __post_init__(self):
+        _check_epsilon(self.epsilon)
+
+    def norm(self, perturbations: Images) -> Float[Array, "batch"]:
+        """Euclidean norm over all pixels and channels."""
+        return per_example_norm(perturbations)[:, 0, 0, 0]
+
+    def direction(self, gradients: Images) -> Images:
+        """Gradient scaled to norm 1; 0 stays 0."""
+        return gradients / (per_example_norm(gradients) + _TINY)
+
+    def project(self, images: Images, natural: Images) -> Images:
+        """Scales the perturbation to norm ``epsilon`` where it is longer, then clips to [0, 1]."""
+        delta = images - natural
+        norm = per_example_norm(delta)
+        scale = jnp.minimum(1.0, self.epsilon / jnp.maximum(norm, _TINY))
+        return jnp.clip(natural + delta * scale, 0.0, 1.0)
+
+    def random_start(self, keys: Key[Array, "batch"], natural: Images) -> Images:
+        """Uniform in the ball, clipped to [0, 1]."""
+        dimension = math.prod(natural.shape[1:])
+
+        def draw(key, x):
+            direction_key, radius_key = jax.random.split(key)
+            gaussian = jax.random.normal(direction_key, x.shape, x.dtype)
+            radius = jax.random.uniform(radius_key, (), x.dtype) ** (1.0 / dimension)
+            return radius * gaussian / (jnp.linalg.norm(gaussian) + _TINY)
+
+        noise = jax.vmap(draw)(keys, natural)
+        return jnp.clip(natural + self.epsilon * noise, 0.0, 1.0)

@@ -1,0 +1,56 @@
+"""Types that cross the borders between the parts of the library."""
+
+from typing import NamedTuple, Protocol
+
+from jaxtyping import Array, Float, Int, PyTree
+
+Variables = PyTree
+"""Flax variables: ``{'params': ..., 'batch_stats': ...}``."""
+
+
+class Outputs(NamedTuple):
+    """What a network says about a batch of images.
+
+    Attributes:
+      logits: final logits, ``f'`` in the paper.
+      aux_logits: logits of the auxiliary heads, ``p_1, p_2`` of reverse attention; the first axis
+        has length 0 for a network without them.
+      features: the input of the final linear layer (with reverse attention: ``z'``, reweighted).
+    """
+
+    logits: Float[Array, "batch classes"]
+    aux_logits: Float[Array, "heads batch classes"]
+    features: Float[Array, "batch features"]
+
+
+class Batch(NamedTuple):
+    """Examples of a data set.
+
+    Attributes:
+      images: pixels on the [0, 1] scale.
+      labels: class numbers.
+      indices: positions in the data set; every per-example randomness is derived from them.
+    """
+
+    images: Float[Array, "batch height width channels"]
+    labels: Int[Array, "batch"]
+    indices: Int[Array, "batch"]
+
+
+class ApplyFn(Protocol):
+    """A network as a pure function, as ``flax.linen.Module.apply`` is.
+
+    With ``train=False``: returns ``Outputs``. With ``train=True`` and
+    ``mutable=['batch_stats']``: returns ``(Outputs, {'batch_stats': ...})``, and ``labels`` choose
+    the reverse-attention masks.
+    """
+
+    def __call__(  # noqa: D102
+        self,
+        variables: Variables,
+        images: Float[Array, "batch height width channels"],
+        labels: Int[Array, "batch"] | None = None,
+        *,
+        train: bool = False,
+        mutable: list[str] | bool = False,
+    ) -> Outputs | tuple[Outputs, dict]: ...
