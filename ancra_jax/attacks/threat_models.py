@@ -35,7 +35,7 @@ class ThreatModel(Protocol):
 def _check_epsilon(epsilon):
     if isinstance(epsilon, (int, float)) and not (math.isfinite(epsilon) and epsilon > 0):
         raise ValueError(
-            f"epsilon={epsilon}: a threat model needs a finite epsilon > 0 on the [0, 1] pixel scale"
+            f"epsilon={epsilon}: epsilon must be finite and > 0, on the [0, 1] pixel scale"
         )
 
 
