@@ -1,0 +1,35 @@
+"""Seeded weights for the reference networks, whose golden numbers were computed with them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def reference_names(stem: str) -> dict[str, list[int]]:
+    """Names and shapes of the state dict in ``golden/<stem>.json``."""
+    return json.loads((GOLDEN / f"{stem}.json").read_text())["names"]
+
+
+def seeded_state_dict(names: dict[str, list[int]]) -> dict[str, np.ndarray]:
+    """Weights by PyTorch name, drawn from one seed per position in the sorted names.
+
+    Kernels are OIHW and (out, in), as PyTorch stores them; everything is float32.
+    """
+    state_dict = {}
+    for i, (name, shape) in enumerate(sorted(names.items())):
+        normal = np.random.default_rng([7, i]).standard_normal(shape)
+        if name.endswith("running_var"):
+            value = 1 + 0.2 * np.abs(normal)
+        elif name.endswith("running_mean"):
+            value = 0.1 * normal
+        elif len(shape) > 1:
+            value = normal * np.sqrt(2 / np.prod(shape[1:]))
+        elif name.endswith(".weight"):
+            value = 1 + 0.1 * normal
+        else:
+            value = 0.1 * normal
+        state_dict[name] = value.astype(np.float32)
+    return state_dict
