@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ Images = Float[Array, "batch height width channels"]
 _TINY = 1e-12
 
 
+@runtime_checkable
 class ThreatModel(Protocol):
     """A norm ball of radius ``epsilon`` (on the [0, 1] pixel scale) around every natural image."""
 
@@ -112,3 +113,17 @@ class L2:
 
         noise = jax.vmap(draw)(keys, natural)
         return jnp.clip(natural + self.epsilon * noise, 0.0, 1.0)
+
+
+THREAT_MODELS: dict[str, type[Linf] | type[L2]] = {"linf": Linf, "l2": L2}
+
+
+def threat_model(norm: str, epsilon: float) -> Linf | L2:
+    """The threat model of a norm's name, ``'linf'`` or ``'l2'`` (also ``'Linf'``, ``'L2'``).
+
+    Raises:
+      ValueError: another name, or an epsilon that is not finite and > 0.
+    """
+    if norm.lower() not in THREAT_MODELS:
+        raise ValueError(f"norm={norm!r}: allowed are {', '.join(map(repr, THREAT_MODELS))}")
+    return THREAT_MODELS[norm.lower()](epsilon)
