@@ -1,0 +1,217 @@
+"""The configuration of a run: plain data from ``configs/``, checked once, frozen afterwards.
+
+The default values are in ``configs/common.py``; here are the types and what is allowed.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ancra_jax.errors import UsageError
+
+
+def _number(at_least=None, above=None, at_most=None):
+    """A numeric field with its allowed range, bounds included but for ``above``."""
+    metadata = {"at_least": at_least, "above": above, "at_most": at_most}
+    return dataclasses.field(metadata=metadata)
+
+
+def _choice(*allowed):
+    return dataclasses.field(metadata={"allowed": allowed})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and how they are split and augmented."""
+
+    name: str
+    data_dir: str  # empty: the default place of the source
+    image_size: int = _number(at_least=0)  # pixels; for folders of images; 0 keeps their size
+    train_examples: int = _number(at_least=0)  # 0: all
+    test_examples: int = _number(at_least=0)  # 0: all
+    selection_split: str = _choice("holdout", "test")
+    selection_examples: int = _number(at_least=1)
+    crop_padding: int = _number(at_least=0)  # pixels; 0: no random crop
+    horizontal_flip: bool
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network."""
+
+    name: str
+    width: int = _number(at_least=0)  # channels of the first stage; 0: the paper's width
+    reverse_attention: bool
+    dtype: str = _choice("float32", "bfloat16")  # of the computation, not of parameters
+
+
+@dataclass(frozen=True)
+class AttackConfig:
+    """The attack inside training; epsilon and step size on the [0, 1] pixel scale."""
+
+    objective: str = _choice("cross_entropy", "kl")
+    norm: str = _choice("linf", "l2")
+    epsilon: float = _number(above=0)
+    step_size: float = _number(above=0)
+    num_steps: int = _number(at_least=1)
+    start: str = _choice("gaussian", "uniform")
+
+
+@dataclass(frozen=True)
+class NegativeContrastConfig:
+    """Asymmetric negative contrast (paper eq. 3-5); off while ``zeta`` is 0."""
+
+    zeta: float = _number(at_least=0)
+    alpha: float = _number(at_least=0, at_most=1)
+    strategy: str = _choice("random", "soft", "hard", "easy")
+    targeted: bool  # attack the chosen negatives toward their anchors' classes
+    random_epochs: int = _number(at_least=0)  # epochs in which every strategy is 'random'
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """How a batch becomes a loss."""
+
+    name: str  # of a registered method
+    beta: float = _number(at_least=0)  # weight of TRADES' KL term
+    aux_weight: float = _number(at_least=0)  # lambda_aux: weight of the auxiliary heads
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """SGD with momentum and coupled weight decay on all parameters, as PyTorch's."""
+
+    learning_rate: float = _number(above=0)
+    schedule: str = _choice("piecewise", "constant", "cosine", "one_cycle")
+    milestones: tuple[int, ...]  # 1-based epochs from which the rate is x decay
+    decay: float = _number(above=0, at_most=1)
+    momentum: float = _number(at_least=0, at_most=1)
+    weight_decay: float = _number(at_least=0)
+
+
+@dataclass(frozen=True)
+class SelectionConfig:
+    """The evaluation after an epoch: clean and PGD accuracy on the selection split."""
+
+    every_epochs: int = _number(at_least=1)
+    num_steps: int = _number(at_least=1)
+    step_size: float = _number(above=0)
+    batch_size: int = _number(at_least=0)  # 0: the training batch size
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """The attacks of the paper's evaluation."""
+
+    norm: str = _choice("linf", "l2")
+    epsilon: float = _number(above=0)
+    step_size: float = _number(above=0)
+    num_steps: int = _number(at_least=1)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that determines a run."""
+
+    name: str
+    seed: int = _number(at_least=0, at_most=2**32 - 1)
+    epochs: int = _number(at_least=1)
+    max_steps: int = _number(at_least=0)  # stop after so many steps; 0: after the last epoch
+    batch_size: int = _number(at_least=1)
+    log_every_steps: int = _number(at_least=1)
+    checkpoint_every_steps: int = _number(at_least=0)  # 0: after every epoch only
+    data: DataConfig
+    model: ModelConfig
+    method: MethodConfig
+    negative_contrast: NegativeContrastConfig
+    attack: AttackConfig
+    optimizer: OptimizerConfig
+    selection: SelectionConfig
+    evaluation: EvaluationConfig
+
+
+def from_mapping(values: Mapping[str, Any]) -> Config:
+    """Checks plain nested data and freezes it.
+
+    Args:
+      values: an ``ml_collections.ConfigDict`` or a nested dictionary (as ``config.json`` holds).
+
+    Raises:
+      UsageError: a field that does not exist or is missing, has another type, or is out of its range.
+    """
+    config = _build(Config, values, "config")
+    _check_combinations(config)
+    return config
+
+
+def to_mapping(config: Config) -> dict[str, Any]:
+    """The inverse of ``from_mapping``, of JSON types only."""
+    values = dataclasses.asdict(config)
+    values["optimizer"]["milestones"] = list(config.optimizer.milestones)
+    return values
+
+
+def _build(cls, values, path):
+    if not isinstance(values, Mapping) and not hasattr(values, "items"):
+        raise UsageError(f"{path}={values!r}: must be a group of settings")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    built = {}
+    for key, value in values.items():
+        if key not in fields:
+            close = difflib.get_close_matches(key, fields, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(fields)}"
+            raise UsageError(f"{path}.{key}: there is no such setting; {hint}")
+        built[key] = _convert(fields[key], value, f"{path}.{key}")
+    missing = [key for key in fields if key not in built]
+    if missing:
+        raise UsageError(f"{path}.{missing[0]}: this setting is missing")
+    return cls(**built)
+
+
+def _convert(field, value, path):
+    if dataclasses.is_dataclass(field.type):
+        return _build(field.type, value, path)
+    if field.type == tuple[int, ...]:
+        if isinstance(value, str) or not all(isinstance(item, int) for item in value):
+            raise UsageError(f"{path}={value!r}: must be a sequence of whole numbers")
+        return tuple(value)
+    if field.type is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, field.type) or (isinstance(value, bool) and field.type is not bool):
+        raise UsageError(f"{path}={value!r}: must be of type {field.type.__name__}")
+    _check_range(field.metadata, value, path)
+    return value
+
+
+def _check_range(limits, value, path):
+    if "allowed" in limits and value not in limits["allowed"]:
+        allowed = ", ".join(map(repr, limits["allowed"]))
+        close = difflib.get_close_matches(value, limits["allowed"], n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise UsageError(f"{path}={value!r}: allowed are {allowed}{hint}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{path}={value}: must be finite")
+    if limits.get("at_least") is not None and value < limits["at_least"]:
+        raise UsageError(f"{path}={value}: must be at least {limits['at_least']}")
+    if limits.get("above") is not None and value <= limits["above"]:
+        raise UsageError(f"{path}={value}: must be greater than {limits['above']}")
+    if limits.get("at_most") is not None and value > limits["at_most"]:
+        raise UsageError(f"{path}={value}: must be at most {limits['at_most']}")
+
+
+def _check_combinations(config: Config):
+    milestones = config.optimizer.milestones
+    if list(milestones) != sorted(set(milestones)) or any(epoch < 1 for epoch in milestones):
+        raise UsageError(
+            f"config.optimizer.milestones={milestones}: must be increasing epochs, from 1"
+        )
+    for group in ("attack", "evaluation"):
+        settings = getattr(config, group)
+        if settings.norm == "linf" and settings.epsilon > 1:
+            raise UsageError(
+                f"config.{group}.epsilon={settings.epsilon}: must be at most 1 for the norm 'linf' "
+                "(pixels are on the [0, 1] scale: write 8/255 as 0.03137)"
+            )

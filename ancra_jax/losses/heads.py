@@ -1,0 +1,29 @@
+"""How a loss term is taken over the final logits and the auxiliary heads."""
+
+from collections.abc import Callable
+
+from jaxtyping import Array, Float
+
+from ancra_jax.attacks.objectives import combine_heads
+from ancra_jax.types import Outputs
+
+
+def combined(
+    term: Callable[..., Float[Array, ""]], *outputs: Outputs, aux_weight: float
+) -> Float[Array, ""]:
+    """Computes ``g(f') + aux_weight * mean_k g(p_k)``, written with a hat in the paper.
+
+    Args:
+      term: ``g``; takes the logits of every element of ``outputs``, all of the same head.
+      *outputs: network outputs (natural, adversarial, ...), with equally many auxiliary heads.
+      aux_weight: lambda_aux of the paper, 2 by default in the configurations.
+
+    Returns:
+      The combined term; ``g(f')`` alone for networks without auxiliary heads.
+    """
+    return combine_heads(
+        lambda logits: term(*logits),
+        tuple(output.logits for output in outputs),
+        tuple(output.aux_logits for output in outputs),
+        aux_weight,
+    )

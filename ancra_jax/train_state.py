@@ -1,0 +1,123 @@
+"""The train state, and the one jitted step that advances it."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from ancra_jax.data import pipeline
+from ancra_jax.methods.attack import run_requests
+from ancra_jax.methods.core import Examples, Method, Metrics
+from ancra_jax.sharding import batch_sharded
+from ancra_jax.types import ApplyFn, Variables
+
+
+class TrainState(NamedTuple):
+    """All that changes while training; what a checkpoint holds.
+
+    Attributes:
+      step: number of updates made.
+      params: float32 parameters.
+      batch_stats: running statistics of batch normalisation.
+      opt_state: state of the optimiser.
+    """
+
+    step: Int[Array, ""]
+    params: PyTree
+    batch_stats: PyTree
+    opt_state: PyTree
+
+    @property
+    def variables(self) -> Variables:
+        """Parameters and statistics as the network takes them."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+TrainStep = Callable[
+    [TrainState, pipeline.DeviceSplit, Int[Array, "examples"]], tuple[TrainState, Metrics]
+]
+
+
+def create_train_state(
+    init: Callable[[Key[Array, ""], Float[Array, "1 height width channels"]], Variables],
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, int, int],
+    key: Key[Array, ""],
+) -> TrainState:
+    """Initial parameters, statistics and optimiser state."""
+    variables = init(key, jnp.zeros((1, *image_shape), jnp.float32))
+    params = variables["params"]
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optimizer.init(params),
+    )
+
+
+def make_train_step(
+    apply: ApplyFn,
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    *,
+    batch_size: int,
+    steps_per_epoch: int,
+    augmentation: pipeline.Augmentation,
+    key: Key[Array, ""],
+    mesh: Mesh,
+) -> TrainStep:
+    """Compiles ``(state, data, permutation) -> (state, metrics)``; the state is donated.
+
+    The batch is taken from the data on the devices, augmented, attacked in the evaluation phase,
+    and its loss differentiated in the training phase. All randomness derives from ``key``, the step
+    and the data-set indices, so a resumed or differently sharded run draws the same numbers.
+
+    Args:
+      apply: the network.
+      method: how a batch becomes a loss.
+      optimizer: the update rule.
+      batch_size: examples per step, over all devices.
+      steps_per_epoch: steps per pass over the permutation.
+      augmentation: of the natural images.
+      key: of the run.
+      mesh: devices that share the batch.
+    """
+
+    def step(state: TrainState, data, permutation):
+        epoch, position = jnp.divmod(state.step, steps_per_epoch)
+        data_key, method_key = jax.random.split(jax.random.fold_in(key, state.step))
+        batch = pipeline.training_batch(
+            data, permutation, position, batch_size, data_key, augmentation
+        )
+        batch = jax.lax.with_sharding_constraint(batch, batch_sharded(mesh))
+
+        predict = jax.tree_util.Partial(apply, state.variables)
+        plan = method.prepare(predict, batch, method_key, epoch)
+        attacked = run_requests(predict, plan.requests)
+        # The attacked images are constants of the loss.
+        examples = Examples(batch, jax.lax.stop_gradient(attacked), plan.extras)
+
+        def loss(params):
+            def forward(batch_stats, images, labels):
+                variables = {"params": params, "batch_stats": batch_stats}
+                outputs, updated = apply(
+                    variables, images, labels, train=True, mutable=["batch_stats"]
+                )
+                return outputs, updated.get("batch_stats", batch_stats)
+
+            terms = method.loss(forward, state.batch_stats, examples)
+            return terms.loss, (terms.batch_stats, terms.metrics)
+
+        (value, (batch_stats, metrics)), gradients = jax.value_and_grad(loss, has_aux=True)(
+            state.params
+        )
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = metrics | {"loss": value, "gradient_norm": optax.global_norm(gradients)}
+        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+
+    return jax.jit(step, donate_argnums=0)

@@ -1,0 +1,142 @@
+"""What the configurations of all data sets share: the base, and the methods as small differences.
+
+An argument names a method and may refine it: ``trades_ancra``, ``trades_ancra,strategy=soft,alpha=0.5``.
+"""
+
+import difflib
+
+import ml_collections
+
+TRADES_ATTACK = {"attack.objective": "kl"}
+ANCRA_ATTACK = {"attack.objective": "cross_entropy"}
+CONTRAST = {"negative_contrast.zeta": 3.0}
+REVERSE_ATTENTION = {"model.reverse_attention": True}
+PGD_AT = {
+    "method.name": "pgd_at",
+    "attack.start": "uniform",
+    "attack.step_size": 2 / 255,
+}
+TRADES = {"method.name": "trades"}
+
+METHODS = {
+    "natural": {"method.name": "natural"},
+    "pgd_at": PGD_AT,
+    "trades": TRADES | TRADES_ATTACK,
+    "trades_anc": TRADES | ANCRA_ATTACK | CONTRAST,
+    "trades_ra": TRADES | ANCRA_ATTACK | REVERSE_ATTENTION,
+    "trades_ancra": TRADES | ANCRA_ATTACK | CONTRAST | REVERSE_ATTENTION,
+}
+
+ARGUMENTS = {
+    "beta": ("method.beta", float),
+    "aux_weight": ("method.aux_weight", float),
+    "zeta": ("negative_contrast.zeta", float),
+    "alpha": ("negative_contrast.alpha", float),
+    "strategy": ("negative_contrast.strategy", str),
+    "targeted": ("negative_contrast.targeted", lambda text: {"true": True, "false": False}[text]),
+    "seed": ("seed", int),
+    "width": ("model.width", int),
+}
+
+
+def config_of(argument: str | None, settings: dict) -> ml_collections.ConfigDict:
+    """The base with a data set's ``settings``, then a method's, then those of the argument."""
+    config = base()
+    name, overrides = parse(argument)
+    config.name = name
+    config.update_from_flattened_dict(settings | METHODS[name] | overrides)
+    return config
+
+
+def parse(argument: str | None) -> tuple[str, dict]:
+    """Splits ``method,key=value,...``; an unknown method or key is a ValueError that names it."""
+    name, *pairs = (argument or "trades_ancra").split(",")
+    if name not in METHODS:
+        raise ValueError(_unknown("method", name, METHODS))
+    overrides = {}
+    for pair in pairs:
+        key, _, text = pair.partition("=")
+        if key not in ARGUMENTS:
+            raise ValueError(_unknown("method argument", key, ARGUMENTS))
+        field, read = ARGUMENTS[key]
+        try:
+            overrides[field] = read(text)
+        except (KeyError, ValueError):
+            raise ValueError(f"method argument {key}={text!r}: not a value of {field}") from None
+    return name, overrides
+
+
+def _unknown(what, name, allowed):
+    close = difflib.get_close_matches(name, allowed, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"unknown {what} {name!r}: {hint}allowed are {', '.join(allowed)}"
+
+
+def base() -> ml_collections.ConfigDict:
+    """The paper's training (its section on experiments): 120 epochs of SGD at batch 128."""
+    config = ml_collections.ConfigDict()
+    config.name = ""
+    config.seed = 0
+    config.epochs = 120
+    config.max_steps = 0
+    config.batch_size = 128
+    config.log_every_steps = 50
+    config.checkpoint_every_steps = 0
+
+    config.data = ml_collections.ConfigDict()
+    config.data.name = ""
+    config.data.data_dir = ""
+    config.data.image_size = 0
+    config.data.train_examples = 0
+    config.data.test_examples = 0
+    config.data.selection_split = "holdout"
+    config.data.selection_examples = 1000
+    config.data.crop_padding = 4
+    config.data.horizontal_flip = True
+
+    config.model = ml_collections.ConfigDict()
+    config.model.name = "resnet18"
+    config.model.width = 0
+    config.model.reverse_attention = False
+    config.model.dtype = "float32"
+
+    config.method = ml_collections.ConfigDict()
+    config.method.name = ""
+    config.method.beta = 6.0
+    config.method.aux_weight = 2.0
+
+    config.negative_contrast = ml_collections.ConfigDict()
+    config.negative_contrast.zeta = 0.0
+    config.negative_contrast.alpha = 1.0
+    config.negative_contrast.strategy = "random"
+    config.negative_contrast.targeted = True
+    config.negative_contrast.random_epochs = 10
+
+    config.attack = ml_collections.ConfigDict()
+    config.attack.objective = "cross_entropy"
+    config.attack.norm = "linf"
+    config.attack.epsilon = 8 / 255
+    config.attack.step_size = 0.007
+    config.attack.num_steps = 10
+    config.attack.start = "gaussian"
+
+    config.optimizer = ml_collections.ConfigDict()
+    config.optimizer.learning_rate = 0.01
+    config.optimizer.schedule = "piecewise"
+    config.optimizer.milestones = (75, 90, 100)
+    config.optimizer.decay = 0.1
+    config.optimizer.momentum = 0.9
+    config.optimizer.weight_decay = 2e-4
+
+    config.selection = ml_collections.ConfigDict()
+    config.selection.every_epochs = 1
+    config.selection.num_steps = 20
+    config.selection.step_size = 2 / 255
+    config.selection.batch_size = 0
+
+    config.evaluation = ml_collections.ConfigDict()
+    config.evaluation.norm = "linf"
+    config.evaluation.epsilon = 8 / 255
+    config.evaluation.step_size = 0.007
+    config.evaluation.num_steps = 40
+    return config
