@@ -1,0 +1,252 @@
+"""Layers with PyTorch's semantics: convolution, batch normalisation, linear, average pooling."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any, Literal, NamedTuple, get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ancra_jax.errors import UsageError
+
+FeatureMap = Float[Array, "batch height width channels"]
+Initializer = Callable[..., Array]
+GradientRule = Literal["auto", "stock", "forward"]
+
+# PyTorch's default for kernels of convolutions and linear layers: U(+-1/sqrt(fan_in)).
+torch_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+_gradient_rule: ContextVar[GradientRule] = ContextVar("gradient_rule", default="auto")
+
+
+@contextmanager
+def gradient_rule(rule: GradientRule) -> Iterator[None]:
+    """Chooses how `conv` differentiates in what is traced inside the ``with`` block.
+
+    Args:
+      rule: ``'stock'`` is JAX's own rule, ``'forward'`` computes the input gradient as an ordinary
+        forward convolution, ``'auto'`` (the default everywhere) takes ``'forward'`` on the CPU
+        backend and ``'stock'`` elsewhere. ``'forward'`` does not allow forward-mode
+        differentiation: ask for ``'stock'`` where ``jax.jvp`` has to go through a network on CPU.
+
+    Raises:
+      UsageError: ``rule`` is none of these.
+    """
+    if rule not in get_args(GradientRule):
+        raise UsageError(f"gradient rule {rule!r}: allowed are {', '.join(get_args(GradientRule))}")
+    token = _gradient_rule.set(rule)
+    try:
+        yield
+    finally:
+        _gradient_rule.reset(token)
+
+
+def conv(
+    images: FeatureMap,
+    kernel: Float[Array, "kernel_height kernel_width channels features"],
+    *,
+    stride: int = 1,
+    padding: tuple[int, int] = (0, 0),
+) -> Float[Array, "batch out_height out_width features"]:
+    """Two-dimensional convolution (NHWC, HWIO), padded by the same amount on both sides.
+
+    On CPU the stock input gradient leaves the reversal of the kernel to the convolution, for which
+    XLA has only a naive implementation inside a compiled loop (jax issue 12868), 10 to 18 times
+    slower. There the gradient is written as a forward convolution instead. See `gradient_rule`.
+
+    Args:
+      images: input feature map.
+      kernel: of the same dtype as ``images``.
+      stride: the same in both directions.
+      padding: zeros on either side, in height and width.
+    """
+    rule = _gradient_rule.get()
+    if rule == "auto":
+        rule = "forward" if jax.default_backend() == "cpu" else "stock"
+    function = _conv_with_forward_gradient if rule == "forward" else _stock_conv
+    return function(images, kernel, stride, padding)
+
+
+_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+
+def _stock_conv(images: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:
+    return jax.lax.conv_general_dilated(
+        images,
+        kernel,
+        window_strides=(stride, stride),
+        padding=[(p, p) for p in padding],
+        dimension_numbers=_DIMENSIONS,
+    )
+
+
+_conv_with_forward_gradient = jax.custom_vjp(_stock_conv, nondiff_argnums=(2, 3))
+
+
+def _conv_fwd(images, kernel, stride, padding):
+    return _stock_conv(images, kernel, stride, padding), (images, kernel)
+
+
+def _conv_bwd(stride, padding, residuals, cotangent):
+    images, kernel = residuals
+    kernel_gradient = jax.linear_transpose(
+        lambda k: _stock_conv(images, k, stride, padding), kernel
+    )(cotangent)[0]
+    # Low padding k-1-p; high padding is what makes the result as large as the input.
+    sizes = zip(images.shape[1:3], cotangent.shape[1:3], kernel.shape[:2], padding, strict=True)
+    image_gradient = jax.lax.conv_general_dilated(
+        cotangent,
+        jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2),
+        window_strides=(1, 1),
+        padding=[(k - 1 - p, n - (out - 1) * stride - 1 + p) for n, out, k, p in sizes],
+        lhs_dilation=(stride, stride),
+        dimension_numbers=_DIMENSIONS,
+    )
+    return image_gradient, kernel_gradient
+
+
+_conv_with_forward_gradient.defvjp(_conv_fwd, _conv_bwd)
+
+
+class Conv(nn.Module):
+    """Convolution without bias, padded by half its kernel size as PyTorch's ``padding=k//2``.
+
+    Attributes:
+      features: output channels.
+      kernel_size: side of the square kernel, odd.
+      stride: the same in both directions.
+      dtype: of the computation; the kernel is float32.
+      kernel_init: PyTorch's default.
+    """
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    dtype: Any = jnp.float32
+    kernel_init: Initializer = torch_kernel_init
+
+    @nn.compact
+    def __call__(self, x: FeatureMap) -> FeatureMap:
+        """Applies the convolution."""
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        padding = (self.kernel_size // 2,) * 2
+        return conv(
+            x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride, padding=padding
+        )
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation as PyTorch's ``BatchNorm2d``.
+
+    The batch is normalised with its biased variance; the running variance is updated with the
+    unbiased one. Everything is computed in float32, whatever the dtype of the network. Flax's own
+    layer keeps the biased variance.
+
+    Attributes:
+      momentum: weight of the old running statistics (PyTorch's momentum is one minus this).
+      epsilon: added to the variance.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: FeatureMap, *, train: bool) -> FeatureMap:
+        """Normalises ``x`` with its own statistics (training) or the running ones.
+
+        Raises:
+          UsageError: a training batch has one value per channel only, so no variance.
+        """
+        channels = (x.shape[-1],)
+        scale = self.param("scale", nn.initializers.ones_init(), channels, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), channels, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
+
+        values = x.astype(jnp.float32)
+        mean, var = running_mean.value, running_var.value
+        if train:
+            count = x.size // x.shape[-1]
+            if count < 2:
+                raise UsageError(
+                    f"batch normalisation of a feature map of shape {x.shape} in training: more "
+                    "than one value per channel is needed (a larger batch or larger images)"
+                )
+            # Two passes: the one-pass E[x^2] - E[x]^2 cancels in float32.
+            mean = jnp.mean(values, axis=(0, 1, 2))
+            var = jnp.mean(jnp.square(values - mean), axis=(0, 1, 2))
+            if not self.is_initializing():
+                unbiased = var * (count / (count - 1))
+                m = self.momentum
+                running_mean.value = m * running_mean.value + (1 - m) * mean
+                running_var.value = m * running_var.value + (1 - m) * unbiased
+        normalised = (values - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias
+        return normalised.astype(x.dtype)
+
+
+class Linear(NamedTuple):
+    """A linear layer's weights; calling it computes ``z @ kernel + bias``."""
+
+    kernel: Float[Array, "features classes"]
+    bias: Float[Array, "classes"]
+
+    def __call__(self, z: Float[Array, "batch features"]) -> Float[Array, "batch classes"]:
+        """Logits of the features ``z``."""
+        return z @ self.kernel + self.bias
+
+
+def torch_bias_init(fan_in: int) -> Initializer:
+    """PyTorch's default for the bias of a linear layer: U(+-1/sqrt(fan_in))."""
+    bound = fan_in**-0.5
+    return partial(jax.random.uniform, minval=-bound, maxval=bound)
+
+
+class Classifier(nn.Module):
+    """Holds the weights of the final linear layer, whose rows reverse attention uses as masks.
+
+    Attributes:
+      num_classes: number of logits.
+      pool_window: of the average pooling before the layer.
+      zero_bias: start from a bias of 0 instead of PyTorch's default.
+    """
+
+    num_classes: int
+    pool_window: int
+    zero_bias: bool = False
+
+    @nn.compact
+    def __call__(self, feature_map: FeatureMap) -> Linear:
+        """Returns the layer for the pooled features of such a map."""
+        _, height, width, channels = feature_map.shape
+        rows, columns = (
+            height // min(self.pool_window, height),
+            width // min(self.pool_window, width),
+        )
+        num_features = rows * columns * channels
+        bias_init = (
+            nn.initializers.zeros_init() if self.zero_bias else torch_bias_init(num_features)
+        )
+        return Linear(
+            self.param("kernel", torch_kernel_init, (num_features, self.num_classes), jnp.float32),
+            self.param("bias", bias_init, (self.num_classes,), jnp.float32),
+        )
+
+
+def average_pool(
+    feature_map: FeatureMap, window: int
+) -> Float[Array, "batch pooled_height pooled_width channels"]:
+    """Averages over windows that do not overlap, in float32.
+
+    A window larger than the map shrinks to it; rows and columns that do not fill a window are left
+    out, as in PyTorch.
+    """
+    batch, height, width, channels = feature_map.shape
+    h, w = min(window, height), min(window, width)
+    rows, columns = height // h, width // w
+    cropped = feature_map[:, : rows * h, : columns * w].astype(jnp.float32)
+    return cropped.reshape(batch, rows, h, columns, w, channels).mean(axis=(2, 4))
