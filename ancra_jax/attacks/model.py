@@ -1,13 +1,19 @@
 """What an attack asks of a model: a callable pytree from images to logits."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 Images = Float[Array, "batch height width channels"]
-LogitsFn = Callable[[Images], Float[Array, "batch classes"]]
+AnyImages = Images | Float[np.ndarray, "batch height width channels"]
+AnyLabels = Int[Array, "batch"] | Int[np.ndarray, "batch"]
+LogitsFn = Callable[..., Any]
+"""``images -> logits`` [batch, classes], or an object with ``logits`` and, if the model has
+auxiliary heads, ``aux_logits`` [heads, batch, classes]."""
 
 
 def as_pytree(logits_fn: LogitsFn) -> LogitsFn:
@@ -22,9 +28,34 @@ def as_pytree(logits_fn: LogitsFn) -> LogitsFn:
     return logits_fn
 
 
+def model_outputs(
+    model: LogitsFn, images: Images
+) -> tuple[Float[Array, "batch classes"], Float[Array, "heads batch classes"]]:
+    """Calls the model; see ``read_outputs``."""
+    return read_outputs(model(images))
+
+
+def read_outputs(
+    outputs: Any,
+) -> tuple[Float[Array, "batch classes"], Float[Array, "heads batch classes"]]:
+    """Reads what a model returned, in float32: attacks compute in it whatever the model's own.
+
+    Args:
+      outputs: logits, or an object with ``logits`` and perhaps ``aux_logits``.
+
+    Returns:
+      The final logits and the auxiliary heads' logits; without such heads their first axis is 0.
+    """
+    logits = jnp.asarray(getattr(outputs, "logits", outputs), jnp.float32)
+    aux_logits = getattr(outputs, "aux_logits", None)
+    if aux_logits is None:
+        aux_logits = jnp.zeros((0, *logits.shape))
+    return logits, jnp.asarray(aux_logits, jnp.float32)
+
+
 def float32_logits(logits_fn: LogitsFn, images: Images) -> Float[Array, "batch classes"]:
-    """Calls the model; attacks compute in float32 whatever the model's own precision."""
-    return logits_fn(images).astype(jnp.float32)
+    """The model's final logits, in float32."""
+    return model_outputs(logits_fn, images)[0]
 
 
 def misclassified(

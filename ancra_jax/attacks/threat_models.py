@@ -18,7 +18,7 @@ _TINY = 1e-12
 class ThreatModel(Protocol):
     """A norm ball of radius ``epsilon`` (on the [0, 1] pixel scale) around every natural image."""
 
-    epsilon: float | Float[Array, ""]
+    epsilon: float | int | Float[Array, ""]
 
     def norm(self, perturbations: Images) -> Float[Array, "batch"]:
         """Size of every perturbation."""
@@ -50,7 +50,7 @@ def per_example_norm(x: Images) -> Float[Array, "batch 1 1 1"]:
 class Linf:
     """All images whose pixels each differ by at most ``epsilon`` from the natural image's."""
 
-    epsilon: float | Float[Array, ""]
+    epsilon: float | int | Float[Array, ""]
 
     def __post_init__(self):
         _check_epsilon(self.epsilon)
@@ -81,7 +81,7 @@ class Linf:
 class L2:
     """All images at a Euclidean distance of at most ``epsilon`` from the natural image."""
 
-    epsilon: float | Float[Array, ""]
+    epsilon: float | int | Float[Array, ""]
 
     def __post_init__(self):
         _check_epsilon(self.epsilon)

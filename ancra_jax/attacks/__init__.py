@@ -1,0 +1,23 @@
+"""Attacks on any JAX model: a callable pytree, or function, from images in [0, 1] to logits.
+
+This package imports nothing of the rest of the library.
+"""
+
+from ancra_jax.attacks.model import example_keys as example_keys
+from ancra_jax.attacks.objectives import combine_heads as combine_heads
+from ancra_jax.attacks.objectives import cross_entropy as cross_entropy
+from ancra_jax.attacks.objectives import dlr as dlr
+from ancra_jax.attacks.objectives import kl_divergence as kl_divergence
+from ancra_jax.attacks.objectives import margin as margin
+from ancra_jax.attacks.objectives import targeted_cross_entropy as targeted_cross_entropy
+from ancra_jax.attacks.objectives import targeted_dlr as targeted_dlr
+from ancra_jax.attacks.objectives import targeted_margin as targeted_margin
+from ancra_jax.attacks.pgd import fgsm as fgsm
+from ancra_jax.attacks.pgd import gaussian_start as gaussian_start
+from ancra_jax.attacks.pgd import pgd as pgd
+from ancra_jax.attacks.results import AttackResult as AttackResult
+from ancra_jax.attacks.success import is_adversarial as is_adversarial
+from ancra_jax.attacks.threat_models import L2 as L2
+from ancra_jax.attacks.threat_models import Linf as Linf
+from ancra_jax.attacks.threat_models import ThreatModel as ThreatModel
+from ancra_jax.attacks.threat_models import threat_model as threat_model

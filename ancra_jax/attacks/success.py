@@ -1,0 +1,63 @@
+"""When an image counts as adversarial."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from ancra_jax.attacks.model import (
+    AnyImages,
+    AnyLabels,
+    Images,
+    LogitsFn,
+    as_pytree,
+    float32_logits,
+    misclassified,
+)
+from ancra_jax.attacks.threat_models import ThreatModel
+
+TOLERANCE = 1e-6
+"""How far, on the [0, 1] pixel scale, rounding may carry a point out of the ball."""
+
+
+def inside(
+    candidates: Images, images: Images, threat_model: ThreatModel, tolerance: float = TOLERANCE
+) -> Bool[Array, "batch"]:
+    """Whether candidates are finite, in [0, 1] and in the ball around ``images``."""
+    finite = jnp.all(jnp.isfinite(candidates), axis=(1, 2, 3))
+    in_range = jnp.all((candidates >= 0) & (candidates <= 1), axis=(1, 2, 3))
+    in_ball = threat_model.norm(candidates - images) <= threat_model.epsilon + tolerance
+    return finite & in_range & in_ball
+
+
+def is_adversarial(
+    logits_fn: LogitsFn,
+    candidates: AnyImages,
+    images: AnyImages,
+    labels: AnyLabels,
+    threat_model: ThreatModel,
+) -> Bool[Array, "batch"]:
+    """Judges candidates by a fresh forward pass, whatever an attack believed of them.
+
+    Args:
+      logits_fn: the model, see ``attacks.model.LogitsFn``; the final logits decide.
+      candidates: images to judge.
+      images: natural images.
+      labels: class numbers.
+      threat_model: the ball that candidates must lie in (tolerance 1e-6).
+
+    Returns:
+      Whether the candidate is finite, in [0, 1], in the ball, and misclassified with finite logits.
+    """
+    return _judge(
+        as_pytree(logits_fn),
+        jnp.asarray(candidates),
+        jnp.asarray(images),
+        jnp.asarray(labels),
+        threat_model,
+    )
+
+
+@jax.jit
+def _judge(logits_fn, candidates, images, labels, threat_model):
+    fooled = misclassified(float32_logits(logits_fn, candidates), labels)
+    return fooled & inside(candidates, images, threat_model)
