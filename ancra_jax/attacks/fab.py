@@ -1,0 +1,239 @@
+"""FAB: the fast adaptive boundary attack, which looks for the *smallest* adversarial perturbation.
+
+Untargeted, or targeted (FAB-T), under Linf and L2. Every step linearises the decision boundary at
+the current point, projects both that point and the natural image onto it inside [0, 1], moves to a
+mixture of the two projections a little beyond the boundary, and steps back towards the natural
+image whenever the point is misclassified.
+
+References:
+  Croce & Hein, Minimally distorted adversarial examples with a fast adaptive boundary attack,
+  ICML 2020; targeted version: Croce & Hein, Reliable evaluation of adversarial robustness with an
+  ensemble of diverse parameter-free attacks, ICML 2020.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Key
+
+from ancra_jax.attacks.loop import LoopKind, iterate
+from ancra_jax.attacks.model import (
+    AnyImages,
+    AnyLabels,
+    Images,
+    LogitsFn,
+    as_pytree,
+    example_keys,
+    float32_logits,
+    misclassified,
+)
+from ancra_jax.attacks.projections import distance_to_hyperplane, project_onto_hyperplane
+from ancra_jax.attacks.results import AttackResult
+from ancra_jax.attacks.threat_models import Linf, ThreatModel
+
+_ALPHA_MAX = 0.1  # largest weight of the natural image's projection
+_ETA = 1.05  # overshoot beyond the boundary
+_BETA = 0.9  # backward step towards the natural image
+_TINY = 1e-12
+_CLASSES_AT_ONCE = 10  # gradients held in memory together by the untargeted attack
+
+
+class FabState(NamedTuple):
+    """What a step changes.
+
+    Attributes:
+      point: the current point.
+      best: the closest misclassified image so far; the natural image without one.
+      best_norm: its norm, infinite without one.
+    """
+
+    point: Images
+    best: Images
+    best_norm: Float[Array, "batch"]
+
+
+def fab(
+    logits_fn: LogitsFn,
+    images: AnyImages,
+    labels: AnyLabels,
+    threat_model: ThreatModel,
+    *,
+    key: Key[Array, ""],
+    indices: AnyLabels | None = None,
+    targets: AnyLabels | None = None,
+    num_steps: int = 100,
+    num_restarts: int = 1,
+    active: Bool[Array, "batch"] | Bool[np.ndarray, "batch"] | None = None,
+    loop: LoopKind = "auto",
+    return_outside: bool = False,
+) -> AttackResult:
+    """Looks for the closest misclassified image of every example.
+
+    The search itself does not know epsilon (only the random starts of further restarts do): the
+    smallest norm found, ``-result.best_loss``, is an upper bound of the distance to the boundary.
+
+    Args:
+      logits_fn: the model, see ``attacks.model.LogitsFn``.
+      images: natural images, pixels in [0, 1].
+      labels: class numbers.
+      threat_model: ``Linf`` or ``L2``: the norm to make small, and the epsilon that decides
+        ``success``.
+      key: for the random starts of the second and later restarts; the first starts at the natural
+        image and is deterministic.
+      indices: data-set indices, from which (and from ``key``) the random starts are derived;
+        0, 1, 2 ... by default.
+      targets: FAB-T: the class whose boundary is sought, one per example (any misclassification
+        counts). None: the class whose linearised boundary is nearest, which costs a gradient for
+        every class.
+      num_steps: steps of one restart.
+      num_restarts: restarts; the smallest norm over all of them counts.
+      active: rows to attack; others return unsuccessful with the natural image. All by default.
+      loop: see ``attacks.loop.iterate``.
+      return_outside: return the closest misclassified image even where it lies outside the ball.
+
+    Returns:
+      ``images``: the closest misclassified image where ``success`` (with ``return_outside`` where
+      there is any), the natural image elsewhere. ``success``: its norm is at most epsilon.
+      ``best_loss``: minus its norm, ``-inf`` without one. A natural image that is misclassified is
+      at norm 0.
+    """
+    logits_fn = as_pytree(logits_fn)
+    natural, labels = jnp.asarray(images), jnp.asarray(labels)
+    targets = None if targets is None else jnp.asarray(targets)
+    indices = jnp.arange(len(natural)) if indices is None else jnp.asarray(indices)
+    active = jnp.ones(len(natural), bool) if active is None else jnp.asarray(active)
+
+    state = _start(logits_fn, natural, labels)
+    for restart in range(num_restarts):
+        if restart > 0:
+            keys = example_keys(jax.random.fold_in(key, restart), indices)
+            state = _random_restart(state, keys, natural, threat_model)
+        operands = (logits_fn, natural, labels, targets, threat_model)
+        state = iterate(_step, state, *operands, num_steps=num_steps, loop=loop)
+    queries = 1 + 2 * num_steps * num_restarts
+    return _result(state, natural, threat_model, active, queries, return_outside)
+
+
+@jax.jit
+def _start(logits_fn, natural, labels):
+    fooled = misclassified(float32_logits(logits_fn, natural), labels)
+    return FabState(natural, natural, jnp.where(fooled, 0.0, jnp.inf))
+
+
+@jax.jit
+def _random_restart(state, keys, natural, threat_model):
+    """Starts halfway to the boundary of the ball, or of the smaller one that is known to do."""
+    draw = jax.random.uniform if isinstance(threat_model, Linf) else jax.random.normal
+    limits = {"minval": -1.0, "maxval": 1.0} if isinstance(threat_model, Linf) else {}
+    noise = jax.vmap(lambda key, x: draw(key, x.shape, x.dtype, **limits))(keys, natural)
+    radius = 0.5 * jnp.minimum(state.best_norm, threat_model.epsilon)
+    scale = radius / (threat_model.norm(noise) + _TINY)
+    point = jnp.clip(natural + scale[:, None, None, None] * noise, 0.0, 1.0)
+    return state._replace(point=point)
+
+
+def _step(i, state, logits_fn, natural, labels, targets, threat_model):
+    point = state.point
+    if targets is None:
+        values, normals = _nearest_boundary(logits_fn, point, labels, threat_model)
+    else:
+        values, normals = _target_boundary(logits_fn, point, labels, targets)
+
+    to_boundary, from_natural = _project_both(point, natural, normals, values, threat_model)
+    distance = jnp.maximum(threat_model.norm(to_boundary), 1e-8)
+    natural_distance = jnp.maximum(threat_model.norm(from_natural), 1e-8)
+    alpha = jnp.minimum(distance / (distance + natural_distance), _ALPHA_MAX)[:, None, None, None]
+    mixture = (1 - alpha) * (point + _ETA * to_boundary) + alpha * (natural + _ETA * from_natural)
+    point = jnp.clip(mixture, 0.0, 1.0)
+
+    fooled = misclassified(float32_logits(logits_fn, point), labels)
+    norm = threat_model.norm(point - natural)
+    closer = fooled & (norm < state.best_norm)
+    return FabState(
+        point=_select(fooled, natural + _BETA * (point - natural), point),
+        best=_select(closer, point, state.best),
+        best_norm=jnp.where(closer, norm, state.best_norm),
+    )
+
+
+def _select(mask, chosen, other):
+    return jnp.where(mask[:, None, None, None], chosen, other)
+
+
+def _target_boundary(logits_fn, point, labels, targets):
+    """``z_t - z_y`` and its gradient."""
+
+    def difference(x):
+        logits = float32_logits(logits_fn, x)
+        rows = jnp.arange(len(labels))
+        values = logits[rows, targets] - logits[rows, labels]
+        return jnp.sum(values), values
+
+    (_, values), normals = jax.value_and_grad(difference, has_aux=True)(point)
+    return values, normals
+
+
+def _nearest_boundary(logits_fn, point, labels, threat_model):
+    """``z_k - z_y`` and its gradient for the class k whose linearised boundary is nearest.
+
+    The forward pass is linearised once and pulled back for a few classes at a time, so that the
+    memory does not grow with the number of classes.
+    """
+    logits, pull_back = jax.vjp(lambda x: float32_logits(logits_fn, x), point)
+    num_classes = logits.shape[-1]
+    own = jax.nn.one_hot(labels, num_classes)
+
+    def boundary(k):
+        cotangent = jax.nn.one_hot(k, num_classes) - own
+        values = jnp.sum(logits * cotangent, axis=-1)
+        (normals,) = pull_back(cotangent)
+        distance = distance_to_hyperplane(normals.reshape(len(labels), -1), values, threat_model)
+        return jnp.where((k == labels) | (k >= num_classes), jnp.inf, distance), values, normals
+
+    def nearer_of(best, chunk):
+        distances, values, normals = jax.vmap(boundary)(chunk)
+        nearest = jnp.argmin(distances, axis=0)
+        rows = jnp.arange(len(labels))
+        found = distances[nearest, rows], values[nearest, rows], normals[nearest, rows]
+        nearer = found[0] < best[0]
+        return (
+            jnp.where(nearer, found[0], best[0]),
+            jnp.where(nearer, found[1], best[1]),
+            _select(nearer, found[2], best[2]),
+        ), None
+
+    at_once = min(num_classes, _CLASSES_AT_ONCE)
+    chunks = jnp.arange(-(-num_classes // at_once) * at_once).reshape(-1, at_once)
+    start = (jnp.full(len(labels), jnp.inf), jnp.zeros(len(labels)), jnp.zeros_like(point))
+    # Convolution gradients inside a compiled loop are slow on CPU (see attacks.loop): unrolled.
+    unroll = len(chunks) if jax.default_backend() == "cpu" else 1
+    (_, values, normals), _ = jax.lax.scan(nearer_of, start, chunks, unroll=unroll)
+    return values, normals
+
+
+def _project_both(point, natural, normals, values, threat_model):
+    """Moves from the point and from the natural image to the linearised boundary in [0, 1]."""
+    batch = len(values)
+    x, x0, w = (a.reshape(batch, -1) for a in (point, natural, normals))
+    values_at_natural = values + jnp.sum(w * (x0 - x), axis=-1)
+    moves = project_onto_hyperplane(
+        jnp.concatenate([x, x0]),
+        jnp.concatenate([w, w]),
+        jnp.concatenate([values, values_at_natural]),
+        threat_model,
+    )
+    return moves[:batch].reshape(point.shape), moves[batch:].reshape(point.shape)
+
+
+def _result(state, natural, threat_model, active, queries, return_outside):
+    norm = jnp.where(active, state.best_norm, jnp.inf)
+    success = norm <= threat_model.epsilon
+    found = jnp.isfinite(norm) if return_outside else success
+    return AttackResult(
+        images=_select(found, state.best, natural),
+        success=success,
+        best_loss=-norm,
+        queries=jnp.where(active, queries, 0),
+    )

@@ -1,0 +1,138 @@
+"""The projections against independent solvers in double precision."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import brentq, linprog
+
+from ancra_jax.attacks.projections import distance_to_hyperplane, project_onto_hyperplane
+from ancra_jax.attacks.threat_models import L2, Linf, ThreatModel
+
+LINF, L_2 = Linf(1.0), L2(1.0)
+project = jax.jit(project_onto_hyperplane)
+BATCH, DIMENSION = 6, 12  # one shape, one compilation, for all examples
+
+
+def linf_distance(point, normal, value):
+    """min t such that |d_i| <= t, 0 <= x + d <= 1, value + <w, d> = 0; None if infeasible."""
+    n = len(point)
+    eye, column = np.eye(n), -np.ones((n, 1))
+    solution = linprog(
+        np.r_[np.zeros(n), 1.0],
+        A_ub=np.block([[eye, column], [-eye, column]]),
+        b_ub=np.zeros(2 * n),
+        A_eq=np.r_[normal, 0.0][None],
+        b_eq=[-value],
+        bounds=[(-x, 1 - x) for x in point] + [(0, None)],
+        method="highs",
+    )
+    return solution.fun if solution.status == 0 else None
+
+
+def l2_move(point, normal, value):
+    """The Euclidean projection by its optimality condition x + d = clip(x - s w, 0, 1)."""
+
+    def residual(s):
+        return value + normal @ (np.clip(point - s * normal, 0, 1) - point)
+
+    bound = 2 / np.min(np.abs(normal[normal != 0])) if np.any(normal) else 0.0
+    if residual(bound) * residual(-bound) > 0 or bound == 0.0:
+        return None
+    s = brentq(residual, -bound, bound, xtol=1e-15, rtol=1e-14, maxiter=500)
+    return np.clip(point - s * normal, 0, 1) - point
+
+
+def corner(point, normal, value):
+    """The corner where <w, x> is extreme, on the side that reduces |value|."""
+    toward = -np.sign(value) * np.sign(normal)
+    return np.where(toward > 0, 1 - point, np.where(toward < 0, -point, 0.0))
+
+
+@st.composite
+def problems(draw):
+    """Points on and between the borders, normals with zeros and ties, reachable and not."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    points = rng.random((BATCH, DIMENSION))
+    points = np.where(rng.random(points.shape) < 0.3, rng.integers(0, 3, points.shape) / 2, points)
+    normals = rng.standard_normal(points.shape) * 10.0 ** rng.integers(-3, 3, (BATCH, 1))
+    kind = rng.integers(0, 4, (BATCH, 1))
+    normals = np.where(kind == 1, np.sign(normals) * 0.5, normals)  # ties
+    normals = np.where((kind == 2) & (rng.random(points.shape) < 0.5), 0.0, normals)
+    reach = np.abs(normals).sum(-1)
+    values = rng.uniform(-1.0, 1.0, BATCH) * reach * rng.choice([0.0, 0.1, 0.5, 2.0], BATCH)
+    return tuple(a.astype(np.float32) for a in (points, normals, values))
+
+
+@settings(max_examples=40, deadline=None)
+@given(problems())
+def test_moves_are_feasible_and_shortest(problem):
+    moves = {norm: np.asarray(project(*problem, norm), np.float64) for norm in (LINF, L_2)}
+    for i, (x, w, c) in enumerate(zip(*(a.astype(np.float64) for a in problem), strict=True)):
+        scale = max(np.abs(w).sum(), 1e-30)
+        best = linf_distance(x, w / scale, c / scale)
+        euclidean = l2_move(x, w / scale, c / scale)
+        for norm, move in moves.items():
+            d = move[i]
+            assert np.all((x + d >= -1e-6) & (x + d <= 1 + 1e-6))
+            assert np.all(d[w == 0] == 0)
+            if best is None:
+                np.testing.assert_allclose(d, corner(x, w, c), atol=1e-6)
+            else:
+                assert abs(c + w @ d) < 1e-5 * scale, norm
+        if best is not None:
+            assert np.abs(moves[LINF][i]).max() == pytest.approx(best, abs=1e-5)
+        if best is not None and euclidean is not None:
+            np.testing.assert_allclose(moves[L_2][i], euclidean, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", [LINF, L_2])
+def test_zero_normals_and_zero_values_do_not_move(norm):
+    points = np.full((2, 5), 0.5, np.float32)
+    normals = np.stack([np.zeros(5), np.ones(5)]).astype(np.float32)
+    moves = project(points, normals, np.array([0.7, 0.0], np.float32), norm)
+    np.testing.assert_array_equal(moves, np.zeros((2, 5)))
+
+
+@pytest.mark.parametrize("norm", [LINF, L_2])
+def test_only_the_free_coordinates_move(norm):
+    points = np.array([[0.0, 0.9, 0.5, 0.25]], np.float32)
+    normals = np.array([[1.0, 1.0, -1.0, 0.0]], np.float32)
+    moves = project(points, normals, np.array([1.3], np.float32), norm)
+    # The first is at its border already, the third may move by 0.5 only, the second does the rest.
+    np.testing.assert_allclose(moves, [[0.0, -0.8, 0.5, 0.0]], atol=1e-6)
+
+
+@pytest.mark.parametrize(("norm", "order"), [(LINF, np.inf), (L_2, 2)])
+def test_away_from_the_borders_the_distance_is_the_closed_form(norm, order):
+    rng = np.random.default_rng(0)
+    points = np.full((4, 3072), 0.5, np.float32)
+    normals = rng.standard_normal(points.shape).astype(np.float32)
+    values = rng.standard_normal(4).astype(np.float32)
+    moves = project(points, normals, values, norm)
+    np.testing.assert_allclose(
+        np.linalg.norm(moves, order, axis=-1),
+        jax.jit(distance_to_hyperplane)(normals, values, norm),
+        rtol=1e-5,
+    )
+
+
+@pytest.mark.parametrize("norm", [LINF, L_2])
+def test_breakpoints_over_many_magnitudes(norm):
+    """Newton's worst kind of input: every power of two is a breakpoint of its own."""
+    powers = 2.0 ** -np.arange(20.0)
+    points, normals = powers[None].astype(np.float32), (1 / powers)[None].astype(np.float32)
+    for target in (0.5, 10.0, 19.5, 19.99999):
+        moves = np.asarray(project(points, normals, np.array([target], np.float32), norm))
+        assert target + normals[0].astype(float) @ moves[0] == pytest.approx(0, abs=1e-4)
+        assert np.all(-moves <= points)
+
+
+def test_other_threat_models_are_refused():
+    class Other(ThreatModel):
+        epsilon = 1.0
+
+    with pytest.raises(ValueError, match="Linf and L2"):
+        project_onto_hyperplane(jnp.zeros((1, 2)), jnp.ones((1, 2)), jnp.ones(1), Other())
