@@ -1,0 +1,38 @@
+"""Data sets, their loading and caching, and the batches made of them on the device."""
+
+from ancra_jax.data import cifar, digits  # noqa: F401 (they register themselves)
+from ancra_jax.data.augment import Augmentation, augment
+from ancra_jax.data.dataset import Dataset, Split
+from ancra_jax.data.pipeline import (
+    DeviceSplit,
+    EvaluationBatch,
+    batches_for_evaluation,
+    batches_per_epoch,
+    epoch_permutation,
+    put_on_device,
+    to_float,
+    training_batch,
+)
+from ancra_jax.data.registry import SourceOptions, load, names, register
+from ancra_jax.data.splits import hold_out, subset
+
+__all__ = [
+    "Augmentation",
+    "Dataset",
+    "DeviceSplit",
+    "EvaluationBatch",
+    "SourceOptions",
+    "Split",
+    "augment",
+    "batches_for_evaluation",
+    "batches_per_epoch",
+    "epoch_permutation",
+    "hold_out",
+    "load",
+    "names",
+    "put_on_device",
+    "register",
+    "subset",
+    "to_float",
+    "training_batch",
+]

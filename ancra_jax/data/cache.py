@@ -1,0 +1,108 @@
+"""Decoded data sets on disk, as memory-mapped .npy files.
+
+An entry is a folder ``<name>-<key>``. It is written under another name and renamed, so a reader
+never sees half of it, and its contents are checked against their fingerprint when it is read.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+from absl import logging
+
+from ancra_jax.data.dataset import Dataset, Split
+
+_FORMAT = 1
+_DESCRIPTION = "dataset.json"
+
+
+def cached(
+    name: str, key: str, build: Callable[[], Dataset], cache_dir: str | os.PathLike[str] | None
+) -> Dataset:
+    """Returns the entry of the cache, or builds and keeps it.
+
+    A damaged entry is built again; where nothing can be written, the data set is returned all the
+    same. Both are logged as warnings.
+
+    Args:
+      name: of the data set.
+      key: of its source (see `source_key`).
+      build: decodes the data set.
+      cache_dir: where entries lie; None for the default.
+    """
+    entry = _directory(cache_dir) / f"{name}-{key}"
+    if entry.exists():
+        try:
+            return _read(entry)
+        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            logging.warning("%s is damaged (%s); decoding the data set again", entry, error)
+    logging.info("decoding %s; the result is kept in %s", name, entry)
+    dataset = build()
+    try:
+        _write(entry, dataset)
+        return _read(entry)
+    except OSError as error:
+        logging.warning("cannot keep the decoded %s in %s: %s", name, entry.parent, error)
+        return dataset
+
+
+def source_key(description: str, files: Iterable[tuple[str, int, float]]) -> str:
+    """Identifies a source by its files.
+
+    Args:
+      description: what else the decoded data depend on: kind of source and its options.
+      files: path, bytes and time of modification of each file.
+    """
+    contents = json.dumps([_FORMAT, description, sorted(files)])
+    return hashlib.sha256(contents.encode()).hexdigest()[:16]
+
+
+def _directory(cache_dir: str | os.PathLike[str] | None) -> Path:
+    if cache_dir is not None:
+        return Path(cache_dir).expanduser()
+    if "ANCRA_JAX_CACHE" in os.environ:
+        return Path(os.environ["ANCRA_JAX_CACHE"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ancra_jax"
+
+
+def _read(entry: Path) -> Dataset:
+    description = json.loads((entry / _DESCRIPTION).read_text())
+    train, test = (
+        Split(
+            np.load(entry / f"{part}_images.npy", mmap_mode="r"),
+            np.load(entry / f"{part}_labels.npy"),
+        )
+        for part in ("train", "test")
+    )
+    dataset = Dataset(description["name"], train, test, tuple(description["class_names"]))
+    if dataset.fingerprint != description["fingerprint"]:
+        raise ValueError("its contents do not have the recorded fingerprint")
+    return dataset
+
+
+def _write(entry: Path, dataset: Dataset) -> None:
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
+    try:
+        for part, split in (("train", dataset.train), ("test", dataset.test)):
+            np.save(temporary / f"{part}_images.npy", split.images)
+            np.save(temporary / f"{part}_labels.npy", split.labels)
+        description = {
+            "name": dataset.name,
+            "class_names": dataset.class_names,
+            "fingerprint": dataset.fingerprint,
+        }
+        (temporary / _DESCRIPTION).write_text(json.dumps(description))
+        # A folder cannot be renamed onto another: a damaged entry, or that of a process that was
+        # faster, is first moved aside.
+        if entry.exists():
+            os.rename(entry, temporary / "replaced")
+        os.rename(temporary, entry)
+        shutil.rmtree(entry / "replaced", ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

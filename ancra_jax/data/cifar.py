@@ -1,0 +1,34 @@
+"""CIFAR-10 and CIFAR-100, through TFDS but without TensorFlow."""
+
+from ancra_jax.data import tfds_directory
+from ancra_jax.data.dataset import Dataset
+from ancra_jax.data.registry import SourceOptions, register
+
+
+@register("cifar10")
+def load_cifar10(options: SourceOptions) -> Dataset:
+    """CIFAR-10: 50,000 + 10,000 colour images of 32x32 pixels. See `_load`."""
+    return _load("cifar10", 10, options)
+
+
+@register("cifar100")
+def load_cifar100(options: SourceOptions) -> Dataset:
+    """CIFAR-100 with its 100 fine labels. See `_load`."""
+    return _load("cifar100", 100, options)
+
+
+def _load(name: str, num_classes: int, options: SourceOptions) -> Dataset:
+    """Reads a prepared TFDS directory, after preparing it from the official archive if need be.
+
+    ``data_dir`` is a TFDS directory (``data_dir/cifar10/3.0.2``); None means ``$TFDS_DATA_DIR``,
+    else ``~/tensorflow_datasets``. The archive is looked for in ``data_dir`` and
+    ``data_dir/downloads/manual`` before it is downloaded.
+    """
+    data_dir = tfds_directory.data_directory(options.data_dir, name)
+    directory = tfds_directory.find(data_dir, name)
+    if directory is None:
+        from ancra_jax.data import cifar_builders  # Imports TFDS, which takes a second.
+
+        cifar_builders.prepare(name, data_dir)
+        directory = tfds_directory.find(data_dir, name)
+    return tfds_directory.load(directory, name, num_classes, options.cache_dir)

@@ -1,0 +1,123 @@
+"""A data set in memory: uint8 images, int32 labels, class names."""
+
+import dataclasses
+import hashlib
+import json
+import zlib
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+from ancra_jax.errors import UsageError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Split:
+    """One part of a data set, on the host.
+
+    Attributes:
+      images: pixels in 0..255; possibly a read-only memory map of a file.
+      labels: class numbers.
+
+    Raises:
+      UsageError: the arrays have another type or shape or disagree in length.
+    """
+
+    images: UInt8[np.ndarray, "examples height width channels"]
+    labels: Int32[np.ndarray, "examples"]
+
+    def __post_init__(self):
+        images, labels = self.images, self.labels
+        if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
+            raise UsageError(
+                "images must be a uint8 NumPy array [examples, height, width, channels] with "
+                f"pixels in 0..255; got {_describe(images)}"
+            )
+        if not isinstance(labels, np.ndarray) or labels.dtype != np.int32 or labels.ndim != 1:
+            raise UsageError(f"labels must be an int32 NumPy array; got {_describe(labels)}")
+        if len(images) != len(labels):
+            raise UsageError(f"there are {len(images)} images but {len(labels)} labels")
+        if 0 in images.shape[1:]:
+            raise UsageError(f"images must have pixels; got the shape {images.shape}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: np.ndarray) -> "Split":
+        """The examples at ``indices``, copied."""
+        return Split(self.images[indices], self.labels[indices])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """A training and a test split.
+
+    Attributes:
+      name: the name it was loaded under.
+      train: training examples.
+      test: test examples.
+      class_names: one name a class, in the order of the labels.
+      fingerprint: identifies the contents: equal on every machine for equal images, labels and
+        class names. Computed where it is not given.
+
+    Raises:
+      UsageError: a split is empty, a label is outside the classes, or the splits' images differ in
+        shape.
+    """
+
+    name: str
+    train: Split
+    test: Split
+    class_names: tuple[str, ...]
+    fingerprint: str = ""
+
+    def __post_init__(self):
+        if self.num_classes < 2:
+            raise UsageError(
+                f"{self.name}: at least two classes are needed; got {self.class_names}"
+            )
+        for part, split in (("train", self.train), ("test", self.test)):
+            if len(split) == 0:
+                raise UsageError(f"{self.name}: the {part} split has no examples")
+            wrong = np.flatnonzero((split.labels < 0) | (split.labels >= self.num_classes))
+            if len(wrong):
+                raise UsageError(
+                    f"{self.name}: label {split.labels[wrong[0]]} of {part} example {wrong[0]} is "
+                    f"outside 0..{self.num_classes - 1} ({len(wrong)} such labels)"
+                )
+        if self.train.images.shape[1:] != self.test.images.shape[1:]:
+            raise UsageError(
+                f"{self.name}: training images have the shape {self.train.images.shape[1:]}, "
+                f"test images {self.test.images.shape[1:]}"
+            )
+        if not self.fingerprint:
+            object.__setattr__(self, "fingerprint", _fingerprint(self))
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels."""
+        height, width, channels = self.train.images.shape[1:]
+        return height, width, channels
+
+
+def _fingerprint(dataset: Dataset) -> str:
+    parts = [
+        (array.shape, zlib.crc32(np.ascontiguousarray(array).data))
+        for split in (dataset.train, dataset.test)
+        for array in (split.images, split.labels)
+    ]
+    contents = json.dumps([parts, dataset.class_names])
+    return hashlib.sha256(contents.encode()).hexdigest()[:16]
+
+
+def _describe(value: object) -> str:
+    if not isinstance(value, np.ndarray):
+        return type(value).__name__
+    if value.size == 0 or not np.issubdtype(value.dtype, np.number):
+        return f"{value.dtype} of shape {value.shape}"
+    return f"{value.dtype} of shape {value.shape} with values {value.min()} to {value.max()}"

@@ -1,0 +1,162 @@
+"""Batches: training images live on the device, shuffled and augmented there under jit.
+
+Training drops the last, short batch of an epoch; evaluation pads it and says which examples are
+real.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float32, Int, Int32, Key, UInt8
+
+from ancra_jax.data.augment import Augmentation, augment
+from ancra_jax.data.dataset import Split
+from ancra_jax.errors import UsageError
+from ancra_jax.types import Batch
+
+# 1/255 in two parts. A uint8 times the first is exact in float32, so the sum below rounds once and
+# equals x / 255; a plain division by a constant is compiled to a multiplication, which is off by a
+# unit in the last place for half of the pixel values.
+_RECIPROCAL_HIGH = np.float32(257 / 65536)
+_RECIPROCAL_LOW = np.float32(1 / 255 - 257 / 65536)
+
+
+class DeviceSplit(NamedTuple):
+    """A split in device memory.
+
+    Attributes:
+      images: pixels in 0..255.
+      labels: class numbers.
+    """
+
+    images: UInt8[Array, "examples height width channels"]
+    labels: Int32[Array, "examples"]
+
+
+class EvaluationBatch(NamedTuple):
+    """A batch of fixed size, the last of a split filled up.
+
+    Attributes:
+      batch: the examples.
+      mask: which of them count; the others repeat the last example.
+    """
+
+    batch: Batch
+    mask: Bool[Array, "batch"]
+
+
+def put_on_device(split: Split, sharding: jax.sharding.Sharding | None = None) -> DeviceSplit:
+    """Copies a split to the devices.
+
+    Args:
+      split: on the host; the caller may drop it afterwards.
+      sharding: None for the default device; a replicated sharding gives every device a copy.
+    """
+    return DeviceSplit(_place(split.images, sharding), _place(split.labels, sharding))
+
+
+def batches_per_epoch(num_examples: int, batch_size: int) -> int:
+    """Number of full batches; the rest of an epoch's permutation is not used.
+
+    Raises:
+      UsageError: there is not one full batch.
+    """
+    if not 1 <= batch_size <= num_examples:
+        raise UsageError(
+            f"batch_size must be 1 to {num_examples} (the number of training examples); "
+            f"got {batch_size}"
+        )
+    return num_examples // batch_size
+
+
+def epoch_permutation(key: Key[Array, ""], num_examples: int) -> Int32[Array, "num_examples"]:
+    """The order of the examples in one epoch."""
+    return jax.random.permutation(key, jnp.arange(num_examples, dtype=jnp.int32))
+
+
+def training_batch(
+    split: DeviceSplit,
+    permutation: Int32[Array, "examples"],
+    position: Int[Array, ""] | int,
+    batch_size: int,
+    key: Key[Array, ""],
+    augmentation: Augmentation,
+    sharding: jax.sharding.Sharding | None = None,
+) -> Batch:
+    """Takes the next examples of the epoch and augments them; to be called under jit.
+
+    Args:
+      split: the training split on the device.
+      permutation: the epoch's order.
+      position: place in the permutation of the batch's first example, at most
+        ``examples - batch_size``.
+      batch_size: static.
+      key: of this step; an example's augmentation depends on it and the example's index alone.
+      augmentation: static.
+      sharding: how to spread the batch over devices, which then gather and augment their part
+        only.
+
+    Returns:
+      Images in [0, 1], float32, equal to ``uint8 / 255`` to the last bit.
+    """
+    indices = jax.lax.dynamic_slice(permutation, (position,), (batch_size,))
+    if sharding is not None:
+        indices = jax.lax.with_sharding_constraint(indices, sharding)
+    images = augment(split.images[indices], indices, key, augmentation)
+    return Batch(to_float(images), split.labels[indices], indices)
+
+
+def to_float(images: UInt8[Array, "*shape"]) -> Float32[Array, "*shape"]:
+    """Pixels on the [0, 1] scale: ``x / 255``, correctly rounded."""
+    pixels = images.astype(jnp.float32)
+    return pixels * _RECIPROCAL_HIGH + pixels * _RECIPROCAL_LOW
+
+
+def batches_for_evaluation(
+    split: Split,
+    batch_size: int,
+    num_examples: int | None = None,
+    sharding: jax.sharding.Sharding | None = None,
+) -> Iterator[EvaluationBatch]:
+    """Goes through the first examples of a split in order, one batch on the device at a time.
+
+    Args:
+      split: on the host.
+      batch_size: of every batch, the last included.
+      num_examples: how many to go through; None for all.
+      sharding: how to spread a batch over devices.
+
+    Raises:
+      UsageError: a number is out of range.
+    """
+    if batch_size < 1:
+        raise UsageError(f"batch_size must be at least 1; got {batch_size}")
+    if num_examples is None:
+        num_examples = len(split)
+    if not 0 <= num_examples <= len(split):
+        raise UsageError(
+            f"num_examples must be at most {len(split)} (the size of the split); got {num_examples}"
+        )
+    return _evaluation_batches(split, batch_size, num_examples, sharding)
+
+
+def _evaluation_batches(
+    split: Split, batch_size: int, num_examples: int, sharding: jax.sharding.Sharding | None
+) -> Iterator[EvaluationBatch]:
+    for start in range(0, num_examples, batch_size):
+        positions = np.arange(start, start + batch_size)
+        indices = np.minimum(positions, num_examples - 1).astype(np.int32)
+        images = split.images[indices].astype(np.float32) / np.float32(255)
+        arrays = (images, split.labels[indices], indices, positions < num_examples)
+        *batch, mask = (_place(array, sharding) for array in arrays)
+        yield EvaluationBatch(Batch(*batch), mask)
+
+
+def _place(array: np.ndarray, sharding: jax.sharding.Sharding | None) -> Array:
+    if sharding is None:
+        return jax.device_put(array)
+    # Also serves meshes over several processes, each of which holds the whole array.
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])

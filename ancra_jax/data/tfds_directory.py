@@ -1,0 +1,197 @@
+"""Prepared TFDS directories, read without TensorFlow."""
+
+import contextlib
+import importlib.util
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from ancra_jax.data.cache import cached, source_key
+from ancra_jax.data.dataset import Dataset, Split
+from ancra_jax.data.decode import decode_images
+from ancra_jax.data.registry import PathLike
+from ancra_jax.errors import UsageError
+
+_INFO = "dataset_info.json"
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+# Identifiers of the stock CIFAR data sets: they number the examples as the official archive does.
+_NUMBERED = re.compile(rb"(?:train|test)_(\d+)")
+_RECORDS_AT_ONCE = 1024
+_INCOMPLETE = (
+    "it was not written to the end or is damaged. Copy it again, or delete it to have the data "
+    "set prepared anew"
+)
+
+
+def data_directory(data_dir: PathLike | None, name: str) -> epath.Path:
+    """The TFDS directory to look into.
+
+    Args:
+      data_dir: what the user gave; None for ``$TFDS_DATA_DIR``, else ``~/tensorflow_datasets``.
+      name: of the data set, for the message.
+
+    Raises:
+      UsageError: the directory was given and does not exist.
+    """
+    given = data_dir or os.environ.get("TFDS_DATA_DIR")
+    if not given:
+        return epath.Path("~/tensorflow_datasets").expanduser()
+    directory = epath.Path(given).expanduser()
+    if not directory.is_dir():
+        raise UsageError(
+            f"the data directory {directory} does not exist or is not a directory. It must hold "
+            f"{name}/<version>/ as TFDS prepares it; make an empty one to have {name} downloaded "
+            "and prepared there"
+        )
+    return directory
+
+
+def find(data_dir: epath.Path, name: str) -> epath.Path | None:
+    """The prepared directory of a data set, the newest version if there are several.
+
+    Args:
+      data_dir: a TFDS directory (``data_dir/name/version``), or the version's own directory.
+      name: of the data set.
+
+    Returns:
+      A directory with a ``dataset_info.json``, or None if nothing was prepared.
+
+    Raises:
+      UsageError: the preparation was not finished.
+    """
+    if (data_dir / _INFO).exists() or _VERSION.fullmatch(data_dir.name):
+        newest = data_dir
+    else:
+        parent = data_dir if data_dir.name == name else data_dir / name
+        if not parent.is_dir():
+            return None
+        versions = [path for path in parent.iterdir() if _VERSION.fullmatch(path.name)]
+        if not versions:
+            return None
+        newest = max(versions, key=lambda path: [int(part) for part in path.name.split(".")])
+    if not (newest / _INFO).exists():
+        raise UsageError(f"{newest} has no {_INFO}: {_INCOMPLETE}")
+    return newest
+
+
+def load(directory: epath.Path, name: str, num_classes: int, cache_dir: PathLike | None) -> Dataset:
+    """Reads and decodes a prepared directory, or takes its decoded form from the cache.
+
+    Args:
+      directory: what `find` returned; may be on ``gs://``, where gcsfs is needed.
+      name: of the data set.
+      num_classes: how many classes it has.
+      cache_dir: see `ancra_jax.data.load`.
+
+    Raises:
+      UsageError: the directory is incomplete, damaged, of another data set, or in a format that
+        needs TensorFlow where that is not installed.
+    """
+    files = []
+    for path in directory.iterdir():
+        stat = path.stat()
+        files.append((str(path), stat.length, float(stat.mtime)))
+
+    def build() -> Dataset:
+        with _local(directory) as local:
+            return _read(local, name, num_classes)
+
+    return cached(name, source_key("tfds", files), build, cache_dir)
+
+
+@contextlib.contextmanager
+def _local(directory: epath.Path) -> Iterator[epath.Path]:
+    """The directory itself, or a passing copy of a remote one (array_record reads local files)."""
+    if "://" not in str(directory):
+        yield directory
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        for path in directory.iterdir():
+            path.copy(Path(temporary) / path.name)
+        yield epath.Path(temporary)
+
+
+def _read(directory: epath.Path, name: str, num_classes: int) -> Dataset:
+    import tensorflow_datasets as tfds  # Takes a second to import.
+
+    try:
+        builder = tfds.builder_from_directory(directory)
+    except Exception as error:  # protobuf, JSON and TFDS each raise their own.
+        raise UsageError(
+            f"{directory} cannot be read as a TFDS directory: {_one_line(error)}; {_INCOMPLETE}"
+        ) from error
+    info = builder.info
+    if info.name != name:
+        raise UsageError(f"{directory} holds the data set {info.name!r}, not {name!r}")
+    missing = {"image", "label"} - set(info.features)
+    if missing or info.features["label"].num_classes != num_classes:
+        raise UsageError(
+            f"{directory}: {name!r} must have the features 'image' and 'label', of {num_classes} "
+            f"classes; it has {info.features}"
+        )
+    missing = {"train", "test"} - set(info.splits)
+    if missing:
+        raise UsageError(f"{directory} has no split {', '.join(sorted(missing))}")
+    train, test = (_read_split(builder, part) for part in ("train", "test"))
+    return Dataset(name, train, test, tuple(info.features["label"].names))
+
+
+def _read_split(builder: Any, part: str) -> Split:
+    for path in builder.info.splits[part].filepaths:
+        if not path.exists():
+            raise UsageError(f"{path} is missing: {_INCOMPLETE}")
+    records = _in_official_order(_records(builder, part))
+    images, _ = decode_images(
+        len(records),
+        read=lambda i: records[i]["image"],
+        describe=lambda i: f"{part} image {i} of {builder.data_path}",
+    )
+    return Split(images, np.array([record["label"] for record in records], np.int32))
+
+
+def _records(builder: Any, part: str) -> list[dict[str, Any]]:
+    import tensorflow_datasets as tfds
+
+    encoded = {"image": tfds.decode.SkipDecoding()}
+    file_format = builder.info.file_format.value
+    if file_format == "array_record":
+        try:
+            source = builder.as_data_source(part, decoders=encoded)
+            return [
+                record
+                for start in range(0, len(source), _RECORDS_AT_ONCE)
+                for record in source.__getitems__(
+                    range(start, min(start + _RECORDS_AT_ONCE, len(source)))
+                )
+            ]
+        except Exception as error:  # array_record raises RuntimeError, the features what they like.
+            raise UsageError(
+                f"{builder.data_path}: the {part} split cannot be read ({_one_line(error)}): "
+                f"{_INCOMPLETE}"
+            ) from error
+    if file_format == "tfrecord" and importlib.util.find_spec("tensorflow"):
+        return list(tfds.as_numpy(builder.as_dataset(part, decoders=encoded)))
+    raise UsageError(
+        f"{builder.data_path} is in the format {file_format!r}, which needs TensorFlow to be read: "
+        "pip install tensorflow, or give a data_dir without this directory to have the data set "
+        "prepared as array_record"
+    )
+
+
+def _in_official_order(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Undoes TFDS' shuffling where identifiers tell the order of the official archive."""
+    matches = [_NUMBERED.fullmatch(record.get("id", b"")) for record in records]
+    numbers = [int(match[1]) for match in matches if match]
+    if len(numbers) < len(records):
+        return records
+    return [records[i] for i in np.argsort(numbers)]
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
