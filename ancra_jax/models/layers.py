@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from ancra_jax.errors import UsageError
 
 FeatureMap = Float[Array, "batch height width channels"]
+NewFeatureMap = Float[Array, "batch out_height out_width features"]
 Initializer = Callable[..., Array]
 GradientRule = Literal["auto", "stock", "forward"]
 
@@ -51,7 +52,7 @@ def conv(
     *,
     stride: int = 1,
     padding: tuple[int, int] = (0, 0),
-) -> Float[Array, "batch out_height out_width features"]:
+) -> NewFeatureMap:
     """Two-dimensional convolution (NHWC, HWIO), padded by the same amount on both sides.
 
     On CPU the stock input gradient leaves the reversal of the kernel to the convolution, for which
@@ -130,7 +131,7 @@ class Conv(nn.Module):
     kernel_init: Initializer = torch_kernel_init
 
     @nn.compact
-    def __call__(self, x: FeatureMap) -> FeatureMap:
+    def __call__(self, x: FeatureMap) -> NewFeatureMap:
         """Applies the convolution."""
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ancra_jax.errors import UsageError
-from ancra_jax.models.layers import Classifier, FeatureMap, average_pool
+from ancra_jax.models.layers import Classifier, FeatureMap, NewFeatureMap, average_pool
 from ancra_jax.models.reverse_attention import (
     AttentionRule,
     flatten_channel_major,
@@ -30,7 +30,7 @@ class Trunk(NamedTuple):
     """
 
     feature_map: FeatureMap
-    last_blocks: tuple[Callable[[FeatureMap], FeatureMap], ...]
+    last_blocks: tuple[Callable[[FeatureMap], NewFeatureMap], ...]
     final_activation: Callable[[FeatureMap], FeatureMap]
 
 
@@ -41,7 +41,7 @@ def residual_blocks(
     blocks_per_stage: int,
     prefix: str,
     train: bool,
-) -> list[Callable[[FeatureMap], FeatureMap]]:
+) -> list[Callable[[FeatureMap], NewFeatureMap]]:
     """Makes the blocks of all stages; every stage but the first starts by halving the map.
 
     Args:

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ancra_jax.models.layers import BatchNorm, Conv, FeatureMap, torch_kernel_init
+from ancra_jax.models.layers import BatchNorm, Conv, FeatureMap, NewFeatureMap, torch_kernel_init
 from ancra_jax.models.network import Network, Trunk, residual_blocks
 
 
@@ -30,7 +30,7 @@ class PreActBlock(nn.Module):
     kernel_init: Callable[..., Array] = torch_kernel_init
 
     @nn.compact
-    def __call__(self, x: FeatureMap, *, train: bool) -> FeatureMap:
+    def __call__(self, x: FeatureMap, *, train: bool) -> NewFeatureMap:
         """Applies the block."""
         conv = partial(Conv, self.features, dtype=self.dtype, kernel_init=self.kernel_init)
         activated = nn.relu(BatchNorm(name="bn1")(x, train=train))

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from ancra_jax.models.layers import BatchNorm, Conv, FeatureMap
+from ancra_jax.models.layers import BatchNorm, Conv, FeatureMap, NewFeatureMap
 from ancra_jax.models.network import Network, Trunk, residual_blocks
 
 
@@ -24,7 +24,7 @@ class BasicBlock(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: FeatureMap, *, train: bool) -> FeatureMap:
+    def __call__(self, x: FeatureMap, *, train: bool) -> NewFeatureMap:
         """Applies the block."""
         conv = partial(Conv, self.features, dtype=self.dtype)
         y = conv(stride=self.stride, name="conv1")(x)

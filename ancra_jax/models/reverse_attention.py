@@ -1,6 +1,6 @@
 """Reverse attention (RA): the final linear layer's weights as a mask on the last feature maps."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -8,6 +8,7 @@ from jaxtyping import Array, Float, Int
 from ancra_jax.models.layers import FeatureMap, Linear, average_pool
 
 
+@runtime_checkable
 class AttentionRule(Protocol):
     """Chooses the mask of each example: rows of the kernel, or any mixture of them.
 
