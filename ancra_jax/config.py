@@ -140,7 +140,7 @@ def from_mapping(values: Mapping[str, Any]) -> Config:
       values: an ``ml_collections.ConfigDict`` or a nested dictionary (as ``config.json`` holds).
 
     Raises:
-      UsageError: a field that does not exist or is missing, has another type, or is out of its range.
+      UsageError: a field that does not exist or is missing, has another type or is out of range.
     """
     config = _build(Config, values, "config")
     _check_combinations(config)

@@ -7,3 +7,7 @@ class UsageError(ValueError):
     The message is one line that names the field, its value and what is allowed. The command-line
     programs print it without a traceback and exit with a status other than 0.
     """
+
+
+class NonFiniteLossError(UsageError):
+    """The loss or a gradient of the training became infinite or NaN."""

@@ -91,9 +91,14 @@ def make_train_step(
         epoch, position = jnp.divmod(state.step, steps_per_epoch)
         data_key, method_key = jax.random.split(jax.random.fold_in(key, state.step))
         batch = pipeline.training_batch(
-            data, permutation, position, batch_size, data_key, augmentation
+            data,
+            permutation,
+            position * batch_size,
+            batch_size,
+            data_key,
+            augmentation,
+            batch_sharded(mesh),
         )
-        batch = jax.lax.with_sharding_constraint(batch, batch_sharded(mesh))
 
         predict = jax.tree_util.Partial(apply, state.variables)
         plan = method.prepare(predict, batch, method_key, epoch)

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple, Protocol
 
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 Variables = PyTree
 """Flax variables: ``{'params': ..., 'batch_stats': ...}``."""
@@ -54,3 +54,12 @@ class ApplyFn(Protocol):
         train: bool = False,
         mutable: list[str] | bool = False,
     ) -> Outputs | tuple[Outputs, dict]: ...
+
+
+class Network(Protocol):
+    """A network definition without state, as a Linen module is."""
+
+    apply: ApplyFn
+
+    def init(self, key: Key[Array, ""], images: Float[Array, "batch height width channels"], /):
+        """Makes the network's variables."""

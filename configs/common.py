@@ -1,6 +1,6 @@
 """What the configurations of all data sets share: the base, and the methods as small differences.
 
-An argument names a method and may refine it: ``trades_ancra``, ``trades_ancra,strategy=soft,alpha=0.5``.
+An argument names a method and may refine it: ``trades_ancra,strategy=soft,alpha=0.5``.
 """
 
 import difflib

@@ -1,0 +1,226 @@
+"""Checkpoints of a run: the latest two and the best, checked when loaded."""
+
+import os
+import pathlib
+import zlib
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
+from orbax.checkpoint import checkpoint_managers
+
+from ancra_jax.errors import UsageError
+
+SELECTION_METRIC = "robust_accuracy"
+
+
+class Checkpoints:
+    """The checkpoints of one run, a directory each, named by step.
+
+    Kept are the latest two (if the last one is damaged there is one to fall back to) and the one
+    with the best robust accuracy on the selection split; of equally good ones the later. Writes
+    are asynchronous and atomic: a killed run leaves no half-written checkpoint under a step's name.
+    """
+
+    def __init__(self, directory: str | os.PathLike, *, read_only: bool = False):
+        """Opens the directory; creates it unless ``read_only``.
+
+        Raises:
+          UsageError: the directory cannot be created or written.
+        """
+        self.directory = pathlib.Path(directory).absolute()
+        metric = lambda metrics: metrics[SELECTION_METRIC]  # noqa: E731
+        options = ocp.CheckpointManagerOptions(
+            best_fn=metric,
+            best_mode="max",
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+                [
+                    checkpoint_managers.LatestN(2),
+                    checkpoint_managers.BestN(
+                        get_metric_fn=metric, n=1, keep_checkpoints_without_metrics=False
+                    ),
+                ]
+            ),
+            read_only=read_only,
+        )
+        try:
+            if not read_only:
+                self.directory.mkdir(parents=True, exist_ok=True)
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+        except OSError as error:
+            raise UsageError(f"--workdir: cannot use {self.directory}: {error.strerror}") from error
+
+    def save(
+        self,
+        step: int,
+        state: PyTree,
+        metrics: dict[str, float] | None = None,
+        extra: dict[str, Any] | None = None,
+    ):
+        """Starts writing a checkpoint; a step that is there already is left alone.
+
+        Args:
+          step: number of updates made.
+          state: arrays that every process holds whole.
+          metrics: of the selection split; without them the checkpoint cannot become the best.
+          extra: JSON data to keep beside the state.
+        """
+        if step in self._manager.all_steps():
+            return
+        # Copied to the host first: the next step donates the device's buffers.
+        host_state = jax.tree.map(_to_host, state)
+        extra = {**(extra or {}), "checksums": _checksums(host_state)}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(host_state), extra=ocp.args.JsonSave(extra)
+            ),
+            metrics=metrics,
+        )
+
+    def reached_preemption(self, step: int) -> bool:
+        """Whether the processes of a pod agreed to stop after this step."""
+        return jax.process_count() > 1 and self._manager.reached_preemption(step)
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int | None:
+        """The step with the best robust accuracy on the selection split, if any was evaluated."""
+        return self._manager.best_step()
+
+    def metrics(self, step: int) -> dict[str, float] | None:
+        """Selection metrics saved with a step."""
+        return self._manager.metrics(step)
+
+    def restore(self, step: int, abstract: PyTree) -> tuple[PyTree, dict[str, Any]]:
+        """Loads the parts of a checkpoint that ``abstract`` names, and checks them.
+
+        Args:
+          step: which one.
+          abstract: ``jax.ShapeDtypeStruct`` leaves with shardings; the saved tree or a part of it.
+
+        Returns:
+          The arrays, and what was saved as ``extra``.
+
+        Raises:
+          DamagedCheckpointError: files are missing or truncated, or the content differs from what
+            was written.
+          UsageError: the checkpoint is of another network.
+        """
+        path = self.directory / str(step)
+        try:
+            extra = self._restore_item(path / "extra", ocp.JsonCheckpointHandler(), None)
+            saved_shapes = extra["checksums"]
+            self._check_shapes(step, abstract, saved_shapes)
+            arguments = ocp.args.PyTreeRestore(
+                abstract,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+                partial_restore=True,
+            )
+            state = self._restore_item(path / "state", ocp.PyTreeCheckpointHandler(), arguments)
+        except UsageError:
+            raise
+        except Exception as error:  # whatever a damaged file makes the readers raise
+            reason = " ".join(str(error).split())[:200]
+            raise DamagedCheckpointError(f"checkpoint {path}: cannot be read: {reason}") from error
+        for name, (checksum, _) in _checksums(jax.tree.map(_to_host, state)).items():
+            if extra["checksums"][name][0] != checksum:
+                raise DamagedCheckpointError(
+                    f"checkpoint {path}: {name} is not what was written (its checksum differs)"
+                )
+        return state, extra
+
+    def restore_latest(self, abstract: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
+        """Loads the latest checkpoint that is whole; damaged ones are set aside, saying so.
+
+        Returns:
+          As ``restore``; None if there is no checkpoint yet.
+
+        Raises:
+          UsageError: there are checkpoints, and all of them are damaged.
+        """
+        steps = self.steps()
+        damaged = []
+        for step in reversed(steps):
+            try:
+                restored = self.restore(step, abstract)
+            except DamagedCheckpointError as error:
+                print(f"warning: {error}; falling back to the checkpoint before it", flush=True)
+                damaged.append(step)
+                continue
+            for bad in damaged:
+                self._set_aside(bad)
+            return restored
+        if damaged:
+            raise UsageError(
+                f"--workdir: every checkpoint in {self.directory} is damaged (steps {damaged}); "
+                "move that directory away to train from the start"
+            )
+        return None
+
+    def wait(self):
+        """Returns when all writes are finished."""
+        self._manager.wait_until_finished()
+
+    def close(self):
+        """Finishes all writes."""
+        self._manager.close()
+
+    def _restore_item(self, path, handler, arguments):
+        with ocp.Checkpointer(handler) as checkpointer:
+            return (
+                checkpointer.restore(path, args=arguments)
+                if arguments
+                else (checkpointer.restore(path))
+            )
+
+    def _check_shapes(self, step, abstract, saved):
+        for name, leaf in _named_leaves(abstract):
+            if name not in saved:
+                raise UsageError(
+                    f"checkpoint {self.directory / str(step)}: has no {name}; "
+                    "it is of another network or method"
+                )
+            if list(leaf.shape) != saved[name][1]:
+                raise UsageError(
+                    f"checkpoint {self.directory / str(step)}: {name} has shape {saved[name][1]}, "
+                    f"the configuration's network needs {list(leaf.shape)}"
+                )
+
+    def _set_aside(self, step):
+        if jax.process_index() == 0:
+            target = self.directory.with_name(f"{self.directory.name}_damaged")
+            target.mkdir(exist_ok=True)
+            number = len(list(target.iterdir()))
+            os.replace(self.directory / str(step), target / f"{step}.{number}")
+            print(f"warning: moved the damaged checkpoint {step} to {target}", flush=True)
+        self._manager.reload()
+
+
+class DamagedCheckpointError(UsageError):
+    """A checkpoint's files are missing, truncated or changed."""
+
+
+def _to_host(leaf) -> np.ndarray:
+    if isinstance(leaf, jax.Array):
+        leaf = leaf.addressable_data(0)
+    return np.array(leaf)
+
+
+def _named_leaves(tree):
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+
+
+def _checksums(tree) -> dict[str, list]:
+    """CRC-32 and shape of every array, by name."""
+    return {
+        name: [zlib.crc32(np.ascontiguousarray(leaf).tobytes()), list(leaf.shape)]
+        for name, leaf in _named_leaves(tree)
+    }

@@ -1,0 +1,285 @@
+"""Trains a network: ``python -m ancra_jax.train --config=configs/digits.py:trades --workdir=DIR``.
+
+The same command on the same directory continues where the run stopped, and ends with the same
+parameters, bit for bit, as a run that was never interrupted (on the same machine).
+"""
+
+import math
+import signal
+import time
+from pathlib import Path
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from ancra_jax import (
+    cli,
+    components,
+    data,
+    methods,
+    optim,
+    selection,
+    sharding,
+)
+from ancra_jax import (
+    config as config_lib,
+)
+from ancra_jax import (
+    workdir as workdir_lib,
+)
+from ancra_jax.checkpoint import Checkpoints
+from ancra_jax.config import Config
+from ancra_jax.errors import NonFiniteLossError, UsageError
+from ancra_jax.metrics import MetricsWriter
+from ancra_jax.progress import Bar
+from ancra_jax.train_state import TrainState, create_train_state, make_train_step
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Configuration: FILE.py:METHOD, for instance configs/cifar10.py:trades_ancra."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; continued if it holds one.")
+
+IN_FLIGHT_STEPS = 2  # dispatched ahead of the device: enough to keep it busy, few to wait for
+
+
+def train(config: Config, workdir: str) -> TrainState:
+    """Trains until the configured end; continues a run that the directory holds.
+
+    Args:
+      config: see ``configs/``.
+      workdir: gets ``config.json``, ``checkpoints/``, ``metrics.jsonl`` and ``tensorboard/``.
+
+    Returns:
+      The final state.
+
+    Raises:
+      UsageError: a setting or the directory cannot be used.
+      NonFiniteLossError: the loss diverged; checkpoints from before it are kept.
+      Interrupted: by a signal, after saving a checkpoint.
+    """
+    # ---- Data, network, method ----
+    method = methods.create(config)
+    dataset = components.load_dataset(config.data)
+    splits = components.split_dataset(dataset, config)
+    mesh = sharding.create_mesh()
+    sharding.check_batch_size(config.batch_size, len(splits.train), mesh, "config.batch_size")
+    selection_batch = config.selection.batch_size or config.batch_size
+    if config.selection.batch_size:
+        sharding.check_batch_size(
+            selection_batch, selection_batch, mesh, "config.selection.batch_size"
+        )
+    model = components.create_model(config, dataset.num_classes)
+    path = workdir_lib.open_for_training(workdir, config)
+
+    # ---- State, step ----
+    steps_per_epoch = data.batches_per_epoch(len(splits.train), config.batch_size)
+    last_step = config.epochs * steps_per_epoch
+    if config.max_steps:
+        last_step = min(last_step, config.max_steps)
+    optimizer = optim.create(config.optimizer, config.epochs, steps_per_epoch)
+    init_key, order_key, step_key, selection_key = jax.random.split(jax.random.key(config.seed), 4)
+    everywhere = sharding.replicated(mesh)
+    create_state = jax.jit(
+        lambda: create_train_state(model.init, optimizer, dataset.image_shape, init_key),
+        out_shardings=everywhere,
+    )
+    train_step = make_train_step(
+        model.apply,
+        method,
+        optimizer,
+        batch_size=config.batch_size,
+        steps_per_epoch=steps_per_epoch,
+        augmentation=components.augmentation(config.data),
+        key=step_key,
+        mesh=mesh,
+    )
+    permutation_of = jax.jit(
+        lambda epoch: data.epoch_permutation(
+            jax.random.fold_in(order_key, epoch), len(splits.train)
+        ),
+        out_shardings=everywhere,
+    )
+    count_correct = selection.make_count_correct(
+        model.apply, config.attack, config.selection, selection_key
+    )
+
+    # ---- Continue or start ----
+    checkpoints = Checkpoints(path / "checkpoints")
+    state = _restore(checkpoints, create_state, everywhere, dataset.fingerprint) or create_state()
+    first_step = int(state.step)
+    if first_step >= last_step:
+        print(f"{workdir}: finished already, at step {first_step}; nothing to do")
+        checkpoints.close()
+        return state
+    train_data = data.put_on_device(splits.train, everywhere)
+    is_main = jax.process_index() == 0
+    writer = MetricsWriter(path, resume_step=first_step) if is_main else None
+
+    # ---- Train ----
+    with _StopSignal() as stop, Bar(config.name, last_step, first_step, quiet=not is_main) as bar:
+        if first_step:
+            bar.print(f"continuing {workdir} at step {first_step}")
+        log = _TrainingLog(writer, bar, config, steps_per_epoch)
+        permutation = permutation_of(first_step // steps_per_epoch)
+        for step in range(first_step + 1, last_step + 1):
+            if (step - 1) % steps_per_epoch == 0:
+                permutation = permutation_of(step // steps_per_epoch)
+            state, metrics = train_step(state, train_data, permutation)
+            log.add(step, metrics)
+
+            epoch_ends = step % steps_per_epoch == 0 or step == last_step
+            epoch = math.ceil(step / steps_per_epoch)
+            stopping = stop.requested or checkpoints.reached_preemption(step)
+            if step % config.log_every_steps == 0 or epoch_ends or stopping:
+                log.flush()
+            accuracies = None
+            if epoch_ends and (epoch % config.selection.every_epochs == 0 or step == last_step):
+                accuracies = selection.evaluate_selection(
+                    count_correct,
+                    state.variables,
+                    splits.selection,
+                    selection_batch,
+                    sharding.batch_sharded(mesh),
+                )
+                log.selection(step, epoch, accuracies)
+            every = config.checkpoint_every_steps
+            if epoch_ends or stopping or (every and step % every == 0):
+                log.flush()  # never checkpoint a state whose loss was not looked at
+                extra = {"epoch": epoch, "data": dataset.fingerprint}
+                checkpoints.save(step, state, accuracies, extra)
+            if stopping and step < last_step:
+                checkpoints.close()
+                raise Interrupted(stop.signal, step)
+    checkpoints.close()
+    if writer:
+        writer.close()
+    return state
+
+
+class Interrupted(Exception):
+    """A signal stopped the run after a checkpoint was saved."""
+
+    def __init__(self, number: int, step: int):
+        super().__init__(f"stopped at step {step}, which is saved; the same command continues")
+        self.exit_status = 128 + number
+
+
+def _restore(checkpoints, create_state, everywhere, fingerprint) -> TrainState | None:
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
+        jax.eval_shape(create_state),
+    )
+    restored = checkpoints.restore_latest(abstract)
+    if restored is None:
+        return None
+    state, extra = restored
+    if extra["data"] != fingerprint:
+        raise UsageError(
+            f"config.data: the data differ from those that {checkpoints.directory.parent} was "
+            f"trained on (fingerprint {fingerprint}, was {extra['data']})"
+        )
+    return state
+
+
+class _TrainingLog:
+    """Keeps the metrics of the last steps on the device until they are fetched together."""
+
+    def __init__(self, writer, bar, config, steps_per_epoch):
+        self._writer, self._bar = writer, bar
+        self._batch_size, self._steps_per_epoch = config.batch_size, steps_per_epoch
+        self._epochs = config.epochs
+        self._pending = []
+        self._since, self._timed = None, 0
+
+    def add(self, step, metrics):
+        self._pending.append((step, metrics))
+        if len(self._pending) > IN_FLIGHT_STEPS:
+            jax.block_until_ready(self._pending[-1 - IN_FLIGHT_STEPS][1])
+        self._timed += 1
+        if self._since is None:  # the first step compiles; it does not count for the rate
+            jax.block_until_ready(metrics)
+            self._since, self._timed = time.monotonic(), 0
+        self._bar.update(step)
+
+    def flush(self):
+        if not self._pending:
+            return
+        steps, metrics = zip(*self._pending, strict=True)
+        self._pending = []
+        rows = jax.device_get(metrics)
+        for step, row in zip(steps, rows, strict=True):
+            _check_finite(step, row)
+        means = {name: float(sum(row[name] for row in rows) / len(rows)) for name in rows[0]}
+        now = time.monotonic()
+        rate = self._timed * self._batch_size / max(now - self._since, 1e-9)
+        self._since, self._timed = now, 0
+        epoch = (steps[-1] - 1) / self._steps_per_epoch
+        self._bar.update(
+            steps[-1],
+            f"epoch {int(epoch) + 1}/{self._epochs}, loss {means['loss']:.4f}, {rate:.3g} images/s",
+        )
+        if self._writer:
+            values = {"epoch": round(epoch, 4), "images_per_second": rate, **means}
+            self._writer.write("train", steps[-1], values)
+
+    def selection(self, step, epoch, accuracies):
+        self._bar.print(
+            f"epoch {epoch}: natural {accuracies['natural_accuracy']:.2%}, "
+            f"robust {accuracies['robust_accuracy']:.2%} on the selection split"
+        )
+        if self._writer:
+            self._writer.write("selection", step, {"epoch": epoch, **accuracies})
+        self._since, self._timed = time.monotonic(), 0
+
+
+def _check_finite(step, row):
+    bad = [name for name in ("loss", "gradient_norm") if not math.isfinite(row[name])]
+    if bad:
+        raise NonFiniteLossError(
+            f"{' and '.join(bad)} not finite at step {step}; the checkpoints from before it are "
+            "kept. A smaller config.optimizer.learning_rate may help"
+        )
+
+
+class _StopSignal:
+    """Turns SIGTERM and SIGINT into a wish to stop after the step; a second one acts at once."""
+
+    requested = False
+    signal = signal.SIGTERM
+
+    def __enter__(self):
+        self._previous = {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._previous[number] = signal.signal(number, self._request)
+            except ValueError:  # not in the main thread, as in some notebooks and tests
+                break
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _request(self, number, frame):
+        del frame
+        self.requested, self.signal = True, number
+        signal.signal(number, self._previous[number])
+
+
+def main() -> int | None:
+    """The command."""
+    if _CONFIG.value is None:
+        raise UsageError("--config is missing, for instance --config=configs/digits.py:trades")
+    if not _WORKDIR.value:
+        raise UsageError("--workdir is missing: the directory that the run is kept in")
+    try:
+        train(config_lib.from_mapping(_CONFIG.value), str(Path(_WORKDIR.value)))
+    except Interrupted as interruption:
+        print(interruption)
+        return interruption.exit_status
+    return None
+
+
+if __name__ == "__main__":
+    cli.run(main)
