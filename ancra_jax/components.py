@@ -1,13 +1,12 @@
 """From a configuration to the objects of a run: data, network, devices."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from ancra_jax import data, models
 from ancra_jax.config import Config, DataConfig
 from ancra_jax.data import Augmentation, Dataset, Split
-from ancra_jax.types import Network
 
 
 class Splits(NamedTuple):
@@ -42,8 +41,9 @@ def augmentation(config: DataConfig) -> Augmentation:
     return Augmentation(crop_padding=config.crop_padding, horizontal_flip=config.horizontal_flip)
 
 
-def create_model(config: Config, num_classes: int) -> Network:
-    """Creates the configured network; see ``ancra_jax.models.create`` for errors."""
+def create_model(config: Config, num_classes: int) -> Any:
+    """Creates the configured network, with ``init`` and ``apply`` as Linen modules have; see
+    ``ancra_jax.models.create`` for errors."""
     return models.create(
         config.model.name,
         num_classes=num_classes,

@@ -23,7 +23,7 @@ def _choice(*allowed):
     return dataclasses.field(metadata={"allowed": allowed})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Which images, and how they are split and augmented."""
 
@@ -38,7 +38,7 @@ class DataConfig:
     horizontal_flip: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Which network."""
 
@@ -48,7 +48,7 @@ class ModelConfig:
     dtype: str = _choice("float32", "bfloat16")  # of the computation, not of parameters
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AttackConfig:
     """The attack inside training; epsilon and step size on the [0, 1] pixel scale."""
 
@@ -60,7 +60,7 @@ class AttackConfig:
     start: str = _choice("gaussian", "uniform")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class NegativeContrastConfig:
     """Asymmetric negative contrast (paper eq. 3-5); off while ``zeta`` is 0."""
 
@@ -71,7 +71,7 @@ class NegativeContrastConfig:
     random_epochs: int = _number(at_least=0)  # epochs in which every strategy is 'random'
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MethodConfig:
     """How a batch becomes a loss."""
 
@@ -80,7 +80,7 @@ class MethodConfig:
     aux_weight: float = _number(at_least=0)  # lambda_aux: weight of the auxiliary heads
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """SGD with momentum and coupled weight decay on all parameters, as PyTorch's."""
 
@@ -92,7 +92,7 @@ class OptimizerConfig:
     weight_decay: float = _number(at_least=0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SelectionConfig:
     """The evaluation after an epoch: clean and PGD accuracy on the selection split."""
 
@@ -102,7 +102,7 @@ class SelectionConfig:
     batch_size: int = _number(at_least=0)  # 0: the training batch size
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """The attacks of the paper's evaluation."""
 
@@ -112,7 +112,7 @@ class EvaluationConfig:
     num_steps: int = _number(at_least=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything that determines a run."""
 

@@ -15,7 +15,7 @@ class Bar:
     """
 
     def __init__(self, description: str, total: int, done: int = 0, *, quiet: bool = False):
-        """Starts at ``done`` of ``total`` steps; ``quiet`` (processes other than 0) shows nothing."""
+        """Starts at ``done`` of ``total`` steps; ``quiet`` shows nothing."""
         self._console = Console(quiet=quiet, highlight=False)
         self._description, self._total, self._done = description, total, done
         self._text, self._started, self._first, self._last_line = "", 0.0, done, 0.0

@@ -190,14 +190,14 @@ class _TrainingLog:
         self._batch_size, self._steps_per_epoch = config.batch_size, steps_per_epoch
         self._epochs = config.epochs
         self._pending = []
-        self._since, self._timed = None, 0
+        self._since, self._timed = 0.0, 0
 
     def add(self, step, metrics):
         self._pending.append((step, metrics))
         if len(self._pending) > IN_FLIGHT_STEPS:
             jax.block_until_ready(self._pending[-1 - IN_FLIGHT_STEPS][1])
         self._timed += 1
-        if self._since is None:  # the first step compiles; it does not count for the rate
+        if not self._since:  # the first step compiles; it does not count for the rate
             jax.block_until_ready(metrics)
             self._since, self._timed = time.monotonic(), 0
         self._bar.update(step)

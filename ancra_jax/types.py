@@ -1,8 +1,9 @@
 """Types that cross the borders between the parts of the library."""
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 Variables = PyTree
 """Flax variables: ``{'params': ..., 'batch_stats': ...}``."""
@@ -37,29 +38,10 @@ class Batch(NamedTuple):
     indices: Int[Array, "batch"]
 
 
-class ApplyFn(Protocol):
-    """A network as a pure function, as ``flax.linen.Module.apply`` is.
+ApplyFn = Callable[..., Any]
+"""A network as a pure function, as ``flax.linen.Module.apply`` is.
 
-    With ``train=False``: returns ``Outputs``. With ``train=True`` and
-    ``mutable=['batch_stats']``: returns ``(Outputs, {'batch_stats': ...})``, and ``labels`` choose
-    the reverse-attention masks.
-    """
-
-    def __call__(  # noqa: D102
-        self,
-        variables: Variables,
-        images: Float[Array, "batch height width channels"],
-        labels: Int[Array, "batch"] | None = None,
-        *,
-        train: bool = False,
-        mutable: list[str] | bool = False,
-    ) -> Outputs | tuple[Outputs, dict]: ...
-
-
-class Network(Protocol):
-    """A network definition without state, as a Linen module is."""
-
-    apply: ApplyFn
-
-    def init(self, key: Key[Array, ""], images: Float[Array, "batch height width channels"], /):
-        """Makes the network's variables."""
+``apply(variables, images, labels=None, *, train=False, mutable=False)``. In the evaluation phase it
+returns ``Outputs``. With ``train=True`` and ``mutable=['batch_stats']`` it returns ``(Outputs,
+{'batch_stats': ...})``, and ``labels`` choose the reverse-attention masks.
+"""

@@ -1,4 +1,4 @@
-"""The attacks inside training: batch normalisation and reverse attention in the evaluation phase."""
+"""The attacks inside training, with batch normalisation and attention in the evaluation phase."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ def run_requests(predict: Predict, requests: dict[str, AttackRequest]) -> dict[s
     names_of: dict[AttackSettings, list[str]] = {}
     for name, request in requests.items():
         names_of.setdefault(request.settings, []).append(name)
-    attacked = {}
+    attacked: dict[str, Images] = {}
     for settings, names in names_of.items():
         group = [requests[name] for name in names]
         results = _run_group(predict, settings, group)

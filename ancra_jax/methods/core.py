@@ -34,7 +34,7 @@ class Examples(NamedTuple):
     Attributes:
       batch: the natural examples.
       attacked: images by the name of the request that they answer (``'adversarial'``, ...).
-      extras: what ``Method.prepare`` wants to hand to ``Method.loss`` (the choice of negatives, ...).
+      extras: what ``Method.prepare`` wants to hand to ``Method.loss`` (the negatives, ...).
     """
 
     batch: Batch
@@ -74,7 +74,7 @@ class Prepare(Protocol):
 
 
 class Loss(Protocol):
-    """The loss of a batch after its attacks, differentiated in the parameters inside ``forward``."""
+    """The loss of an attacked batch, differentiated in the parameters inside ``forward``."""
 
     def __call__(  # noqa: D102
         self, forward: Forward, batch_stats: BatchStats, examples: Examples

@@ -7,7 +7,7 @@ from ancra_jax import losses
 from ancra_jax.methods.attack import AttackRequest, AttackSettings
 from ancra_jax.methods.core import Method, Plan, Terms
 from ancra_jax.methods.keys import NEGATIVE_ATTACK, NEGATIVE_CHOICE, example_keys
-from ancra_jax.negatives import choose_negatives
+from ancra_jax.negatives import Strategy, choose_negatives
 
 
 def negative_contrast(
@@ -16,7 +16,7 @@ def negative_contrast(
     *,
     zeta: float,
     alpha: float,
-    strategy: str,
+    strategy: Strategy,
     targeted: bool,
     random_epochs: int,
     aux_weight: float,
