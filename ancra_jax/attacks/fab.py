@@ -125,9 +125,13 @@ def _start(logits_fn, natural, labels):
 @jax.jit
 def _random_restart(state, keys, natural, threat_model):
     """Starts halfway to the boundary of the ball, or of the smaller one that is known to do."""
-    draw = jax.random.uniform if isinstance(threat_model, Linf) else jax.random.normal
-    limits = {"minval": -1.0, "maxval": 1.0} if isinstance(threat_model, Linf) else {}
-    noise = jax.vmap(lambda key, x: draw(key, x.shape, x.dtype, **limits))(keys, natural)
+
+    def draw(key, x):
+        if isinstance(threat_model, Linf):
+            return jax.random.uniform(key, x.shape, x.dtype, minval=-1.0, maxval=1.0)
+        return jax.random.normal(key, x.shape, x.dtype)
+
+    noise = jax.vmap(draw)(keys, natural)
     radius = 0.5 * jnp.minimum(state.best_norm, threat_model.epsilon)
     scale = radius / (threat_model.norm(noise) + _TINY)
     point = jnp.clip(natural + scale[:, None, None, None] * noise, 0.0, 1.0)
