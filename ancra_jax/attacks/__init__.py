@@ -3,6 +3,7 @@
 This package imports nothing of the rest of the library.
 """
 
+from ancra_jax.attacks.apgd import apgd as apgd
 from ancra_jax.attacks.model import example_keys as example_keys
 from ancra_jax.attacks.objectives import combine_heads as combine_heads
 from ancra_jax.attacks.objectives import cross_entropy as cross_entropy

@@ -133,12 +133,17 @@ class LogitsObjective:
 
     def __call__(self, images: Images) -> Values:
         """Evaluates the objective."""
+        return self.values_and_logits(images)[0]
+
+    def values_and_logits(self, images: Images) -> tuple[Values, Logits]:
+        """Evaluates the objective and returns the model's final logits with it."""
         logits, aux_logits = model_outputs(self.model, images)
         if self.aux_weight is None:
-            return self.term(logits, *self.operands)
-        return combine_heads(
+            return self.term(logits, *self.operands), logits
+        values = combine_heads(
             lambda head: self.term(head, *self.operands), logits, aux_logits, self.aux_weight
         )
+        return values, logits
 
 
 @partial(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from ancra_jax.attacks.gradients import value_and_input_gradient
 from ancra_jax.attacks.loop import LoopKind, iterate
 from ancra_jax.attacks.model import AnyImages, AnyLabels, Images, example_keys
 from ancra_jax.attacks.objectives import Objective
@@ -14,19 +15,6 @@ from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.attacks.validation import check_images
 
 Tree = TypeVar("Tree")
-
-
-def value_and_input_gradient(
-    objective: Objective, images: Images
-) -> tuple[Float[Array, "batch"], Images]:
-    """The objective of every example and its gradient; parameters receive none."""
-
-    def total(x):
-        values = objective(x)
-        return jnp.sum(values), values
-
-    (_, values), gradients = jax.value_and_grad(total, has_aux=True)(images)
-    return values, gradients
 
 
 def gaussian_start(keys: Key[Array, "batch"], images: Images, sigma: float = 0.001) -> Images:

@@ -18,7 +18,9 @@ _TINY = 1e-12
 class ThreatModel(Protocol):
     """A norm ball of radius ``epsilon`` (on the [0, 1] pixel scale) around every natural image."""
 
-    epsilon: float | int | Float[Array, ""]
+    @property
+    def epsilon(self) -> float | int | Float[Array, ""]:
+        """Radius of the ball."""
 
     def norm(self, perturbations: Images) -> Float[Array, "batch"]:
         """Size of every perturbation."""
@@ -32,12 +34,26 @@ class ThreatModel(Protocol):
     def random_start(self, keys: Key[Array, "batch"], natural: Images) -> Images:
         """A random point of the ball and of [0, 1] for every image, one key each."""
 
+    def noise(self, keys: Key[Array, "batch"], natural: Images) -> Images:
+        """Noise of the images' shape, which ``at_distance`` scales; one key each."""
+
 
 def _check_epsilon(epsilon):
     if isinstance(epsilon, (int, float)) and not (math.isfinite(epsilon) and epsilon > 0):
         raise ValueError(
             f"epsilon={epsilon}: epsilon must be finite and > 0, on the [0, 1] pixel scale"
         )
+
+
+def at_distance(
+    threat_model: ThreatModel,
+    natural: Images,
+    noise: Images,
+    distance: float | Float[Array, ""] | Float[Array, "batch"],
+) -> Images:
+    """Adds noise scaled to a norm of ``distance`` to every image, then clips to [0, 1]."""
+    size = threat_model.norm(noise) + _TINY
+    return jnp.clip(natural + (distance / size)[:, None, None, None] * noise, 0.0, 1.0)
 
 
 def per_example_norm(x: Images) -> Float[Array, "batch 1 1 1"]:
@@ -70,10 +86,13 @@ class Linf:
 
     def random_start(self, keys: Key[Array, "batch"], natural: Images) -> Images:
         """Uniform in the cube of half-width ``epsilon``, clipped to [0, 1]."""
-        noise = jax.vmap(
+        return jnp.clip(natural + self.epsilon * self.noise(keys, natural), 0.0, 1.0)
+
+    def noise(self, keys: Key[Array, "batch"], natural: Images) -> Images:
+        """Uniform in [-1, 1]."""
+        return jax.vmap(
             lambda key, x: jax.random.uniform(key, x.shape, x.dtype, minval=-1.0, maxval=1.0)
         )(keys, natural)
-        return jnp.clip(natural + self.epsilon * noise, 0.0, 1.0)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["epsilon"], meta_fields=[])
@@ -113,6 +132,10 @@ class L2:
 
         noise = jax.vmap(draw)(keys, natural)
         return jnp.clip(natural + self.epsilon * noise, 0.0, 1.0)
+
+    def noise(self, keys: Key[Array, "batch"], natural: Images) -> Images:
+        """Standard normal."""
+        return jax.vmap(lambda key, x: jax.random.normal(key, x.shape, x.dtype))(keys, natural)
 
 
 THREAT_MODELS: dict[str, type[Linf] | type[L2]] = {"linf": Linf, "l2": L2}

@@ -1,0 +1,186 @@
+"""The loop of Auto-PGD: its state, its step, its checkpoints."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from ancra_jax.attacks.gradients import Evaluator, RandomizedEvaluator
+from ancra_jax.attacks.loop import LoopKind, iterate
+from ancra_jax.attacks.model import Images, misclassified
+from ancra_jax.attacks.threat_models import ThreatModel
+
+MOMENTUM = 0.75
+
+
+class ApgdState(NamedTuple):
+    """What the loop carries from step to step.
+
+    Attributes:
+      images: the current iterates.
+      previous: the iterates before them.
+      gradients: gradients at ``images``.
+      adversarial: the last misclassified iterate of every example, else its natural image.
+      fooled: whether any iterate was misclassified.
+      best_images: the iterates of largest objective.
+      best_gradients: gradients there.
+      best_loss: the largest objective.
+      last_loss: the objective at ``images``; 0 before the first step, as in the reference, whose
+        first step therefore counts as a rise when the objective is positive.
+      rises: in how many steps of the current window the objective rose.
+      checked_loss: ``best_loss`` at the previous checkpoint.
+      halved: whether the step size was halved there.
+      step_size: the current step size of every example.
+    """
+
+    images: Images
+    previous: Images
+    gradients: Images
+    adversarial: Images
+    fooled: Bool[Array, "batch"]
+    best_images: Images
+    best_gradients: Images
+    best_loss: Float[Array, "batch"]
+    last_loss: Float[Array, "batch"]
+    rises: Int[Array, "batch"]
+    checked_loss: Float[Array, "batch"]
+    halved: Bool[Array, "batch"]
+    step_size: Float[Array, "batch"]
+
+
+def checkpoint_windows(num_steps: int) -> np.ndarray:
+    """For every step the length of the window that ends with it, 0 where none does.
+
+    For 100 steps windows of 22, 19, 16, 13, 10, 7, 6, 6 end after steps 22, 41, ... 99.
+    """
+    windows = np.zeros(num_steps, np.int32)
+    window = max(int(0.22 * num_steps), 1)
+    shortest = max(int(0.06 * num_steps), 1)
+    shrink = max(int(0.03 * num_steps), 1)
+    end = window
+    while end <= num_steps:
+        windows[end - 1] = window
+        window = max(window - shrink, shortest)
+        end += window
+    return windows
+
+
+def run_apgd(
+    evaluate: Evaluator | RandomizedEvaluator,
+    start: Images,
+    natural: Images,
+    labels: Int[Array, "batch"],
+    threat_model: ThreatModel,
+    *,
+    num_steps: int = 100,
+    rho: float = 0.75,
+    loop: LoopKind = "auto",
+) -> ApgdState:
+    """One run of Auto-PGD from a given start; see ``apgd``.
+
+    Args:
+      evaluate: the objective and the model whose misclassification counts.
+      start: the first iterates.
+      natural: natural images.
+      labels: class numbers.
+      threat_model: the ball around ``natural``.
+      num_steps: gradient steps.
+      rho: see ``apgd``.
+      loop: see ``attacks.loop.iterate``.
+
+    Returns:
+      The final state of the loop.
+    """
+    return iterate(
+        _step,
+        _initial_state(evaluate, start, natural, labels, threat_model),
+        evaluate,
+        natural,
+        labels,
+        threat_model,
+        jnp.asarray(checkpoint_windows(num_steps)),
+        rho,
+        num_steps=num_steps,
+        loop=loop,
+    )
+
+
+@jax.jit
+def _initial_state(evaluate, start, natural, labels, threat_model):
+    values, gradients, logits = evaluate(start, jnp.asarray(0))
+    fooled = misclassified(logits, labels)
+    return ApgdState(
+        images=start,
+        previous=start,
+        gradients=gradients,
+        adversarial=jnp.where(wide(fooled), start, natural),
+        fooled=fooled,
+        best_images=start,
+        best_gradients=gradients,
+        best_loss=values,
+        last_loss=jnp.zeros_like(values),
+        rises=jnp.zeros(len(values), jnp.int32),
+        checked_loss=values,
+        halved=jnp.ones(len(values), bool),
+        step_size=jnp.full(len(values), 2.0) * threat_model.epsilon,
+    )
+
+
+def _step(i, state, evaluate, natural, labels, threat_model, windows, rho):
+    images = _move(i, state, natural, threat_model)
+    values, gradients, logits = evaluate(images, i + 1)
+    fooled = misclassified(logits, labels)
+    better = values > state.best_loss
+    state = state._replace(
+        images=images,
+        previous=state.images,
+        gradients=gradients,
+        adversarial=jnp.where(wide(fooled), images, state.adversarial),
+        fooled=state.fooled | fooled,
+        best_images=jnp.where(wide(better), images, state.best_images),
+        best_gradients=jnp.where(wide(better), gradients, state.best_gradients),
+        best_loss=jnp.where(better, values, state.best_loss),
+        last_loss=values,
+        rises=state.rises + (values > state.last_loss),
+    )
+    return _end_window(state, windows[i], rho)
+
+
+def _move(i, state, natural, threat_model):
+    """A projected step, averaged with the previous displacement; the first has no momentum."""
+    direction = threat_model.direction(state.gradients)
+    stepped = threat_model.project(state.images + wide(state.step_size) * direction, natural)
+    weight = jnp.where(i == 0, 1.0, MOMENTUM)
+    moved = (
+        state.images
+        + weight * (stepped - state.images)
+        + (1 - weight) * (state.images - state.previous)
+    )
+    return threat_model.project(moved, natural)
+
+
+def _end_window(state, window, rho):
+    """At a checkpoint (``window`` > 0), halves step sizes and restarts from the best point.
+
+    An example is halved if its objective rose too rarely, or if it was not halved at the previous
+    checkpoint and its best objective has not improved since. ``previous`` is not reset.
+    """
+    ends = window > 0
+    too_rarely = state.rises <= rho * window
+    stalled = ~state.halved & (state.checked_loss >= state.best_loss)
+    halve = ends & (too_rarely | stalled)
+    return state._replace(
+        images=jnp.where(wide(halve), state.best_images, state.images),
+        gradients=jnp.where(wide(halve), state.best_gradients, state.gradients),
+        step_size=jnp.where(halve, state.step_size / 2, state.step_size),
+        rises=jnp.where(ends, 0, state.rises),
+        checked_loss=jnp.where(ends, state.best_loss, state.checked_loss),
+        halved=jnp.where(ends, halve, state.halved),
+    )
+
+
+def wide(x):
+    """Lets one number per example broadcast over its image."""
+    return x[:, None, None, None]

@@ -1,0 +1,211 @@
+from functools import partial
+
+import cnn_a
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ancra_jax import attacks
+from ancra_jax.attacks.apgd_loop import checkpoint_windows, run_apgd
+from ancra_jax.attacks.gradients import evaluator
+from ancra_jax.attacks.threat_models import at_distance
+
+KEY = jax.random.key(3)
+SHAPE = (3, 5, 4, 2)
+LABELS = jnp.array([0, 1, 3])
+
+
+def linear(weights, images):
+    return images.reshape(len(images), -1) @ weights
+
+
+def linear_model(key=KEY, classes=4):
+    return jax.tree_util.Partial(linear, jax.random.normal(key, (int(np.prod(SHAPE[1:])), classes)))
+
+
+def natural(key=KEY, low=0.3, high=0.7):
+    return jax.random.uniform(key, SHAPE, minval=low, maxval=high)
+
+
+def test_checkpoints():
+    ends = np.flatnonzero(checkpoint_windows(100)) + 1
+    assert ends.tolist() == [22, 41, 57, 70, 80, 87, 93, 99]
+    assert checkpoint_windows(100)[ends - 1].tolist() == [22, 19, 16, 13, 10, 7, 6, 6]
+    assert checkpoint_windows(1).tolist() == [1]
+    assert (np.flatnonzero(checkpoint_windows(20)) + 1).tolist() == [4, 7, 9, *range(10, 21)]
+
+
+@pytest.mark.parametrize("name", ["ce", "dlr", "t2", "t3"])
+def test_agrees_with_the_reference_from_the_same_start(name):
+    net = cnn_a.load()
+    images, labels = jnp.asarray(net.images[:32]), jnp.asarray(net.labels[:32])
+    threat_model = attacks.Linf(net.epsilon)
+    noise = jnp.asarray(2 * net.ref["start_uniform01"] - 1)
+    start = at_distance(threat_model, images, noise, net.epsilon)
+    if name.startswith("t"):
+        ranked = jnp.argsort(jnp.asarray(net.ref["logits"][:32]), axis=1, descending=True)
+        objective = attacks.targeted_dlr(net.logits_fn, labels, ranked[:, int(name[1]) - 1])
+    else:
+        make = {"ce": attacks.cross_entropy, "dlr": attacks.dlr}[name]
+        objective = make(net.logits_fn, labels)
+    evaluate = evaluator(objective, net.logits_fn)
+    assert evaluate.judge is None
+    state = run_apgd(evaluate, start, images, labels, threat_model)
+
+    expected = net.ref[f"apgd_{name}_best_loss"]
+    relative = np.abs(state.best_loss - expected) / np.maximum(np.abs(expected), 1e-6)
+    assert np.median(relative) < 1e-3
+    clean_right = net.ref["logits"][:32].argmax(1) == net.labels[:32]
+    assert (
+        np.mean((~np.asarray(state.fooled) & clean_right) == net.ref[f"apgd_{name}_robust"]) >= 0.97
+    )
+    if not name.startswith("t"):
+        found = np.asarray(state.best_images - images)[:8] * 255 / 8
+        assert np.mean(np.abs(found - net.ref[f"apgd_{name}_x_best"]) < 0.01) > 0.97
+
+
+@pytest.mark.parametrize("threat_model", [attacks.Linf(0.05), attacks.L2(0.2)])
+def test_reaches_the_optimum_of_a_linear_model(threat_model):
+    model, images = linear_model(), natural()
+    targets = jnp.array([2, 2, 2])
+    found = attacks.apgd(
+        model, images, LABELS, threat_model, loss="targeted_margin", targets=targets, key=KEY
+    )
+    (weights,) = model.args
+    normal = (weights[:, targets] - weights[:, LABELS]).T.reshape(SHAPE)
+    step = threat_model.direction(normal)
+    best = images + threat_model.epsilon * step
+    expected = attacks.targeted_margin(model, LABELS, targets)(best)
+    np.testing.assert_allclose(found.best_loss, expected, atol=1e-3)
+
+
+@settings(max_examples=8, deadline=None)
+@given(
+    threat_model=st.sampled_from([attacks.Linf(0.1), attacks.L2(0.3)]),
+    loss=st.sampled_from(["ce", "dlr", "margin"]),
+    seed=st.integers(0, 99),
+)
+def test_results_are_adversarial_where_they_say_so(threat_model, loss, seed):
+    key = jax.random.key(seed)
+    model, images = linear_model(), natural(key, 0.0, 1.0)
+    active = jnp.array([True, True, False])
+    found = attacks.apgd(
+        model, images, LABELS, threat_model, loss=loss, key=key, num_steps=7, active=active
+    )
+    judged = attacks.is_adversarial(model, found.images, images, LABELS, threat_model)
+    np.testing.assert_array_equal(judged & active, found.success)
+    untouched = ~np.asarray(found.success)
+    np.testing.assert_array_equal(found.images[untouched], images[untouched])
+    assert found.queries.tolist() == [8, 8, 0]
+
+
+def test_examples_do_not_see_each_other():
+    model, images = linear_model(), natural(low=0.0, high=1.0)
+    attack = partial(attacks.apgd, loss="ce", key=KEY, num_steps=10)
+    indices = jnp.array([5, 9, 2])
+    whole = attack(model, images, LABELS, attacks.Linf(0.03), indices=indices)
+    for one in range(3):
+        row = slice(one, one + 1)
+        alone = attack(model, images[row], LABELS[row], attacks.Linf(0.03), indices=indices[row])
+        np.testing.assert_allclose(alone.best_loss, whole.best_loss[row], rtol=1e-5)
+        np.testing.assert_allclose(alone.images, whole.images[row], atol=1e-6)
+
+
+def test_other_weights_targets_and_epsilon_do_not_compile_again():
+    traces = 0
+
+    def counted(weights, images):
+        nonlocal traces
+        traces += 1
+        return linear(weights, images)
+
+    for seed in range(3):
+        weights = linear_model(jax.random.key(seed)).args[0]
+        attacks.apgd(
+            jax.tree_util.Partial(counted, weights),
+            natural(),
+            LABELS,
+            attacks.Linf(0.01 * (1 + seed)),
+            loss="targeted_dlr",
+            targets=(LABELS + 1 + seed) % 4,
+            key=jax.random.key(seed),
+            num_steps=3,
+        )
+        if seed == 0:
+            first = traces
+    assert traces == first
+
+
+def test_both_loops_and_jit_agree():
+    model, images = linear_model(), natural()
+    attack = partial(attacks.apgd, loss="dlr", key=KEY, num_steps=8, num_restarts=2)
+    host = attack(model, images, LABELS, attacks.L2(0.1), loop="host")
+    compiled = attack(model, images, LABELS, attacks.L2(0.1), loop="compiled")
+    jitted = jax.jit(attack)(model, images, LABELS, attacks.L2(0.1))
+    for other in (compiled, jitted):
+        np.testing.assert_allclose(host.best_loss, other.best_loss, rtol=1e-5)
+        np.testing.assert_array_equal(host.success, other.success)
+
+
+def test_restarts_only_help():
+    net = cnn_a.load()
+    arguments = (net.logits_fn, net.images[:32], net.labels[:32], attacks.Linf(2 / 255))
+    one = attacks.apgd(*arguments, key=KEY, num_steps=5)
+    three = attacks.apgd(*arguments, key=KEY, num_steps=5, num_restarts=3)
+    assert not np.any(one.success & ~three.success)
+    assert np.all(three.best_loss >= one.best_loss)
+    assert np.any(three.best_loss > one.best_loss)
+
+
+def test_any_objective_judged_by_the_model():
+    model, images = linear_model(), natural()
+    surrogate = linear_model(jax.random.key(8))
+    found = attacks.apgd(
+        model,
+        images,
+        LABELS,
+        attacks.Linf(0.1),
+        loss=attacks.cross_entropy(surrogate, LABELS),
+        key=KEY,
+        num_steps=5,
+    )
+    judged = attacks.is_adversarial(model, found.images, images, LABELS, attacks.Linf(0.1))
+    np.testing.assert_array_equal(judged, found.success)
+
+
+def noisy(weights, images, key):
+    return linear(weights, images + 0.05 * jax.random.normal(key, images.shape))
+
+
+def test_randomized_model():
+    model, images = jax.tree_util.Partial(noisy, linear_model().args[0]), natural()
+    attack = partial(attacks.apgd, randomized=True, gradient_draws=4, key=KEY, num_steps=5)
+    found = attack(model, images, LABELS, attacks.Linf(0.02))
+    row = slice(1, 2)
+    alone = attack(model, images[row], LABELS[row], attacks.Linf(0.02), indices=jnp.array([1]))
+    np.testing.assert_allclose(alone.best_loss, found.best_loss[row], rtol=1e-5)
+    assert found.queries.tolist() == [24] * 3
+    other = attack(model, images, LABELS, attacks.Linf(0.02), gradient_draws=1)
+    assert not np.allclose(other.best_loss, found.best_loss, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"loss": "cw"}, "loss='cw'"),
+        ({"loss": "targeted_dlr"}, "needs targets"),
+        ({"loss": "targeted_dlr", "targets": LABELS[:1]}, "targets has shape"),
+        ({"key": None}, "key=None"),
+        ({"num_steps": 0}, "num_steps=0"),
+        ({"num_restarts": -1}, "num_restarts=-1"),
+        ({"labels": LABELS[:2]}, "labels has shape"),
+    ],
+)
+def test_bad_arguments(change, message):
+    arguments = {"images": natural(), "labels": LABELS, "key": KEY} | change
+    attack = getattr(attacks.apgd, "__wrapped__", attacks.apgd)
+    with pytest.raises(ValueError, match=message):
+        attack(linear_model(), threat_model=attacks.Linf(0.1), **arguments)
