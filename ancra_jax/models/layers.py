@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,16 +16,17 @@ from ancra_jax.errors import UsageError
 FeatureMap = Float[Array, "batch height width channels"]
 NewFeatureMap = Float[Array, "batch out_height out_width features"]
 Initializer = Callable[..., Array]
-GradientRule = Literal["auto", "stock", "forward"]
+
+GRADIENT_RULES = ("auto", "stock", "forward")
 
 # PyTorch's default for kernels of convolutions and linear layers: U(+-1/sqrt(fan_in)).
 torch_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
-_gradient_rule: ContextVar[GradientRule] = ContextVar("gradient_rule", default="auto")
+_gradient_rule: ContextVar[str] = ContextVar("gradient_rule", default="auto")
 
 
 @contextmanager
-def gradient_rule(rule: GradientRule) -> Iterator[None]:
+def gradient_rule(rule: str) -> Iterator[None]:
     """Chooses how `conv` differentiates in what is traced inside the ``with`` block.
 
     Args:
@@ -37,8 +38,8 @@ def gradient_rule(rule: GradientRule) -> Iterator[None]:
     Raises:
       UsageError: ``rule`` is none of these.
     """
-    if rule not in get_args(GradientRule):
-        raise UsageError(f"gradient rule {rule!r}: allowed are {', '.join(get_args(GradientRule))}")
+    if rule not in GRADIENT_RULES:
+        raise UsageError(f"gradient rule {rule!r}: allowed are {', '.join(GRADIENT_RULES)}")
     token = _gradient_rule.set(rule)
     try:
         yield

@@ -1,0 +1,224 @@
+"""Convolution, batch normalisation and pooling against JAX's own rules and PyTorch's semantics."""
+
+import os
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ancra_jax.errors import UsageError
+from ancra_jax.models import layers
+from ancra_jax.models.layers import BatchNorm, average_pool, conv, gradient_rule
+
+
+def gradients(rule, images, kernel, cotangent_seed=0, **options):
+    with gradient_rule(rule):
+        outputs, vjp = jax.vjp(lambda x, k: conv(x, k, **options), images, kernel)
+    cotangent = np.random.default_rng(cotangent_seed).normal(size=outputs.shape)
+    return outputs, *vjp(jnp.asarray(cotangent, outputs.dtype))
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    height=st.integers(5, 9),
+    width=st.integers(5, 9),
+    kernel_size=st.sampled_from([(1, 1), (3, 3), (2, 2), (5, 3), (1, 4)]),
+    stride=st.integers(1, 3),
+    padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    channels=st.sampled_from([(1, 1), (2, 3)]),
+    dtype=st.sampled_from(["float32", "bfloat16"]),
+)
+def test_forward_gradient_rule_equals_the_stock_rule(
+    height, width, kernel_size, stride, padding, channels, dtype
+):
+    rng = np.random.default_rng(1)
+    images = jnp.asarray(rng.normal(size=(2, height, width, channels[0])), dtype)
+    kernel = jnp.asarray(rng.normal(size=(*kernel_size, *channels)), dtype)
+    options = {"stride": stride, "padding": padding}
+    ours = gradients("forward", images, kernel, **options)
+    stock = gradients("stock", images, kernel, **options)
+    tolerance = 1e-5 if dtype == "float32" else 2e-2
+    for actual, expected in zip(ours, stock, strict=True):
+        assert actual.dtype == expected.dtype and actual.shape == expected.shape
+        actual, expected = np.asarray(actual, np.float32), np.asarray(expected, np.float32)
+        scale = max(np.abs(expected).max(), 1.0)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * scale)
+
+
+def test_the_rule_is_the_forward_one_on_cpu_only(monkeypatch):
+    images, kernel = jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1))
+
+    def uses_custom_rule():
+        return "custom_vjp" in str(jax.make_jaxpr(lambda x: conv(x, kernel))(images))
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    assert uses_custom_rule()
+    with gradient_rule("stock"):
+        assert not uses_custom_rule()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert not uses_custom_rule()
+    with gradient_rule("forward"):
+        assert uses_custom_rule()
+    with (
+        pytest.raises(UsageError, match="gradient rule 'fast': allowed are auto"),
+        gradient_rule("fast"),
+    ):
+        pass
+
+
+def test_stock_rule_allows_forward_mode():
+    images, kernel = jnp.ones((1, 4, 4, 1)), jnp.ones((3, 3, 1, 1))
+    with gradient_rule("stock"):
+        _, tangent = jax.jvp(lambda x: conv(x, kernel), (images,), (images,))
+    np.testing.assert_allclose(tangent, conv(images, kernel))
+
+
+def test_second_derivatives_and_vmap():
+    rng = np.random.default_rng(2)
+    images = jnp.asarray(rng.normal(size=(2, 6, 6, 2)), jnp.float32)
+    kernels = jnp.asarray(rng.normal(size=(3, 3, 3, 2, 2)), jnp.float32)
+
+    def squared_gradient(images, kernel):
+        gradient = jax.grad(lambda x: jnp.sum(conv(x, kernel, stride=2, padding=(1, 1)) ** 2))
+        return jnp.sum(gradient(images) ** 2)
+
+    def second_order(rule):
+        with gradient_rule(rule):
+            return jax.vmap(jax.grad(squared_gradient, argnums=(0, 1)), (None, 0))(images, kernels)
+
+    for actual, expected in zip(second_order("forward"), second_order("stock"), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-3)
+
+
+def attacked(rule, images, kernel, num_steps=3):
+    """A gradient loop over the images, compiled whole."""
+
+    def step(_, x):
+        gradient = jax.grad(lambda x: jnp.sum(jnp.sin(conv(x, kernel, stride=2, padding=(1, 1)))))
+        return x + 0.1 * gradient(x)
+
+    with gradient_rule(rule):
+        return jax.jit(lambda x: jax.lax.fori_loop(0, num_steps, step, x))(images)
+
+
+def test_inside_a_compiled_loop():
+    rng = np.random.default_rng(3)
+    images = jnp.asarray(rng.normal(size=(2, 7, 8, 2)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 2, 4)), jnp.float32)
+    ours = attacked("forward", images, kernel)
+    np.testing.assert_allclose(ours, attacked("stock", images, kernel), atol=1e-5)
+    assert np.abs(ours - images).max() > 0.1
+
+
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from ancra_jax.models.layers import conv, gradient_rule
+
+assert jax.device_count() == 8
+
+@jax.jit
+def attack_then_kernel_gradient(images, kernel):
+    def loss(images, kernel):
+        return jnp.sum(jnp.sin(conv(images, kernel, stride=2, padding=(1, 1))))
+    step = lambda _, x: x + 0.1 * jax.grad(loss)(x, kernel)
+    attacked = jax.lax.fori_loop(0, 3, step, images)
+    return attacked, jax.grad(loss, argnums=1)(attacked, kernel)
+
+images = jax.random.uniform(jax.random.key(0), (16, 7, 8, 2))
+kernel = jax.random.normal(jax.random.key(1), (3, 3, 2, 4))
+mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+with gradient_rule("forward"):
+    sharded = attack_then_kernel_gradient(
+        jax.device_put(images, NamedSharding(mesh, P("data"))),
+        jax.device_put(kernel, NamedSharding(mesh, P())),
+    )
+jax.clear_caches()
+with gradient_rule("stock"):
+    whole = attack_then_kernel_gradient(images, kernel)
+assert [s.data.shape[0] for s in sharded[0].addressable_shards] == [2] * 8
+for a, b in zip(sharded, whole, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-4)
+print("equal")
+"""
+
+
+def test_eight_devices_give_the_gradients_of_one():
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", SHARDED],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0 and "equal" in done.stdout, done.stderr[-3000:]
+
+
+def batch_norm(x, *, train, **changes):
+    layer = BatchNorm()
+    variables = layer.init(jax.random.key(0), x, train=False)
+    return layer.apply(variables, x, train=train, mutable=["batch_stats"], **changes)
+
+
+def test_batch_norm_follows_pytorch():
+    x = np.random.default_rng(4).normal(3.0, 2.0, size=(4, 3, 2, 5)).astype(np.float32)
+    y, updated = batch_norm(jnp.asarray(x), train=True)
+    mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    np.testing.assert_allclose(y, (x - mean) / np.sqrt(var + 1e-5), atol=1e-5)
+    stats = updated["batch_stats"]
+    np.testing.assert_allclose(stats["mean"], 0.1 * mean, rtol=1e-5)
+    np.testing.assert_allclose(stats["var"], 0.9 + 0.1 * x.var((0, 1, 2), ddof=1), rtol=1e-5)
+    evaluated, unchanged = batch_norm(jnp.asarray(x), train=False)
+    np.testing.assert_allclose(evaluated, x / np.sqrt(1 + 1e-5), rtol=1e-6)
+    np.testing.assert_array_equal(unchanged["batch_stats"]["var"], np.ones(5))
+
+
+def test_batch_norm_variance_does_not_cancel():
+    x = 1000 + np.random.default_rng(5).normal(size=(8, 4, 4, 1)).astype(np.float32) * 0.1
+    _, updated = batch_norm(jnp.asarray(x), train=True)
+    exact = x.astype(np.float64).var(ddof=1)
+    np.testing.assert_allclose((updated["batch_stats"]["var"] - 0.9) / 0.1, exact, rtol=1e-3)
+
+
+def test_batch_norm_computes_in_float32_under_bfloat16():
+    x = jnp.asarray(np.random.default_rng(6).normal(size=(8, 4, 4, 3)), jnp.bfloat16)
+    y, updated = batch_norm(x, train=True)
+    assert y.dtype == jnp.bfloat16
+    exact, expected = batch_norm(x.astype(jnp.float32), train=True)
+    jax.tree.map(np.testing.assert_array_equal, updated, expected)
+    np.testing.assert_array_equal(y, exact.astype(jnp.bfloat16))
+
+
+def test_batch_norm_refuses_one_value_per_channel():
+    with pytest.raises(UsageError, match="more than one value per channel"):
+        batch_norm(jnp.ones((1, 1, 1, 3)), train=True)
+
+
+@pytest.mark.parametrize(("shape", "window"), [((2, 8, 8, 3), 4), ((2, 9, 7, 3), 4)])
+def test_average_pool_equals_flax(shape, window):
+    x = jnp.asarray(np.random.default_rng(7).normal(size=shape), jnp.float32)
+    expected = nn.avg_pool(x, (window, window), strides=(window, window))
+    np.testing.assert_allclose(average_pool(x, window), expected, atol=1e-6)
+
+
+def test_average_pool_window_shrinks_to_the_map():
+    x = jnp.asarray(np.random.default_rng(8).normal(size=(2, 2, 9, 3)), jnp.float32)
+    pooled = average_pool(x, 4)
+    assert pooled.shape == (2, 1, 2, 3)
+    np.testing.assert_allclose(pooled[:, 0, 1], x[:, :, 4:8].mean((1, 2)), atol=1e-6)
+
+
+def test_initial_values_follow_pytorch():
+    kernel = layers.torch_kernel_init(jax.random.key(0), (3, 3, 64, 200))
+    bound = (3 * 3 * 64) ** -0.5
+    assert 0.999 * bound < np.abs(kernel).max() <= bound
+    np.testing.assert_allclose(np.std(kernel), bound / np.sqrt(3), rtol=0.01)
+    bias = layers.torch_bias_init(400)(jax.random.key(1), (2000,), jnp.float32)
+    assert 0.045 < np.abs(bias).max() <= 0.05 and abs(np.mean(bias)) < 0.003
