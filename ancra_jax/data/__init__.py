@@ -1,6 +1,6 @@
 """Data sets, their loading and caching, and the batches made of them on the device."""
 
-from ancra_jax.data import cifar, digits  # noqa: F401 (they register themselves)
+from ancra_jax.data import cifar, digits, folder, tiny_imagenet  # noqa: F401 (they register)
 from ancra_jax.data.augment import Augmentation, augment
 from ancra_jax.data.dataset import Dataset, Split
 from ancra_jax.data.pipeline import (

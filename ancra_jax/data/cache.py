@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from absl import logging
+from etils import epath
 
 from ancra_jax.data.dataset import Dataset, Split
 
@@ -51,15 +52,23 @@ def cached(
         return dataset
 
 
-def source_key(description: str, files: Iterable[tuple[str, int, float]]) -> str:
-    """Identifies a source by its files.
+def source_key(description: str, paths: Iterable[os.PathLike[str]]) -> str:
+    """Identifies a source by its files' paths, sizes and times of modification.
 
     Args:
       description: what else the decoded data depend on: kind of source and its options.
-      files: path, bytes and time of modification of each file.
+      paths: of the files; local, or `etils.epath.Path` where they are not.
     """
-    contents = json.dumps([_FORMAT, description, sorted(files)])
+    contents = json.dumps([_FORMAT, description, sorted(map(_facts, paths))])
     return hashlib.sha256(contents.encode()).hexdigest()[:16]
+
+
+def _facts(path: os.PathLike[str]) -> tuple[str, int, int]:
+    if "://" in os.fspath(path):
+        remote = epath.Path(path).stat()
+        return os.fspath(path), remote.length, remote.mtime
+    local = os.stat(path)
+    return os.path.abspath(path), local.st_size, local.st_mtime_ns
 
 
 def _directory(cache_dir: str | os.PathLike[str] | None) -> Path:

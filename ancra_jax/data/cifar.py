@@ -3,6 +3,7 @@
 from ancra_jax.data import tfds_directory
 from ancra_jax.data.dataset import Dataset
 from ancra_jax.data.registry import SourceOptions, register
+from ancra_jax.errors import UsageError
 
 
 @register("cifar10")
@@ -20,12 +21,17 @@ def load_cifar100(options: SourceOptions) -> Dataset:
 def _load(name: str, num_classes: int, options: SourceOptions) -> Dataset:
     """Reads a prepared TFDS directory, after preparing it from the official archive if need be.
 
-    ``data_dir`` is a TFDS directory (``data_dir/cifar10/3.0.2``); None means ``$TFDS_DATA_DIR``,
-    else ``~/tensorflow_datasets``. The archive is looked for in ``data_dir`` and
-    ``data_dir/downloads/manual`` before it is downloaded.
+    ``data_dir`` is a TFDS directory (``data_dir/cifar10/3.0.2``), local or on ``gs://``; None means
+    ``$TFDS_DATA_DIR``, else ``~/tensorflow_datasets``. The archive is looked for in ``data_dir``
+    and ``data_dir/downloads/manual`` before it is downloaded.
     """
-    data_dir = tfds_directory.data_directory(options.data_dir, name)
+    contents = f"{name}/<version> as TFDS prepares it, or the official archive"
+    data_dir = tfds_directory.data_directory(options.data_dir, contents)
     directory = tfds_directory.find(data_dir, name)
+    if directory is None and "://" in str(data_dir):
+        raise UsageError(
+            f"{data_dir} has no prepared {name}; prepare it in a local data_dir and copy it there"
+        )
     if directory is None:
         from ancra_jax.data import cifar_builders  # Imports TFDS, which takes a second.
 

@@ -1,23 +1,24 @@
 """Builders of CIFAR-10 and CIFAR-100 that do without TensorFlow.
 
-Name, version, features, keys and checksums are those of the stock TFDS builders, so either reads
+Name, version, features and keys are those of the stock TFDS builders, so either reads
 what the other has prepared as array_record.
 """
 
 import io
 import tarfile
+import zlib
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
+from jaxtyping import UInt8
 from PIL import Image
-from tensorflow_datasets.core.download.checksums import UrlInfo
 
+from ancra_jax.data import archives
 from ancra_jax.errors import UsageError
 
-_URL = "https://www.cs.toronto.edu/~kriz/"
 _SHAPE = (32, 32, 3)
 _PIXELS = 3 * 32 * 32
 
@@ -27,14 +28,8 @@ class Cifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
 
     name = "cifar10"
     VERSION = tfds.core.Version("3.0.2")
-    archive: ClassVar[str] = "cifar-10-binary.tar.gz"
-    url_infos: ClassVar[dict[str, UrlInfo]] = {
-        _URL + archive: UrlInfo(
-            size=170052171,
-            checksum="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-            filename=archive,
-        )
-    }
+    archive: ClassVar[archives.Archive] = archives.CIFAR10
+    archive_path: epath.Path
     train_files: ClassVar[list[str]] = [f"data_batch_{i}.bin" for i in range(1, 6)]
     test_files: ClassVar[list[str]] = ["test_batch.bin"]
     # Feature of each label byte in front of an image, the file of its names, number of classes.
@@ -51,42 +46,59 @@ class Cifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
                 {"id": tfds.features.Text(), "image": tfds.features.Image(shape=_SHAPE)} | labels
             ),
             supervised_keys=("image", "label"),
-            homepage=_URL + "cifar.html",
+            homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-        files = _read_archive(dl_manager.download(_URL + self.archive))
-        for feature, names_file, _ in self.label_bytes:
-            self.info.features[feature].names = files[names_file].decode().split()
-        return {
-            "train": self._generate_examples("train", [files[name] for name in self.train_files]),
-            "test": self._generate_examples("test", [files[name] for name in self.test_files]),
+        del dl_manager  # The archive was obtained before.
+        path = self.archive_path
+        names_files = [names_file for _, names_file, _ in self.label_bytes]
+        files = _read_archive(path, self.train_files + self.test_files + names_files)
+        for feature, names_file, classes in self.label_bytes:
+            names = files[names_file].decode().split()
+            if len(names) != classes:
+                raise UsageError(f"{path}: {names_file} has {len(names)} names, not {classes}")
+            self.info.features[feature].names = names
+        parts = {"train": self.train_files, "test": self.test_files}
+        records = {
+            part: np.concatenate([self._parse(path, name, files[name]) for name in names])
+            for part, names in parts.items()
         }
+        return {part: self._generate_examples(part, records[part]) for part in parts}
+
+    def _parse(
+        self, path: epath.Path, name: str, contents: bytes
+    ) -> UInt8[np.ndarray, "examples bytes"]:
+        """One row an example: its label bytes, then its pixels, channel by channel."""
+        row = len(self.label_bytes) + _PIXELS
+        if not contents or len(contents) % row:
+            raise UsageError(
+                f"{path}: {name} must hold {row} bytes an image; it has {len(contents)}"
+            )
+        records = np.frombuffer(contents, np.uint8).reshape(-1, row)
+        for column, (feature, _, classes) in enumerate(self.label_bytes):
+            largest = records[:, column].max()
+            if largest >= classes:
+                raise UsageError(
+                    f"{path}: {name} has the {feature} {largest}, not 0..{classes - 1}"
+                )
+        return records
 
     def _generate_examples(
-        self, part: str, contents: list[bytes]
+        self, part: str, records: UInt8[np.ndarray, "examples bytes"]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        label_features = [feature for feature, _, _ in self.label_bytes]
-        num_labels = len(label_features)
-        records = np.frombuffer(b"".join(contents), np.uint8).reshape(-1, num_labels + _PIXELS)
+        features = [feature for feature, _, _ in self.label_bytes]
         for index, record in enumerate(records):
-            image = record[num_labels:].reshape(3, 32, 32).transpose(1, 2, 0)
-            labels = dict(zip(label_features, map(int, record[:num_labels]), strict=True))
-            yield index, {"id": f"{part}_{index:05d}", "image": io.BytesIO(_png(image))} | labels
+            labels = {feature: int(record[column]) for column, feature in enumerate(features)}
+            pixels = record[len(features) :].reshape(3, 32, 32).transpose(1, 2, 0)
+            yield index, {"id": f"{part}_{index:05d}", "image": _png(pixels)} | labels
 
 
 class Cifar100(Cifar10, skip_registration=True):  # type: ignore[call-arg]
     """CIFAR-100 from the archive of its binary version."""
 
     name = "cifar100"
-    archive = "cifar-100-binary.tar.gz"
-    url_infos: ClassVar[dict[str, UrlInfo]] = {
-        _URL + archive: UrlInfo(
-            size=168513733,
-            checksum="58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
-            filename=archive,
-        )
-    }
+    archive = archives.CIFAR100
     train_files: ClassVar[list[str]] = ["train.bin"]
     test_files: ClassVar[list[str]] = ["test.bin"]
     label_bytes: ClassVar[list[tuple[str, str, int]]] = [
@@ -103,37 +115,33 @@ def prepare(name: str, data_dir: epath.Path) -> None:
 
     Args:
       name: ``cifar10`` or ``cifar100``.
-      data_dir: TFDS directory. The archive is taken from it, from its ``downloads/manual``, from
-        an earlier download, or from the internet.
+      data_dir: a TFDS directory.
 
     Raises:
-      UsageError: the archive cannot be downloaded, is not the official one, or ``data_dir`` cannot
-        be written.
+      UsageError: the archive cannot be obtained or read, or ``data_dir`` cannot be written.
     """
-    builder_class = _BUILDERS[name]
-    archive = builder_class.archive
-    manual_dir = data_dir if (data_dir / archive).exists() else data_dir / "downloads" / "manual"
-    config = tfds.download.DownloadConfig(manual_dir=manual_dir, try_download_gcs=False)
     try:
-        builder = builder_class(data_dir=data_dir, file_format="array_record")
-        builder.download_and_prepare(download_config=config)
-    except tfds.download.download_manager.NonMatchingChecksumError as error:
-        raise UsageError(
-            f"{archive} (in {manual_dir} or downloaded to {data_dir / 'downloads'}) is not the "
-            f"official archive or is damaged; delete it and get {_URL}{archive}"
-        ) from error
+        builder = _BUILDERS[name](data_dir=data_dir, file_format="array_record")
+        builder.archive_path = archives.obtain(builder.archive, name, data_dir)
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        )
     except OSError as error:
-        raise UsageError(
-            f"{name} is not in {data_dir} and could not be prepared there: {error}. Download "
-            f"{_URL}{archive} and put it into {data_dir / 'downloads' / 'manual'}"
-        ) from error
+        raise UsageError(f"{name} cannot be prepared in {data_dir}: {error}") from error
 
 
-def _read_archive(path: epath.Path) -> dict[str, bytes]:
-    """Contents of an archive's files by their names without folders."""
-    with tarfile.open(path, "r:gz") as archive:
-        files = ((member.name, archive.extractfile(member)) for member in archive)
-        return {path.rsplit("/", 1)[-1]: file.read() for path, file in files if file is not None}
+def _read_archive(path: epath.Path, names: list[str]) -> dict[str, bytes]:
+    """Contents of the named files of an archive, in whichever folder of it they are."""
+    try:
+        with tarfile.open(path, "r:gz") as archive:
+            members = ((member.name, archive.extractfile(member)) for member in archive)
+            files = {name.rsplit("/", 1)[-1]: file.read() for name, file in members if file}
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        raise UsageError(f"{path} is damaged ({error}); download it again") from error
+    missing = set(names) - set(files)
+    if missing:
+        raise UsageError(f"{path} has no {', '.join(sorted(missing))}: it is another archive")
+    return files
 
 
 def _png(image: np.ndarray) -> bytes:

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 from ancra_jax.data.dataset import Dataset
 from ancra_jax.data.splits import subset
@@ -26,6 +27,17 @@ class SourceOptions:
     data_dir: PathLike | None = None
     image_size: int | None = None
     cache_dir: PathLike | None = None
+
+
+def local_path(data_dir: PathLike) -> Path:
+    """The path a user gave.
+
+    Raises:
+      UsageError: it is not on this machine (``gs://...``).
+    """
+    if "://" in os.fspath(data_dir):
+        raise UsageError(f"data_dir {data_dir} must be local for this data set; copy it first")
+    return Path(data_dir).expanduser()
 
 
 Source = Callable[[SourceOptions], Dataset]

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,25 +30,28 @@ _INCOMPLETE = (
 )
 
 
-def data_directory(data_dir: PathLike | None, name: str) -> epath.Path:
+def data_directory(data_dir: PathLike | None, contents: str) -> epath.Path:
     """The TFDS directory to look into.
 
     Args:
       data_dir: what the user gave; None for ``$TFDS_DATA_DIR``, else ``~/tensorflow_datasets``.
-      name: of the data set, for the message.
+      contents: what it should hold, for the message.
 
     Raises:
-      UsageError: the directory was given and does not exist.
+      UsageError: the directory was given and does not exist or cannot be reached.
     """
     given = data_dir or os.environ.get("TFDS_DATA_DIR")
     if not given:
         return epath.Path("~/tensorflow_datasets").expanduser()
-    directory = epath.Path(given).expanduser()
-    if not directory.is_dir():
+    try:
+        directory = epath.Path(given).expanduser()
+        exists = directory.is_dir()
+    except Exception as error:  # No gcsfs, no permission, no network.
+        raise UsageError(f"data_dir {given} cannot be read: {one_line(error)}") from error
+    if not exists:
         raise UsageError(
-            f"the data directory {directory} does not exist or is not a directory. It must hold "
-            f"{name}/<version>/ as TFDS prepares it; make an empty one to have {name} downloaded "
-            "and prepared there"
+            f"data_dir {directory} does not exist or is not a directory. It must hold {contents}; "
+            "make it, empty, to have the data set downloaded"
         )
     return directory
 
@@ -93,16 +97,12 @@ def load(directory: epath.Path, name: str, num_classes: int, cache_dir: PathLike
       UsageError: the directory is incomplete, damaged, of another data set, or in a format that
         needs TensorFlow where that is not installed.
     """
-    files = []
-    for path in directory.iterdir():
-        stat = path.stat()
-        files.append((str(path), stat.length, float(stat.mtime)))
 
     def build() -> Dataset:
         with _local(directory) as local:
             return _read(local, name, num_classes)
 
-    return cached(name, source_key("tfds", files), build, cache_dir)
+    return cached(name, source_key("tfds", directory.iterdir()), build, cache_dir)
 
 
 @contextlib.contextmanager
@@ -113,7 +113,8 @@ def _local(directory: epath.Path) -> Iterator[epath.Path]:
         return
     with tempfile.TemporaryDirectory() as temporary:
         for path in directory.iterdir():
-            path.copy(Path(temporary) / path.name)
+            with path.open("rb") as remote, (Path(temporary) / path.name).open("wb") as copy:
+                shutil.copyfileobj(remote, copy)
         yield epath.Path(temporary)
 
 
@@ -124,7 +125,7 @@ def _read(directory: epath.Path, name: str, num_classes: int) -> Dataset:
         builder = tfds.builder_from_directory(directory)
     except Exception as error:  # protobuf, JSON and TFDS each raise their own.
         raise UsageError(
-            f"{directory} cannot be read as a TFDS directory: {_one_line(error)}; {_INCOMPLETE}"
+            f"{directory} cannot be read as a TFDS directory: {one_line(error)}; {_INCOMPLETE}"
         ) from error
     info = builder.info
     if info.name != name:
@@ -172,7 +173,7 @@ def _records(builder: Any, part: str) -> list[dict[str, Any]]:
             ]
         except Exception as error:  # array_record raises RuntimeError, the features what they like.
             raise UsageError(
-                f"{builder.data_path}: the {part} split cannot be read ({_one_line(error)}): "
+                f"{builder.data_path}: the {part} split cannot be read ({one_line(error)}): "
                 f"{_INCOMPLETE}"
             ) from error
     if file_format == "tfrecord" and importlib.util.find_spec("tensorflow"):
@@ -193,5 +194,6 @@ def _in_official_order(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [records[i] for i in np.argsort(numbers)]
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """An exception's message without its line breaks."""
     return " ".join(str(error).split())
