@@ -4,6 +4,10 @@ This package imports nothing of the rest of the library.
 """
 
 from ancra_jax.attacks.apgd import apgd as apgd
+from ancra_jax.attacks.autoattack import AutoAttackResult as AutoAttackResult
+from ancra_jax.attacks.autoattack import autoattack as autoattack
+from ancra_jax.attacks.autoattack_attacks import Attack as Attack
+from ancra_jax.attacks.fab import fab as fab
 from ancra_jax.attacks.model import example_keys as example_keys
 from ancra_jax.attacks.objectives import combine_heads as combine_heads
 from ancra_jax.attacks.objectives import cross_entropy as cross_entropy
@@ -16,7 +20,10 @@ from ancra_jax.attacks.objectives import targeted_margin as targeted_margin
 from ancra_jax.attacks.pgd import fgsm as fgsm
 from ancra_jax.attacks.pgd import gaussian_start as gaussian_start
 from ancra_jax.attacks.pgd import pgd as pgd
+from ancra_jax.attacks.progress import Progress as Progress
+from ancra_jax.attacks.progress import print_progress as print_progress
 from ancra_jax.attacks.results import AttackResult as AttackResult
+from ancra_jax.attacks.square import square as square
 from ancra_jax.attacks.success import is_adversarial as is_adversarial
 from ancra_jax.attacks.threat_models import L2 as L2
 from ancra_jax.attacks.threat_models import Linf as Linf

@@ -1,6 +1,8 @@
 """What an attack asks of a model: a callable pytree from images to logits."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,15 +19,51 @@ auxiliary heads, ``aux_logits`` [heads, batch, classes]."""
 
 
 def as_pytree(logits_fn: LogitsFn) -> LogitsFn:
-    """Returns ``logits_fn`` as a pytree, so that it can be an argument of ``jit``.
+    """Returns ``logits_fn`` as a pytree of arrays, so that it can be an argument of ``jit``.
 
-    A callable that is a pytree already (``jax.tree_util.Partial``, an Equinox or NNX module) is
-    returned as it is: its arrays are traced, and another checkpoint does not compile again. A plain
-    function becomes a ``Partial`` of itself: its closure is a constant of the compiled program.
+    A callable that is a pytree already (``jax.tree_util.Partial``, an Equinox or NNX module) has
+    its arrays traced: another checkpoint does not compile again. Its other leaves (an Equinox
+    module's activation functions and flags) are constants of the compiled program. A plain function
+    becomes a ``Partial`` of itself: its whole closure is a constant.
     """
     if jax.tree_util.all_leaves([logits_fn]):
         return jax.tree_util.Partial(logits_fn)
-    return logits_fn
+    leaves, structure = jax.tree.flatten(logits_fn)
+    if all(_is_array(leaf) for leaf in leaves):
+        return logits_fn
+    constants = tuple(_ARRAY if _is_array(leaf) else leaf for leaf in leaves)
+    return PartlyStatic([leaf for leaf in leaves if _is_array(leaf)], constants, structure)
+
+
+class _Array:
+    """Stands for an array among constants."""
+
+
+_ARRAY = _Array()
+
+
+def _is_array(leaf):
+    return isinstance(leaf, (jax.Array, np.ndarray, np.generic))
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["arrays"],
+    meta_fields=["constants", "structure"],
+)
+@dataclass(frozen=True)
+class PartlyStatic:
+    """A callable pytree some of whose leaves are not arrays and must not be traced."""
+
+    arrays: list[Any]
+    constants: tuple[Any, ...]
+    structure: Any
+
+    def __call__(self, *args, **kwargs):
+        """Calls the original callable."""
+        arrays = iter(self.arrays)
+        leaves = [next(arrays) if leaf is _ARRAY else leaf for leaf in self.constants]
+        return jax.tree.unflatten(self.structure, leaves)(*args, **kwargs)
 
 
 def model_outputs(

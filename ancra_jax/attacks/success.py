@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float, Int
 
 from ancra_jax.attacks.model import (
     AnyImages,
@@ -48,16 +48,25 @@ def is_adversarial(
     Returns:
       Whether the candidate is finite, in [0, 1], in the ball, and misclassified with finite logits.
     """
-    return _judge(
+    adversarial, _ = judge(
         as_pytree(logits_fn),
         jnp.asarray(candidates),
         jnp.asarray(images),
         jnp.asarray(labels),
         threat_model,
     )
+    return adversarial
 
 
 @jax.jit
-def _judge(logits_fn, candidates, images, labels, threat_model):
+def judge(
+    logits_fn: LogitsFn,
+    candidates: Images,
+    images: Images,
+    labels: Int[Array, "batch"],
+    threat_model: ThreatModel,
+) -> tuple[Bool[Array, "batch"], Float[Array, "batch"]]:
+    """``is_adversarial``, and the perturbations' norms."""
     fooled = misclassified(float32_logits(logits_fn, candidates), labels)
-    return fooled & inside(candidates, images, threat_model)
+    adversarial = fooled & inside(candidates, images, threat_model)
+    return adversarial, threat_model.norm(candidates - images)

@@ -9,8 +9,9 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
-from ancra_jax.attacks.model import LogitsFn, as_pytree, read_outputs
+from ancra_jax.attacks.model import Images, LogitsFn, as_pytree, read_outputs
 
 
 def check_images(images, name: str = "images") -> None:
@@ -89,14 +90,19 @@ def clean_logits(logits_fn: LogitsFn, images, labels):
       ValueError: on images, labels or logits that no attack can work with.
     """
     check_images(images)
-    logits = _forward(as_pytree(logits_fn), jnp.asarray(images))
+    logits = forward(as_pytree(logits_fn), jnp.asarray(images))
     check_logits(logits, len(images))
     check_labels(labels, len(images), logits.shape[-1])
     return logits
 
 
 @jax.jit
-def _forward(logits_fn, images):
+def forward(logits_fn: LogitsFn, images: Images) -> Float[Array, "batch classes"]:
+    """The model's logits, float32.
+
+    Raises:
+      ValueError: they are not [batch, classes] with at least 2 classes.
+    """
     outputs = logits_fn(images)
     check_logits(getattr(outputs, "logits", outputs), len(images))
     return read_outputs(outputs)[0]

@@ -1,0 +1,187 @@
+"""AutoAttack: an ensemble of attacks whose worst case is the robust accuracy.
+
+References:
+  Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse
+  parameter-free attacks, ICML 2020.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from ancra_jax.attacks.autoattack_attacks import Attack, Budget, describe, plan
+from ancra_jax.attacks.autoattack_checks import check_model, warnings_of
+from ancra_jax.attacks.autoattack_run import Job, run
+from ancra_jax.attacks.autoattack_state import CLEAN, Store, fingerprint, new_state
+from ancra_jax.attacks.batches import Placement, default_batch_size
+from ancra_jax.attacks.model import AnyImages, AnyLabels, LogitsFn, as_pytree
+from ancra_jax.attacks.progress import Progress, print_progress
+from ancra_jax.attacks.threat_models import threat_model
+from ancra_jax.attacks.validation import check_images, check_labels, check_positive_int
+
+
+@dataclass(frozen=True)
+class AutoAttackResult:
+    """What AutoAttack found.
+
+    Attributes:
+      images: adversarial images where an attack succeeded, the natural images elsewhere.
+      robust: classified correctly when clean and broken by no attack.
+      broken_by: name of the attack that broke the example, 'clean' if the clean image is
+        misclassified already, '' if robust.
+      target: the class which that attack aimed at; -1 if it was untargeted or there was none.
+      norms: size of the perturbation in the threat model's norm; 0 where no attack succeeded.
+      queries: forward passes spent on the example.
+      accuracies: 'clean' and, in order, every attack: the accuracy that was left after it.
+      warnings: why the result may be too optimistic, or differ from what was asked for.
+    """
+
+    images: Float[np.ndarray, "examples height width channels"]
+    robust: Bool[np.ndarray, "examples"]
+    broken_by: np.ndarray
+    target: Int[np.ndarray, "examples"]
+    norms: Float[np.ndarray, "examples"]
+    queries: Int[np.ndarray, "examples"]
+    accuracies: dict[str, float]
+    warnings: list[str]
+
+    @property
+    def clean_accuracy(self) -> float:
+        """Share of clean images that are classified correctly."""
+        return self.accuracies[CLEAN]
+
+    @property
+    def robust_accuracy(self) -> float:
+        """Share of examples that are classified correctly whatever the attacks did."""
+        return float(self.robust.mean())
+
+
+def autoattack(
+    logits_fn: LogitsFn,
+    images: AnyImages,
+    labels: AnyLabels,
+    *,
+    epsilon: float | int,
+    norm: str = "linf",
+    version: str = "standard",
+    attacks_to_run: Sequence[str | Attack] | None = None,
+    key: Key[Array, ""] | None = None,
+    indices: AnyLabels | None = None,
+    batch_size: int | None = None,
+    n_target_classes: int = 9,
+    num_steps: int = 100,
+    num_queries: int = 5000,
+    randomized: bool = False,
+    gradient_draws: int = 20,
+    devices: Sequence[jax.Device] | None = None,
+    state_path: str | os.PathLike | None = None,
+    progress: Callable[[Progress], None] | None = print_progress,
+    matmul_precision: str = "highest",
+) -> AutoAttackResult:
+    """Evaluates the robust accuracy of a model.
+
+    Every attack starts from the clean images of the examples that are still robust. An example is
+    broken only if a fresh forward pass misclassifies the attack's image, and this image is finite,
+    in [0, 1] and in the ball (tolerance 1e-6). Each kind of attack is compiled once: targets,
+    epsilon, weights and the choice of examples are arguments, and all batches have one shape.
+
+    Args:
+      logits_fn: from images [batch, height, width, channels] to logits [batch, classes] (or to an
+        object with ``logits``): a callable pytree, which can change its weights without compiling
+        again, or a plain function.
+      images: clean images, pixels in [0, 1]; they stay on the host, one batch is on the devices.
+      labels: class numbers.
+      epsilon: radius of the threat model, on the [0, 1] pixel scale.
+      norm: ``'linf'`` or ``'l2'``.
+      version: ``'standard'``, ``'plus'``, ``'rand'`` (for randomised models), or ``'custom'``.
+      attacks_to_run: for ``'custom'``, in order: names among apgd-ce, apgd-dlr, apgd-t, fab, fab-t,
+        square, or ``Attack`` objects of your own.
+      key: source of all randomness; ``jax.random.key(0)`` by default.
+      indices: data-set indices of the images. An example's randomness comes from its index and the
+        key alone, so flags depend neither on batches, nor on order, nor on devices.
+      batch_size: rounded up to a multiple of the number of devices; 64 on CPU, else 256.
+      n_target_classes: targets of apgd-t and fab-t: the classes ranked 2, 3, ... by the clean
+        logits; at most all wrong classes.
+      num_steps: gradient steps of APGD and FAB.
+      num_queries: queries of Square.
+      randomized: the model is called as ``logits_fn(images, key=key)``.
+      gradient_draws: gradients averaged in a step on a randomised model.
+      devices: batches are sharded over them; all devices by default.
+      state_path: directory for the state, which is saved after every batch: the same call with the
+        same directory continues where the last one was interrupted, with identical results.
+      progress: called after every batch.
+      matmul_precision: of matrix products and convolutions, see ``jax.default_matmul_precision``.
+
+    Returns:
+      Flags, images, norms and warnings per example; see ``AutoAttackResult``.
+
+    Raises:
+      ValueError: bad images, labels or settings, a model whose clean logits are not finite, or a
+        saved state of another evaluation.
+    """
+    check_images(images)
+    check_labels(labels, len(images))
+    for name, value in (
+        ("n_target_classes", n_target_classes),
+        ("num_steps", num_steps),
+        ("num_queries", num_queries),
+        ("gradient_draws", gradient_draws),
+    ):
+        check_positive_int(value, name)
+    batch_size = default_batch_size() if batch_size is None else batch_size
+    check_positive_int(batch_size, "batch_size")
+    if len(images) == 0:
+        raise ValueError("images is empty: there is nothing to attack")
+    numbers = np.arange(len(images)) if indices is None else np.asarray(indices)
+    check_labels(numbers, len(images), name="indices")
+    ball = threat_model(norm, epsilon)
+    budget = Budget(num_steps, num_queries, gradient_draws, randomized)
+    key = jax.random.key(0) if key is None else key
+    devices = jax.devices() if devices is None else devices
+    placement = Placement.over(devices, batch_size, len(images))
+
+    with jax.default_matmul_precision(matmul_precision):
+        job = Job(
+            model=placement.replicate(as_pytree(logits_fn)),
+            images=np.asarray(images, np.float32),
+            labels=np.asarray(labels, np.int32),
+            indices=numbers.astype(np.int32),
+            threat_model=ball,
+            key=key,
+            placement=placement,
+            randomized=randomized,
+        )
+        probe = job.probe()
+        num_classes = probe.shape[1]
+        attacks, notes = plan(version, attacks_to_run, num_classes, budget)
+        num_targets = min(n_target_classes, num_classes - 1)
+        settings = {
+            "epsilon": float(epsilon),
+            "norm": norm.lower(),
+            "attacks": [describe(attack) for attack in attacks],
+            "num_targets": num_targets,
+            "key": np.asarray(jax.random.key_data(key)).tolist(),
+            "randomized": randomized,
+        }
+        digest = fingerprint(job.images, job.labels, job.indices, settings)
+        warnings = notes + check_model(logits_fn, job.images, randomized, version)
+        store = Store(None if state_path is None else Path(state_path), job.images)
+        state = store.resume(new_state(digest, probe, len(images), num_targets, len(attacks)))
+        run(job, attacks, state, store, progress)
+
+    names = [attack.name for attack in attacks]
+    return AutoAttackResult(
+        images=np.array(store.images),
+        robust=state.robust,
+        broken_by=state.broken_by,
+        target=state.target,
+        norms=state.norms,
+        queries=state.queries,
+        accuracies=dict(zip([CLEAN, *names], state.accuracies.tolist(), strict=True)),
+        warnings=warnings + warnings_of(state, names),
+    )

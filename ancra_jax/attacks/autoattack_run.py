@@ -1,0 +1,180 @@
+"""The course of an AutoAttack evaluation: attacks, their passes, their batches."""
+
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from ancra_jax.attacks.autoattack_attacks import Attack
+from ancra_jax.attacks.autoattack_checks import check_near
+from ancra_jax.attacks.autoattack_state import CLEAN, State, Store
+from ancra_jax.attacks.batches import Placement
+from ancra_jax.attacks.gradients import WithKeys
+from ancra_jax.attacks.model import LogitsFn, example_keys
+from ancra_jax.attacks.progress import Progress
+from ancra_jax.attacks.success import judge
+from ancra_jax.attacks.threat_models import ThreatModel
+from ancra_jax.attacks.validation import check_labels, check_logits, forward
+
+_PROBED = 8
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is attacked, and where it is computed.
+
+    Attributes:
+      model: the model, on all devices.
+      images: clean images, on the host.
+      labels: class numbers.
+      indices: data-set indices.
+      threat_model: which images an attacker may use.
+      key: source of all randomness.
+      placement: batch shape and devices.
+      randomized: whether the model takes a key.
+    """
+
+    model: LogitsFn
+    images: Float[np.ndarray, "examples height width channels"]
+    labels: Int[np.ndarray, "examples"]
+    indices: Int[np.ndarray, "examples"]
+    threat_model: ThreatModel
+    key: Key[Array, ""]
+    placement: Placement
+    randomized: bool
+
+    def purpose_key(self, purpose: str, number: int = 0) -> Key[Array, ""]:
+        """The key of an attack's pass, whatever else is in the list of attacks."""
+        return jax.random.fold_in(
+            jax.random.fold_in(self.key, zlib.crc32(purpose.encode())), number
+        )
+
+    def batch(self, rows: np.ndarray) -> tuple[Array, Array, Array]:
+        """Images, labels and indices of a batch, on the devices."""
+        return self.placement.place((self.images[rows], self.labels[rows], self.indices[rows]))
+
+    def judged_model(self, purpose: str, number: int, indices: Int[Array, "batch"]) -> LogitsFn:
+        """The model for a fresh forward pass, with randomness of its own if it has any."""
+        if not self.randomized:
+            return self.model
+        key = self.purpose_key(f"judge {purpose}", number)
+        return WithKeys(self.model, example_keys(key, indices))
+
+    def probe(self) -> np.ndarray:
+        """Clean logits of the first few images.
+
+        Raises:
+          ValueError: logits of a wrong shape or not finite.
+        """
+        rows, _ = next(self.placement.batches(np.arange(len(self.images))))
+        indices = self.placement.place(self.indices[rows])
+        model = self.judged_model(CLEAN, 0, indices)
+        logits = np.asarray(forward(model, self.placement.place(self.images[rows])))
+        check_logits(logits, len(rows))
+        return logits[: min(_PROBED, len(self.images))]
+
+
+def run(
+    job: Job,
+    attacks: Sequence[Attack],
+    state: State,
+    store: Store,
+    progress: Callable[[Progress], None] | None,
+) -> None:
+    """Runs what ``state`` has still to do, and brings it to its end.
+
+    Raises:
+      ValueError: clean logits that are not finite, or labels beyond the model's classes.
+    """
+    started = time.monotonic()
+
+    def report(name, rounds):
+        store.save(state)
+        if progress is not None:
+            event = Progress(
+                attack=name,
+                round=state.round + 1,
+                rounds=rounds,
+                done=state.tackled - int(state.todo.sum()),
+                todo=state.tackled,
+                robust_accuracy=float(state.robust.mean()),
+                seconds=time.monotonic() - started,
+            )
+            progress(event)
+
+    if state.attack < 0:
+        for rows, active in job.placement.batches(np.flatnonzero(state.todo)):
+            _classify(job, state, rows, active)
+            report(CLEAN, 1)
+        state.end_attack()
+    while state.attack < len(attacks):
+        attack = attacks[state.attack]
+        rounds = state.targets.shape[1] if attack.targeted else attack.num_restarts
+        for rows, active in job.placement.batches(np.flatnonzero(state.todo)):
+            _attack(job, attack, state, store, rows, active)
+            report(attack.name, rounds)
+        if state.round + 1 < rounds:
+            state.end_round()
+        else:
+            state.end_attack()
+    store.save(state)
+
+
+def _classify(job, state, rows, active):
+    """Classifies clean images, ranks their classes, and looks at their gradients."""
+    x, y, indices = job.batch(rows)
+    model = job.judged_model(CLEAN, 0, indices)
+    logits = np.asarray(forward(model, x))[active]
+    rows = rows[active]
+    check_logits(logits, len(rows))
+    check_labels(job.labels[rows], len(rows), logits.shape[1])
+    keys = example_keys(job.purpose_key("check"), indices)
+    zero, not_finite = jax.device_get(check_near(model, x, y, keys, job.threat_model))
+
+    correct = logits.argmax(axis=1) == job.labels[rows]
+    ranked = np.argsort(-logits, axis=1, kind="stable")
+    state.targets[rows] = ranked[:, 1 : 1 + state.targets.shape[1]]
+    state.robust[rows] = correct
+    state.broken_by[rows[~correct]] = CLEAN
+    state.zero_gradient[rows] = zero[active]
+    state.not_finite[rows] = not_finite[active]
+    state.queries[rows] += 1
+    state.todo[rows] = False
+
+
+def _attack(job, attack, state, store, rows, active):
+    """Runs one pass of an attack on one batch and records what a fresh forward pass confirms."""
+    x, y, indices = job.batch(rows)
+    options = dict(attack.options)
+    if attack.targeted:
+        options["targets"] = job.placement.place(state.targets[rows, state.round])
+    found = attack.run(
+        job.model,
+        x,
+        y,
+        job.threat_model,
+        key=job.purpose_key(attack.name, state.round),
+        indices=indices,
+        active=job.placement.place(active),
+        **options,
+    )
+    model = job.judged_model(attack.name, state.round, indices)
+    adversarial, norms = judge(model, found.images, x, y, job.threat_model)
+    adversarial, norms, loss, queries = jax.device_get(
+        (adversarial, norms, found.best_loss, found.queries)
+    )
+    broken = adversarial & active
+    if broken.any():
+        store.write(rows[broken], np.asarray(found.images)[broken])
+    state.robust[rows[broken]] = False
+    state.broken_by[rows[broken]] = attack.name
+    if attack.targeted:
+        state.target[rows[broken]] = state.targets[rows[broken], state.round]
+    state.norms[rows[broken]] = norms[broken]
+    state.queries[rows[active]] += queries[active] + 1
+    state.not_finite[rows[active]] |= np.isnan(loss[active])
+    state.todo[rows[active]] = False

@@ -1,0 +1,196 @@
+"""What an evaluation has found so far, kept on disk so that it can continue."""
+
+import hashlib
+import json
+import os
+import zipfile
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_ARRAYS = "state.npz"
+_IMAGES = "images.npy"
+ROBUST, CLEAN = "", "clean"
+
+
+@dataclass
+class State:
+    """Per-example findings and the position in the list of attacks.
+
+    Attributes:
+      fingerprint: digest of the images, labels and settings.
+      probe: clean logits of the first images, which stand for the model's weights.
+      attack: number of the current attack, -1 while clean images are classified; equal to the
+        number of attacks at the end.
+      round: number of its current pass.
+      todo: examples which this pass has still to attack.
+      tackled: how many they were when the pass began.
+      robust: examples which no attack has broken.
+      broken_by: name of the attack that broke an example, 'clean' or ''.
+      target: the class it aimed at, else -1.
+      norms: size of the adversarial perturbation, else 0.
+      queries: forward passes spent.
+      targets: classes by clean rank, from the second on.
+      accuracies: robust accuracy after every finished attack, after clean accuracy.
+      zero_gradient: examples whose input gradient was exactly 0.
+      not_finite: examples with NaN or infinite logits near the clean image.
+    """
+
+    fingerprint: str
+    probe: np.ndarray
+    attack: int
+    round: int
+    todo: np.ndarray
+    tackled: int
+    robust: np.ndarray
+    broken_by: np.ndarray
+    target: np.ndarray
+    norms: np.ndarray
+    queries: np.ndarray
+    targets: np.ndarray
+    accuracies: np.ndarray
+    zero_gradient: np.ndarray
+    not_finite: np.ndarray
+
+    def end_round(self) -> None:
+        """Moves on to the next pass, on what is still robust."""
+        self.round += 1
+        self.todo = self.robust.copy()
+        self.tackled = int(self.todo.sum())
+
+    def end_attack(self) -> None:
+        """Notes the accuracy that is left and moves on to the next attack."""
+        self.attack += 1
+        self.accuracies[self.attack] = self.robust.mean()
+        self.end_round()
+        self.round = 0
+
+
+def new_state(digest: str, probe: np.ndarray, examples: int, num_targets: int, attacks: int):
+    """The state before anything is known."""
+    return State(
+        fingerprint=digest,
+        probe=probe,
+        attack=-1,
+        round=0,
+        todo=np.ones(examples, bool),
+        tackled=examples,
+        robust=np.ones(examples, bool),
+        broken_by=np.full(examples, ROBUST, dtype="U64"),
+        target=np.full(examples, -1, np.int32),
+        norms=np.zeros(examples, np.float32),
+        queries=np.zeros(examples, np.int64),
+        targets=np.zeros((examples, num_targets), np.int32),
+        accuracies=np.full(attacks + 1, np.nan),
+        zero_gradient=np.zeros(examples, bool),
+        not_finite=np.zeros(examples, bool),
+    )
+
+
+def fingerprint(images: np.ndarray, labels, indices, settings: dict[str, Any]) -> str:
+    """Digest of everything but the model that decides an evaluation's result."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for array in (images, labels, indices):
+        digest.update(f"{array.shape}{array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+class Store:
+    """Keeps the state and the adversarial images; on disk if there is a directory for them.
+
+    Images are written in place, row by row, before the state that speaks of them, which is replaced
+    as a whole: an interruption at any moment leaves a state that is true.
+    """
+
+    def __init__(self, directory: Path | None, images: np.ndarray):
+        self.directory = directory
+        self.natural = images
+        self.images: np.ndarray = images if directory is not None else images.copy()
+
+    def resume(self, fresh: State) -> State:
+        """The saved state if there is one, else ``fresh``.
+
+        Raises:
+          ValueError: the saved state is of another evaluation, or unreadable.
+        """
+        if self.directory is None:
+            return fresh
+        saved = self._load()
+        if saved is not None:
+            self._check_same(saved, fresh)
+            self.images = self._open_images()
+            return saved
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            temporary = self.directory / (_IMAGES + ".tmp")
+            with temporary.open("wb") as file:
+                np.save(file, self.natural)
+            os.replace(temporary, self.directory / _IMAGES)
+        except OSError as error:
+            raise ValueError(f"state_path={self.directory}: cannot be written: {error}") from error
+        self.images = self._open_images()
+        return fresh
+
+    def write(self, rows: np.ndarray, images: np.ndarray) -> None:
+        """Records adversarial images."""
+        self.images[rows] = images
+        if isinstance(self.images, np.memmap):
+            self.images.flush()
+
+    def save(self, state: State) -> None:
+        """Replaces the saved state atomically."""
+        if self.directory is None:
+            return
+        temporary = self.directory / (_ARRAYS + ".tmp")
+        with temporary.open("wb") as file:
+            np.savez(file, **{f.name: getattr(state, f.name) for f in fields(state)})
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.directory / _ARRAYS)
+
+    def _load(self) -> State | None:
+        assert self.directory is not None
+        path = self.directory / _ARRAYS
+        if not path.exists():
+            return None
+        try:
+            with np.load(path) as arrays:
+                values = {f.name: arrays[f.name] for f in fields(State)}
+        except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise _unreadable(self.directory, _ARRAYS, error) from error
+        return State(**{k: v.item() if v.ndim == 0 else v for k, v in values.items()})
+
+    def _open_images(self) -> np.ndarray:
+        assert self.directory is not None
+        try:
+            images = np.load(self.directory / _IMAGES, mmap_mode="r+")
+        except (OSError, ValueError) as error:
+            raise _unreadable(self.directory, _IMAGES, error) from error
+        if images.shape != self.natural.shape:
+            raise _unreadable(self.directory, _IMAGES, f"shape {images.shape}")
+        return images
+
+    def _check_same(self, saved: State, fresh: State) -> None:
+        if saved.fingerprint != fresh.fingerprint:
+            raise ValueError(
+                f"state_path={self.directory} holds an evaluation of other images, labels or "
+                "settings; choose another directory, or delete it to start again"
+            )
+        scale = np.abs(saved.probe).max() + 1e-12
+        if saved.probe.shape != fresh.probe.shape or not np.allclose(
+            saved.probe / scale, fresh.probe / scale, atol=1e-3
+        ):
+            raise ValueError(
+                f"state_path={self.directory} holds an evaluation of another model; choose another "
+                "directory, or delete it to start again"
+            )
+
+
+def _unreadable(directory, name, reason):
+    return ValueError(
+        f"state_path={directory}: {name} is not a readable state ({reason}); "
+        "delete the directory to start again"
+    )

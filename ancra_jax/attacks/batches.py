@@ -1,0 +1,64 @@
+"""Batches of one static shape, spread over devices."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a batch goes: its first axis over all devices, everything else on each of them.
+
+    Attributes:
+      batch_size: rows of every batch, a multiple of the number of devices.
+      rows: sharding of arrays over the batch.
+      replicated: sharding of everything else.
+    """
+
+    batch_size: int
+    rows: NamedSharding
+    replicated: NamedSharding
+
+    @classmethod
+    def over(cls, devices: Sequence[jax.Device], batch_size: int, examples: int) -> "Placement":
+        """Rounds the batch size up to a multiple of the devices; no larger than is needed."""
+        mesh = jax.make_mesh(
+            (len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=tuple(devices)
+        )
+        size = math.ceil(min(batch_size, examples) / len(devices)) * len(devices)
+        return cls(
+            size,
+            NamedSharding(mesh, PartitionSpec("data")),
+            NamedSharding(mesh, PartitionSpec()),
+        )
+
+    def place(self, rows: PyTree) -> PyTree:
+        """Puts arrays over the batch on the devices."""
+        return jax.device_put(rows, self.rows)
+
+    def replicate(self, tree: PyTree) -> PyTree:
+        """Puts a pytree on every device."""
+        return jax.device_put(tree, self.replicated)
+
+    def batches(self, examples: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Cuts example numbers into batches.
+
+        Yields:
+          ``(rows, active)``: example numbers [batch_size], the last batch padded with its first
+          one, and which of them are not padding.
+        """
+        for first in range(0, len(examples), self.batch_size):
+            part = examples[first : first + self.batch_size]
+            padding = self.batch_size - len(part)
+            rows = np.concatenate([part, np.full(padding, part[0])])
+            yield rows, np.arange(self.batch_size) < len(part)
+
+
+def default_batch_size() -> int:
+    """256 on accelerators. On CPU, where padding costs time and batching gains little, 64."""
+    return 64 if jax.default_backend() == "cpu" else 256

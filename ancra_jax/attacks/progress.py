@@ -1,0 +1,40 @@
+"""How an evaluation tells where it stands."""
+
+import sys
+from typing import NamedTuple
+
+
+class Progress(NamedTuple):
+    """Where an evaluation stands, after every batch.
+
+    Attributes:
+      attack: name of the attack; 'clean' while clean images are classified.
+      round: number of its pass (restart or target) among ``rounds``, from 1.
+      rounds: how many passes it has.
+      done: examples that this pass has treated.
+      todo: examples that it treats in all.
+      robust_accuracy: share of all examples that nothing has broken so far.
+      seconds: since the call.
+    """
+
+    attack: str
+    round: int
+    rounds: int
+    done: int
+    todo: int
+    robust_accuracy: float
+    seconds: float
+
+
+def print_progress(progress: Progress) -> None:
+    """Writes progress to stderr: one line that is rewritten, or one line per pass in a log."""
+    last = progress.done == progress.todo
+    live = sys.stderr.isatty()
+    if not (live or last):
+        return
+    line = (
+        f"{progress.attack} {progress.round}/{progress.rounds}: "
+        f"{progress.done}/{progress.todo} attacked, "
+        f"robust accuracy {progress.robust_accuracy:.2%}, {progress.seconds:.1f} s"
+    )
+    print(f"\r{line:<78}" if live else line, end="\n" if last else "", file=sys.stderr, flush=True)
