@@ -41,7 +41,7 @@ def augmentation(config: DataConfig) -> Augmentation:
     return Augmentation(crop_padding=config.crop_padding, horizontal_flip=config.horizontal_flip)
 
 
-def create_model(config: Config, num_classes: int) -> Any:
+def create_model(config: Config, num_classes: int, *, dtype: str | None = None) -> Any:
     """Creates the configured network, with ``init`` and ``apply`` as Linen modules have; see
     ``ancra_jax.models.create`` for errors."""
     return models.create(
@@ -49,5 +49,5 @@ def create_model(config: Config, num_classes: int) -> Any:
         num_classes=num_classes,
         width=config.model.width or None,
         reverse_attention=config.model.reverse_attention,
-        dtype=jnp.dtype(config.model.dtype),
+        dtype=jnp.dtype(dtype or config.model.dtype),
     )

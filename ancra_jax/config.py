@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from ancra_jax.errors import UsageError
 
 
@@ -133,11 +135,11 @@ class Config:
     evaluation: EvaluationConfig
 
 
-def from_mapping(values: Mapping[str, Any]) -> Config:
+def from_mapping(values: Mapping[str, Any] | ConfigDict) -> Config:
     """Checks plain nested data and freezes it.
 
     Args:
-      values: an ``ml_collections.ConfigDict`` or a nested dictionary (as ``config.json`` holds).
+      values: a configuration of ``configs/`` or a nested dictionary (as ``config.json`` holds).
 
     Raises:
       UsageError: a field that does not exist or is missing, has another type or is out of range.
@@ -155,7 +157,7 @@ def to_mapping(config: Config) -> dict[str, Any]:
 
 
 def _build(cls, values, path):
-    if not isinstance(values, Mapping) and not hasattr(values, "items"):
+    if not isinstance(values, (Mapping, ConfigDict)):
         raise UsageError(f"{path}={values!r}: must be a group of settings")
     fields = {field.name: field for field in dataclasses.fields(cls)}
     built = {}

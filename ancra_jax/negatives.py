@@ -1,13 +1,12 @@
 """Choice of a negative example (an example of another class) for every example of a batch."""
 
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-Strategy = Literal["random", "soft", "hard", "easy"]
-STRATEGIES: tuple[str, ...] = get_args(Strategy)
+STRATEGIES = ("random", "soft", "hard", "easy")
 
 
 class Negatives(NamedTuple):
@@ -44,7 +43,7 @@ def random_negatives(
 
 
 def strategic_candidates(
-    strategy: Strategy, labels: Int[Array, "batch"], predictions: Int[Array, "batch"]
+    strategy: str, labels: Int[Array, "batch"], predictions: Int[Array, "batch"]
 ) -> Bool[Array, "batch batch"]:
     """Which examples (columns) a strategy admits as negatives of which anchors (rows).
 
@@ -69,7 +68,7 @@ def strategic_candidates(
 
 
 def choose_negatives(
-    strategy: Strategy,
+    strategy: str,
     keys: Key[Array, "batch"],
     labels: Int[Array, "batch"],
     logits: Float[Array, "batch classes"] | None = None,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from ancra_jax import attacks
+from ancra_jax.attacks.objectives import Objective
 from ancra_jax.types import Outputs
 
 Images = Float[Array, "batch height width channels"]
@@ -81,9 +82,8 @@ def _run_group(predict, settings, group):
         start = attacks.gaussian_start(keys, images, sigma=START_SIGMA)
     else:
         start = settings.threat_model.random_start(keys, images)
-    objective = jax.tree_util.Partial(_signed, _objective(predict, settings, images, labels), sign)
     result = attacks.pgd(
-        objective,
+        signed_objective(predict, settings, images, labels, sign),
         images,
         settings.threat_model,
         step_size=settings.step_size,
@@ -101,10 +101,19 @@ def _interleave(arrays):
     return jnp.stack(arrays, axis=1).reshape(-1, *arrays[0].shape[1:])
 
 
-def _objective(predict, settings, images, labels):
+def signed_objective(
+    predict: Predict,
+    settings: AttackSettings,
+    images: Images,
+    labels: Int[Array, "batch"],
+    sign: Float[Array, "batch"],
+) -> Objective:
+    """What the attack ascends: the objective of ``settings`` times each example's sign."""
     if settings.objective == "kl":
-        return attacks.kl_divergence(predict, predict(images), aux_weight=settings.aux_weight)
-    return attacks.cross_entropy(predict, labels, aux_weight=settings.aux_weight)
+        objective = attacks.kl_divergence(predict, predict(images), aux_weight=settings.aux_weight)
+    else:
+        objective = attacks.cross_entropy(predict, labels, aux_weight=settings.aux_weight)
+    return jax.tree_util.Partial(_signed, objective, sign)
 
 
 def _signed(objective, sign, images):

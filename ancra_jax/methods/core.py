@@ -5,7 +5,7 @@ a method and return another one, so that options compose instead of branching in
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
@@ -17,15 +17,12 @@ BatchStats = PyTree
 Metrics = dict[str, Float[Array, ""]]
 
 
-class Forward(Protocol):
-    """A training-phase forward pass: batch statistics of the batch, running ones updated.
+Forward = Callable[[BatchStats, Images, Int[Array, "batch"]], tuple[Outputs, BatchStats]]
+"""A training-phase forward pass, ``(batch_stats, images, labels) -> (outputs, batch_stats)``.
 
-    ``labels`` choose the reverse-attention masks.
-    """
-
-    def __call__(  # noqa: D102
-        self, batch_stats: BatchStats, images: Images, labels: Int[Array, "batch"]
-    ) -> tuple[Outputs, BatchStats]: ...
+It normalises by the batch's own statistics and updates the running ones; ``labels`` choose the
+reverse-attention masks.
+"""
 
 
 class Examples(NamedTuple):
@@ -65,20 +62,14 @@ class Plan(NamedTuple):
     extras: dict[str, Any]
 
 
-class Prepare(Protocol):
-    """Plans the attacks on a batch; ``predict`` is the network in the evaluation phase."""
+Prepare = Callable[[Predict, Batch, Key[Array, ""], Int[Array, ""]], Plan]
+"""Plans the attacks on a batch, ``(predict, batch, key, epoch) -> plan``.
 
-    def __call__(  # noqa: D102
-        self, predict: Predict, batch: Batch, key: Key[Array, ""], epoch: Int[Array, ""]
-    ) -> Plan: ...
+``predict`` is the network in the evaluation phase.
+"""
 
-
-class Loss(Protocol):
-    """The loss of an attacked batch, differentiated in the parameters inside ``forward``."""
-
-    def __call__(  # noqa: D102
-        self, forward: Forward, batch_stats: BatchStats, examples: Examples
-    ) -> Terms: ...
+Loss = Callable[[Forward, BatchStats, Examples], Terms]
+"""The loss of an attacked batch, differentiated in the parameters inside its first argument."""
 
 
 class Method(NamedTuple):
@@ -91,6 +82,3 @@ class Method(NamedTuple):
 def natural_accuracy(outputs: Outputs, labels: Int[Array, "batch"]) -> Float[Array, ""]:
     """Share of the batch that the final logits classify correctly."""
     return jnp.mean((jnp.argmax(outputs.logits, axis=-1) == labels).astype(jnp.float32))
-
-
-Wrapper = Callable[[Method], Method]

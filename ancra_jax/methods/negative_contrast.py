@@ -7,7 +7,7 @@ from ancra_jax import losses
 from ancra_jax.methods.attack import AttackRequest, AttackSettings
 from ancra_jax.methods.core import Method, Plan, Terms
 from ancra_jax.methods.keys import NEGATIVE_ATTACK, NEGATIVE_CHOICE, example_keys
-from ancra_jax.negatives import Strategy, choose_negatives
+from ancra_jax.negatives import choose_negatives
 
 
 def negative_contrast(
@@ -16,7 +16,7 @@ def negative_contrast(
     *,
     zeta: float,
     alpha: float,
-    strategy: Strategy,
+    strategy: str,
     targeted: bool,
     random_epochs: int,
     aux_weight: float,
@@ -51,7 +51,11 @@ def negative_contrast(
         plan = method.prepare(predict, batch, key, epoch)
         negatives = choose(predict, batch, key, epoch)
         images = batch.images[negatives.positions]
-        extras = plan.extras | {"negatives": negatives, "negative_images": images}
+        extras = plan.extras | {
+            "negatives": negatives,
+            "negative_images": images,
+            "negative_labels": batch.labels[negatives.positions],
+        }
         if not targeted:
             return Plan(plan.requests, extras)
         keys = example_keys(key, NEGATIVE_ATTACK, batch.indices)
@@ -66,7 +70,8 @@ def negative_contrast(
             natural, batch_stats = forward(batch_stats, images, labels)
         negatives = examples.extras["negatives"]
         negative_images = examples.attacked.get("negative", examples.extras["negative_images"])
-        negative, batch_stats = forward(batch_stats, negative_images, labels[negatives.positions])
+        negative_labels = examples.extras["negative_labels"]
+        negative, batch_stats = forward(batch_stats, negative_images, negative_labels)
         similarity = losses.combined(
             lambda p, q: losses.asymmetric_similarity(p, q, negatives.valid, alpha),
             natural,

@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Callable
-from typing import cast
 
 from ancra_jax import attacks
 from ancra_jax.config import AttackConfig, Config
@@ -11,7 +10,6 @@ from ancra_jax.methods import base
 from ancra_jax.methods.attack import AttackSettings
 from ancra_jax.methods.core import Method
 from ancra_jax.methods.negative_contrast import negative_contrast
-from ancra_jax.negatives import Strategy
 
 Factory = Callable[[Config, AttackSettings, float], Method]
 """Takes the configuration, the training attack and the weight of the auxiliary heads."""
@@ -65,7 +63,7 @@ def create(config: Config) -> Method:
             attack_settings(config.attack, aux_weight, objective="cross_entropy"),
             zeta=contrast.zeta,
             alpha=contrast.alpha,
-            strategy=cast(Strategy, contrast.strategy),
+            strategy=contrast.strategy,
             targeted=contrast.targeted,
             random_epochs=contrast.random_epochs,
             aux_weight=aux_weight,

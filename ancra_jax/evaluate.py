@@ -1,0 +1,188 @@
+"""Evaluates a trained network: ``python -m ancra_jax.evaluate --workdir=DIR --suite=paper``.
+
+Interrupted, the same command continues; a finished result is never overwritten without ``--force``.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from rich.console import Console
+from rich.table import Table
+
+from ancra_jax import cli, components, paper_suite, sharding
+from ancra_jax import workdir as workdir_lib
+from ancra_jax.checkpoint import Checkpoints
+from ancra_jax.config import Config
+from ancra_jax.errors import UsageError
+from ancra_jax.progress import Bar
+from ancra_jax.results import ResultStore, read_arrays, read_result
+
+SUITES = ("paper",)
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run of ancra_jax.train.")
+_SUITE = flags.DEFINE_enum("suite", "paper", SUITES, "Which attacks.")
+_CHECKPOINT = flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which checkpoint.")
+_NUM_EXAMPLES = flags.DEFINE_integer(
+    "num_examples", 0, "Evaluate the first N test examples; 0: all.", lower_bound=0
+)
+_BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 0, "Examples at a time; 0: the training batch size.", lower_bound=0
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the attacks' random starts.", lower_bound=0)
+_FORCE = flags.DEFINE_bool("force", False, "Compute again and replace finished results.")
+
+
+def evaluate(
+    workdir: str,
+    *,
+    checkpoint: str = "best",
+    num_examples: int = 0,
+    batch_size: int = 0,
+    seed: int = 0,
+    force: bool = False,
+) -> list[dict[str, Any]]:
+    """Runs the paper's suite on a checkpoint; results that are there already are kept.
+
+    Args:
+      workdir: of a run.
+      checkpoint: ``'best'`` on the selection split, or ``'last'``.
+      num_examples: the first so many of the test split; 0 for all.
+      batch_size: examples on the devices at a time; 0 for the training batch size.
+      seed: of the attacks' random starts.
+      force: compute again what is there.
+
+    Returns:
+      The results, as their JSON files hold them.
+
+    Raises:
+      UsageError: a setting or the directory cannot be used.
+    """
+    config = workdir_lib.read_config(workdir)
+    dataset = components.load_dataset(config.data)
+    test = dataset.test
+    num_examples = num_examples or len(test)
+    if num_examples > len(test):
+        raise UsageError(f"--num_examples={num_examples}: the test split has {len(test)} examples")
+    mesh = sharding.create_mesh()
+    batch_size = _round_up(min(batch_size or config.batch_size, num_examples), mesh.size)
+    model = components.create_model(config, dataset.num_classes, dtype="float32")
+    variables, step = load_variables(workdir, model, dataset.image_shape, checkpoint, mesh)
+    store = ResultStore(workdir, checkpoint)
+
+    has_aux_heads = config.model.reverse_attention
+    results = []
+    # An attack that computes in less than float32 finds less.
+    with jax.default_matmul_precision("highest"):
+        for spec in paper_suite.specs(config.evaluation, config.method.aux_weight, has_aux_heads):
+            identity = {
+                "attack": spec.name,
+                "method": config.name,
+                "data": config.data.name,
+                "data_fingerprint": dataset.fingerprint,
+                "checkpoint": checkpoint,
+                "step": step,
+                "num_examples": num_examples,
+                "seed": seed,
+                "settings": spec.settings,
+            }
+            if store.finished(identity, force=force) is None:
+                with Bar(spec.name, num_examples) as bar:
+                    paper_suite.run(
+                        spec,
+                        model.apply,
+                        variables,
+                        test,
+                        identity=identity,
+                        store=store,
+                        batch_size=batch_size,
+                        sharding=sharding.batch_sharded(mesh),
+                        progress=bar.update,
+                    )
+            results.append(read_result(store.path(spec.name)))
+    return results
+
+
+def load_variables(workdir: str, model, image_shape, checkpoint: str, mesh):
+    """Parameters and batch statistics of a run's best or last checkpoint, and its step.
+
+    Raises:
+      UsageError: there is no such checkpoint, it is damaged, or of another network.
+    """
+    checkpoints = Checkpoints(f"{workdir}/checkpoints", read_only=True)
+    steps = checkpoints.steps()
+    step = checkpoints.best_step() if checkpoint == "best" else (steps or [None])[-1]
+    if step is None:
+        raise UsageError(f"--workdir={workdir}: has no {checkpoint} checkpoint yet; train first")
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=sharding.replicated(mesh)
+        ),
+        {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})},
+    )
+    variables, _ = checkpoints.restore(step, abstract)
+    return variables, step
+
+
+def print_table(config: Config, results: list[dict[str, Any]], store: ResultStore):
+    """Prints the worst case first, then every attack, then what should make a reader wary."""
+    console = Console(highlight=False)
+    accuracy = {result["attack"]: result["accuracy"] for result in results}
+    survivors = np.logical_and.reduce(
+        [read_arrays(store.path(name).with_suffix(".npz"))["correct"] for name in accuracy]
+    )
+    first = results[0]
+    console.print(
+        f"\n{first['method']} on {first['data']}, {first['checkpoint']} checkpoint (step "
+        f"{first['step']}), {first['num_examples']} test examples, "
+        f"{config.evaluation.norm} epsilon {config.evaluation.epsilon:.4g}"
+    )
+    console.print(
+        f"[bold]robust accuracy: {survivors.mean():.2%}[/bold] "
+        "(correct on the natural image and under every attack below)"
+    )
+    table = Table("attack", "without p", "with p")
+    for name in accuracy:
+        if not name.endswith("_with_p"):
+            with_p = accuracy.get(f"{name}_with_p")
+            table.add_row(name, f"{accuracy[name]:.2%}", "" if with_p is None else f"{with_p:.2%}")
+    console.print(table)
+    for warning in fooled_attacks(accuracy):
+        console.print(f"[yellow]warning:[/yellow] {warning}", soft_wrap=True)
+
+
+def fooled_attacks(accuracy: dict[str, float]) -> list[str]:
+    """A warning for every attack that leaves more accuracy than there is without an attack."""
+    return [
+        f"{name} leaves {value:.2%}, more than the natural accuracy {accuracy['natural']:.2%}: "
+        "an attack that works cannot do that; the network hides its gradient from it"
+        for name, value in accuracy.items()
+        if value > accuracy["natural"]
+    ]
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
+
+
+def main():
+    """The command."""
+    if not _WORKDIR.value:
+        raise UsageError("--workdir is missing: the directory of a trained run")
+    results = evaluate(
+        _WORKDIR.value,
+        checkpoint=_CHECKPOINT.value,
+        num_examples=_NUM_EXAMPLES.value,
+        batch_size=_BATCH_SIZE.value,
+        seed=_SEED.value,
+        force=_FORCE.value,
+    )
+    config = workdir_lib.read_config(_WORKDIR.value)
+    print_table(config, results, ResultStore(_WORKDIR.value, _CHECKPOINT.value))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,164 @@
+"""The attacks of the paper's evaluation: FGSM, PGD-40 and C&W-40, without and with p."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from ancra_jax import attacks
+from ancra_jax.attacks.model import example_keys
+from ancra_jax.config import EvaluationConfig
+from ancra_jax.data import Split, batches_for_evaluation
+from ancra_jax.results import ResultStore, read_arrays, write_arrays
+from ancra_jax.types import ApplyFn, Variables
+
+SAVE_EVERY_SECONDS = 20.0
+_OBJECTIVES = {"cross_entropy": attacks.cross_entropy, "margin": attacks.margin}
+
+
+@dataclass(frozen=True)
+class AttackSpec:
+    """One column of the paper's tables.
+
+    Attributes:
+      name: file name of the result; ``_with_p`` where the auxiliary heads are attacked too.
+      objective: ``'cross_entropy'``, ``'margin'``, or ``''`` for natural images.
+      norm: ``'linf'`` or ``'l2'``.
+      epsilon: radius of the ball, on the [0, 1] pixel scale.
+      step_size: of one step, likewise.
+      num_steps: of the attack; 0 for natural images.
+      random_start: uniform in the ball, or the natural image.
+      aux_weight: weight of the auxiliary heads in the objective.
+    """
+
+    name: str
+    objective: str
+    norm: str
+    epsilon: float
+    step_size: float
+    num_steps: int
+    random_start: bool
+    aux_weight: float
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All but the name, as the result file keeps them."""
+        return {key: value for key, value in asdict(self).items() if key != "name"}
+
+
+def specs(config: EvaluationConfig, aux_weight: float, has_aux_heads: bool) -> list[AttackSpec]:
+    """The paper's suite: natural, FGSM, PGD, C&W; for a network with auxiliary heads also with p.
+
+    Without p the attacker differentiates the final logits only; with p it ascends the combined
+    objective of the training. In both, the final logits decide.
+    """
+    common = {"norm": config.norm, "epsilon": config.epsilon}
+    iterated = {"step_size": config.step_size, "num_steps": config.num_steps, "random_start": True}
+    one_step = {"step_size": config.epsilon, "num_steps": 1, "random_start": False}
+    none = {"step_size": 0.0, "num_steps": 0, "random_start": False}
+    suite = [AttackSpec(name="natural", objective="", aux_weight=0.0, **common, **none)]
+    for suffix, weight in (("", 0.0), ("_with_p", aux_weight))[: 1 + has_aux_heads]:
+        steps = config.num_steps
+        for name, objective, how in (
+            ("fgsm", "cross_entropy", one_step),
+            (f"pgd{steps}", "cross_entropy", iterated),
+            (f"cw{steps}", "margin", iterated),
+        ):
+            suite.append(
+                AttackSpec(
+                    name=name + suffix, objective=objective, aux_weight=weight, **common, **how
+                )
+            )
+    return suite
+
+
+def run(
+    spec: AttackSpec,
+    apply: ApplyFn,
+    variables: Variables,
+    split: Split,
+    *,
+    identity: dict[str, Any],
+    store: ResultStore,
+    batch_size: int,
+    sharding: jax.sharding.Sharding,
+    progress: Callable[[int], None],
+) -> None:
+    """Attacks the first examples of a split and writes the result.
+
+    Interrupted, it continues from the batches that are done; the numbers do not depend on that, nor
+    on the batch size, since all randomness derives from the seed and the examples' indices.
+
+    Args:
+      spec: the attack.
+      apply: the network.
+      variables: of a checkpoint.
+      split: the test split, on the host.
+      identity: what determines the numbers; see ``ResultStore``.
+      store: where the result goes.
+      batch_size: examples on the devices at a time.
+      sharding: of a batch over the devices.
+      progress: called with the number of examples done.
+    """
+    num_examples = identity["num_examples"]
+    partial = store.partial_path(identity)
+    arrays = {
+        "predictions": np.full(num_examples, -1, np.int32),
+        "norms": np.zeros(num_examples, np.float32),
+    }
+    if partial.exists():
+        arrays = read_arrays(partial)
+    predict = jax.tree_util.Partial(apply, variables)
+    threat_model = attacks.threat_model(spec.norm, spec.epsilon)
+    key = jax.random.key(identity["seed"])
+    started = saved = time.monotonic()
+    for position, (batch, mask) in enumerate(
+        batches_for_evaluation(split, batch_size, num_examples, sharding)
+    ):
+        rows = slice(position * batch_size, min((position + 1) * batch_size, num_examples))
+        if (arrays["predictions"][rows] >= 0).all():
+            continue
+        adversarial = _attack(spec, predict, batch, threat_model, key)
+        predictions, norms = _judge(predict, adversarial, batch.images, threat_model)
+        count = int(mask.sum())
+        arrays["predictions"][rows] = np.asarray(predictions)[:count]
+        arrays["norms"][rows] = np.asarray(norms)[:count]
+        progress(rows.stop)
+        if time.monotonic() - saved > SAVE_EVERY_SECONDS:
+            write_arrays(partial, arrays)
+            saved = time.monotonic()
+    labels = split.labels[:num_examples]
+    correct = arrays["predictions"] == labels
+    result = identity | {
+        "num_correct": int(correct.sum()),
+        "accuracy": float(correct.mean()),
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    store.write(result, arrays | {"labels": labels, "correct": correct})
+    partial.unlink(missing_ok=True)
+
+
+def _attack(spec, predict, batch, threat_model, key):
+    if not spec.num_steps:
+        return batch.images
+    objective = _OBJECTIVES[spec.objective](predict, batch.labels, aux_weight=spec.aux_weight)
+    start = batch.images
+    if spec.random_start:
+        start = threat_model.random_start(example_keys(key, batch.indices), batch.images)
+    return attacks.pgd(
+        objective,
+        batch.images,
+        threat_model,
+        step_size=spec.step_size,
+        num_steps=spec.num_steps,
+        start=start,
+    )
+
+
+@jax.jit
+def _judge(predict, adversarial, images, threat_model):
+    predictions = jax.numpy.argmax(predict(adversarial).logits, axis=-1)
+    return predictions, threat_model.norm(adversarial - images)

@@ -1,0 +1,137 @@
+"""Results of an evaluation on disk: one JSON file and one array file per attack."""
+
+import datetime
+import hashlib
+import io
+import json
+import pathlib
+import platform
+import subprocess
+from importlib import metadata
+from typing import Any
+
+import jax
+import numpy as np
+
+from ancra_jax.errors import UsageError
+from ancra_jax.metrics import write_atomically
+
+SCHEMA = 1
+_IDENTITY = ("attack", "checkpoint", "step", "num_examples", "seed", "settings", "data_fingerprint")
+
+
+class ResultStore:
+    """The directory ``evaluation/<checkpoint>`` of a work directory.
+
+    Attributes:
+      directory: where the files are.
+    """
+
+    def __init__(self, workdir: str | pathlib.Path, checkpoint: str):
+        """Creates the directory.
+
+        Raises:
+          UsageError: it cannot be written.
+        """
+        self.directory = pathlib.Path(workdir) / "evaluation" / checkpoint
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--workdir={workdir}: cannot be written: {error.strerror}") from error
+
+    def finished(self, identity: dict[str, Any], *, force: bool) -> dict[str, Any] | None:
+        """The finished result of an attack, if there is one and it is the one asked for.
+
+        Args:
+          identity: what determines the numbers (attack, step, settings, seed, examples ...).
+          force: compute again, whatever there is.
+
+        Raises:
+          UsageError: there is a result with another identity; it is not overwritten.
+        """
+        path = self.path(identity["attack"])
+        if force or not path.exists():
+            return None
+        result = read_result(path)
+        for name in _IDENTITY:
+            if result.get(name) != identity[name]:
+                raise UsageError(
+                    f"{path} holds a result with {name}={result.get(name)!r}, asked for is "
+                    f"{name}={identity[name]!r}: --force replaces it"
+                )
+        return result
+
+    def path(self, attack: str) -> pathlib.Path:
+        """Where the JSON of an attack is; its arrays are beside it as ``.npz``."""
+        return self.directory / f"{attack}.json"
+
+    def partial_path(self, identity: dict[str, Any]) -> pathlib.Path:
+        """Where an unfinished attack keeps its state; another for other settings."""
+        text = json.dumps([identity[name] for name in _IDENTITY], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        return self.directory / f"{identity['attack']}.{digest}.partial.npz"
+
+    def write(self, result: dict[str, Any], arrays: dict[str, np.ndarray]):
+        """Writes the arrays, then the JSON: a JSON file means that the result is whole."""
+        path = self.path(result["attack"])
+        write_arrays(path.with_suffix(".npz"), arrays)
+        result = {"schema": SCHEMA, **result, **provenance()}
+        write_atomically(path, json.dumps(result, indent=2) + "\n")
+
+
+def read_result(path: pathlib.Path) -> dict[str, Any]:
+    """Reads the JSON of one attack.
+
+    Raises:
+      UsageError: it is not such a file.
+    """
+    try:
+        result = json.loads(path.read_text())
+        if result["schema"] != SCHEMA:
+            raise UsageError(f"{path}: has schema {result['schema']}, this version reads {SCHEMA}")
+        return result
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{path}: is not a result file: {error!r}") from error
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    """Reads an array file; nothing in it is ever unpickled."""
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}
+
+
+def write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]):
+    """Writes an array file atomically."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_atomically(path, buffer.getvalue())
+
+
+def provenance() -> dict[str, Any]:
+    """What made a number: versions, device, commit, time."""
+    return {
+        "versions": {
+            name: metadata.version(name) for name in ("ancra-jax", "jax", "jaxlib", "flax", "numpy")
+        }
+        | {"python": platform.python_version()},
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "commit": _commit(),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of the source tree that is running, None where it is an installed package."""
+    try:
+        completed = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=pathlib.Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return completed.stdout.strip() or None
