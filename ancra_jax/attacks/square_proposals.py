@@ -107,14 +107,13 @@ def starting_point(
     """Linf: vertical stripes of random sign per channel. L2: a grid of patterns, norm epsilon."""
     _, height, width, channels = natural.shape
     if isinstance(threat_model, Linf):
-        signs = _signs(keys, (1, width, channels))
+        signs = _signs(_bits(keys, (1, width, channels)))
         return threat_model.project(natural + threat_model.epsilon * signs, natural)
 
     side = len(table.tile)
     rows, columns = height // side, width // side
-    sign_key, orientation_key = _split(keys, 2)
-    signs = _signs(sign_key, (rows, columns, channels))
-    upright = jax.vmap(lambda key: jax.random.bernoulli(key, 0.5, (rows, columns)))(orientation_key)
+    bits = _bits(keys, (rows, columns, channels + 1))
+    signs, upright = _signs(bits[..., 1:]), _signs(bits[..., 0]) > 0
     tiles = jnp.where(upright[..., None, None], table.tile, table.tile.T)
     grid = jnp.einsum("brcij,brck->bricjk", tiles, signs, precision="highest")
     grid = grid.reshape(len(natural), rows * side, columns * side, channels)
@@ -153,18 +152,19 @@ def proposal(
 
 def _linf_proposal(threat_model, keys, images, natural, phase, table):
     """Adds +-2 epsilon per channel in the window: after the projection, natural +- epsilon."""
-    window_key, sign_key = _split(keys, 2)
-    window = _random_window(window_key, images, table.heights[phase], table.widths[phase])
-    change = 2 * threat_model.epsilon * _signs(sign_key, (1, 1, images.shape[-1]))
+    bits = _bits(keys, (2 + images.shape[-1],))
+    window = _window(bits[:, :2], images, table.heights[phase], table.widths[phase])
+    change = 2 * threat_model.epsilon * _signs(bits[:, None, None, 2:])
     return threat_model.project(images + jnp.where(window.mask, change, 0.0), natural)
 
 
 def _l2_proposal(threat_model, keys, images, natural, phase, table):
     """Moves the norm found in two windows, and what is left of epsilon, into the first of them."""
     side, channels = table.heights[phase], images.shape[-1]
-    first_key, second_key, sign_key, orientation_key = _split(keys, 4)
-    first = _random_window(first_key, images, side, side)
-    second = _random_window(second_key, images, side, side)
+    bits = _bits(keys, (5 + channels,))
+    first = _window(bits[:, 0:2], images, side, side)
+    second = _window(bits[:, 2:4], images, side, side)
+    upright, signs = _signs(bits[:, 4]) > 0, _signs(bits[:, None, None, 5:])
     delta = images - natural
 
     def channel_energy(x):
@@ -174,10 +174,10 @@ def _l2_proposal(threat_model, keys, images, natural, phase, table):
     energy = jnp.maximum(left_over, 0.0) / channels + channel_energy(
         jnp.where(first.mask | second.mask, delta, 0.0)
     )
-    upright = jax.vmap(jax.random.bernoulli)(orientation_key)[:, None, None]
-    eta = jnp.where(upright, table.patterns[phase], table.patterns[phase].T)
+    eta = table.patterns[phase]
+    eta = jnp.where(upright[:, None, None], eta, eta.T)
     old = jnp.where(first.mask, delta, 0.0)
-    new = _placed(eta, first, images.shape) * _signs(sign_key, (1, 1, channels))
+    new = _placed(eta, first, images.shape) * signs
     new = new + old / (jnp.sqrt(channel_energy(old)) + _TINY)
     new = new * jnp.sqrt(energy) / (jnp.sqrt(channel_energy(new)) + _TINY)
     delta = jnp.where(first.mask, new, jnp.where(second.mask, 0.0, delta))
@@ -194,17 +194,13 @@ class _Window(NamedTuple):
     mask: Bool[Array, "batch height width 1"]
 
 
-def _random_window(keys, images, height, width):
-    """A window of the given size for every image, uniform over all places inside the image."""
+def _window(bits, images, height, width):
+    """A window of the given size for every image, uniform over all places inside the image.
 
-    def corner(key):
-        top_key, left_key = jax.random.split(key)
-        return (
-            jax.random.randint(top_key, (), 0, images.shape[1] - height + 1),
-            jax.random.randint(left_key, (), 0, images.shape[2] - width + 1),
-        )
-
-    top, left = jax.vmap(corner)(keys)
+    The remainder of 32 random bits is uniform to one part in ten million.
+    """
+    top = (bits[:, 0] % (images.shape[1] - height + 1).astype(jnp.uint32)).astype(jnp.int32)
+    left = (bits[:, 1] % (images.shape[2] - width + 1).astype(jnp.uint32)).astype(jnp.int32)
     rows = jnp.arange(images.shape[1]) - top[:, None]
     columns = jnp.arange(images.shape[2]) - left[:, None]
     in_rows, in_columns = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
@@ -229,11 +225,11 @@ def _placed(eta, window, shape):
     return placed[..., None]
 
 
-def _split(keys, count):
-    """``count`` independent keys for every example, one row each."""
-    return jax.vmap(lambda key: jax.random.split(key, count), out_axes=1)(keys)
+def _bits(keys, shape):
+    """32 random bits for every entry, [batch, *shape]: one draw for all that a step needs."""
+    return jax.vmap(lambda key: jax.random.bits(key, shape, jnp.uint32))(keys)
 
 
-def _signs(keys, shape):
-    """+1 or -1, [batch, *shape]."""
-    return jax.vmap(lambda key: jax.random.rademacher(key, shape, jnp.float32))(keys)
+def _signs(bits):
+    """+1 or -1 by the highest bit."""
+    return jnp.where(bits >> 31 == 1, 1.0, -1.0)

@@ -1,0 +1,229 @@
+import cnn_a
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from ancra_jax.attacks import L2, Linf, is_adversarial, margin, pgd
+from ancra_jax.attacks.fab import _nearest_boundary, fab
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def net():
+    """The reference network with the images, of the first 32, that it classifies correctly."""
+    net = cnn_a.load()
+    net.ranks = np.argsort(-net.ref["logits"], axis=-1).astype(np.int32)
+    net.chosen = np.flatnonzero(net.ranks[:32, 0] == net.labels[:32])
+    net.x, net.y = net.images[net.chosen], net.labels[net.chosen]
+    return net
+
+
+def linear_model(weights, images):
+    kernel, bias = weights
+    return images.reshape(len(images), -1) @ kernel + bias
+
+
+def linear_problem(shape=(6, 5, 4, 1), classes=3, seed=0):
+    """Images far from the borders of [0, 1], each at a small distance from the boundaries."""
+    rng = np.random.default_rng(seed)
+    kernel = rng.standard_normal((int(np.prod(shape[1:])), classes)).astype(np.float32)
+    images = rng.uniform(0.4, 0.6, shape).astype(np.float32)
+    bias = (0.1 * rng.standard_normal(classes)).astype(np.float32) - 0.5 * kernel.sum(0)
+    model = Partial(linear_model, (jnp.asarray(kernel), jnp.asarray(bias)))
+    logits = np.asarray(model(jnp.asarray(images)))
+    return model, images, logits.argmax(-1).astype(np.int32), kernel, logits
+
+
+def norms(result):
+    return -np.asarray(result.best_loss)
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_norms_agree_with_the_reference(net, rank):
+    targets = net.ranks[net.chosen, rank - 1]
+    result = fab(net.logits_fn, net.x, net.y, Linf(cnn_a.EPSILON), key=KEY, targets=targets)
+    expected = net.ref[f"fab_t{rank}_norm"][net.chosen]
+    error = np.abs(norms(result) - expected) / expected
+    assert np.median(error) < 1e-4
+    assert np.max(error) < 0.02
+    np.testing.assert_array_equal(
+        np.isfinite(norms(result)), net.ref[f"fab_t{rank}_adversarial"][net.chosen]
+    )
+    np.testing.assert_array_equal(result.success, norms(result) <= cnn_a.EPSILON)
+    np.testing.assert_array_equal(
+        result.success,
+        is_adversarial(net.logits_fn, result.images, net.x, net.y, Linf(cnn_a.EPSILON)),
+    )
+    np.testing.assert_array_equal(result.images[~result.success], net.x[~result.success])
+
+
+@pytest.mark.slow
+def test_robust_examples_agree_with_the_reference(net):
+    """FAB-T alone with 9 targets, on the first 60 images."""
+    rows = np.flatnonzero(net.ranks[:60, 0] == net.labels[:60])
+    robust = np.ones(len(rows), bool)
+    for rank in range(1, 10):
+        result = fab(
+            net.logits_fn,
+            net.images[rows],
+            net.labels[rows],
+            Linf(cnn_a.EPSILON),
+            key=KEY,
+            targets=net.ranks[rows, rank],
+        )
+        robust &= ~np.asarray(result.success)
+    recorded = [net.ref[f"robust_fab-t_seed{seed}"][rows].sum() for seed in range(3)]
+    assert min(recorded) - 1 <= robust.sum() <= max(recorded) + 1
+
+
+@pytest.mark.parametrize(("threat_model", "dual"), [(Linf(1.0), 1), (L2(1.0), 2)])
+@pytest.mark.parametrize("targeted", [True, False])
+def test_linear_models_have_a_closed_form(threat_model, dual, targeted):
+    """The norm is |z_t - z_y| / ||w_t - w_y||_dual; the nearest class's if untargeted."""
+    model, images, labels, kernel, logits = linear_problem()
+    rows = np.arange(len(labels))
+    distances = (logits[rows, labels][:, None] - logits) / np.maximum(
+        np.linalg.norm(kernel.T[labels][:, None] - kernel.T[None], dual, axis=-1), 1e-12
+    )
+    distances[rows, labels] = np.inf
+    targets = np.argsort(distances, -1)[:, 0].astype(np.int32)
+    result = fab(
+        model, images, labels, threat_model, key=KEY, targets=targets if targeted else None
+    )
+    exact = distances.min(-1)
+    assert np.all(norms(result) >= exact * (1 - 1e-4))
+    assert np.all(norms(result) <= exact * 1.01)
+
+
+@pytest.mark.slow
+def test_l2_norms_are_confirmed_by_pgd(net):
+    """PGD fools the network where, and only where, epsilon is above the norm that FAB found."""
+    x, y = net.x[:8], net.y[:8]
+    found = norms(fab(net.logits_fn, x, y, L2(10.0), key=KEY, num_steps=40))
+    epsilon = float(np.median(found)) * 1.05
+    objective = margin(net.logits_fn, y)
+    candidates = pgd(objective, x, L2(epsilon), step_size=epsilon / 10, num_steps=60)
+    fooled = is_adversarial(net.logits_fn, candidates, x, y, L2(epsilon))
+    clear = np.abs(found / epsilon - 1) > 0.04
+    assert clear.sum() >= 6
+    np.testing.assert_array_equal(fooled[clear], found[clear] <= epsilon)
+
+
+@pytest.mark.parametrize("threat_model", [Linf(0.1), L2(0.1)])
+def test_nearest_boundary_is_the_least_of_all_classes(threat_model):
+    """With more classes than are differentiated at once, and not a multiple of their number."""
+    rng = np.random.default_rng(1)
+    kernel = jnp.asarray(rng.standard_normal((12, 23)), jnp.float32)
+    images = jnp.asarray(rng.random((5, 2, 2, 3)), jnp.float32)
+    labels = jnp.asarray([0, 3, 22, 10, 19], jnp.int32)
+
+    def model(x):
+        return jnp.sin(x.reshape(len(x), -1) @ kernel)
+
+    values, normals = _nearest_boundary(model, images, labels, threat_model)
+    jacobian = jax.vmap(jax.jacobian(lambda x: model(x[None])[0]))(images)
+    logits, order = model(images), 1 if isinstance(threat_model, Linf) else 2
+    for i, y in enumerate(labels):
+        w = (jacobian[i] - jacobian[i, y]).reshape(23, -1)
+        distance = jnp.abs(logits[i] - logits[i, y]) / jnp.linalg.norm(w, order, axis=-1)
+        nearest = int(jnp.argmin(distance.at[y].set(jnp.inf)))
+        np.testing.assert_allclose(values[i], logits[i, nearest] - logits[i, y], rtol=1e-4)
+        np.testing.assert_allclose(normals[i].ravel(), w[nearest], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("threat_model", [Linf(0.2), L2(0.4)])
+def test_results_belong_to_the_example(threat_model):
+    """Order, padding and the other rows do not matter, nor does the kind of loop."""
+    model, images, labels, *_ = linear_problem(seed=3)
+    options = {"num_steps": 5, "num_restarts": 3}
+    whole = fab(model, images, labels, threat_model, key=KEY, **options)
+    rows = np.array([4, 1, 1, 5, 0, 2])
+    active = np.array([True, True, False, True, True, True])
+    other = fab(
+        model,
+        images[rows],
+        labels[rows],
+        threat_model,
+        key=KEY,
+        indices=rows,
+        active=active,
+        loop="compiled",
+        **options,
+    )
+    used = rows[active]
+    np.testing.assert_allclose(norms(other)[active], norms(whole)[used], rtol=1e-5)
+    np.testing.assert_allclose(other.images[active], whole.images[used], atol=1e-6)
+    assert not other.success[2] and norms(other)[2] == np.inf and other.queries[2] == 0
+    np.testing.assert_array_equal(other.images[2], images[1])
+
+
+def test_restarts_only_help(net):
+    few = fab(net.logits_fn, net.x[:4], net.y[:4], L2(0.5), key=KEY, num_steps=5)
+    more = fab(net.logits_fn, net.x[:4], net.y[:4], L2(0.5), key=KEY, num_steps=5, num_restarts=3)
+    assert np.all(norms(more) <= norms(few))
+    assert np.any(norms(more) < norms(few))
+    np.testing.assert_array_equal(more.queries, 1 + 3 * 5 * 2)
+
+
+def test_the_closest_misclassified_image_outside_the_ball(net):
+    targets = net.ranks[net.chosen[:3], 1]
+    ball = Linf(1e-4)
+    attack = {"key": KEY, "targets": targets, "num_steps": 10}
+    outside = fab(net.logits_fn, net.x[:3], net.y[:3], ball, **attack, return_outside=True)
+    inside = fab(net.logits_fn, net.x[:3], net.y[:3], ball, **attack)
+    assert not np.any(inside.success) and not np.any(outside.success)
+    np.testing.assert_array_equal(inside.images, net.x[:3])
+    np.testing.assert_allclose(
+        np.abs(outside.images - net.x[:3]).max((1, 2, 3)), norms(outside), rtol=1e-6
+    )
+    assert np.all(is_adversarial(net.logits_fn, outside.images, net.x[:3], net.y[:3], Linf(1.0)))
+
+
+@pytest.mark.parametrize("shape", [(3, 7, 2, 1), (3, 1, 1, 3)])
+@pytest.mark.parametrize("threat_model", [Linf(0.5), L2(1.0)])
+def test_two_classes_and_odd_shapes(shape, threat_model):
+    model, images, labels, *_ = linear_problem(shape, classes=2, seed=5)
+    labels[0] = 1 - labels[0]
+    result = fab(model, images, labels, threat_model, key=KEY, num_steps=20)
+    assert np.all(result.success)
+    assert norms(result)[0] == 0  # misclassified already
+    np.testing.assert_array_equal(result.images[0], images[0])
+    assert np.all(is_adversarial(model, result.images, images, labels, threat_model))
+
+
+def test_a_model_that_returns_nan_is_never_fooled():
+    images = np.full((2, 2, 2, 1), 0.5, np.float32)
+
+    def broken(x):
+        return jnp.where(jnp.any(x != 0.5), jnp.nan, 1.0) * jnp.array([[1.0, 0.0]] * len(x))
+
+    result = fab(broken, images, np.array([0, 0]), Linf(0.1), key=KEY, num_steps=3)
+    assert not np.any(result.success)
+    np.testing.assert_array_equal(result.images, images)
+
+
+def test_one_compilation_serves_every_checkpoint_target_and_epsilon():
+    traces = []
+
+    def model(weights, images):
+        traces.append(1)
+        return linear_model(weights, images)
+
+    counts = []
+    for seed in range(3):
+        other, images, labels, *_ = linear_problem(seed=seed)
+        fab(
+            Partial(model, *other.args),
+            images,
+            labels,
+            Linf(0.1 + seed),
+            key=jax.random.key(seed),
+            targets=(labels + 1 + seed % 2) % 3,
+            num_steps=2 + seed,
+            num_restarts=2,
+        )
+        counts.append(len(traces))
+    assert counts[0] > 0 and counts == counts[:1] * 3

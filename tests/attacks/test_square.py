@@ -1,0 +1,260 @@
+import cnn_a
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from ancra_jax.attacks import L2, Linf, is_adversarial
+from ancra_jax.attacks import margin as margin_objective
+from ancra_jax.attacks.model import example_keys
+from ancra_jax.attacks.square import square
+from ancra_jax.attacks.square_proposals import pattern, windows
+from ancra_jax.attacks.square_proposals import proposal as eager_proposal
+from ancra_jax.attacks.square_proposals import starting_point as eager_starting_point
+
+KEY = jax.random.key(0)
+proposal, starting_point = jax.jit(eager_proposal), jax.jit(eager_starting_point)
+BALLS = [Linf(8 / 255), L2(0.5)]
+
+
+def tanh_network(weights, images):
+    first, second = weights
+    return jnp.tanh(images.reshape(len(images), -1) @ first) @ second
+
+
+def problem(batch=8, shape=(6, 6, 2), classes=4, seed=0, hidden=16):
+    """A small random network, and images with the labels it gives them."""
+    rng = np.random.default_rng(seed)
+    first = rng.standard_normal((int(np.prod(shape)), hidden)) / np.sqrt(np.prod(shape))
+    weights = [first, rng.standard_normal((hidden, classes))]
+    model = Partial(tanh_network, [jnp.asarray(w, jnp.float32) for w in weights])
+    images = rng.random((batch, *shape)).astype(np.float32)
+    return model, images, np.asarray(jnp.argmax(model(images), -1), np.int32)
+
+
+@pytest.mark.slow
+def test_robust_examples_agree_with_the_reference():
+    """On the first 100 images; an example may differ, as the random windows do."""
+    net = cnn_a.load()
+    rows = np.flatnonzero(net.ref["logits"][:100].argmax(-1) == net.labels[:100])
+    result = square(net.logits_fn, net.images[rows], net.labels[rows], Linf(cnn_a.EPSILON), key=KEY)
+    robust = int(np.sum(~np.asarray(result.success)))
+    recorded = [net.ref[f"robust_square_seed{seed}"][rows].sum() for seed in range(3)]
+    assert min(recorded) - 1 <= robust <= max(recorded) + 1
+    assert np.max(result.queries) == 5000
+
+
+@pytest.mark.parametrize("ball", BALLS)
+def test_what_counts_as_success_is_inside_the_ball_and_misclassified(ball):
+    net = cnn_a.load()
+    x, y = net.images[:24], net.labels[:24]
+    result = square(net.logits_fn, x, y, ball, key=KEY, num_queries=150)
+    success = np.asarray(result.success)
+    assert 0 < success.sum() < len(x)
+    np.testing.assert_array_equal(success, is_adversarial(net.logits_fn, result.images, x, y, ball))
+    np.testing.assert_array_equal(result.images[~success], x[~success])
+    wrong = net.ref["logits"][:24].argmax(-1) != y
+    np.testing.assert_array_equal(result.queries[wrong], 1)
+    np.testing.assert_array_equal(result.queries[~success], 150)
+    assert np.all(np.asarray(result.best_loss)[~success] <= 0)
+
+
+@pytest.mark.parametrize("ball", [Linf(0.12), L2(0.8)])
+def test_results_belong_to_the_example(ball):
+    """Order, padding, the kind of loop, and leaving finished rows out: nothing matters."""
+    model, images, labels = problem(batch=72)
+    options = {"key": KEY, "num_queries": 330}
+    whole = square(model, images, labels, ball, loop="compiled", **options)
+    assert 0.5 < np.mean(whole.success) < 1  # so that the host loop does shrink its batch
+    shrunk = square(model, images, labels, ball, loop="host", **options)
+    rows = np.random.default_rng(0).permutation(72)[:20]
+    active = np.arange(20) != 3
+    some = square(model, images[rows], labels[rows], ball, indices=rows, active=active, **options)
+    for field in ("success", "queries", "best_loss", "images"):
+        expected = np.asarray(getattr(whole, field))
+        np.testing.assert_allclose(getattr(shrunk, field), expected, atol=1e-5, err_msg=field)
+        np.testing.assert_allclose(
+            getattr(some, field)[active], expected[rows][active], atol=1e-5, err_msg=field
+        )
+    assert not some.success[3] and some.queries[3] == 0
+    np.testing.assert_array_equal(some.images[3], images[rows[3]])
+
+
+@pytest.mark.parametrize("ball", [Linf(0.02), L2(0.2)])
+def test_more_queries_continue_the_same_search(ball):
+    model, images, labels = problem()
+    losses = [
+        np.asarray(square(model, images, labels, ball, key=KEY, num_queries=n).best_loss)
+        for n in (2, 20, 200)
+    ]
+    assert np.all(losses[0] <= losses[1]) and np.all(losses[1] <= losses[2])
+    assert np.any(losses[1] < losses[2])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 20, 1), (9, 4, 2)])
+@pytest.mark.parametrize("ball", [Linf(0.3), L2(1.0)])
+def test_two_classes_and_odd_shapes(shape, ball):
+    model, images, labels = problem(shape=shape, classes=2, batch=4)
+    result = square(model, images, labels, ball, key=KEY, num_queries=60)
+    np.testing.assert_array_equal(
+        result.success, is_adversarial(model, result.images, images, labels, ball)
+    )
+
+
+@pytest.mark.parametrize("ball", BALLS)
+def test_start_and_proposals_stay_in_the_ball_and_change_windows_alone(ball):
+    images = jnp.asarray(np.random.default_rng(0).random((5, 32, 32, 3)), jnp.float32)
+    table = windows(ball, 32, 32, 0.8)
+    start = starting_point(ball, example_keys(KEY, jnp.arange(5)), images, table)
+    step = jnp.asarray(5000)
+    keys = example_keys(jax.random.key(1), jnp.arange(5))
+    after = proposal(ball, keys, start, images, step, table)
+    for candidate in (start, after):
+        assert np.all((candidate >= 0) & (candidate <= 1))
+        assert np.all(ball.norm(candidate - images) <= ball.epsilon + 1e-6)
+    if isinstance(ball, Linf):  # every pixel outside of one 3x3 window is left as it was
+        assert np.all(np.sum(np.any(after != start, -1), (1, 2)) <= 9)
+        assert np.any(after != start)
+        np.testing.assert_allclose(
+            start, np.clip(images + ball.epsilon * jnp.sign(start - images), 0, 1), atol=1e-6
+        )
+        stripes = np.sign(start - images)
+        inner = np.asarray((images > 0.05) & (images < 0.95))
+        assert all(
+            len(np.unique(stripes[i, inner[i, :, j, k], j, k])) == 1
+            for i in range(5)
+            for j in range(32)
+            for k in range(3)
+        )
+
+
+def test_l2_proposals_keep_the_energy_of_the_other_pixels():
+    """Far from the borders the norm stays epsilon, and only two windows change their content."""
+    ball = L2(0.5)
+    images = jnp.full((64, 16, 16, 3), 0.5)
+    table = windows(ball, 16, 16, 0.8)
+    start = starting_point(ball, example_keys(KEY, jnp.arange(64)), images, table)
+    keys = example_keys(jax.random.key(1), jnp.arange(64))
+    after = proposal(ball, keys, start, images, jnp.asarray(4500), table)
+    np.testing.assert_allclose(ball.norm(start - images), 0.5, rtol=1e-5)
+    np.testing.assert_allclose(ball.norm(after - images), 0.5, rtol=1e-5)
+    changed = np.any(np.abs(after - start) > 1e-4, -1)
+    assert np.all(np.sum(changed, (1, 2)) <= 18) and np.all(np.any(changed, (1, 2)))
+    # The second window is empty afterwards, all of it where it does not overlap the first.
+    emptied = np.sum(np.all(np.abs(after - images) < 1e-6, -1) & changed, (1, 2))
+    assert np.median(emptied) == 9
+
+
+def test_window_sizes():
+    """The schedule of the reference implementation at 32x32."""
+    steps = [0, 10, 11, 50, 51, 201, 501, 1001, 2001, 4001]
+    phases = [sum(step > h for h in (10, 50, 200, 500, 1000, 2000, 4000)) for step in steps]
+    linf = windows(BALLS[0], 32, 32, 0.8)
+    assert [int(linf.heights[p]) for p in phases] == [29, 29, 20, 20, 14, 10, 7, 5, 4, 3]
+    l2 = windows(BALLS[1], 32, 32, 0.8)
+    assert [int(l2.heights[p]) for p in phases] == [29, 29, 21, 21, 15, 11, 7, 5, 5, 3]
+    assert l2.tile.shape == (6, 6)
+    wide = windows(BALLS[0], 4, 100, 0.8)
+    assert (int(wide.heights[0]), int(wide.widths[0])) == (4, 18)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 6, 11])
+def test_pattern_is_a_sum_of_nested_rectangles(side):
+    def half(rows, columns):
+        total = np.zeros((rows, columns))
+        top, left = rows // 2, columns // 2
+        for k in range(max(top, left) + 1):
+            total[max(top - k, 0) : top + k + 1, max(left - k, 0) : left + k + 1] += (
+                1 / (k + 1) ** 2
+            )
+        return total / np.linalg.norm(total)
+
+    upper = half(side // 2, side) if side > 1 else np.zeros((0, 1))
+    expected = np.concatenate([upper, -half(side - side // 2, side)])
+    np.testing.assert_allclose(pattern(side), expected / np.linalg.norm(expected), atol=1e-12)
+
+
+def test_objective_is_what_the_search_ascends():
+    model, images, labels = problem()
+    ball = Linf(0.02)
+    options = {"key": KEY, "num_queries": 100}
+    default = square(model, images, labels, ball, **options)
+    same = square(model, images, labels, ball, objective=margin_objective(model, labels), **options)
+    for a, b in zip(default, same, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    blind = square(
+        model, images, labels, ball, objective=Partial(lambda x: jnp.zeros(len(x))), **options
+    )
+    # Nothing to ascend: a proposal is kept only if it fools the model.
+    assert np.all(blind.best_loss == 0)
+    np.testing.assert_array_equal(
+        blind.success, is_adversarial(model, blind.images, images, labels, ball)
+    )
+
+
+def test_forward_passes_only_and_none_when_all_are_done():
+    calls = []
+
+    @jax.custom_jvp
+    def opaque(x):
+        jax.debug.callback(lambda: calls.append(1))
+        return x.reshape(len(x), -1)[:, :2]
+
+    @opaque.defjvp
+    def _(primals, tangents):
+        raise AssertionError("Square differentiated the model")
+
+    images = np.zeros((4, 2, 2, 1), np.float32)
+    images[:, 0, 0] = 0.5
+    for loop in ("host", "compiled"):
+        calls.clear()
+        labels = np.array([1, 1, 1, 0])  # the first three are misclassified already
+        active = np.array([True, True, True, False])
+        square(opaque, images, labels, Linf(0.1), key=KEY, active=active, loop=loop)
+        jax.effects_barrier()
+        assert len(calls) == 2, loop
+
+
+def test_one_compilation_serves_every_checkpoint_and_epsilon():
+    traces = []
+
+    def model(weights, images):
+        traces.append(1)
+        return tanh_network(weights, images)
+
+    counts = []
+    for seed in range(3):
+        other, images, labels = problem(seed=seed)
+        square(
+            Partial(model, *other.args),
+            images,
+            labels,
+            Linf(0.01 * (1 + seed)),
+            key=jax.random.key(seed),
+            num_queries=10 + 150 * seed,
+            p_init=0.8 - 0.1 * seed,
+        )
+        counts.append(len(traces))
+    assert counts[0] > 0 and counts == counts[:1] * 3
+
+
+def test_a_model_that_returns_nan_is_never_fooled():
+    images = np.full((2, 3, 3, 1), 0.5, np.float32)
+
+    def broken(x):
+        return jnp.where(jnp.any(x != 0.5), jnp.nan, 1.0) * jnp.array([[1.0, 0.0]] * len(x))
+
+    result = square(broken, images, np.array([0, 0]), Linf(0.1), key=KEY, num_queries=5)
+    assert not np.any(result.success)
+    np.testing.assert_array_equal(result.images, images)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"num_queries": 1}, "num_queries=1"), ({"p_init": 0.0}, "p_init=0.0")],
+)
+def test_options_out_of_range_are_refused(options, message):
+    model, images, labels = problem()
+    with pytest.raises(ValueError, match=message):
+        square(model, images, labels, Linf(0.1), key=KEY, **options)
