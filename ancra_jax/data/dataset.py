@@ -6,7 +6,6 @@ import json
 import zlib
 
 import numpy as np
-from jaxtyping import Int32, UInt8
 
 from ancra_jax.errors import UsageError
 
@@ -16,15 +15,16 @@ class Split:
     """One part of a data set, on the host.
 
     Attributes:
-      images: pixels in 0..255; possibly a read-only memory map of a file.
-      labels: class numbers.
+      images: uint8 [examples, height, width, channels], pixels in 0..255; possibly a read-only
+        memory map of a file.
+      labels: int32 [examples], class numbers.
 
     Raises:
       UsageError: the arrays have another type or shape or disagree in length.
     """
 
-    images: UInt8[np.ndarray, "examples height width channels"]
-    labels: Int32[np.ndarray, "examples"]
+    images: np.ndarray
+    labels: np.ndarray
 
     def __post_init__(self):
         images, labels = self.images, self.labels

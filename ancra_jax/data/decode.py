@@ -45,7 +45,7 @@ def decode_images(
             if image.shape != first.shape:
                 raise UsageError(
                     f"{describe(i)} has {_size(image)} pixels but {describe(0)} has "
-                    f"{_size(first)}; set image_size to resize them, or make them equal"
+                    f"{_size(first)}; make them equal (the data set 'folder' does with image_size)"
                 )
             images[i] = image
             all_grey &= is_grey

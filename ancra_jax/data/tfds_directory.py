@@ -131,10 +131,11 @@ def _read(directory: epath.Path, name: str, num_classes: int) -> Dataset:
     if info.name != name:
         raise UsageError(f"{directory} holds the data set {info.name!r}, not {name!r}")
     missing = {"image", "label"} - set(info.features)
-    if missing or info.features["label"].num_classes != num_classes:
+    classes = None if missing else getattr(info.features["label"], "num_classes", None)
+    if classes != num_classes:
         raise UsageError(
-            f"{directory}: {name!r} must have the features 'image' and 'label', of {num_classes} "
-            f"classes; it has {info.features}"
+            f"{directory}: {name!r} must have the features 'image' and 'label', the label with "
+            f"{num_classes} classes; it has {', '.join(info.features)}, with {classes} classes"
         )
     missing = {"train", "test"} - set(info.splits)
     if missing:

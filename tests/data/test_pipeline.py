@@ -1,0 +1,171 @@
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ancra_jax import data
+from ancra_jax.errors import UsageError
+from ancra_jax.types import Batch
+
+
+def make_split(count=50, shape=(8, 8, 3)):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
+    return data.Split(images, rng.integers(0, 5, count).astype(np.int32))
+
+
+def jitted_batch(split, position, batch_size, augmentation, seed=0):
+    on_device = data.put_on_device(split)
+    permutation = data.epoch_permutation(jax.random.key(seed), len(split))
+    take = jax.jit(data.training_batch, static_argnums=(3, 5))
+    return take(on_device, permutation, position, batch_size, jax.random.key(1), augmentation)
+
+
+def test_put_on_device_keeps_values_and_types():
+    split = make_split()
+    on_device = data.put_on_device(split)
+    assert on_device.images.dtype == jnp.uint8 and on_device.labels.dtype == jnp.int32
+    np.testing.assert_array_equal(on_device.images, split.images)
+    np.testing.assert_array_equal(on_device.labels, split.labels)
+
+
+def test_an_epoch_visits_each_example_once():
+    split = make_split(50)
+    batches = [jitted_batch(split, start, 10, data.Augmentation()) for start in range(0, 50, 10)]
+    indices = np.concatenate([batch.indices for batch in batches])
+    np.testing.assert_array_equal(np.sort(indices), np.arange(50))
+    assert not np.array_equal(indices, np.arange(50))
+    for batch in batches:
+        assert batch.images.dtype == jnp.float32
+        np.testing.assert_array_equal(batch.labels, split.labels[batch.indices])
+        expected = split.images[batch.indices].astype(np.float32) / np.float32(255)
+        np.testing.assert_array_equal(batch.images, expected)
+
+
+def test_every_pixel_value_is_divided_exactly():
+    pixels = np.arange(256, dtype=np.uint8)
+    expected = (pixels / 255).astype(np.float32)
+    np.testing.assert_array_equal(data.to_float(jnp.asarray(pixels)), expected)
+    np.testing.assert_array_equal(jax.jit(data.to_float)(pixels), expected)
+    assert expected[255] == 1 and expected[0] == 0
+
+
+def test_augmented_examples_do_not_depend_on_the_batch_size():
+    split = make_split()
+    augmentation = data.Augmentation(2, True)
+    large = jitted_batch(split, 0, 20, augmentation)
+    small = jitted_batch(split, 10, 10, augmentation)
+    jax.tree.map(np.testing.assert_array_equal, small, jax.tree.map(lambda x: x[10:], large))
+    again = jitted_batch(split, 0, 20, augmentation)
+    jax.tree.map(np.testing.assert_array_equal, again, large)
+
+
+def test_position_is_traced():
+    traces = []
+
+    @jax.jit
+    def indices(split, permutation, position):
+        traces.append(1)
+        key, augmentation = jax.random.key(0), data.Augmentation(1)
+        return data.training_batch(split, permutation, position, 5, key, augmentation).indices
+
+    on_device = data.put_on_device(make_split(20))
+    permutation = data.epoch_permutation(jax.random.key(0), 20)
+    for start in (0, 5, 15):
+        taken = indices(on_device, permutation, jnp.int32(start))
+        np.testing.assert_array_equal(taken, permutation[start : start + 5])
+    assert len(traces) == 1
+
+
+def test_permutations_differ_by_key():
+    first, again, other = (data.epoch_permutation(jax.random.key(s), 100) for s in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert first.dtype == jnp.int32
+
+
+def test_batches_per_epoch_drops_the_rest():
+    assert data.batches_per_epoch(50, 16) == 3
+    assert data.batches_per_epoch(50, 50) == 1
+    for batch_size in (51, 0, -1):
+        with pytest.raises(UsageError, match=rf"batch_size must be 1 to 50 .*got {batch_size}"):
+            data.batches_per_epoch(50, batch_size)
+
+
+@pytest.mark.parametrize("num_examples", [None, 0, 1, 7, 8, 20])
+def test_evaluation_batches_cover_the_first_examples_in_order(num_examples):
+    split = make_split(20)
+    batches = list(data.batches_for_evaluation(split, 8, num_examples))
+    count = 20 if num_examples is None else num_examples
+    assert len(batches) == -(-count // 8)
+    real = [
+        jax.tree.map(lambda x, b=b: np.asarray(x)[np.asarray(b.mask)], b.batch) for b in batches
+    ]
+    indices = np.concatenate([batch.indices for batch in real]) if real else np.arange(0)
+    np.testing.assert_array_equal(indices, np.arange(count))
+    for (batch, mask), true in zip(batches, real, strict=True):
+        assert isinstance(batch, Batch)
+        assert batch.images.shape == (8, 8, 8, 3) and mask.shape == (8,)
+        expected = split.images[true.indices].astype(np.float32) / np.float32(255)
+        np.testing.assert_array_equal(true.images, expected)
+        np.testing.assert_array_equal(true.labels, split.labels[true.indices])
+        # The filling repeats a real image.
+        np.testing.assert_array_equal(
+            batch.images[~mask], np.broadcast_to(true.images[-1], (int((~mask).sum()), 8, 8, 3))
+        )
+
+
+def test_evaluation_refuses_impossible_numbers():
+    with pytest.raises(UsageError, match="batch_size must be at least 1; got 0"):
+        data.batches_for_evaluation(make_split(20), 0)
+    with pytest.raises(UsageError, match=r"num_examples must be at most 20 .*got 21"):
+        data.batches_for_evaluation(make_split(20), 8, 21)
+
+
+_SHARDED = """
+import json
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from ancra_jax import data
+
+assert jax.device_count() == 8
+mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+rng = np.random.default_rng(0)
+images = rng.integers(0, 256, (100, 8, 8, 3), dtype=np.uint8)
+split = data.Split(images, rng.integers(0, 5, 100).astype(np.int32))
+augmentation = data.Augmentation(4, True)
+
+def take(split, permutation, position, sharding):
+    key = jax.random.key(1)
+    return data.training_batch(split, permutation, position, 32, key, augmentation, sharding)
+
+take = jax.jit(take, static_argnums=3)
+permutation = data.epoch_permutation(jax.random.key(0), 100)
+one = take(data.put_on_device(split), permutation, 32, None)
+on_all = data.put_on_device(split, replicated)
+eight = take(on_all, jax.device_put(permutation, replicated), 32, sharded)
+jax.tree.map(np.testing.assert_array_equal, one, eight)
+for batch, mask in data.batches_for_evaluation(split, 16, sharding=sharded):
+    assert mask.sharding.is_equivalent_to(sharded, 1)
+print(json.dumps({
+    "copies": len(on_all.images.addressable_shards),
+    "whole": on_all.images.addressable_shards[3].data.shape[0],
+    "part": eight.images.addressable_shards[3].data.shape[0],
+}))
+"""
+
+
+def test_eight_devices_give_the_batch_of_one():
+    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
+    run = subprocess.run(
+        [sys.executable, "-c", _SHARDED], env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout) == {"copies": 8, "whole": 100, "part": 4}

@@ -1,0 +1,115 @@
+import io
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_archives import encode, random_image, write_files, zip_file
+
+from ancra_jax import data
+from ancra_jax.errors import UsageError
+
+
+def decode(jpeg: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+
+
+@pytest.mark.parametrize(
+    "form", ["zip", "folder of zip", "extracted", "manual", "zip without root"]
+)
+def test_every_form_gives_the_same_data(tmp_path, tiny_imagenet_files, form):
+    files = tiny_imagenet_files
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    path = data_dir / "tiny-imagenet-200.zip"
+    if form == "zip":
+        data_dir = tmp_path / "any_name.zip"
+        zip_file(data_dir, files)
+    elif form == "extracted":
+        write_files(data_dir, files)
+    elif form == "manual":
+        (data_dir / "downloads" / "manual").mkdir(parents=True)
+        zip_file(data_dir / "downloads" / "manual" / path.name, files)
+    else:
+        zip_file(path, files, root="" if form == "zip without root" else "tiny-imagenet-200/")
+    dataset = data.load("tiny_imagenet", data_dir=data_dir)
+    # Labels by wnids.txt (n02, n01, n03), words from words.txt.
+    assert dataset.class_names == ("cat", "goldfish, Carassius auratus", "dog")
+    train_names = sorted(name for name in files if name.startswith("train/") and "images" in name)
+    expected = np.stack([decode(files[name]) for name in train_names])
+    np.testing.assert_array_equal(dataset.train.images, expected)
+    np.testing.assert_array_equal(dataset.train.labels, [1, 1, 0, 0, 2, 2])
+    expected = np.stack([decode(files[f"val/images/val_{i}.JPEG"]) for i in range(4)])
+    np.testing.assert_array_equal(dataset.test.images, expected)
+    np.testing.assert_array_equal(dataset.test.labels, [2, 1, 0, 1])
+
+
+def test_grey_images_become_rgb(tmp_path, tiny_imagenet_files):
+    grey = np.asarray(Image.open(io.BytesIO(tiny_imagenet_files["train/n02/images/n02_1.JPEG"])))
+    assert grey.ndim == 2
+    zip_file(tmp_path / "tiny-imagenet-200.zip", tiny_imagenet_files)
+    dataset = data.load("tiny_imagenet", data_dir=tmp_path)
+    for channel in range(3):
+        np.testing.assert_array_equal(dataset.train.images[3, ..., channel], grey)
+
+
+def test_environment_variable(tmp_path, tiny_imagenet_files, monkeypatch):
+    zip_file(tmp_path / "tiny-imagenet-200.zip", tiny_imagenet_files)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    assert len(data.load("tiny_imagenet").train) == 6
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.99])
+def test_truncated_zip_is_named(tmp_path, tiny_imagenet_files, share):
+    path = tmp_path / "tiny-imagenet-200.zip"
+    zip_file(path, tiny_imagenet_files)
+    os.truncate(path, int(share * path.stat().st_size))
+    with pytest.raises(UsageError, match=r"tiny-imagenet-200\.zip is not a whole zip file"):
+        data.load("tiny_imagenet", data_dir=path)
+
+
+def test_damaged_bytes_inside_the_zip_are_named(tmp_path, tiny_imagenet_files):
+    path = tmp_path / "tiny-imagenet-200.zip"
+    zip_file(path, tiny_imagenet_files)
+    contents = bytearray(path.read_bytes())
+    place = contents.index(b"n01_1.JPEG") + 200
+    contents[place : place + 50] = bytes(50)
+    path.write_bytes(contents)
+    with pytest.raises(UsageError, match=r"\.zip: train/n01/images/n01_1\.JPEG is damaged"):
+        data.load("tiny_imagenet", data_dir=path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"wnids.txt": None}, "has no wnids.txt"),
+        ({"val/val_annotations.txt": None}, "has no val/val_annotations.txt"),
+        ({"val/val_annotations.txt": b""}, "has no validation images"),
+        ({"val/images/val_2.JPEG": None}, "has no val/images/val_2.JPEG"),
+        ({"wnids.txt": b"n01\nn02\nn03\nn09\n"}, "has no training images of class n09"),
+        ({"wnids.txt": b"n01\nn02\n"}, "is of class n03, not in wnids.txt"),
+        ({"train/n01/images/n01_0.JPEG": b"no image"}, "n01_0.JPEG is not an image"),
+        (
+            {"train/n01/images/n01_0.JPEG": encode(random_image(0, 32, 48, 3), "JPEG")},
+            r"train/n01/images/n01_1.JPEG has 64x64 .*n01_0.JPEG has 48x32",
+        ),
+    ],
+)
+def test_incomplete_archives_are_refused(tmp_path, tiny_imagenet_files, change, message):
+    files = {
+        name: contents
+        for name, contents in (tiny_imagenet_files | change).items()
+        if contents is not None
+    }
+    path = tmp_path / "tiny-imagenet-200.zip"
+    zip_file(path, files)
+    with pytest.raises(UsageError, match=message) as error:
+        data.load("tiny_imagenet", data_dir=path)
+    assert str(path) in str(error.value)
+
+
+def test_missing_places(tmp_path):
+    with pytest.raises(UsageError, match=r"nowhere does not exist.*tiny-imagenet-200\.zip"):
+        data.load("tiny_imagenet", data_dir=tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="must be local"):
+        data.load("tiny_imagenet", data_dir="gs://bucket/data")
