@@ -8,6 +8,7 @@ import io
 import tarfile
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import numpy as np
@@ -88,10 +89,11 @@ class Cifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
         self, part: str, records: UInt8[np.ndarray, "examples bytes"]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         features = [feature for feature, _, _ in self.label_bytes]
-        for index, record in enumerate(records):
-            labels = {feature: int(record[column]) for column, feature in enumerate(features)}
-            pixels = record[len(features) :].reshape(3, 32, 32).transpose(1, 2, 0)
-            yield index, {"id": f"{part}_{index:05d}", "image": _png(pixels)} | labels
+        pixels = records[:, len(features) :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+        with ThreadPoolExecutor() as pool:
+            for index, image in enumerate(pool.map(_png, pixels)):
+                labels = {name: int(records[index, column]) for column, name in enumerate(features)}
+                yield index, {"id": f"{part}_{index:05d}", "image": image} | labels
 
 
 class Cifar100(Cifar10, skip_registration=True):  # type: ignore[call-arg]

@@ -162,28 +162,25 @@ def _records(builder: Any, part: str) -> list[dict[str, Any]]:
 
     encoded = {"image": tfds.decode.SkipDecoding()}
     file_format = builder.info.file_format.value
-    if file_format == "array_record":
-        try:
-            source = builder.as_data_source(part, decoders=encoded)
-            return [
-                record
-                for start in range(0, len(source), _RECORDS_AT_ONCE)
-                for record in source.__getitems__(
-                    range(start, min(start + _RECORDS_AT_ONCE, len(source)))
-                )
-            ]
-        except Exception as error:  # array_record raises RuntimeError, the features what they like.
-            raise UsageError(
-                f"{builder.data_path}: the {part} split cannot be read ({one_line(error)}): "
-                f"{_INCOMPLETE}"
-            ) from error
-    if file_format == "tfrecord" and importlib.util.find_spec("tensorflow"):
-        return list(tfds.as_numpy(builder.as_dataset(part, decoders=encoded)))
-    raise UsageError(
-        f"{builder.data_path} is in the format {file_format!r}, which needs TensorFlow to be read: "
-        "pip install tensorflow, or give a data_dir without this directory to have the data set "
-        "prepared as array_record"
-    )
+    with_tensorflow = file_format == "tfrecord" and importlib.util.find_spec("tensorflow")
+    if file_format != "array_record" and not with_tensorflow:
+        raise UsageError(
+            f"{builder.data_path} is in the format {file_format!r}, which needs TensorFlow to be "
+            "read: pip install tensorflow, or give a data_dir without this directory to have the "
+            "data set prepared as array_record"
+        )
+    try:
+        if with_tensorflow:
+            return list(tfds.as_numpy(builder.as_dataset(part, decoders=encoded)))
+        source = builder.as_data_source(part, decoders=encoded)
+        starts = range(0, len(source), _RECORDS_AT_ONCE)
+        chunks = (range(start, min(start + _RECORDS_AT_ONCE, len(source))) for start in starts)
+        return [record for chunk in chunks for record in source.__getitems__(chunk)]
+    except Exception as error:  # RuntimeError by array_record, their own by features, TensorFlow.
+        raise UsageError(
+            f"{builder.data_path}: the {part} split cannot be read ({one_line(error)}): "
+            f"{_INCOMPLETE}"
+        ) from error
 
 
 def _in_official_order(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -39,3 +42,11 @@ def test_image_size_is_checked(tmp_path):
         data.load("digits", image_size=16)
     with pytest.raises(UsageError, match="image_size must be at least 1 pixel; got 0"):
         data.load("folder", data_dir=tmp_path, image_size=0)
+
+
+def test_the_example_of_the_documentation_runs(monkeypatch):
+    monkeypatch.setattr(registry, "_SOURCES", dict(registry._SOURCES))
+    page = Path(__file__).parents[2] / "docs" / "data.md"
+    *_, example = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    exec(example, {})
+    assert data.load("stripes").class_names == ("horizontal", "vertical")
