@@ -161,8 +161,8 @@ def test_results_belong_to_the_example(threat_model):
 
 
 def test_restarts_only_help(net):
-    few = fab(net.logits_fn, net.x[:4], net.y[:4], L2(0.5), key=KEY, num_steps=5)
-    more = fab(net.logits_fn, net.x[:4], net.y[:4], L2(0.5), key=KEY, num_steps=5, num_restarts=3)
+    few = fab(net.logits_fn, net.x[:2], net.y[:2], L2(0.5), key=KEY, num_steps=5)
+    more = fab(net.logits_fn, net.x[:2], net.y[:2], L2(0.5), key=KEY, num_steps=5, num_restarts=3)
     assert np.all(norms(more) <= norms(few))
     assert np.any(norms(more) < norms(few))
     np.testing.assert_array_equal(more.queries, 1 + 3 * 5 * 2)
