@@ -6,6 +6,7 @@ This package imports nothing of the rest of the library.
 from ancra_jax.attacks.apgd import apgd as apgd
 from ancra_jax.attacks.autoattack import AutoAttackResult as AutoAttackResult
 from ancra_jax.attacks.autoattack import autoattack as autoattack
+from ancra_jax.attacks.autoattack import worst_case as worst_case
 from ancra_jax.attacks.autoattack_attacks import Attack as Attack
 from ancra_jax.attacks.fab import fab as fab
 from ancra_jax.attacks.model import example_keys as example_keys

@@ -53,15 +53,16 @@ class ApgdState(NamedTuple):
 def checkpoint_windows(num_steps: int) -> np.ndarray:
     """For every step the length of the window that ends with it, 0 where none does.
 
-    For 100 steps windows of 22, 19, 16, 13, 10, 7, 6, 6 end after steps 22, 41, ... 99.
+    For 100 steps windows of 22, 19, 16, 13, 10, 7, 6, 6 end after steps 22, 41, ... 99. Entry 0
+    belongs to the start.
     """
-    windows = np.zeros(num_steps, np.int32)
+    windows = np.zeros(num_steps + 1, np.int32)
     window = max(int(0.22 * num_steps), 1)
     shortest = max(int(0.06 * num_steps), 1)
     shrink = max(int(0.03 * num_steps), 1)
     end = window
     while end <= num_steps:
-        windows[end - 1] = window
+        windows[end] = window
         window = max(window - shrink, shortest)
         end += window
     return windows
@@ -76,6 +77,7 @@ def run_apgd(
     *,
     num_steps: int = 100,
     rho: float = 0.75,
+    stop_after: int | None = None,
     loop: LoopKind = "auto",
 ) -> ApgdState:
     """One run of Auto-PGD from a given start; see ``apgd``.
@@ -88,51 +90,55 @@ def run_apgd(
       threat_model: the ball around ``natural``.
       num_steps: gradient steps.
       rho: see ``apgd``.
+      stop_after: take only so many of the steps; 0 evaluates the start.
       loop: see ``attacks.loop.iterate``.
 
     Returns:
       The final state of the loop.
     """
+    steps = num_steps if stop_after is None else stop_after
     return iterate(
         _step,
-        _initial_state(evaluate, start, natural, labels, threat_model),
+        _initial_state(start, natural, threat_model),
         evaluate,
         natural,
         labels,
         threat_model,
         jnp.asarray(checkpoint_windows(num_steps)),
         rho,
-        num_steps=num_steps,
+        num_steps=steps + 1,
         loop=loop,
     )
 
 
 @jax.jit
-def _initial_state(evaluate, start, natural, labels, threat_model):
-    values, gradients, logits = evaluate(start, jnp.asarray(0))
-    fooled = misclassified(logits, labels)
+def _initial_state(start, natural, threat_model):
+    batch = len(start)
+    lowest = jnp.full(batch, -jnp.inf)
     return ApgdState(
         images=start,
         previous=start,
-        gradients=gradients,
-        adversarial=jnp.where(wide(fooled), start, natural),
-        fooled=fooled,
+        gradients=jnp.zeros_like(start),
+        adversarial=natural,
+        fooled=jnp.zeros(batch, bool),
         best_images=start,
-        best_gradients=gradients,
-        best_loss=values,
-        last_loss=jnp.zeros_like(values),
-        rises=jnp.zeros(len(values), jnp.int32),
-        checked_loss=values,
-        halved=jnp.ones(len(values), bool),
-        step_size=jnp.full(len(values), 2.0) * threat_model.epsilon,
+        best_gradients=jnp.zeros_like(start),
+        best_loss=lowest,
+        last_loss=lowest,
+        rises=jnp.zeros(batch, jnp.int32),
+        checked_loss=lowest,
+        halved=jnp.ones(batch, bool),
+        step_size=jnp.full(batch, 2.0) * threat_model.epsilon,
     )
 
 
 def _step(i, state, evaluate, natural, labels, threat_model, windows, rho):
-    images = _move(i, state, natural, threat_model)
-    values, gradients, logits = evaluate(images, i + 1)
+    """Iteration 0 evaluates the start, so that the network is compiled for the loop alone."""
+    is_start = i == 0
+    images = jnp.where(is_start, state.images, _move(i, state, natural, threat_model))
+    values, gradients, logits = evaluate(images, i)
     fooled = misclassified(logits, labels)
-    better = values > state.best_loss
+    better = is_start | (values > state.best_loss)
     state = state._replace(
         images=images,
         previous=state.images,
@@ -142,8 +148,9 @@ def _step(i, state, evaluate, natural, labels, threat_model, windows, rho):
         best_images=jnp.where(wide(better), images, state.best_images),
         best_gradients=jnp.where(wide(better), gradients, state.best_gradients),
         best_loss=jnp.where(better, values, state.best_loss),
-        last_loss=values,
-        rises=state.rises + (values > state.last_loss),
+        last_loss=jnp.where(is_start, 0.0, values),
+        rises=state.rises + (~is_start & (values > state.last_loss)),
+        checked_loss=jnp.where(is_start, values, state.checked_loss),
     )
     return _end_window(state, windows[i], rho)
 
@@ -152,7 +159,7 @@ def _move(i, state, natural, threat_model):
     """A projected step, averaged with the previous displacement; the first has no momentum."""
     direction = threat_model.direction(state.gradients)
     stepped = threat_model.project(state.images + wide(state.step_size) * direction, natural)
-    weight = jnp.where(i == 0, 1.0, MOMENTUM)
+    weight = jnp.where(i == 1, 1.0, MOMENTUM)
     moved = (
         state.images
         + weight * (stepped - state.images)

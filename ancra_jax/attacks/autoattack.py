@@ -24,6 +24,8 @@ from ancra_jax.attacks.progress import Progress, print_progress
 from ancra_jax.attacks.threat_models import threat_model
 from ancra_jax.attacks.validation import check_images, check_labels, check_positive_int
 
+_PER_EXAMPLE = ("images", "robust", "broken_by", "target", "norms")
+
 
 @dataclass(frozen=True)
 class AutoAttackResult:
@@ -155,6 +157,7 @@ def autoattack(
             key=key,
             placement=placement,
             randomized=randomized,
+            num_steps=num_steps,
         )
         probe = job.probe()
         num_classes = probe.shape[1]
@@ -185,3 +188,35 @@ def autoattack(
         accuracies=dict(zip([CLEAN, *names], state.accuracies.tolist(), strict=True)),
         warnings=warnings + warnings_of(state, names),
     )
+
+
+def worst_case(results: Sequence[AutoAttackResult]) -> AutoAttackResult:
+    """The pointwise worst case of several evaluations of the same examples, as of several seeds.
+
+    Args:
+      results: of one model on the same images, in the same order.
+
+    Returns:
+      For every example the first result that broke it; ``accuracies`` has, after 'clean', what is
+      left after each result: 'run 1', 'run 2' ... Queries add up, warnings are united.
+
+    Raises:
+      ValueError: no results, or results over different examples.
+    """
+    if not results:
+        raise ValueError("results is empty")
+    first = results[0]
+    for other in results[1:]:
+        same = (other.broken_by == CLEAN).tolist() == (first.broken_by == CLEAN).tolist()
+        if other.images.shape != first.images.shape or not same:
+            raise ValueError("results are of different examples or models")
+    merged = {name: np.copy(getattr(first, name)) for name in _PER_EXAMPLE}
+    queries = np.sum([result.queries for result in results], axis=0)
+    accuracies = {CLEAN: first.clean_accuracy, "run 1": first.robust_accuracy}
+    for number, other in enumerate(results[1:], start=2):
+        newly = merged["robust"] & ~other.robust
+        for name in _PER_EXAMPLE:
+            merged[name][newly] = getattr(other, name)[newly]
+        accuracies[f"run {number}"] = float(merged["robust"].mean())
+    warnings = list(dict.fromkeys(line for result in results for line in result.warnings))
+    return AutoAttackResult(queries=queries, accuracies=accuracies, warnings=warnings, **merged)

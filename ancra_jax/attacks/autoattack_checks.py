@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, Key
 
 from ancra_jax.attacks.apgd import surface_start
+from ancra_jax.attacks.apgd_loop import run_apgd
 from ancra_jax.attacks.autoattack_state import State
 from ancra_jax.attacks.gradients import Evaluator
 from ancra_jax.attacks.model import Images, LogitsFn
@@ -71,22 +72,28 @@ def check_model(logits_fn: LogitsFn, images: np.ndarray, randomized: bool, versi
     return warnings
 
 
-@jax.jit
-def check_near(
+def check_start(
     model: LogitsFn,
     images: Images,
     labels: Int[Array, "batch"],
     keys: Key[Array, "batch"],
     threat_model: ThreatModel,
+    num_steps: int,
 ) -> tuple[Bool[Array, "batch"], Bool[Array, "batch"]]:
-    """Where the cross-entropy's gradient is exactly 0, and where logits are not finite.
+    """Evaluates the cross-entropy where APGD would start: at random, at distance epsilon.
 
-    At one random point at distance epsilon from every image, where APGD would start.
+    The zeroth iteration of APGD's own loop, which needs no compilation besides APGD's.
+
+    Returns:
+      Where its gradient is exactly 0, and where it is not finite.
     """
+    evaluate = Evaluator(cross_entropy(model, labels), None)
     start = surface_start(threat_model, keys, images)
-    evaluation = Evaluator(cross_entropy(model, labels), None)(start, jnp.asarray(0))
-    zero = jnp.all(evaluation.gradients == 0, axis=(1, 2, 3))
-    return zero, ~jnp.all(jnp.isfinite(evaluation.logits), axis=-1)
+    state = run_apgd(
+        evaluate, start, images, labels, threat_model, num_steps=num_steps, stop_after=0
+    )
+    zero = jnp.all(state.gradients == 0, axis=(1, 2, 3))
+    return zero, ~jnp.isfinite(state.best_loss)
 
 
 def warnings_of(state: State, names: list[str]) -> list[str]:

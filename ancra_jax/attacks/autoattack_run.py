@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from ancra_jax.attacks.autoattack_attacks import Attack
-from ancra_jax.attacks.autoattack_checks import check_near
+from ancra_jax.attacks.autoattack_checks import check_start
 from ancra_jax.attacks.autoattack_state import CLEAN, State, Store
 from ancra_jax.attacks.batches import Placement
 from ancra_jax.attacks.gradients import WithKeys
@@ -36,6 +36,7 @@ class Job:
       key: source of all randomness.
       placement: batch shape and devices.
       randomized: whether the model takes a key.
+      num_steps: gradient steps of APGD.
     """
 
     model: LogitsFn
@@ -46,6 +47,7 @@ class Job:
     key: Key[Array, ""]
     placement: Placement
     randomized: bool
+    num_steps: int
 
     def purpose_key(self, purpose: str, number: int = 0) -> Key[Array, ""]:
         """The key of an attack's pass, whatever else is in the list of attacks."""
@@ -133,7 +135,9 @@ def _classify(job, state, rows, active):
     check_logits(logits, len(rows))
     check_labels(job.labels[rows], len(rows), logits.shape[1])
     keys = example_keys(job.purpose_key("check"), indices)
-    zero, not_finite = jax.device_get(check_near(model, x, y, keys, job.threat_model))
+    zero, not_finite = jax.device_get(
+        check_start(model, x, y, keys, job.threat_model, job.num_steps)
+    )
 
     correct = logits.argmax(axis=1) == job.labels[rows]
     ranked = np.argsort(-logits, axis=1, kind="stable")

@@ -166,11 +166,13 @@ class Store:
     def _open_images(self) -> np.ndarray:
         assert self.directory is not None
         try:
+            # Opened for reading first: opened for writing, a truncated file would be filled up.
+            shape = np.load(self.directory / _IMAGES, mmap_mode="r").shape
             images = np.load(self.directory / _IMAGES, mmap_mode="r+")
         except (OSError, ValueError) as error:
             raise _unreadable(self.directory, _IMAGES, error) from error
-        if images.shape != self.natural.shape:
-            raise _unreadable(self.directory, _IMAGES, f"shape {images.shape}")
+        if shape != self.natural.shape:
+            raise _unreadable(self.directory, _IMAGES, f"shape {shape}")
         return images
 
     def _check_same(self, saved: State, fresh: State) -> None:

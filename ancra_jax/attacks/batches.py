@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jaxtyping import PyTree
 
 
@@ -21,16 +21,19 @@ class Placement:
     """
 
     batch_size: int
-    rows: NamedSharding
-    replicated: NamedSharding
+    rows: Sharding
+    replicated: Sharding
 
     @classmethod
     def over(cls, devices: Sequence[jax.Device], batch_size: int, examples: int) -> "Placement":
         """Rounds the batch size up to a multiple of the devices; no larger than is needed."""
+        size = math.ceil(min(batch_size, examples) / len(devices)) * len(devices)
+        if len(devices) == 1:
+            only = SingleDeviceSharding(devices[0])
+            return cls(size, only, only)
         mesh = jax.make_mesh(
             (len(devices),), ("data",), axis_types=(AxisType.Auto,), devices=tuple(devices)
         )
-        size = math.ceil(min(batch_size, examples) / len(devices)) * len(devices)
         return cls(
             size,
             NamedSharding(mesh, PartitionSpec("data")),

@@ -104,11 +104,13 @@ def misclassified(
     return (jnp.argmax(logits, axis=-1) != labels) & finite
 
 
+@jax.jit
 def example_keys(key: Key[Array, ""], indices: Int[Array, "batch"]) -> Key[Array, "batch"]:
     """One key per example, derived from its data-set index and from nothing else."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
 
 
+@jax.jit
 def fold_each(keys: Key[Array, "batch"], number: int | Int[Array, ""]) -> Key[Array, "batch"]:
     """Derives from every example's key a new one for a numbered purpose."""
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)

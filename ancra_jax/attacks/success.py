@@ -10,10 +10,10 @@ from ancra_jax.attacks.model import (
     Images,
     LogitsFn,
     as_pytree,
-    float32_logits,
     misclassified,
 )
 from ancra_jax.attacks.threat_models import ThreatModel
+from ancra_jax.attacks.validation import forward
 
 TOLERANCE = 1e-6
 """How far, on the [0, 1] pixel scale, rounding may carry a point out of the ball."""
@@ -58,7 +58,6 @@ def is_adversarial(
     return adversarial
 
 
-@jax.jit
 def judge(
     logits_fn: LogitsFn,
     candidates: Images,
@@ -66,7 +65,11 @@ def judge(
     labels: Int[Array, "batch"],
     threat_model: ThreatModel,
 ) -> tuple[Bool[Array, "batch"], Float[Array, "batch"]]:
-    """``is_adversarial``, and the perturbations' norms."""
-    fooled = misclassified(float32_logits(logits_fn, candidates), labels)
-    adversarial = fooled & inside(candidates, images, threat_model)
+    """``is_adversarial`` for a model that is a pytree, and the perturbations' norms."""
+    return _verdict(forward(logits_fn, candidates), candidates, images, labels, threat_model)
+
+
+@jax.jit
+def _verdict(logits, candidates, images, labels, threat_model):
+    adversarial = misclassified(logits, labels) & inside(candidates, images, threat_model)
     return adversarial, threat_model.norm(candidates - images)
