@@ -1,0 +1,193 @@
+"""The figures of a report: training curves of all runs, and a ladder of attacks for every model."""
+
+import io
+import pathlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from ancra_jax.report_data import NATURAL, Run, attack_order, display_name, scenario_of
+from ancra_jax.report_rows import Row
+
+# Each bar is the same attacker grown stronger, or one that the network was not trained against.
+LADDER = ("Nat", "FGSM", "PGD", "C&W", "AA")
+# Okabe and Ito's colours, which colour-blind readers tell apart.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_LINES = ("-", "--", ":", "-.")
+_BARS = {"natural": "#8C8C8C", "without_p": "#56B4E9", "with_p": "#0072B2", "worst": "#B22222"}
+_INK = "#333333"
+_PANELS = (
+    ("train", "loss", "Training loss", 1),
+    ("selection", "natural_accuracy", "Natural accuracy, selection split (%)", 100),
+    ("selection", "robust_accuracy", "Robust accuracy, selection split (%)", 100),
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure as a PNG file, and its title."""
+
+    title: str
+    png: bytes
+
+
+def draw(runs: Sequence[Run], rows: Sequence[Row]) -> dict[str, Picture]:
+    """The figures by file name.
+
+    Args:
+      runs: for the training curves; those without metrics are left out.
+      rows: for the ladders; those without an evaluation are left out.
+    """
+    figures = {}
+    if any(run.curves for run in runs):
+        figures["curves.png"] = Picture("Training curves", _curves(runs, rows))
+    for row in rows:
+        if row.accuracy:
+            directory = pathlib.Path(row.workdir).resolve().name
+            stem = f"ladder_{re.sub(r'[^A-Za-z0-9]+', '_', directory)}_{row.checkpoint}"
+            name, number = f"{stem}.png", 1
+            while name in figures:
+                number += 1
+                name = f"{stem}_{number}.png"
+            figures[name] = Picture(f"Ladder of attacks: {row.title}", _ladder(row))
+    return figures
+
+
+def _curves(runs: Sequence[Run], rows: Sequence[Row]) -> bytes:
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    labels = list(dict.fromkeys(run.label for run in runs))
+    for axes, (kind, quantity, title, scale) in zip(figure.subplots(1, 3), _PANELS, strict=True):
+        for run in runs:
+            points = [
+                (record["step"], record["epoch"], scale * record[quantity])
+                for record in run.curves
+                if record["kind"] == kind and quantity in record
+            ]
+            if not points:
+                continue
+            _, epochs, values = zip(*points, strict=True)
+            style = _style(run, runs, labels)
+            axes.plot(epochs, values, linewidth=2, **style)
+            if kind == "selection":
+                evaluated = {row.step for row in rows if row.workdir == run.workdir}
+                for step, epoch, value in points:
+                    if step in evaluated:
+                        axes.plot(epoch, value, "o", markersize=7, color=style["color"])
+        _clean(axes, title)
+        axes.set_xlabel("Epoch", fontsize=12)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if scale == 100:
+            axes.set_ylim(0, 100)
+    handles = {
+        handle.get_label(): handle
+        for axes in figure.axes
+        for handle in axes.get_lines()
+        if not str(handle.get_label()).startswith("_")
+    }
+    if any(row.accuracy for row in rows):
+        handles["dot"] = Line2D(
+            [], [], color="grey", marker="o", linestyle="", label="evaluated checkpoint"
+        )
+    figure.legend(
+        handles=list(handles.values()),
+        loc="outside lower center",
+        ncols=min(4, len(handles)),
+        fontsize=12,
+        frameon=False,
+        handlelength=3,
+    )
+    return _png(figure)
+
+
+def _style(run: Run, runs: Sequence[Run], labels: Sequence[str]) -> dict[str, Any]:
+    """A colour for each method, a line for each of its runs."""
+    namesakes = [other for other in runs if other.label == run.label]
+    label = f"{run.label}, seed {run.config.seed}" if len(namesakes) > 1 else run.label
+    if len({other.config.seed for other in namesakes}) < len(namesakes):
+        label = f"{label}, {run.workdir}"
+    return {
+        "label": label,
+        "color": _COLOURS[labels.index(run.label) % len(_COLOURS)],
+        "linestyle": _LINES[namesakes.index(run) % len(_LINES)],
+    }
+
+
+def _ladder(row: Row) -> bytes:
+    names = sorted(row.accuracy, key=lambda name: attack_order(name, LADDER))
+    labels = [display_name(name).replace(" (p)", "\nwith p") for name in names]
+    figure = Figure(figsize=(max(5.0, 0.95 * len(names) + 2), 3.6), layout="constrained")
+    axes = figure.subplots()
+    for position, name in enumerate(names):
+        colour = _BARS["natural" if name == NATURAL else scenario_of(name)]
+        _bar(axes, position, row.accuracy[name], colour, fooled=name in row.fooled_attacks)
+    if row.worst_case:
+        labels.append("Worst\ncase")
+        _bar(axes, len(names), row.worst_case.accuracy, _BARS["worst"], row.worst_case.interval[1])
+        low, high = (100 * bound for bound in row.worst_case.interval)
+        axes.vlines(len(names), low, high, color=_INK, linewidth=1.5)
+    if NATURAL in row.accuracy:
+        axes.axhline(100 * row.accuracy[NATURAL], color=_INK, linestyle=":", linewidth=1)
+    _clean(axes, f"{row.title}\n{_setting(row)}")
+    axes.set_xticks(range(len(labels)), labels)
+    axes.tick_params(axis="x", length=0, labelsize=11)
+    axes.set_ylabel("Accuracy (%)", fontsize=12)
+    axes.set_ylim(0, 108)
+    axes.set_yticks(range(0, 101, 20))
+    return _png(figure)
+
+
+def _bar(
+    axes: Axes,
+    position: int,
+    value: float,
+    colour: str,
+    label_above: float = 0.0,
+    fooled: bool = False,
+):
+    """A bar with its value above it; hatched where the attack is fooled."""
+    axes.bar(
+        position,
+        100 * value,
+        width=0.72,
+        color=colour,
+        hatch="//" if fooled else None,
+        edgecolor="white" if fooled else colour,
+    )
+    axes.annotate(
+        f"{100 * value:.1f}{'†' if fooled else ''}",
+        (position, 100 * max(value, label_above)),
+        xytext=(0, 4),
+        textcoords="offset points",
+        ha="center",
+        fontsize=12,
+        color=_INK,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+    )
+
+
+def _setting(row: Row) -> str:
+    counts = " / ".join(map(str, row.examples))
+    return f"{row.data}, {counts} examples, {row.norm} epsilon {row.epsilon:.4g}"
+
+
+def _clean(axes: Axes, title: str):
+    axes.set_title(title, fontsize=12, loc="left", color=_INK)
+    axes.tick_params(labelsize=11, colors=_INK)
+    axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _png(figure: Figure) -> bytes:
+    """Through the Agg canvas itself: no display and no global state of pyplot."""
+    buffer = io.BytesIO()
+    figure.set_dpi(150)
+    FigureCanvasAgg(figure).print_png(buffer)
+    return buffer.getvalue()

@@ -1,0 +1,241 @@
+"""The rows of a report as numbers: one for each checkpoint, one for several seeds."""
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ancra_jax.report_data import (
+    AUTOATTACK,
+    NATURAL,
+    Evaluation,
+    Run,
+    attack_order,
+    evaluate_command,
+    method_settings,
+    scenario_of,
+    wilson_interval,
+)
+
+# The order of the paper's tables.
+FAMILIES = ("Nat", "PGD", "FGSM", "C&W", "AA")
+PROVENANCE = ("seed", "data_fingerprint", "device", "commit", "versions", "created")
+
+
+@dataclass(frozen=True)
+class WorstCase:
+    """Examples that are right on the natural image and under every attack.
+
+    Attributes:
+      accuracy: their share.
+      interval: of 95 % (Wilson), as fractions.
+      num_correct: their number.
+      num_examples: of how many.
+      attacks: that took part.
+    """
+
+    accuracy: float
+    interval: tuple[float, float]
+    num_correct: int
+    num_examples: int
+    attacks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One checkpoint of one run; all that the table, the figures and the JSON file say of it.
+
+    Attributes:
+      label: of the method.
+      workdir: of the run.
+      checkpoint: ``'best'`` or ``'last'``.
+      seed: of the training.
+      data: name of the data set.
+      norm: of the threat model.
+      epsilon: on the [0, 1] pixel scale.
+      evaluate: the commands that compute the row.
+      step: of the checkpoint; None where it has not been evaluated, as in what follows.
+      num_examples: that each attack saw.
+      worst_case: see there; None where the natural images or the attacks are missing.
+      accuracy: natural and under each attack, as fractions.
+      mean: over the attacks ``without_p`` and ``with_p``.
+      fooled_attacks: a warning for each that leaves more accuracy than there is without an attack.
+      provenance: what made the numbers; several entries where the attacks differ in it.
+    """
+
+    label: str
+    workdir: str
+    checkpoint: str
+    seed: int
+    data: str
+    norm: str
+    epsilon: float
+    evaluate: tuple[str, ...]
+    step: int | None = None
+    num_examples: dict[str, int] = field(default_factory=dict)
+    worst_case: WorstCase | None = None
+    accuracy: dict[str, float] = field(default_factory=dict)
+    mean: dict[str, float] = field(default_factory=dict)
+    fooled_attacks: dict[str, str] = field(default_factory=dict)
+    provenance: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """Names the row in a sentence."""
+        return f"{self.label} (seed {self.seed}, {self.checkpoint} checkpoint)"
+
+    @property
+    def comparable(self) -> tuple:
+        """What two rows must share for their numbers to be compared."""
+        fingerprints = tuple(self.provenance.get("data_fingerprint", ()))
+        return self.data, fingerprints, self.norm, self.epsilon, self.examples
+
+    @property
+    def examples(self) -> tuple[int, ...]:
+        """The different numbers of examples, the smallest first."""
+        return tuple(sorted(set(self.num_examples.values())))
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation over seeds."""
+
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
+class SeedsRow:
+    """Several seeds of one method, evaluated in one way; a quantity that one lacks is left out."""
+
+    label: str
+    checkpoint: str
+    seeds: tuple[int, ...]
+    worst_case: Spread | None
+    accuracy: dict[str, Spread]
+    mean: dict[str, Spread]
+    fooled_attacks: tuple[str, ...]
+
+
+def rows_of(runs: Sequence[Run]) -> list[Row]:
+    """A row for each evaluated checkpoint, and an empty one for a run without evaluation."""
+    rows = []
+    for run in runs:
+        if not run.evaluations:
+            rows.append(_row(run, "best"))
+        rows.extend(_evaluated_row(run, evaluation) for evaluation in run.evaluations)
+    return rows
+
+
+def seeds_rows(runs: Sequence[Run], rows: Sequence[Row]) -> list[SeedsRow]:
+    """A row for each method that was trained with several seeds and evaluated in one way."""
+    settings = {run.workdir: str(method_settings(run.config)) for run in runs}
+    groups: dict[tuple, dict[int, Row]] = {}
+    for row in rows:
+        if row.accuracy:
+            key = (settings[row.workdir], row.checkpoint, row.comparable)
+            groups.setdefault(key, {}).setdefault(row.seed, row)
+    return [_seeds_row(list(group.values())) for group in groups.values() if len(group) > 1]
+
+
+def _row(run: Run, checkpoint: str) -> Row:
+    """Of a checkpoint that has not been evaluated."""
+    return Row(
+        label=run.label,
+        workdir=run.workdir,
+        checkpoint=checkpoint,
+        seed=run.config.seed,
+        data=run.config.data.name,
+        norm=run.config.evaluation.norm,
+        epsilon=run.config.evaluation.epsilon,
+        evaluate=(evaluate_command(run.workdir, checkpoint),),
+    )
+
+
+def _evaluated_row(run: Run, evaluation: Evaluation) -> Row:
+    names = sorted(evaluation.results, key=lambda name: attack_order(name, FAMILIES))
+    records = {name: evaluation.results[name].record for name in names}
+    first = records[names[0]]
+    accuracy = {name: records[name]["accuracy"] for name in names}
+    return dataclasses.replace(
+        _row(run, evaluation.checkpoint),
+        norm=first["settings"].get("norm", run.config.evaluation.norm),
+        epsilon=first["settings"].get("epsilon", run.config.evaluation.epsilon),
+        step=first["step"],
+        num_examples={name: records[name]["num_examples"] for name in names},
+        worst_case=_worst_case(evaluation),
+        accuracy=accuracy,
+        mean=_means(accuracy),
+        fooled_attacks=evaluation.fooled_attacks(),
+        evaluate=_commands(run.workdir, evaluation.checkpoint, records),
+        provenance={
+            name: sorted({_text(record.get(name)) for record in records.values()})
+            for name in PROVENANCE
+        },
+    )
+
+
+def _commands(workdir: str, checkpoint: str, records: dict[str, dict]) -> tuple[str, ...]:
+    """One for each suite, number of examples and seed."""
+    commands: dict[str, None] = {}
+    for name, record in records.items():
+        command = (
+            f"{evaluate_command(workdir, checkpoint)}{' --suite=autoattack' * (name == AUTOATTACK)}"
+            f" --num_examples={record['num_examples']} --seed={record['seed']}"
+        )
+        commands[command] = None
+    return tuple(commands)
+
+
+def _worst_case(evaluation: Evaluation) -> WorstCase | None:
+    survivors = evaluation.survivors()
+    if survivors is None:
+        return None
+    num_correct, num_examples = int(survivors.sum()), len(survivors)
+    return WorstCase(
+        accuracy=num_correct / num_examples,
+        interval=wilson_interval(num_correct, num_examples),
+        num_correct=num_correct,
+        num_examples=num_examples,
+        attacks=tuple(sorted(evaluation.attacks, key=lambda name: attack_order(name, FAMILIES))),
+    )
+
+
+def _means(accuracy: dict[str, float]) -> dict[str, float]:
+    """The mean over the attacks of each scenario, natural accuracy apart."""
+    scenarios: dict[str, list[float]] = {}
+    for name, value in accuracy.items():
+        if name != NATURAL:
+            scenarios.setdefault(scenario_of(name), []).append(value)
+    return {scenario: statistics.fmean(values) for scenario, values in scenarios.items()}
+
+
+def _seeds_row(rows: list[Row]) -> SeedsRow:
+    worst_cases = [row.worst_case for row in rows if row.worst_case]
+    attacks = {worst_case.attacks for worst_case in worst_cases}
+    # The worst of other attacks is another quantity, and so is their mean.
+    alike = len(attacks) == 1 and len(worst_cases) == len(rows)
+    return SeedsRow(
+        label=rows[0].label,
+        checkpoint=rows[0].checkpoint,
+        seeds=tuple(row.seed for row in rows),
+        worst_case=_spread([one.accuracy for one in worst_cases]) if alike else None,
+        accuracy=_spreads([row.accuracy for row in rows]),
+        mean=_spreads([row.mean for row in rows]) if alike else {},
+        fooled_attacks=tuple({name: None for row in rows for name in row.fooled_attacks}),
+    )
+
+
+def _spreads(rows: list[dict[str, float]]) -> dict[str, Spread]:
+    shared = [name for name in rows[0] if all(name in row for row in rows)]
+    return {name: _spread([row[name] for row in rows]) for name in shared}
+
+
+def _spread(values: list[float]) -> Spread:
+    return Spread(statistics.fmean(values), statistics.stdev(values))
+
+
+def _text(value) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {version}" for name, version in value.items())
+    return "unknown" if value is None else str(value)

@@ -1,0 +1,263 @@
+"""The tables of a report as text, and what has to be said beneath them."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ancra_jax.config import ModelConfig
+from ancra_jax.report_data import (
+    AUTOATTACK,
+    NATURAL,
+    WITH_P,
+    Run,
+    attack_order,
+    display_name,
+    evaluate_command,
+    scenario_of,
+)
+from ancra_jax.report_rows import FAMILIES, Row, SeedsRow, Spread
+
+MISSING = "—"
+DAGGER = "†"
+_SCENARIOS = {
+    "without_p": "Without p: the attacker differentiates the final logits",
+    "with_p": "With p: the attacker ascends the auxiliary heads too",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of Markdown cells.
+
+    Attributes:
+      title: above it.
+      headers: of the columns.
+      rows: as many cells each.
+      numeric: how many columns, counted from the right, hold numbers.
+    """
+
+    title: str
+    headers: list[str]
+    rows: list[list[str]]
+    numeric: int
+
+    def markdown(self) -> str:
+        """Its source, in columns that a terminal shows straight."""
+        lines = [
+            [cell.replace("|", r"\|") for cell in cells] for cells in (self.headers, *self.rows)
+        ]
+        columns = list(zip(*lines, strict=True))
+        widths = [max(3, *map(len, column)) for column in columns]
+        numeric = [len(widths) - position <= self.numeric for position in range(len(widths))]
+        rule = [
+            "-" * (width - right) + ":" * right
+            for width, right in zip(widths, numeric, strict=True)
+        ]
+        lines = [
+            [
+                cell.rjust(width) if right else cell.ljust(width)
+                for cell, width, right in zip(cells, widths, numeric, strict=True)
+            ]
+            for cells in lines
+        ]
+        lines.insert(1, rule)
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def accuracy_tables(rows: Sequence[Row], seeds_rows: Sequence[SeedsRow]) -> list[Table]:
+    """The worst case first, then as in the paper: one table for each scenario there is."""
+    # What the rows do not share gets a column.
+    identities = [
+        name for name in _identity(rows[0]) if len({_identity(row)[name] for row in rows}) > 1
+    ]
+    tables = []
+    for scenario, title in _SCENARIOS.items():
+        names = {name for row in rows for name in row.accuracy if name != NATURAL}
+        names = {name for name in names if scenario_of(name) == scenario}
+        attacks = sorted(names, key=lambda name: attack_order(name, FAMILIES))
+        headers = [
+            *("Model", "Seed", "Checkpoint"),
+            *identities,
+            *("Worst case [95 %]", "Nat"),
+            *(display_name(name.removesuffix(WITH_P)) for name in attacks),
+            "Mean",
+        ]
+        lines = [
+            [
+                *(row.label, str(row.seed), row.checkpoint),
+                *(_identity(row)[name] for name in identities),
+                *_cells(row, attacks, scenario),
+            ]
+            for row in rows
+            if scenario == "without_p" or scenario in row.mean
+        ]
+        lines += [
+            [
+                *(seeds.label, f"{len(seeds.seeds)} seeds", seeds.checkpoint),
+                *("" for _ in identities),
+                *_cells(seeds, attacks, scenario),
+            ]
+            for seeds in seeds_rows
+            if scenario == "without_p" or scenario in seeds.mean
+        ]
+        if scenario == "without_p" or attacks:
+            tables.append(Table(title, headers, lines, numeric=len(attacks) + 3))
+    return tables
+
+
+def runs_table(runs: Sequence[Run], rows: Sequence[Row]) -> Table:
+    """What the rows are of, and where they come from."""
+    configs = {run.workdir: run.config for run in runs}
+    lines = [
+        [
+            *(row.label, str(row.seed), f"{row.checkpoint}{_at_step(row)}"),
+            *_identity(row).values(),
+            _network(configs[row.workdir].model),
+            *("; ".join(row.provenance.get(name, [MISSING])) for name in ("device", "commit")),
+            row.workdir,
+        ]
+        for row in rows
+    ]
+    headers = ["Model", "Seed", "Checkpoint", "Data", "Epsilon", "Examples", "Network"]
+    return Table("Runs", [*headers, "Device", "Commit", "Directory"], lines, numeric=0)
+
+
+def caption(rows: Sequence[Row]) -> str:
+    """What all rows share, in a sentence."""
+    shared = []
+    for values in (
+        {row.data for row in rows},
+        {row.examples for row in rows if row.examples},
+        {f"{row.norm} epsilon {_epsilon(row.epsilon)}" for row in rows},
+    ):
+        if len(values) == 1:
+            value = values.pop()
+            shared.append(value if isinstance(value, str) else _examples(value))
+    return f"Accuracy in % on the test split: {', '.join(shared)}." if shared else "Accuracy in %."
+
+
+def notes(runs: Sequence[Run], rows: Sequence[Row], seeds_rows: Sequence[SeedsRow]) -> list[str]:
+    """What a reader must know of the numbers, one Markdown sentence or two each."""
+    evaluated = [row for row in rows if row.accuracy]
+    lines = []
+    if evaluated:
+        lines.append(
+            "**Worst case**: the examples that are classified correctly on the natural image and "
+            "under every attack that the model was evaluated with, with a 95 % Wilson interval. "
+            "Mean: over the attacks of its table."
+        )
+    lines += _attack_sets(evaluated)
+    for row in evaluated:
+        lines += [f"{DAGGER} {row.title}: {text}." for text in row.fooled_attacks.values()]
+    if len({row.comparable for row in evaluated}) > 1:
+        lines.append(
+            "**The rows are not of one evaluation**: they differ in data set, epsilon or number of "
+            "examples (see the columns above and the runs below). Compare only those that agree."
+        )
+    for row in evaluated:
+        if len(row.examples) > 1:
+            counts = ", ".join(f"{display_name(k)} {v}" for k, v in row.num_examples.items())
+            lines.append(
+                f"{row.title}: the attacks saw different numbers of examples ({counts}); the worst "
+                f"case is of the first {row.examples[0]}."
+            )
+    lines += [
+        f"Rows of several seeds: mean ± sample standard deviation over the seeds "
+        f"{', '.join(map(str, seeds.seeds))} of {seeds.label} ({seeds.checkpoint} checkpoint)."
+        for seeds in seeds_rows
+    ]
+    chosen = {row.label for row in _of(runs, rows, "test") if row.checkpoint == "best"}
+    lines += [
+        f"{label}: its best checkpoint was chosen on the test split, so that its numbers are "
+        "optimistic."
+        for label in sorted(chosen)
+    ]
+    lines += [line for run in runs for evaluation in run.evaluations for line in evaluation.notes]
+    return [*lines, *_missing(runs, rows)]
+
+
+def _attack_sets(rows: Sequence[Row]) -> Iterable[str]:
+    """Which attacks the worst cases are of, said once where they are the same."""
+    sets: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        if row.worst_case:
+            sets.setdefault(row.worst_case.attacks, []).append(row.title)
+    for attacks, titles in sets.items():
+        whose = "All rows" if len(sets) == 1 else "; ".join(titles)
+        yield f"{whose}: worst case over {', '.join(map(display_name, attacks))}."
+    if sets and not any(AUTOATTACK in attacks for attacks in sets):
+        yield (
+            "No row was evaluated with AutoAttack: a stronger attack can only lower the worst case."
+        )
+
+
+def _missing(runs: Sequence[Run], rows: Sequence[Row]) -> Iterable[str]:
+    """What has not been computed yet, and the command that does."""
+    for row in rows:
+        command = evaluate_command(row.workdir, row.checkpoint)
+        if not row.accuracy:
+            yield f"{row.title}: not evaluated yet. Run `{command}`."
+        elif row.worst_case is None:
+            what = "the natural accuracy" if NATURAL not in row.accuracy else "attacks"
+            yield f"{row.title}: no worst case without {what}. Run `{command}`."
+    for run in runs:
+        if not run.curves:
+            yield f"{run.label} (seed {run.config.seed}): no training metrics in {run.workdir}."
+
+
+def _of(runs: Sequence[Run], rows: Sequence[Row], selection_split: str) -> list[Row]:
+    workdirs = {run.workdir for run in runs if run.config.data.selection_split == selection_split}
+    return [row for row in rows if row.workdir in workdirs and row.accuracy]
+
+
+def _identity(row: Row) -> dict[str, str]:
+    return {
+        "Data": row.data,
+        "Epsilon": f"{row.norm} {_epsilon(row.epsilon)}",
+        "Examples": " / ".join(map(str, row.examples)) or MISSING,
+    }
+
+
+def _cells(row: Row | SeedsRow, attacks: Sequence[str], scenario: str) -> list[str]:
+    fooled = {name for name in attacks if name in row.fooled_attacks}
+    return [
+        _worst_cell(row),
+        _cell(row.accuracy.get(NATURAL)),
+        *(_cell(row.accuracy.get(name), name in fooled) for name in attacks),
+        _cell(row.mean.get(scenario), bool(fooled)),
+    ]
+
+
+def _worst_cell(row: Row | SeedsRow) -> str:
+    if row.worst_case is None:
+        return MISSING
+    if isinstance(row.worst_case, Spread):
+        return f"**{_cell(row.worst_case)}**"
+    low, high = (100 * bound for bound in row.worst_case.interval)
+    return f"**{_cell(row.worst_case.accuracy)}** [{low:.2f}, {high:.2f}]"
+
+
+def _cell(value: float | Spread | None, fooled: bool = False) -> str:
+    if value is None:
+        return MISSING
+    mark = DAGGER if fooled else ""
+    if isinstance(value, Spread):
+        return f"{100 * value.mean:.2f} ± {100 * value.std:.2f}{mark}"
+    return f"{100 * value:.2f}{mark}"
+
+
+def _network(model: ModelConfig) -> str:
+    return f"{model.name}, width {model.width}" if model.width else model.name
+
+
+def _at_step(row: Row) -> str:
+    return "" if row.step is None else f", step {row.step}"
+
+
+def _examples(counts: tuple[int, ...]) -> str:
+    return f"{' / '.join(map(str, counts))} examples"
+
+
+def _epsilon(epsilon: float) -> str:
+    """``8/255`` where it is such a fraction."""
+    levels = epsilon * 255
+    return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-4 else f"{epsilon:.4g}"
