@@ -11,15 +11,16 @@ from ancra_jax.errors import UsageError
 EXIT_USAGE = 2
 
 
-def run(main: Callable[[], int | None]):
+def run(main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[], None]):
     """Parses the flags, calls ``main`` and exits; a ``UsageError`` prints one line and exits 2."""
+    define_flags()
 
     def guarded(argv: Sequence[str]):
         if len(argv) > 1:
             fail(f"unexpected argument {argv[1]!r}: every setting is a flag, --name=value")
-        logging.set_verbosity(logging.WARNING)
+        logging.set_verbosity(logging.ERROR)  # Orbax reports its every step as a warning
         try:
-            return main()
+            return main(flags.FLAGS)
         except UsageError as error:
             fail(str(error))
 
@@ -33,23 +34,28 @@ def fail(message: str):
 
 
 def _parse_flags(argv):
-    _make_configs_importable(argv)
+    _find_config(argv)
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
         fail(str(error))
-    except FileNotFoundError as error:
-        fail(f"--config: there is no file {error.filename!r}" if error.filename else str(error))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         # What a configuration file and its overrides raise: an unknown method, a misspelt field.
         fail(f"--config: {error.args[0] if error.args else error}")
 
 
-def _make_configs_importable(argv):
-    """Lets ``configs/cifar10.py`` import ``configs.common`` from any working directory."""
-    for argument in argv[1:]:
-        name, _, value = argument.lstrip("-").partition("=")
-        if name == "config" and value:
-            root = os.path.dirname(os.path.dirname(os.path.abspath(value.partition(":")[0])))
-            if root not in sys.path:
-                sys.path.append(root)
+def _find_config(argv):
+    """Checks that the configuration file is there, and lets it import its neighbours.
+
+    ``configs/cifar10.py`` imports ``configs.common``, which has to work from any directory.
+    """
+    for position, argument in enumerate(argv):
+        name, equals, value = argument.partition("=")
+        if name not in ("--config", "-config"):
+            continue
+        if not equals:
+            value = argv[position + 1] if position + 1 < len(argv) else ""
+        path = os.path.abspath(value.partition(":")[0])
+        if not os.path.isfile(path):
+            fail(f"--config={value}: there is no file {path}")
+        sys.path.append(os.path.dirname(os.path.dirname(path)))

@@ -22,18 +22,6 @@ from ancra_jax.results import ResultStore, read_arrays, read_result
 
 SUITES = ("paper",)
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of a run of ancra_jax.train.")
-_SUITE = flags.DEFINE_enum("suite", "paper", SUITES, "Which attacks.")
-_CHECKPOINT = flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which checkpoint.")
-_NUM_EXAMPLES = flags.DEFINE_integer(
-    "num_examples", 0, "Evaluate the first N test examples; 0: all.", lower_bound=0
-)
-_BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 0, "Examples at a time; 0: the training batch size.", lower_bound=0
-)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the attacks' random starts.", lower_bound=0)
-_FORCE = flags.DEFINE_bool("force", False, "Compute again and replace finished results.")
-
 
 def evaluate(
     workdir: str,
@@ -168,21 +156,36 @@ def _round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-def main():
+def define_flags():
+    """The command's flags; not defined on import, so that a notebook can import every command."""
+    flags.DEFINE_string("workdir", None, "Directory of a run of ancra_jax.train.")
+    flags.DEFINE_enum("suite", "paper", SUITES, "Which attacks.")
+    flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which checkpoint.")
+    flags.DEFINE_integer(
+        "num_examples", 0, "Evaluate the first N test examples; 0: all.", lower_bound=0
+    )
+    flags.DEFINE_integer(
+        "batch_size", 0, "Examples at a time; 0: the training batch size.", lower_bound=0
+    )
+    flags.DEFINE_integer("seed", 0, "Seed of the attacks' random starts.", lower_bound=0)
+    flags.DEFINE_bool("force", False, "Compute again and replace finished results.")
+
+
+def main(arguments: flags.FlagValues):
     """The command."""
-    if not _WORKDIR.value:
+    if not arguments.workdir:
         raise UsageError("--workdir is missing: the directory of a trained run")
     results = evaluate(
-        _WORKDIR.value,
-        checkpoint=_CHECKPOINT.value,
-        num_examples=_NUM_EXAMPLES.value,
-        batch_size=_BATCH_SIZE.value,
-        seed=_SEED.value,
-        force=_FORCE.value,
+        arguments.workdir,
+        checkpoint=arguments.checkpoint,
+        num_examples=arguments.num_examples,
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+        force=arguments.force,
     )
-    config = workdir_lib.read_config(_WORKDIR.value)
-    print_table(config, results, ResultStore(_WORKDIR.value, _CHECKPOINT.value))
+    config = workdir_lib.read_config(arguments.workdir)
+    print_table(config, results, ResultStore(arguments.workdir, arguments.checkpoint))
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, define_flags)

@@ -50,7 +50,7 @@ class MetricsWriter:
             str(workdir / "tensorboard"), purge_step=resume_step + 1 if resume_step else None
         )
 
-    def write(self, kind: str, step: int, values: dict[str, float]):
+    def write(self, kind: str, step: int, values: dict[str, float | int]):
         """Records numbers of one kind (``'train'``, ``'selection'``) at a step."""
         self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
         for name, value in values.items():

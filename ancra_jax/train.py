@@ -7,7 +7,6 @@ parameters, bit for bit, as a run that was never interrupted (on the same machin
 import math
 import signal
 import time
-from pathlib import Path
 
 import jax
 from absl import flags
@@ -34,11 +33,6 @@ from ancra_jax.errors import NonFiniteLossError, UsageError
 from ancra_jax.metrics import MetricsWriter
 from ancra_jax.progress import Bar
 from ancra_jax.train_state import TrainState, create_train_state, make_train_step
-
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Configuration: FILE.py:METHOD, for instance configs/cifar10.py:trades_ancra."
-)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Directory of the run; continued if it holds one.")
 
 IN_FLIGHT_STEPS = 2  # dispatched ahead of the device: enough to keep it busy, few to wait for
 
@@ -267,14 +261,24 @@ class _StopSignal:
         signal.signal(number, self._previous[number])
 
 
-def main() -> int | None:
+def define_flags():
+    """The command's flags; not defined on import, so that a notebook can import every command."""
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Configuration: FILE.py:METHOD, for instance configs/cifar10.py:trades_ancra.",
+    )
+    flags.DEFINE_string("workdir", None, "Directory of the run; continued if it holds one.")
+
+
+def main(arguments: flags.FlagValues) -> int | None:
     """The command."""
-    if _CONFIG.value is None:
+    if arguments.config is None:
         raise UsageError("--config is missing, for instance --config=configs/digits.py:trades")
-    if not _WORKDIR.value:
+    if not arguments.workdir:
         raise UsageError("--workdir is missing: the directory that the run is kept in")
     try:
-        train(config_lib.from_mapping(_CONFIG.value), str(Path(_WORKDIR.value)))
+        train(config_lib.from_mapping(arguments.config), arguments.workdir)
     except Interrupted as interruption:
         print(interruption)
         return interruption.exit_status
@@ -282,4 +286,4 @@ def main() -> int | None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, define_flags)

@@ -48,21 +48,30 @@ def config_of(argument: str | None, settings: dict) -> ml_collections.ConfigDict
     return config
 
 
+class UnknownNameError(LookupError):
+    """A method or a method's argument that does not exist, or a value that cannot be read.
+
+    Not a ValueError: the flags library would bury the message in a traceback.
+    """
+
+
 def parse(argument: str | None) -> tuple[str, dict]:
-    """Splits ``method,key=value,...``; an unknown method or key is a ValueError that names it."""
+    """Splits ``method,key=value,...``; an unknown one is named."""
     name, *pairs = (argument or "trades_ancra").split(",")
     if name not in METHODS:
-        raise ValueError(_unknown("method", name, METHODS))
+        raise UnknownNameError(_unknown("method", name, METHODS))
     overrides = {}
     for pair in pairs:
         key, _, text = pair.partition("=")
         if key not in ARGUMENTS:
-            raise ValueError(_unknown("method argument", key, ARGUMENTS))
+            raise UnknownNameError(_unknown("method argument", key, ARGUMENTS))
         field, read = ARGUMENTS[key]
         try:
             overrides[field] = read(text)
         except (KeyError, ValueError):
-            raise ValueError(f"method argument {key}={text!r}: not a value of {field}") from None
+            raise UnknownNameError(
+                f"method argument {key}={text!r}: not a value of {field}"
+            ) from None
     return name, overrides
 
 

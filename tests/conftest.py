@@ -1,1 +1,18 @@
-"""Puts this directory on the import path: tests in subdirectories share the loaders beside it."""
+"""Puts this directory on the import path, and lets tests share what they compile."""
+
+import os
+import pathlib
+
+import jax
+
+_CACHE = {
+    "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(__file__).parents[1] / ".jax_cache"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+}
+for name, value in _CACHE.items():
+    os.environ.setdefault(name, value)  # for the processes that tests start
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update(
+    "jax_persistent_cache_min_compile_time_secs",
+    float(os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"]),
+)

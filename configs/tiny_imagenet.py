@@ -1,0 +1,20 @@
+"""Tiny-ImageNet (64x64, 200 classes) with a PreActResNet-18.
+
+    python -m ancra_jax.train --config=configs/tiny_imagenet.py:trades_ancra \
+        --config.data.data_dir=tiny-imagenet-200.zip --workdir=runs/tiny_imagenet_ancra
+
+The learning rate is the paper's, 0.01; the authors' code uses 0.1
+(``--config.optimizer.learning_rate=0.1``).
+"""
+
+from configs import common
+
+SETTINGS = {
+    "data.name": "tiny_imagenet",
+    "model.name": "preact_resnet18",
+    "optimizer.weight_decay": 5e-4,
+}
+
+
+def get_config(argument=None):
+    return common.config_of(argument, SETTINGS)

@@ -1,0 +1,123 @@
+import json
+
+import numpy as np
+import pytest
+from small_runs import small_config
+
+from ancra_jax import evaluate as evaluate_lib
+from ancra_jax import paper_suite
+from ancra_jax.errors import UsageError
+from ancra_jax.evaluate import evaluate, fooled_attacks
+from ancra_jax.results import read_arrays
+from ancra_jax.train import train
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    path = tmp_path_factory.mktemp("evaluated") / "run"
+    train(small_config("trades_ra"), str(path))
+    return path
+
+
+NAMES = ["natural", "fgsm", "pgd3", "cw3", "fgsm_with_p", "pgd3_with_p", "cw3_with_p"]
+
+
+def arrays_of(workdir, name, checkpoint="best"):
+    return read_arrays(workdir / f"evaluation/{checkpoint}/{name}.npz")
+
+
+def test_results_and_their_files_agree(workdir):
+    results = evaluate(str(workdir))
+    assert [result["attack"] for result in results] == NAMES
+    for result in results:
+        file = json.loads((workdir / f"evaluation/best/{result['attack']}.json").read_text())
+        assert file == result
+        arrays = arrays_of(workdir, result["attack"])
+        assert result["num_examples"] == len(arrays["labels"]) == 40
+        correct = arrays["predictions"] == arrays["labels"]
+        np.testing.assert_array_equal(arrays["correct"], correct)
+        assert result["accuracy"] == correct.mean()
+        assert result["num_correct"] == correct.sum()
+        assert arrays["norms"].max() <= 0.1 + 1e-6
+        assert {"jax", "ancra-jax"} <= set(result["versions"])
+    assert not np.any(arrays_of(workdir, "natural")["norms"])
+
+
+def test_finished_results_are_kept_and_other_settings_refused(workdir, monkeypatch):
+    before = evaluate(str(workdir))
+
+    def never(*args, **kwargs):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(paper_suite, "_attack", never)
+    assert evaluate(str(workdir)) == before
+    with pytest.raises(UsageError, match=r"num_examples=40, asked for is num_examples=20: --force"):
+        evaluate(str(workdir), num_examples=20)
+    monkeypatch.undo()
+    assert evaluate(str(workdir), num_examples=20, force=True)[0]["num_examples"] == 20
+
+
+def test_an_interrupted_evaluation_continues_to_the_same_numbers(workdir, monkeypatch):
+    evaluate(str(workdir), force=True)  # one batch of 40
+    expected = {name: arrays_of(workdir, name) for name in NAMES}
+    calls = []
+    original = paper_suite._attack
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(paper_suite, "SAVE_EVERY_SECONDS", -1.0)
+    monkeypatch.setattr(paper_suite, "_attack", interrupted)
+    for name in NAMES:
+        (workdir / f"evaluation/best/{name}.json").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(str(workdir), batch_size=16)
+    assert list((workdir / "evaluation/best").glob("*.partial.npz"))
+    evaluate(str(workdir), batch_size=16)
+    # 40 examples are 3 batches of 16; the first attack did its first one only once.
+    assert len(calls) == 3 * len(NAMES) + 1
+    assert not list((workdir / "evaluation/best").glob("*.partial.npz"))
+    for name in NAMES:
+        found = arrays_of(workdir, name)
+        for key, value in expected[name].items():
+            np.testing.assert_allclose(found[key], value, atol=1e-6, err_msg=f"{name} {key}")
+
+
+def test_the_last_checkpoint_is_evaluated_beside_the_best(workdir):
+    result = evaluate(str(workdir), checkpoint="last")[0]
+    assert result["step"] == 8 and result["checkpoint"] == "last"
+    assert (workdir / "evaluation/last/natural.json").exists()
+
+
+def test_a_network_without_heads_is_not_attacked_through_them(tmp_path):
+    train(small_config("trades", epochs=1), str(tmp_path / "run"))
+    assert [r["attack"] for r in evaluate(str(tmp_path / "run"))] == NAMES[:4]
+
+
+def test_what_cannot_be_evaluated_is_refused(workdir, tmp_path):
+    with pytest.raises(UsageError, match=r"--num_examples=41: the test split has 40"):
+        evaluate(str(workdir), num_examples=41)
+    (tmp_path / "config.json").write_text((workdir / "config.json").read_text())
+    with pytest.raises(UsageError, match="has no best checkpoint yet"):
+        evaluate(str(tmp_path))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UsageError, match=r"config\.json cannot be read"):
+        evaluate(str(tmp_path))
+
+
+def test_accuracy_above_the_natural_one_is_called_out():
+    (warning,) = fooled_attacks({"natural": 0.8, "fgsm": 0.5, "pgd40": 0.85})
+    assert "pgd40 leaves 85.00%, more than the natural accuracy 80.00%" in warning
+
+
+def test_the_table_shows_the_worst_case_first(workdir, capsys):
+    results = evaluate(str(workdir))
+    store = evaluate_lib.ResultStore(workdir, "best")
+    evaluate_lib.print_table(small_config("trades_ra"), results, store)
+    printed = capsys.readouterr().out
+    survivors = np.logical_and.reduce([arrays_of(workdir, name)["correct"] for name in NAMES])
+    assert f"robust accuracy: {survivors.mean():.2%}" in printed
+    assert printed.index("robust accuracy") < printed.index("pgd3")
