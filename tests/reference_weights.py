@@ -1,8 +1,10 @@
-"""Seeded weights for the reference networks, whose golden numbers were computed with them."""
+"""Seeded weights: those of the reference networks' golden numbers, and random ones."""
 
 import json
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -33,3 +35,22 @@ def seeded_state_dict(names: dict[str, list[int]]) -> dict[str, np.ndarray]:
             value = 0.1 * normal
         state_dict[name] = value.astype(np.float32)
     return state_dict
+
+
+def random_variables(model, image_shape: tuple[int, ...], seed: int = 0):
+    """Flax variables of a network, sooner than ``model.init`` would compile."""
+    images = jax.ShapeDtypeStruct((1, *image_shape), np.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        normal = rng.standard_normal(leaf.shape, np.float32)
+        match path[-1].key:
+            case "kernel":
+                return normal * np.float32(np.sqrt(2 / np.prod(leaf.shape[:-1])))
+            case "scale" | "var":
+                return 1 + np.float32(0.1) * np.abs(normal)
+            case _:
+                return np.float32(0.1) * normal
+
+    return jax.tree.map(jnp.asarray, jax.tree_util.tree_map_with_path(draw, shapes))

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference_weights import reference_names, seeded_state_dict
+from reference_weights import random_variables, reference_names, seeded_state_dict
 
 from ancra_jax import models
 from ancra_jax.errors import UsageError
@@ -19,9 +19,7 @@ REFERENCES = [
 
 def narrow_variables(name="resnet18", *, num_classes=5, channels=3, size=32):
     model = models.create(name, num_classes=num_classes, width=2, reverse_attention=True)
-    shapes = jax.eval_shape(model.init, jax.random.key(1), jnp.zeros((1, size, size, channels)))
-    rng = np.random.default_rng(3)
-    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+    return random_variables(model, (size, size, channels))
 
 
 @pytest.mark.parametrize(("name", "stem", "num_classes", "image_shape"), REFERENCES)

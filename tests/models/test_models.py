@@ -1,0 +1,208 @@
+"""Networks by name: shapes, dtypes, sizes of images, and refusals."""
+
+import itertools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from reference_weights import random_variables
+
+from ancra_jax import models
+from ancra_jax.errors import UsageError
+from ancra_jax.models import registry
+from ancra_jax.types import Outputs
+
+NAMES = ["resnet18", "preact_resnet18", "wide_resnet16_2"]
+
+
+def shapes(model, images, labels=None, **options):
+    """Shapes and dtypes of variables and outputs, without computing anything."""
+
+    def run(key):
+        variables = model.init(key, images)
+        return variables, model.apply(variables, images, labels, **options)
+
+    return jax.eval_shape(run, jax.random.key(0))
+
+
+@pytest.mark.parametrize(
+    ("name", "reverse_attention", "dtype"),
+    list(itertools.product(NAMES, [False, True], ["float32", "bfloat16"])),
+)
+def test_outputs_and_parameters_are_float32(name, reverse_attention, dtype):
+    model = models.create(
+        name, num_classes=7, width=2, reverse_attention=reverse_attention, dtype=dtype
+    )
+    variables, outputs = shapes(model, jnp.zeros((3, 16, 24, 2)))
+    heads = 2 if reverse_attention else 0
+    assert isinstance(outputs, Outputs)
+    assert outputs.logits.shape == (3, 7)
+    assert outputs.aux_logits.shape == (heads, 3, 7)
+    assert outputs.features.shape == (3, variables["params"]["fc"]["kernel"].shape[0])
+    assert {leaf.dtype.name for leaf in jax.tree.leaves((variables, outputs))} == {"float32"}
+    assert set(variables) == {"params", "batch_stats"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_attention_adds_no_parameters(name):
+    images = jnp.zeros((1, 32, 32, 3))
+    plain, attended = (
+        shapes(models.create(name, num_classes=4, width=2, reverse_attention=on), images)[0]
+        for on in (False, True)
+    )
+    assert jax.tree.map(jnp.shape, plain) == jax.tree.map(jnp.shape, attended)
+
+
+@pytest.mark.parametrize(
+    ("name", "image_shape", "num_features"),
+    [
+        ("resnet18", (8, 8, 1), 512),
+        ("resnet18", (32, 32, 3), 512),
+        ("resnet18", (64, 64, 3), 2048),
+        ("preact_resnet18", (64, 64, 3), 2048),
+        ("preact_resnet18", (64, 32, 3), 1024),
+        ("wide_resnet16_4", (32, 32, 3), 256),
+        ("wide_resnet16_4", (8, 8, 1), 256),
+        ("wide_resnet10_1", (64, 64, 1), 256),
+    ],
+)
+def test_number_of_features_at_the_papers_width(name, image_shape, num_features):
+    _, outputs = shapes(models.create(name, num_classes=3), jnp.zeros((2, *image_shape)))
+    assert outputs.features.shape == (2, num_features)
+
+
+def test_grey_8x8_digits_train_with_a_narrow_network():
+    model = models.create("resnet18", num_classes=10, width=4, reverse_attention=True)
+    images = jax.random.uniform(jax.random.key(0), (6, 8, 8, 1))
+    labels = jnp.arange(6)
+    variables = random_variables(model, (8, 8, 1))
+
+    @jax.jit
+    def train_forward(variables, images, labels):
+        return model.apply(variables, images, labels, train=True, mutable=["batch_stats"])
+
+    outputs, updated = train_forward(variables, images, labels)
+    assert np.isfinite(outputs.logits).all()
+    old, new = variables["batch_stats"]["bn1"]["mean"], updated["batch_stats"]["bn1"]["mean"]
+    assert np.abs(new - old).max() > 0
+
+
+def test_bfloat16_is_close_to_float32_and_differentiable():
+    images = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
+    gradients, logits = {}, {}
+    for dtype in ("float32", "bfloat16"):
+        model = models.create("wide_resnet10_1", num_classes=3, width=4, dtype=dtype)
+        variables = random_variables(model, (8, 8, 3))
+
+        def loss(images, model=model, variables=variables):
+            outputs, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
+            return outputs.logits[:, 0].sum(), outputs.logits
+
+        gradients[dtype], logits[dtype] = jax.jit(jax.grad(loss, has_aux=True))(images)
+    assert gradients["bfloat16"].dtype == jnp.float32
+    for actual, exact in ((v["bfloat16"], v["float32"]) for v in (gradients, logits)):
+        relative = np.linalg.norm(actual - exact) / np.linalg.norm(exact)
+        assert 0 < relative < 0.1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_initialisation_follows_the_papers_code(name):
+    model = models.create(name, num_classes=50)
+    key = jax.random.key(0, impl="rbg")  # compiles sooner than threefry
+    params = jax.jit(model.init)(key, jnp.zeros((1, 32, 32, 3)))["params"]
+    wide = name.startswith("wide")
+    kernel = params["block3_0" if wide else "layer3_0"]["conv2"]["kernel"]
+    height, width, fan_in, out = kernel.shape
+    if wide:
+        expected = np.sqrt(2 / (height * width * out))
+    else:
+        expected = 1 / np.sqrt(3 * height * width * fan_in)
+    np.testing.assert_allclose(np.std(kernel), expected, rtol=0.02)
+    # A normal distribution has tails, the uniform one ends at sqrt(3) standard deviations.
+    assert (np.abs(kernel).max() > 3 * expected) == wide
+    bound = params["fc"]["kernel"].shape[0] ** -0.5
+    assert np.abs(params["fc"]["kernel"]).max() <= bound
+    assert np.abs(params["fc"]["bias"]).max() <= (0 if wide else bound)
+    assert (np.abs(params["fc"]["bias"]).max() > 0) == (not wide)
+
+
+def test_training_with_attention_needs_labels():
+    model = models.create("resnet18", num_classes=3, width=2, reverse_attention=True)
+    images = jnp.zeros((4, 8, 8, 1))
+    with pytest.raises(UsageError, match="labels=None: a network with reverse attention"):
+        shapes(model, images, train=True, mutable=["batch_stats"])
+    with pytest.raises(UsageError, match=r"labels of shape \(3,\): one label per image"):
+        model._check_labels(images, jnp.zeros(3, int))  # the annotated call refuses them itself
+    plain = models.create("resnet18", num_classes=3, width=2)
+    shapes(plain, images, train=True, mutable=["batch_stats"])
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "dtype", "message"),
+    [
+        ("resnet18", (1, 7, 32, 3), "float32", r"7x32 pixels: ResNet18 .* at least 8"),
+        ("wide_resnet16_1", (1, 3, 3, 3), "float32", r"3x3 pixels: WideResNet .* 4"),
+        ("resnet18", (1, 8, 8, 3), "uint8", "images of dtype uint8: floating-point"),
+        ("resnet18", (8, 8, 3), "float32", r"images of shape \(8, 8, 3\): \(batch, height"),
+    ],
+)
+def test_unusable_images_are_refused(name, shape, dtype, message):
+    model = models.create(name, num_classes=3, width=2)
+    with pytest.raises(UsageError, match=message):
+        model._check_images(jnp.zeros(shape, dtype))  # the annotated call refuses some itself
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnet-18", {}, r"model 'resnet-18': allowed are resnet18, .*mean 'resnet18'\?"),
+        ("wideresnet28_10", {}, r"did you mean 'wide_resnet28_10'\?"),
+        ("zebra", {}, r"allowed are [^;]*$"),
+        ("wide_resnet27_2", {}, r"depth 27: depths 6n \+ 4 are allowed"),
+        ("wide_resnet4_2", {}, r"depth 4: depths"),
+        ("wide_resnet28_0", {}, r"widening factor 0"),
+        ("wide_resnet10_2", {"reverse_attention": True}, r"needs two blocks, depth 16"),
+        ("resnet18", {"num_classes": 1}, r"num_classes=1: an integer of 2 or more"),
+        ("resnet18", {"num_classes": True}, r"num_classes=True"),
+        ("resnet18", {"width": 0}, r"width=0: an integer of 1 or more"),
+        ("resnet18", {"dtype": "float16"}, r"dtype='float16': float32 and bfloat16"),
+        ("resnet18", {"dtype": "half"}, r"dtype='half'"),
+        ("resnet18", {"dtype": "fast"}, r"dtype='fast'"),
+    ],
+)
+def test_unusable_arguments_are_refused(name, options, message):
+    with pytest.raises(UsageError, match=message):
+        models.create(name, **{"num_classes": 10, **options})
+
+
+@pytest.fixture
+def clean_registry(monkeypatch):
+    monkeypatch.setattr(registry, "_factories", dict(registry._factories))
+    monkeypatch.setattr(registry, "_examples", dict(registry._examples))
+
+
+@pytest.mark.usefixtures("clean_registry")
+def test_a_model_of_ones_own_can_be_registered():
+    class Mlp(nn.Module):
+        num_classes: int
+        hidden: int
+
+        @nn.compact
+        def __call__(self, images, labels=None, *, train=False):
+            z = nn.relu(nn.Dense(self.hidden)(images.reshape(len(images), -1)))
+            logits = nn.Dense(self.num_classes)(z)
+            return Outputs(logits, jnp.zeros((0, *logits.shape)), z)
+
+    @models.register("mlp{hidden}")
+    def mlp(*, num_classes, width, reverse_attention, dtype, hidden):
+        return Mlp(num_classes, hidden)
+
+    assert "mlp{hidden}" in models.available()
+    _, outputs = shapes(models.create("mlp32", num_classes=3), jnp.zeros((2, 4, 4, 1)))
+    assert outputs.features.shape == (2, 32)
+    with pytest.raises(UsageError, match="registered already"):
+        models.register("mlp{hidden}")
+    with pytest.raises(UsageError, match="model name 'my model'"):
+        models.register("my model")

@@ -1,0 +1,198 @@
+"""All architectures against functional PyTorch twins written from the paper's description."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from reference_weights import random_variables
+
+from ancra_jax import models
+from ancra_jax.interop import pytorch
+
+torch = pytest.importorskip("torch")
+F = torch.nn.functional
+
+NUM_CLASSES = 7
+BATCH = 5
+
+
+class Twin:
+    """A forward pass over a dict of tensors by name; training updates the statistics in place."""
+
+    def __init__(self, weights, *, attention, labels):
+        self.weights = weights
+        self.attention = attention
+        self.labels = labels  # None in the testing phase
+        self.aux_logits = []
+
+    def conv(self, name, x, stride=1):
+        kernel = self.weights[f"{name}.weight"]
+        return F.conv2d(x, kernel, stride=stride, padding=kernel.shape[-1] // 2)
+
+    def norm(self, name, x):
+        mean, var, scale, bias = (
+            self.weights[f"{name}.{key}"]
+            for key in ("running_mean", "running_var", "weight", "bias")
+        )
+        return F.batch_norm(x, mean, var, scale, bias, training=self.labels is not None)
+
+    def attend(self, name, x, window):
+        """o' = o * Omega_j, with p = Linear(pool(o)) and j the label or argmax p."""
+        kernel, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+        cells = F.avg_pool2d(x, window)
+        logits = F.linear(cells.flatten(1), kernel, bias)
+        self.aux_logits.append(logits)
+        j = logits.argmax(1) if self.labels is None else self.labels
+        return x * F.interpolate(kernel[j].view_as(cells), size=x.shape[2:], mode="nearest")
+
+    def last_blocks(self, x, blocks, final, classifier, window):
+        for block in blocks:
+            x = block(x)
+            if self.attention:
+                x = self.attend(classifier, final(x), window)
+        if not self.attention:
+            x = final(x)
+        features = F.avg_pool2d(x, window).flatten(1)
+        kernel, bias = self.weights[f"{classifier}.weight"], self.weights[f"{classifier}.bias"]
+        return F.linear(features, kernel, bias), features
+
+    def basic_block(self, name, x, stride):
+        y = F.relu(self.norm(f"{name}.bn1", self.conv(f"{name}.conv1", x, stride)))
+        y = self.norm(f"{name}.bn2", self.conv(f"{name}.conv2", y))
+        if f"{name}.shortcut.0.weight" in self.weights:
+            x = self.norm(f"{name}.shortcut.1", self.conv(f"{name}.shortcut.0", x, stride))
+        return F.relu(x + y)
+
+    def preact_block(self, name, shortcut, x, stride):
+        activated = F.relu(self.norm(f"{name}.bn1", x))
+        y = self.conv(f"{name}.conv1", activated, stride)
+        y = self.conv(f"{name}.conv2", F.relu(self.norm(f"{name}.bn2", y)))
+        if f"{name}.{shortcut}.weight" in self.weights:
+            x = self.conv(f"{name}.{shortcut}", activated, stride)
+        return x + y
+
+    def resnet18(self, x):
+        x = F.relu(self.norm("bn1", self.conv("conv1", x)))
+        for name, stride in RESNET_BLOCKS[:-2]:
+            x = self.basic_block(name, x, stride)
+        last = [lambda x, n=n, s=s: self.basic_block(n, x, s) for n, s in RESNET_BLOCKS[-2:]]
+        return self.last_blocks(x, last, lambda x: x, "fc", 4)
+
+    def preact_resnet18(self, x):
+        x = self.conv("conv1", x)
+        blocks = [
+            lambda x, n=n, s=s: self.preact_block(n, "shortcut.0", x, s) for n, s in RESNET_BLOCKS
+        ]
+        for block in blocks[:-2]:
+            x = block(x)
+        return self.last_blocks(x, blocks[-2:], lambda x: F.relu(self.norm("bn", x)), "linear", 4)
+
+    def wide_resnet22_2(self, x):
+        x = self.conv("conv1", x)
+        blocks = [
+            lambda x, n=f"block{group}.layer.{i}", s=1 + (group > 1 and i == 0): self.preact_block(
+                n, "convShortcut", x, s
+            )
+            for group in (1, 2, 3)
+            for i in range(3)
+        ]
+        for block in blocks[:-2]:
+            x = block(x)
+        return self.last_blocks(x, blocks[-2:], lambda x: F.relu(self.norm("bn1", x)), "fc", 8)
+
+
+RESNET_BLOCKS = [
+    (f"layer{stage}.{i}", 2 if stage > 1 and i == 0 else 1)
+    for stage in (1, 2, 3, 4)
+    for i in (0, 1)
+]
+
+
+def torch_side(name, state_dict, images, labels, *, attention, train):
+    """Outputs, gradients by name and to the images, and running statistics, in float64."""
+    weights = {
+        key: torch.tensor(value, dtype=torch.float64, requires_grad="running" not in key)
+        for key, value in state_dict.items()
+    }
+    pixels = torch.tensor(np.asarray(images).transpose(0, 3, 1, 2), dtype=torch.float64)
+    pixels.requires_grad_()
+    targets = torch.tensor(np.asarray(labels), dtype=torch.long)
+    twin = Twin(weights, attention=attention, labels=targets if train else None)
+    logits, features = getattr(twin, name)(pixels)
+    loss = F.cross_entropy(logits, targets)
+    if attention:
+        loss = loss + 2 * sum(F.cross_entropy(aux, targets) for aux in twin.aux_logits) / 2
+    loss.backward()
+    gradients = {key: value.grad.numpy() for key, value in weights.items() if value.requires_grad}
+    gradients["images"] = pixels.grad.numpy().transpose(0, 2, 3, 1)
+    outputs = [logits, features, *twin.aux_logits]
+    statistics = {key: value.numpy() for key, value in weights.items() if "running" in key}
+    return [value.detach().numpy() for value in outputs], gradients, statistics
+
+
+def jax_side(model, name, variables, images, labels, *, train):
+    """The same of our network, in float32."""
+
+    @jax.jit
+    def run(variables, images):
+        def loss(params, images):
+            outputs, updated = model.apply(
+                {**variables, "params": params},
+                images,
+                labels,
+                train=train,
+                mutable=["batch_stats"],
+            )
+            cross_entropy = optax.softmax_cross_entropy_with_integer_labels
+            total = cross_entropy(outputs.logits, labels).mean()
+            if len(outputs.aux_logits):
+                total += 2 * cross_entropy(outputs.aux_logits, labels[None]).mean()
+            return total, (outputs, updated["batch_stats"])
+
+        return jax.grad(loss, argnums=(0, 1), has_aux=True)(variables["params"], images)
+
+    (params, pixels), (outputs, batch_stats) = run(variables, images)
+    by_name = pytorch.from_variables(name, {"params": params, "batch_stats": batch_stats})
+    statistics = {key: by_name.pop(key) for key in list(by_name) if "running" in key}
+    flat_outputs = [outputs.logits, outputs.features, *outputs.aux_logits]
+    return flat_outputs, {**by_name, "images": pixels}, statistics
+
+
+def assert_close(actual, expected, what, tolerance):
+    error = np.linalg.norm(np.asarray(actual) - expected) / np.linalg.norm(expected)
+    assert error <= tolerance, (what, error)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train", [False, True], ids=["testing_phase", "training_phase"])
+@pytest.mark.parametrize("attention", [False, True], ids=["plain", "attention"])
+@pytest.mark.parametrize(
+    ("name", "image_shape"),
+    [
+        ("resnet18", (32, 32, 3)),
+        # Two cells per channel, in one direction: a wrong order of the flattening would show.
+        ("preact_resnet18", (64, 32, 2)),
+        ("wide_resnet22_2", (32, 32, 1)),
+    ],
+)
+def test_outputs_gradients_and_statistics_equal_pytorchs(name, image_shape, attention, train):
+    model = models.create(name, num_classes=NUM_CLASSES, width=4, reverse_attention=attention)
+    variables = random_variables(model, image_shape, seed=1)
+    images = jax.random.uniform(jax.random.key(1), (BATCH, *image_shape))
+    labels = jnp.asarray([0, 6, 3, 3, 1])
+    with jax.default_matmul_precision("highest"):
+        ours = jax_side(model, name, variables, images, labels, train=train)
+    state_dict = pytorch.from_variables(name, variables)
+    theirs = torch_side(name, state_dict, images, labels, attention=attention, train=train)
+    assert len(ours[0]) == len(theirs[0]) == (4 if attention else 2)
+    for i, (actual, expected) in enumerate(zip(ours[0], theirs[0], strict=True)):
+        assert_close(actual, expected, f"output {i}", 1e-5)
+    # A sum that float32 rounds to the other side of a ReLU moves gradients by up to 4e-3; without
+    # such an accident they agree to 1e-5.
+    for actual, expected, tolerance in zip(ours[1:], theirs[1:], (5e-3, 1e-5), strict=True):
+        assert actual.keys() == expected.keys()
+        for key in actual:
+            assert_close(actual[key], expected[key], key, tolerance)
+    moved = [key for key, value in ours[2].items() if np.any(value != state_dict[key])]
+    assert len(moved) == (len(ours[2]) if train else 0)

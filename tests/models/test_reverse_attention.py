@@ -1,0 +1,142 @@
+"""Reverse attention (paper eq. 6) against its equation, and its hook for other masks."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from reference_weights import random_variables
+
+from ancra_jax import models
+from ancra_jax.models.layers import Linear
+from ancra_jax.models.reverse_attention import reverse_attention
+
+BATCH, CLASSES, CHANNELS = 4, 3, 5
+
+
+def example(height=4, width=4, rows=1, columns=1, seed=0):
+    """A non-negative feature map and a linear layer for its pooled cells."""
+    rng = np.random.default_rng(seed)
+    feature_map = np.abs(rng.normal(size=(BATCH, height, width, CHANNELS)))
+    kernel = rng.normal(size=(CHANNELS * rows * columns, CLASSES))
+    bias = rng.normal(size=CLASSES)
+    return (
+        jnp.asarray(feature_map, jnp.float32),
+        Linear(jnp.asarray(kernel, jnp.float32), jnp.asarray(bias, jnp.float32)),
+    )
+
+
+def test_training_phase_takes_the_labels_row():
+    feature_map, linear = example()
+    labels = jnp.asarray([2, 0, 1, 2])
+    attended = reverse_attention(feature_map, linear, labels, window=4)
+    for i, label in enumerate([2, 0, 1, 2]):
+        np.testing.assert_allclose(
+            attended.feature_map[i], feature_map[i] * linear.kernel[:, label], rtol=1e-6
+        )
+    pooled = feature_map.mean((1, 2))
+    np.testing.assert_allclose(attended.pooled, pooled, rtol=1e-6)
+    np.testing.assert_allclose(
+        attended.aux_logits, pooled @ linear.kernel + linear.bias, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_testing_phase_takes_the_auxiliary_predictions_row():
+    feature_map, linear = example(seed=1)
+    attended = reverse_attention(feature_map, linear, None, window=4)
+    predicted = np.argmax(feature_map.mean((1, 2)) @ linear.kernel + linear.bias, axis=-1)
+    assert len(set(predicted.tolist())) > 1
+    forced = reverse_attention(feature_map, linear, jnp.asarray(predicted), window=4)
+    np.testing.assert_array_equal(attended.feature_map, forced.feature_map)
+
+
+def test_several_cells_are_channel_major_and_upsampled_to_the_nearest():
+    feature_map, linear = example(height=8, width=4, rows=2, columns=1, seed=2)
+    labels = jnp.asarray([1, 1, 0, 2])
+    attended = reverse_attention(feature_map, linear, labels, window=4)
+    rows = np.asarray(linear.kernel).T.reshape(CLASSES, CHANNELS, 2, 1)
+    mask = rows[np.asarray(labels)].repeat(4, axis=2).repeat(4, axis=3)
+    np.testing.assert_allclose(
+        attended.feature_map, feature_map * mask.transpose(0, 2, 3, 1), rtol=1e-6
+    )
+    cells = np.asarray(feature_map).reshape(BATCH, 2, 4, 4, CHANNELS).mean((2, 3))
+    features = cells.transpose(0, 2, 1).reshape(BATCH, -1)
+    np.testing.assert_allclose(attended.pooled, features, rtol=1e-6)
+
+
+def test_a_map_that_its_windows_do_not_fill():
+    # Rows 0..8 of nine with two cells: PyTorch's nearest neighbour is floor(i * 2 / 9).
+    feature_map, linear = example(height=9, width=4, rows=2, columns=1, seed=3)
+    attended = reverse_attention(feature_map, linear, jnp.zeros(BATCH, int), window=4)
+    rows = np.asarray(linear.kernel)[:, 0].reshape(CHANNELS, 2)
+    cell = [0, 0, 0, 0, 0, 1, 1, 1, 1]
+    np.testing.assert_allclose(
+        attended.feature_map, feature_map * rows[:, cell].T[None, :, None], rtol=1e-6
+    )
+
+
+def test_the_kernel_is_not_detached_but_its_choice_has_no_gradient():
+    feature_map, linear = example(seed=4)
+    labels = jnp.asarray([2, 0, 1, 2])
+
+    def weighted_sum(kernel):
+        layer = linear._replace(kernel=kernel)
+        return reverse_attention(feature_map, layer, labels, window=4).feature_map.sum()
+
+    expected = np.zeros((CHANNELS, CLASSES), np.float32)
+    for i, label in enumerate([2, 0, 1, 2]):
+        expected[:, label] += feature_map[i].sum((0, 1))
+    np.testing.assert_allclose(jax.grad(weighted_sum)(linear.kernel), expected, rtol=1e-5)
+
+    def through_the_prediction(bias):
+        layer = linear._replace(bias=bias)
+        return reverse_attention(feature_map, layer, None, window=4).feature_map.sum()
+
+    np.testing.assert_array_equal(jax.grad(through_the_prediction)(linear.bias), 0)
+
+
+def test_the_weighted_map_keeps_the_compute_dtype():
+    feature_map, linear = example(seed=5)
+    attended = reverse_attention(feature_map.astype(jnp.bfloat16), linear, None, window=4)
+    assert attended.feature_map.dtype == jnp.bfloat16
+    assert attended.aux_logits.dtype == attended.pooled.dtype == jnp.float32
+
+
+class ForcedClasses(NamedTuple):
+    """Forces one class per block: a rule that is a pytree."""
+
+    classes: jax.Array
+
+    def __call__(self, aux_logits, class_rows, labels, block):
+        return jnp.broadcast_to(
+            class_rows[self.classes[block]], (len(aux_logits), len(class_rows[0]))
+        )
+
+
+def test_another_rule_goes_through_the_network_without_compiling_again():
+    model = models.create("wide_resnet16_1", num_classes=CLASSES, width=4, reverse_attention=True)
+    images = jax.random.uniform(jax.random.key(0), (BATCH, 8, 8, 1))
+    variables = random_variables(model, (8, 8, 1))
+    traces = []
+
+    @jax.jit
+    def apply(variables, images, attention):
+        traces.append(1)
+        outputs, kept = model.apply(
+            variables, images, attention=attention, mutable=["intermediates"]
+        )
+        return outputs, kept["intermediates"]["pooled"]
+
+    outputs, pooled = apply(variables, images, ForcedClasses(jnp.asarray([0, 1])))
+    other, _ = apply(variables, images, ForcedClasses(jnp.asarray([2, 1])))
+    assert len(traces) == 1
+    # The first block's auxiliary logits come before any mask.
+    np.testing.assert_array_equal(outputs.aux_logits[0], other.aux_logits[0])
+    assert np.abs(outputs.aux_logits[1] - other.aux_logits[1]).max() > 1e-6
+    fc = variables["params"]["fc"]
+    for block in range(2):
+        expected = pooled[block] @ fc["kernel"] + fc["bias"]
+        np.testing.assert_allclose(outputs.aux_logits[block], expected, rtol=1e-4, atol=1e-5)
+    # Final features are the last block's, weighted by the forced class (one cell per channel here).
+    expected = pooled[1] * fc["kernel"][:, 1]
+    np.testing.assert_allclose(outputs.features, expected, rtol=1e-4, atol=1e-6)
