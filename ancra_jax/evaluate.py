@@ -101,7 +101,7 @@ def load_variables(workdir: str, model, image_shape, checkpoint: str, mesh):
     """
     checkpoints = Checkpoints(f"{workdir}/checkpoints", read_only=True)
     steps = checkpoints.steps()
-    step = checkpoints.best_step() if checkpoint == "best" else (steps or [None])[-1]
+    step = checkpoints.best_step() if checkpoint == "best" else max(steps, default=None)
     if step is None:
         raise UsageError(f"--workdir={workdir}: has no {checkpoint} checkpoint yet; train first")
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))

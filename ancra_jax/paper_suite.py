@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import jax
@@ -55,24 +55,35 @@ def specs(config: EvaluationConfig, aux_weight: float, has_aux_heads: bool) -> l
     Without p the attacker differentiates the final logits only; with p it ascends the combined
     objective of the training. In both, the final logits decide.
     """
-    common = {"norm": config.norm, "epsilon": config.epsilon}
-    iterated = {"step_size": config.step_size, "num_steps": config.num_steps, "random_start": True}
-    one_step = {"step_size": config.epsilon, "num_steps": 1, "random_start": False}
-    none = {"step_size": 0.0, "num_steps": 0, "random_start": False}
-    suite = [AttackSpec(name="natural", objective="", aux_weight=0.0, **common, **none)]
-    for suffix, weight in (("", 0.0), ("_with_p", aux_weight))[: 1 + has_aux_heads]:
-        steps = config.num_steps
-        for name, objective, how in (
-            ("fgsm", "cross_entropy", one_step),
-            (f"pgd{steps}", "cross_entropy", iterated),
-            (f"cw{steps}", "margin", iterated),
-        ):
-            suite.append(
-                AttackSpec(
-                    name=name + suffix, objective=objective, aux_weight=weight, **common, **how
-                )
-            )
-    return suite
+    natural = AttackSpec(
+        name="natural",
+        objective="",
+        norm=config.norm,
+        epsilon=config.epsilon,
+        step_size=0.0,
+        num_steps=0,
+        random_start=False,
+        aux_weight=0.0,
+    )
+    steps = config.num_steps
+    fgsm = replace(
+        natural, name="fgsm", objective="cross_entropy", step_size=config.epsilon, num_steps=1
+    )
+    pgd = replace(
+        fgsm,
+        name=f"pgd{steps}",
+        step_size=config.step_size,
+        num_steps=steps,
+        random_start=True,
+    )
+    cw = replace(pgd, name=f"cw{steps}", objective="margin")
+    without_p = [fgsm, pgd, cw]
+    if not has_aux_heads:
+        return [natural, *without_p]
+    with_p = [
+        replace(spec, name=f"{spec.name}_with_p", aux_weight=aux_weight) for spec in without_p
+    ]
+    return [natural, *without_p, *with_p]
 
 
 def run(

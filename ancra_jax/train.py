@@ -75,7 +75,13 @@ def train(config: Config, workdir: str) -> TrainState:
     init_key, order_key, step_key, selection_key = jax.random.split(jax.random.key(config.seed), 4)
     everywhere = sharding.replicated(mesh)
     create_state = jax.jit(
-        lambda: create_train_state(model.init, optimizer, dataset.image_shape, init_key),
+        lambda: create_train_state(
+            model.init,
+            optimizer,
+            dataset.image_shape,
+            init_key,
+            method.init_state(len(splits.train), dataset.num_classes),
+        ),
         out_shardings=everywhere,
     )
     train_step = make_train_step(

@@ -10,8 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from ancra_jax.data import pipeline
-from ancra_jax.methods.attack import run_requests
-from ancra_jax.methods.core import Examples, Method, Metrics
+from ancra_jax.methods.core import Examples, Method, MethodState, Metrics
 from ancra_jax.sharding import batch_sharded
 from ancra_jax.types import ApplyFn, Variables
 
@@ -24,12 +23,14 @@ class TrainState(NamedTuple):
       params: float32 parameters.
       batch_stats: running statistics of batch normalisation.
       opt_state: state of the optimiser.
+      method_state: what the method remembers from step to step.
     """
 
     step: Int[Array, ""]
     params: PyTree
     batch_stats: PyTree
     opt_state: PyTree
+    method_state: MethodState
 
     @property
     def variables(self) -> Variables:
@@ -47,6 +48,7 @@ def create_train_state(
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
     key: Key[Array, ""],
+    method_state: MethodState,
 ) -> TrainState:
     """Initial parameters, statistics and optimiser state."""
     variables = init(key, jnp.zeros((1, *image_shape), jnp.float32))
@@ -56,6 +58,7 @@ def create_train_state(
         params=params,
         batch_stats=variables.get("batch_stats", {}),
         opt_state=optimizer.init(params),
+        method_state=method_state,
     )
 
 
@@ -102,9 +105,8 @@ def make_train_step(
 
         predict = jax.tree_util.Partial(apply, state.variables)
         plan = method.prepare(predict, batch, method_key, epoch)
-        attacked = run_requests(predict, plan.requests)
-        # The attacked images are constants of the loss.
-        examples = Examples(batch, jax.lax.stop_gradient(attacked), plan.extras)
+        attacked, method_state = method.attack(predict, plan.requests, state.method_state)
+        examples = Examples(batch, attacked, plan.extras, method_state, epoch)
 
         def loss(params):
             def forward(batch_stats, images, labels):
@@ -115,14 +117,13 @@ def make_train_step(
                 return outputs, updated.get("batch_stats", batch_stats)
 
             terms = method.loss(forward, state.batch_stats, examples)
-            return terms.loss, (terms.batch_stats, terms.metrics)
+            return terms.loss, terms
 
-        (value, (batch_stats, metrics)), gradients = jax.value_and_grad(loss, has_aux=True)(
-            state.params
-        )
+        (value, terms), gradients = method.gradient(loss, state.params, epoch)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = metrics | {"loss": value, "gradient_norm": optax.tree.norm(gradients)}
-        return TrainState(state.step + 1, params, batch_stats, opt_state), metrics
+        metrics = terms.metrics | {"loss": value, "gradient_norm": optax.tree.norm(gradients)}
+        new_state = TrainState(state.step + 1, params, terms.batch_stats, opt_state, terms.state)
+        return new_state, metrics
 
     return jax.jit(step, donate_argnums=0)

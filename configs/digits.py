@@ -2,7 +2,7 @@
 
     python -m ancra_jax.train --config=configs/digits.py:trades_ancra --workdir=runs/digits_ancra
 
-Nothing is downloaded. The network is a ResNet-18 of width 16; epsilon is 0.1 (26/255): these images
+Nothing is downloaded. The network is a ResNet-18 of width 8; epsilon is 0.1 (26/255): these images
 are larger strokes on a clean background, and 8/255 would be no challenge.
 """
 
@@ -18,7 +18,7 @@ SETTINGS = {
     "data.selection_examples": 200,
     "data.crop_padding": 1,
     "data.horizontal_flip": False,
-    "model.width": 16,
+    "model.width": 8,
     "attack.epsilon": EPSILON,
     "attack.step_size": EPSILON / 4,
     "negative_contrast.random_epochs": 2,

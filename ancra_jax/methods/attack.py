@@ -109,6 +109,7 @@ def signed_objective(
     sign: Float[Array, "batch"],
 ) -> Objective:
     """What the attack ascends: the objective of ``settings`` times each example's sign."""
+    objective: Objective
     if settings.objective == "kl":
         objective = attacks.kl_divergence(predict, predict(images), aux_weight=settings.aux_weight)
     else:

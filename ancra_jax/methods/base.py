@@ -2,7 +2,7 @@
 
 from ancra_jax import losses
 from ancra_jax.methods.attack import AttackRequest, AttackSettings
-from ancra_jax.methods.core import Examples, Method, Plan, Terms, natural_accuracy
+from ancra_jax.methods.core import Examples, Method, Plan, Terms, accuracy
 from ancra_jax.methods.keys import ADVERSARIAL, example_keys
 
 
@@ -17,8 +17,8 @@ def natural(aux_weight: float) -> Method:
         batch = examples.batch
         outputs, batch_stats = forward(batch_stats, batch.images, batch.labels)
         value = _cross_entropy(outputs, batch.labels, aux_weight)
-        metrics = {"natural_accuracy": natural_accuracy(outputs, batch.labels)}
-        return Terms(value, batch_stats, outputs, metrics)
+        metrics = {"natural_accuracy": accuracy(outputs, batch.labels)}
+        return Terms(value, batch_stats, outputs, metrics, examples.state)
 
     return Method(prepare, loss)
 
@@ -34,8 +34,8 @@ def pgd_at(settings: AttackSettings, aux_weight: float) -> Method:
         labels = examples.batch.labels
         outputs, batch_stats = forward(batch_stats, examples.attacked["adversarial"], labels)
         value = _cross_entropy(outputs, labels, aux_weight)
-        metrics = {"adversarial_accuracy": natural_accuracy(outputs, labels)}
-        return Terms(value, batch_stats, None, metrics)
+        metrics = {"adversarial_accuracy": accuracy(outputs, labels)}
+        return Terms(value, batch_stats, None, metrics, examples.state)
 
     return Method(untargeted(settings), loss)
 
@@ -57,10 +57,10 @@ def trades(settings: AttackSettings, beta: float, aux_weight: float) -> Method:
         metrics = {
             "loss_natural": cross_entropy,
             "loss_kl": kl,
-            "natural_accuracy": natural_accuracy(natural, labels),
-            "adversarial_accuracy": natural_accuracy(adversarial, labels),
+            "natural_accuracy": accuracy(natural, labels),
+            "adversarial_accuracy": accuracy(adversarial, labels),
         }
-        return Terms(cross_entropy + beta * kl, batch_stats, natural, metrics)
+        return Terms(cross_entropy + beta * kl, batch_stats, natural, metrics, examples.state)
 
     return Method(untargeted(settings), loss)
 

@@ -7,13 +7,15 @@ a method and return another one, so that options compose instead of branching in
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from ancra_jax.methods.attack import AttackRequest, Images, Predict
+from ancra_jax.methods.attack import AttackRequest, Images, Predict, run_requests
 from ancra_jax.types import Batch, Outputs
 
 BatchStats = PyTree
+MethodState = dict[str, PyTree]
 Metrics = dict[str, Float[Array, ""]]
 
 
@@ -26,17 +28,21 @@ reverse-attention masks.
 
 
 class Examples(NamedTuple):
-    """A batch and what its attacks made of it.
+    """A batch, what its attacks made of it, and what the method remembers.
 
     Attributes:
       batch: the natural examples.
       attacked: images by the name of the request that they answer (``'adversarial'``, ...).
       extras: what ``Method.prepare`` wants to hand to ``Method.loss`` (the negatives, ...).
+      state: of the method, after the attack.
+      epoch: from 0.
     """
 
     batch: Batch
     attacked: dict[str, Images]
     extras: dict[str, Any]
+    state: MethodState
+    epoch: Int[Array, ""]
 
 
 class Terms(NamedTuple):
@@ -47,12 +53,14 @@ class Terms(NamedTuple):
       batch_stats: running statistics after this method's forwards.
       natural: outputs of the training-phase forward of the natural images, if there was one.
       metrics: scalars worth logging.
+      state: of the method, for the next step.
     """
 
     loss: Float[Array, ""]
     batch_stats: BatchStats
     natural: Outputs | None
     metrics: Metrics
+    state: MethodState
 
 
 class Plan(NamedTuple):
@@ -68,17 +76,60 @@ Prepare = Callable[[Predict, Batch, Key[Array, ""], Int[Array, ""]], Plan]
 ``predict`` is the network in the evaluation phase.
 """
 
+Attack = Callable[
+    [Predict, dict[str, AttackRequest], MethodState], tuple[dict[str, Images], MethodState]
+]
+"""Carries the plan out, ``(predict, requests, state) -> (attacked, state)``."""
+
 Loss = Callable[[Forward, BatchStats, Examples], Terms]
 """The loss of an attacked batch, differentiated in the parameters inside its first argument."""
 
+Gradient = Callable[
+    [Callable[[PyTree], tuple[Float[Array, ""], Any]], PyTree, Int[Array, ""]],
+    tuple[tuple[Float[Array, ""], Any], PyTree],
+]
+"""Differentiates the loss, ``(loss, params, epoch) -> ((value, auxiliary), gradients)``.
+
+``loss`` maps parameters to its value and auxiliary output, as for ``has_aux=True``.
+"""
+
+
+def attack_as_planned(predict, requests, state):
+    """Runs the requests; the method remembers nothing of it."""
+    return run_requests(predict, requests), state
+
+
+def no_state(num_examples: int, num_classes: int) -> MethodState:
+    """Nothing to remember from step to step."""
+    del num_examples, num_classes
+    return {}
+
+
+def plain_gradient(loss, params, epoch):
+    """The gradient at the parameters themselves."""
+    del epoch
+    return jax.value_and_grad(loss, has_aux=True)(params)
+
 
 class Method(NamedTuple):
-    """How a batch becomes a training loss."""
+    """How a batch becomes a training loss and its gradient.
+
+    Attributes:
+      prepare: plans the attacks.
+      loss: of the attacked batch.
+      init_state: what the method remembers before the first step, given the numbers of training
+        examples and classes; a part of the train state, so it is checkpointed and resumed.
+      attack: carries the plan out.
+      gradient: differentiates the loss.
+    """
 
     prepare: Prepare
     loss: Loss
+    init_state: Callable[[int, int], MethodState] = no_state
+    attack: Attack = attack_as_planned
+    gradient: Gradient = plain_gradient
 
 
-def natural_accuracy(outputs: Outputs, labels: Int[Array, "batch"]) -> Float[Array, ""]:
+def accuracy(outputs: Outputs, labels: Int[Array, "batch"]) -> Float[Array, ""]:
     """Share of the batch that the final logits classify correctly."""
     return jnp.mean((jnp.argmax(outputs.logits, axis=-1) == labels).astype(jnp.float32))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from ancra_jax import losses
 from ancra_jax.methods.attack import AttackRequest, AttackSettings
-from ancra_jax.methods.core import Method, Plan, Terms
+from ancra_jax.methods.core import Method, Plan
 from ancra_jax.methods.keys import NEGATIVE_ATTACK, NEGATIVE_CHOICE, example_keys
 from ancra_jax.negatives import choose_negatives
 
@@ -83,6 +83,11 @@ def negative_contrast(
             "negatives_missing": jnp.mean(~negatives.valid, dtype=jnp.float32),
             "negatives_fallback": jnp.mean(negatives.fallback, dtype=jnp.float32),
         }
-        return Terms(terms.loss + zeta * similarity, batch_stats, natural, metrics)
+        return terms._replace(
+            loss=terms.loss + zeta * similarity,
+            batch_stats=batch_stats,
+            natural=natural,
+            metrics=metrics,
+        )
 
-    return Method(prepare, loss)
+    return method._replace(prepare=prepare, loss=loss)

@@ -51,6 +51,8 @@ def test_loss_parts_and_gradients_agree_with_the_reference(network, stem):
             "negative_images": None,
             "negative_labels": jnp.asarray(golden["y_neg"], jnp.int32),
         },
+        state={},
+        epoch=jnp.zeros((), jnp.int32),
     )
     method = trades_ancra(ALPHA[stem])
 
