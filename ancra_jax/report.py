@@ -51,7 +51,7 @@ def report(workdirs: Sequence[str], output: str) -> str:
     }
     caption = report_table.caption(rows)
     tables = report_table.accuracy_tables(rows, several)
-    origins = report_table.runs_table(runs, rows)
+    origins = report_table.runs_table(rows)
     notes = report_table.notes(runs, rows, several)
 
     text = _markdown(caption, tables, notes)

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import pathlib
-import re
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -19,21 +18,12 @@ from ancra_jax.config import Config, to_mapping
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate import fooled_attacks
 from ancra_jax.metrics import read_json_lines
+from ancra_jax.report_names import NATURAL, display_name, evaluate_command
 from ancra_jax.results import read_arrays, read_result
 
 CHECKPOINTS = ("best", "last")
-NATURAL = "natural"
-AUTOATTACK = "autoattack"
-WITH_P = "_with_p"
 MAX_SETTINGS_IN_LABEL = 3
 _Z = NormalDist().inv_cdf(0.975)
-_FAMILIES = {
-    r"natural": "Nat",
-    r"pgd(\d*)": "PGD",
-    r"fgsm": "FGSM",
-    r"cw(\d*)": "C&W",
-    r"autoattack": "AA",
-}
 _DAMAGED = (zipfile.BadZipFile, zlib.error)
 _FIELDS: dict[str, Any] = {
     "attack": str,
@@ -166,28 +156,6 @@ def method_settings(config: Config) -> dict[str, Any]:
     return {name: value for name, value in flat.items() if name not in free}
 
 
-def scenario_of(attack: str) -> str:
-    """``'with_p'`` where the auxiliary heads were attacked too, ``'without_p'`` elsewhere."""
-    return "with_p" if attack.endswith(WITH_P) else "without_p"
-
-
-def display_name(attack: str) -> str:
-    """``'PGD-40 (p)'`` for ``'pgd40_with_p'``; a name of no known family stays as it is."""
-    name = attack.removesuffix(WITH_P)
-    for pattern, family in _FAMILIES.items():
-        if match := re.fullmatch(pattern, name):
-            name = "-".join(part for part in (family, *match.groups()) if part)
-            break
-    return f"{name} (p)" if attack.endswith(WITH_P) else name
-
-
-def attack_order(attack: str, families: Sequence[str]) -> tuple:
-    """A sorting key: without p first, then by family in the order given, by steps and by name."""
-    family, _, steps = display_name(attack.removesuffix(WITH_P)).partition("-")
-    rank = families.index(family) if family in families else len(families)
-    return scenario_of(attack) == "with_p", rank, int(steps) if steps.isdigit() else 0, attack
-
-
 def _load_run(workdir: str) -> Run:
     try:
         config = workdir_lib.read_config(workdir)
@@ -280,12 +248,6 @@ def _load_result(path: pathlib.Path) -> AttackResult:
             f"{record['accuracy']:.4%}: they are not of one evaluation"
         )
     return AttackResult(record, correct)
-
-
-def evaluate_command(workdir: str, checkpoint: str = "best") -> str:
-    """The command that evaluates a checkpoint."""
-    command = f"python -m ancra_jax.evaluate --workdir={workdir}"
-    return command if checkpoint == "best" else f"{command} --checkpoint={checkpoint}"
 
 
 def _labels(configs: Sequence[Config]) -> list[str]:

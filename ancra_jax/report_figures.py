@@ -13,7 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from ancra_jax.report_data import NATURAL, Run, attack_order, display_name, scenario_of
+from ancra_jax.report_data import Run
+from ancra_jax.report_names import (
+    NATURAL,
+    attack_order,
+    display_name,
+    scenario_of,
+)
 from ancra_jax.report_rows import Row
 
 # Each bar is the same attacker grown stronger, or one that the network was not trained against.

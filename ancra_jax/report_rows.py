@@ -5,16 +5,13 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ancra_jax.report_data import (
+from ancra_jax.report_data import Evaluation, Run, method_settings, wilson_interval
+from ancra_jax.report_names import (
     AUTOATTACK,
     NATURAL,
-    Evaluation,
-    Run,
     attack_order,
     evaluate_command,
-    method_settings,
     scenario_of,
-    wilson_interval,
 )
 
 # The order of the paper's tables.
@@ -53,6 +50,7 @@ class Row:
       data: name of the data set.
       norm: of the threat model.
       epsilon: on the [0, 1] pixel scale.
+      network: its architecture.
       evaluate: the commands that compute the row.
       step: of the checkpoint; None where it has not been evaluated, as in what follows.
       num_examples: that each attack saw.
@@ -70,6 +68,7 @@ class Row:
     data: str
     norm: str
     epsilon: float
+    network: str
     evaluate: tuple[str, ...]
     step: int | None = None
     num_examples: dict[str, int] = field(default_factory=dict)
@@ -140,6 +139,7 @@ def seeds_rows(runs: Sequence[Run], rows: Sequence[Row]) -> list[SeedsRow]:
 
 def _row(run: Run, checkpoint: str) -> Row:
     """Of a checkpoint that has not been evaluated."""
+    model = run.config.model
     return Row(
         label=run.label,
         workdir=run.workdir,
@@ -148,6 +148,7 @@ def _row(run: Run, checkpoint: str) -> Row:
         data=run.config.data.name,
         norm=run.config.evaluation.norm,
         epsilon=run.config.evaluation.epsilon,
+        network=f"{model.name}, width {model.width}" if model.width else model.name,
         evaluate=(evaluate_command(run.workdir, checkpoint),),
     )
 

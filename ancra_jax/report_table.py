@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ancra_jax.config import ModelConfig
-from ancra_jax.report_data import (
+from ancra_jax.report_data import Run
+from ancra_jax.report_names import (
     AUTOATTACK,
     NATURAL,
     WITH_P,
-    Run,
     attack_order,
     display_name,
     evaluate_command,
@@ -104,21 +103,19 @@ def accuracy_tables(rows: Sequence[Row], seeds_rows: Sequence[SeedsRow]) -> list
     return tables
 
 
-def runs_table(runs: Sequence[Run], rows: Sequence[Row]) -> Table:
+def runs_table(rows: Sequence[Row]) -> Table:
     """What the rows are of, and where they come from."""
-    configs = {run.workdir: run.config for run in runs}
     lines = [
         [
             *(row.label, str(row.seed), f"{row.checkpoint}{_at_step(row)}"),
             *_identity(row).values(),
-            _network(configs[row.workdir].model),
             *("; ".join(row.provenance.get(name, [MISSING])) for name in ("device", "commit")),
             row.workdir,
         ]
         for row in rows
     ]
-    headers = ["Model", "Seed", "Checkpoint", "Data", "Epsilon", "Examples", "Network"]
-    return Table("Runs", [*headers, "Device", "Commit", "Directory"], lines, numeric=0)
+    headers = ["Model", "Seed", "Checkpoint", *_identity(rows[0]), "Device", "Commit", "Directory"]
+    return Table("Runs", headers, lines, numeric=0)
 
 
 def caption(rows: Sequence[Row]) -> str:
@@ -211,6 +208,7 @@ def _of(runs: Sequence[Run], rows: Sequence[Row], selection_split: str) -> list[
 
 def _identity(row: Row) -> dict[str, str]:
     return {
+        "Network": row.network,
         "Data": row.data,
         "Epsilon": f"{row.norm} {_epsilon(row.epsilon)}",
         "Examples": " / ".join(map(str, row.examples)) or MISSING,
@@ -243,10 +241,6 @@ def _cell(value: float | Spread | None, fooled: bool = False) -> str:
     if isinstance(value, Spread):
         return f"{100 * value.mean:.2f} ± {100 * value.std:.2f}{mark}"
     return f"{100 * value:.2f}{mark}"
-
-
-def _network(model: ModelConfig) -> str:
-    return f"{model.name}, width {model.width}" if model.width else model.name
 
 
 def _at_step(row: Row) -> str:

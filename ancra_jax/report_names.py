@@ -1,0 +1,44 @@
+"""How a report names and orders attacks."""
+
+import re
+from collections.abc import Sequence
+
+NATURAL = "natural"
+AUTOATTACK = "autoattack"
+WITH_P = "_with_p"
+# By the name of a result; what the parentheses match is the number of steps.
+_FAMILIES = {
+    r"natural": "Nat",
+    r"pgd(\d*)": "PGD",
+    r"fgsm": "FGSM",
+    r"cw(\d*)": "C&W",
+    r"autoattack": "AA",
+}
+
+
+def scenario_of(attack: str) -> str:
+    """``'with_p'`` where the auxiliary heads were attacked too, ``'without_p'`` elsewhere."""
+    return "with_p" if attack.endswith(WITH_P) else "without_p"
+
+
+def display_name(attack: str) -> str:
+    """``'PGD-40 (p)'`` for ``'pgd40_with_p'``; a name of no known family stays as it is."""
+    name = attack.removesuffix(WITH_P)
+    for pattern, family in _FAMILIES.items():
+        if match := re.fullmatch(pattern, name):
+            name = "-".join(part for part in (family, *match.groups()) if part)
+            break
+    return f"{name} (p)" if attack.endswith(WITH_P) else name
+
+
+def attack_order(attack: str, families: Sequence[str]) -> tuple:
+    """A sorting key: without p first, then by family in the order given, by steps and by name."""
+    family, _, steps = display_name(attack.removesuffix(WITH_P)).partition("-")
+    rank = families.index(family) if family in families else len(families)
+    return scenario_of(attack) == "with_p", rank, int(steps) if steps.isdigit() else 0, attack
+
+
+def evaluate_command(workdir: str, checkpoint: str = "best") -> str:
+    """The command that evaluates a checkpoint."""
+    command = f"python -m ancra_jax.evaluate --workdir={workdir}"
+    return command if checkpoint == "best" else f"{command} --checkpoint={checkpoint}"

@@ -1,0 +1,407 @@
+"""The report on fake work directories: its numbers, what it says of them, and what it refuses."""
+
+import base64
+import io
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from absl import flags
+from PIL import Image
+from scipy.stats import binomtest
+from small_runs import small_config
+
+from ancra_jax import report_figures
+from ancra_jax import workdir as workdir_lib
+from ancra_jax.errors import UsageError
+from ancra_jax.report import main, report
+from ancra_jax.report_data import wilson_interval
+from ancra_jax.report_names import attack_order, display_name
+from ancra_jax.results import ResultStore
+
+EXAMPLES = 10
+NATURAL = (1, 1, 1, 1, 1, 1, 1, 1, 1, 0)
+PGD = (1, 1, 1, 1, 1, 0, 0, 0, 0, 0)
+FGSM = (1, 1, 1, 1, 0, 1, 1, 1, 0, 0)
+PAPER = {"natural": NATURAL, "fgsm": FGSM, "pgd40": PGD}  # worst case: the first 4
+
+
+@pytest.fixture
+def figures():
+    """Asked for by the tests that look at figures."""
+
+
+@pytest.fixture(autouse=True)
+def without_figures(request, monkeypatch):
+    """Drawing takes most of a report's time."""
+    if "figures" not in request.fixturenames:
+        monkeypatch.setattr(report_figures, "draw", lambda runs, rows: {})
+
+
+def write_result(workdir, attack, correct, checkpoint="best", array="correct", **overrides):
+    correct = np.array(correct, bool)
+    identity = {
+        "attack": attack,
+        "method": "trades",
+        "data": "digits",
+        "data_fingerprint": "0123",
+        "checkpoint": checkpoint,
+        "step": 20,
+        "num_examples": len(correct),
+        "seed": 7,
+        "settings": {"norm": "linf", "epsilon": 0.1},
+        "num_correct": int(correct.sum()),
+        "accuracy": float(correct.mean()),
+    } | overrides
+    ResultStore(workdir, checkpoint).write(identity, {array: correct})
+
+
+def make_run(path, results=None, checkpoint="best", curves=True, method="trades", **config):
+    workdir_lib.open_for_training(str(path), small_config(method, **config))
+    if curves:
+        records = []
+        for epoch in (1, 2):
+            record = {"step": 10 * epoch, "epoch": epoch, "loss": 3.0 - epoch}
+            records.append({"kind": "train"} | record)
+            record = {"natural_accuracy": 0.4 * epoch, "robust_accuracy": 0.3 * epoch}
+            records.append({"kind": "selection", "step": 10 * epoch, "epoch": epoch} | record)
+        (path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    for attack, correct in (PAPER if results is None else results).items():
+        write_result(path, attack, correct, checkpoint)
+    return str(path)
+
+
+def numbers(output):
+    return json.loads((output / "report.json").read_text())
+
+
+def cells(text, title):
+    """The rows of the table under a title, by header."""
+    section = text.split(f"## {title}")[1].split("\n- ")[0].split("##")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [dict(zip(table[0], row, strict=True)) for row in table[2:]]
+
+
+def test_the_table(tmp_path):
+    text = report([make_run(tmp_path / "run")], str(tmp_path / "out"))
+    (row,) = cells(text, "Without p")
+    low, high = binomtest(4, 10).proportion_ci(method="wilson")
+    assert row == {
+        "Model": "trades",
+        "Seed": "0",
+        "Checkpoint": "best",
+        "Worst case [95 %]": f"**40.00** [{100 * low:.2f}, {100 * high:.2f}]",
+        "Nat": "90.00",
+        "PGD-40": "50.00",
+        "FGSM": "70.00",
+        "Mean": "60.00",
+    }
+    assert list(row)[3:] == ["Worst case [95 %]", "Nat", "PGD-40", "FGSM", "Mean"]
+    assert "digits, 10 examples, linf epsilon 0.1" in text
+    assert "worst case over PGD-40, FGSM" in text
+    assert "No row was evaluated with AutoAttack" in text
+    assert "With p" not in text and "†" not in text
+    assert text in (tmp_path / "out/report.md").read_text()
+
+
+def test_the_json_holds_the_numbers(tmp_path):
+    workdir = make_run(tmp_path / "run")
+    report([workdir], str(tmp_path / "out"))
+    (row,) = numbers(tmp_path / "out")["rows"]
+    assert row["accuracy"] == {"natural": 0.9, "pgd40": 0.5, "fgsm": 0.7}
+    assert row["worst_case"]["num_correct"] == 4
+    assert row["worst_case"]["attacks"] == ["pgd40", "fgsm"]
+    assert row["step"] == 20 and row["seed"] == 0 and row["provenance"]["seed"] == ["7"]
+    assert row["evaluate"] == [
+        f"python -m ancra_jax.evaluate --workdir={workdir} --num_examples=10 --seed=7"
+    ]
+
+
+def test_attacks_with_p_get_their_own_table_and_count_in_the_worst_case(tmp_path):
+    with_p = (0, 1, 1, 1, 1, 1, 0, 0, 0, 0)
+    results = PAPER | {"pgd40_with_p": with_p, "fgsm_with_p": FGSM}
+    workdirs = [
+        make_run(tmp_path / "ra", results, method="trades_ra"),
+        make_run(tmp_path / "plain"),
+    ]
+    text = report(workdirs, str(tmp_path / "out"))
+    first, second = cells(text, "Without p")
+    (row,) = cells(text, "With p")
+    assert first["Model"] == row["Model"] == "trades_ra" and second["Model"] == "trades"
+    assert first["Worst case [95 %]"].startswith("**30.00**")  # of all attacks, in both tables
+    assert row["Worst case [95 %]"] == first["Worst case [95 %]"]
+    assert (first["Mean"], row["Mean"]) == ("60.00", "60.00")
+    assert (row["PGD-40"], row["FGSM"]) == ("50.00", "70.00")
+    assert "trades_ra (seed 0, best checkpoint): worst case over PGD-40, FGSM, PGD-40 (p)" in text
+    assert "trades (seed 0, best checkpoint): worst case over PGD-40, FGSM." in text
+
+
+def test_autoattack_and_attacks_of_later_suites_become_columns(tmp_path):
+    path = tmp_path / "run"
+    make_run(path, PAPER | {"cw40": PGD, "branch_forced": (1,) * 3 + (0,) * 7})
+    write_result(path, "autoattack", (1,) * 2 + (0,) * 8, array="robust")
+    text = report([str(path)], str(tmp_path / "out"))
+    (row,) = cells(text, "Without p")
+    assert list(row)[4:] == ["Nat", "PGD-40", "FGSM", "C&W-40", "AA", "branch_forced", "Mean"]
+    assert row["AA"] == "20.00" and row["Worst case [95 %]"].startswith("**20.00**")
+    assert "No row was evaluated with AutoAttack" not in text
+    assert "--suite=autoattack" in (tmp_path / "out/report.md").read_text()
+
+
+def test_an_attack_above_the_natural_accuracy_is_marked(tmp_path):
+    text = report(
+        [make_run(tmp_path / "run", PAPER | {"fgsm": (1,) * EXAMPLES})], str(tmp_path / "out")
+    )
+    (row,) = cells(text, "Without p")
+    assert row["FGSM"] == "100.00†" and row["Mean"] == "75.00†"
+    assert row["PGD-40"] == "50.00" and row["Nat"] == "90.00"
+    assert re.search(r"- † trades .*fgsm leaves 100.00%, more than the natural accuracy 90", text)
+    assert list(numbers(tmp_path / "out")["rows"][0]["fooled_attacks"]) == ["fgsm"]
+
+
+def test_best_and_last_are_rows_of_their_own(tmp_path, figures):
+    path = tmp_path / "run"
+    make_run(path)
+    for attack in PAPER:
+        write_result(path, attack, PGD, "last", step=30)
+    text = report([str(path)], str(tmp_path / "out"))
+    assert [row["Checkpoint"] for row in cells(text, "Without p")] == ["best", "last"]
+    assert {figure.name for figure in (tmp_path / "out").glob("*.png")} == {
+        "curves.png",
+        "ladder_run_best.png",
+        "ladder_run_last.png",
+    }
+
+
+def test_several_seeds_are_averaged(tmp_path):
+    workdirs = [
+        make_run(tmp_path / "a"),
+        make_run(tmp_path / "b", PAPER | {"pgd40": NATURAL}, seed=1),
+        make_run(tmp_path / "c", method="pgd_at", seed=2),  # another method
+        make_run(tmp_path / "d", method__beta=3.0, seed=3),  # another setting of the method
+    ]
+    text = report(workdirs, str(tmp_path / "out"))
+    rows = cells(text, "Without p")
+    assert len(rows) == 5
+    assert [row["Model"] for row in rows[:4]] == [
+        "trades, beta=6.0",
+        "trades, beta=6.0",
+        "pgd_at",
+        "trades, beta=3.0",
+    ]
+    assert rows[4]["Model"] == "trades, beta=6.0" and rows[4]["Seed"] == "2 seeds"
+    std = 100 * np.std([0.5, 0.9], ddof=1)
+    assert rows[4]["PGD-40"] == f"70.00 ± {std:.2f}"
+    std = 100 * np.std([0.4, 0.7], ddof=1)
+    assert rows[4]["Worst case [95 %]"] == f"**55.00 ± {std:.2f}**"
+    (seeds,) = numbers(tmp_path / "out")["seeds"]
+    assert seeds["seeds"] == [0, 1] and seeds["accuracy"]["natural"] == {"mean": 0.9, "std": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("config", "results", "column"),
+    [
+        ({}, {name: correct[:8] for name, correct in PAPER.items()}, "Examples"),
+        ({"evaluation__epsilon": 8 / 255}, PAPER, "Epsilon"),
+        ({"data__name": "cifar10"}, PAPER, "Data"),
+    ],
+)
+def test_unlike_rows_are_not_mixed_silently(tmp_path, config, results, column):
+    workdirs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", {}, seed=1, **config)]
+    epsilon = config.get("evaluation__epsilon", 0.1)
+    for attack, correct in results.items():
+        settings = {"norm": "linf", "epsilon": epsilon}
+        write_result(tmp_path / "b", attack, correct, settings=settings)
+    text = report(workdirs, str(tmp_path / "out"))
+    rows = cells(text, "Without p")
+    assert rows[0][column] != rows[1][column]
+    assert "not of one evaluation" in text
+    assert len(rows) == 2 and not numbers(tmp_path / "out")["seeds"]
+
+
+def test_attacks_on_fewer_examples_meet_on_the_first(tmp_path):
+    path = tmp_path / "run"
+    make_run(path)
+    # All right: on these four the natural accuracy is 100 % as well, so nothing is fooled.
+    write_result(path, "autoattack", (1, 1, 1, 1))
+    text = report([str(path)], str(tmp_path / "out"))
+    (row,) = cells(text, "Without p")
+    assert row["AA"] == "100.00"
+    assert numbers(tmp_path / "out")["rows"][0]["worst_case"]["num_examples"] == 4
+    assert "Nat 10, PGD-40 10, FGSM 10, AA 4); the worst case is of the first 4" in text
+
+
+def test_results_of_another_step_are_left_out(tmp_path):
+    path = tmp_path / "run"
+    make_run(path)
+    write_result(path, "cw40", (0,) * EXAMPLES, step=10)
+    text = report([str(path)], str(tmp_path / "out"))
+    (row,) = cells(text, "Without p")
+    assert "C&W-40" not in row and row["Worst case [95 %]"].startswith("**40.00**")
+    assert "C&W-40 is of another checkpoint, epsilon or data set (step 10) and left out" in text
+
+
+def test_without_an_evaluation_there_are_dashes_and_the_command(tmp_path, figures):
+    workdirs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", {}, seed=1)]
+    text = report(workdirs, str(tmp_path / "out"))
+    row = cells(text, "Without p")[1]
+    assert {row[name] for name in ("Worst case [95 %]", "Nat", "PGD-40", "Mean")} == {"—"}
+    assert f"not evaluated yet. Run `python -m ancra_jax.evaluate --workdir={workdirs[1]}`" in text
+
+
+@pytest.mark.parametrize("missing", ["natural", "attacks"])
+def test_there_is_no_worst_case_without_the_natural_images_or_an_attack(tmp_path, missing):
+    results = {"fgsm": FGSM} if missing == "natural" else {"natural": NATURAL}
+    text = report([make_run(tmp_path / "run", results)], str(tmp_path / "out"))
+    assert cells(text, "Without p")[0]["Worst case [95 %]"] == "—"
+    assert "no worst case without" in text
+
+
+def test_selection_on_the_test_split_is_said(tmp_path):
+    text = report([make_run(tmp_path / "run", data__selection_split="test")], str(tmp_path / "out"))
+    assert "chosen on the test split" in text
+
+
+def test_the_page_is_self_contained(tmp_path, figures):
+    workdir = make_run(tmp_path / "<run>&co", PAPER | {"fgsm": (1,) * EXAMPLES})
+    report([workdir], str(tmp_path / "out"))
+    page = (tmp_path / "out/report.html").read_text()
+    images = re.findall(r'src="([^"]+)"', page)
+    assert len(images) == 2
+    assert all(image.startswith("data:image/png;base64,") for image in images)
+    assert "href=" not in page and "<script" not in page
+    decoded = Image.open(io.BytesIO(base64.b64decode(images[0].partition(",")[2])))
+    assert decoded.size == Image.open(tmp_path / "out/curves.png").size
+    assert "<strong>50.00</strong>" in page and "100.00†" in page
+    assert "&lt;run&gt;&amp;co" in page and "<run>" not in page
+    for what in ("step of the checkpoint", "device", "commit", "versions", "--num_examples=10"):
+        assert what in page
+
+
+def test_figures_of_namesakes_do_not_replace_each_other(tmp_path, figures):
+    workdirs = [make_run(tmp_path / "a/run"), make_run(tmp_path / "b/run", seed=1)]
+    report(workdirs, str(tmp_path / "out"))
+    assert len(list((tmp_path / "out").glob("ladder_*.png"))) == 2
+
+
+def test_report_files_are_replaced_and_others_kept(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "report.md").write_text("old")
+    (out / "notes.txt").write_text("mine")
+    report([make_run(tmp_path / "run")], str(out))
+    assert "# Robustness report" in (out / "report.md").read_text()
+    assert (out / "notes.txt").read_text() == "mine"
+    assert not list(out.glob(".*"))
+
+
+@pytest.mark.parametrize(("correct", "examples"), [(0, 7), (7, 7), (1, 3), (5012, 10000)])
+def test_wilson_interval(correct, examples):
+    reference = binomtest(correct, examples).proportion_ci(method="wilson")
+    np.testing.assert_allclose(
+        wilson_interval(correct, examples), tuple(reference), rtol=1e-9, atol=1e-12
+    )
+
+
+def test_names_of_attacks():
+    names = ["natural", "pgd40", "pgd100_with_p", "cw3", "fgsm_with_p", "autoattack", "square"]
+    shown = ["Nat", "PGD-40", "PGD-100 (p)", "C&W-3", "FGSM (p)", "AA", "square"]
+    assert [display_name(name) for name in names] == shown
+    order = sorted(
+        ["pgd100", "square", "pgd20_with_p", "autoattack", "pgd20", "natural"],
+        key=lambda name: attack_order(name, ("Nat", "PGD", "AA")),
+    )
+    assert order == ["natural", "pgd20", "pgd100", "autoattack", "square", "pgd20_with_p"]
+
+
+def damage_npz(path):
+    file = path / "evaluation/best/fgsm.npz"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2 :] = b""
+    file.write_bytes(data)
+
+
+def edit_json(path, **changes):
+    file = path / "evaluation/best/fgsm.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: (path / "config.json").write_text("{"), "config.json"),
+        (lambda path: (path / "config.json").write_text('{"nam": 1}'), "config.json: config.nam"),
+        (lambda path: (path / "config.json").unlink(), "holds no run"),
+        (lambda path: (path / "metrics.jsonl").write_bytes(b"\xff\xfe"), "metrics.jsonl"),
+        (lambda path: (path / "metrics.jsonl").write_text("{\n{\n{\n"), "metrics.jsonl"),
+        (lambda path: (path / "metrics.jsonl").write_text("[1]\n"), "metrics.jsonl"),
+        (lambda path: (path / "metrics.jsonl").write_text('{"kind": "train"}'), "metrics.jsonl"),
+        (lambda path: (path / "evaluation/best/fgsm.json").write_text("{"), "fgsm.json"),
+        (lambda path: edit_json(path, accuracy="high"), "fgsm.json: accuracy='high'"),
+        (lambda path: edit_json(path, attack="cw40"), "fgsm.json: holds the attack 'cw40'"),
+        (lambda path: edit_json(path, num_examples=11), "fgsm.json says 11 examples"),
+        (lambda path: edit_json(path, accuracy=0.9), "not of one evaluation"),
+        (lambda path: edit_json(path, schema=99), "schema 99"),
+        (damage_npz, "fgsm.npz: is damaged"),
+        (lambda path: (path / "evaluation/best/fgsm.npz").write_bytes(b""), "fgsm.npz: is damaged"),
+        (lambda path: (path / "evaluation/best/fgsm.npz").unlink(), "fgsm.npz: is missing"),
+    ],
+)
+def test_damaged_files_are_named(tmp_path, damage, message):
+    workdir = make_run(tmp_path / "run")
+    damage(tmp_path / "run")
+    with pytest.raises(UsageError, match=re.escape(message)):
+        report([workdir], str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_killed_run_may_leave_its_last_line_unfinished(tmp_path):
+    workdir = make_run(tmp_path / "run")
+    with open(tmp_path / "run/metrics.jsonl", "a") as file:
+        file.write('{"kind": "tra')
+    report([workdir], str(tmp_path / "out"))
+
+
+def test_what_a_user_can_get_wrong(tmp_path):
+    workdir = make_run(tmp_path / "run")
+    out = str(tmp_path / "out")
+    with pytest.raises(UsageError, match="no directory 'nowhere'"):
+        report([workdir, "nowhere"], out)
+    with pytest.raises(UsageError, match="is there twice"):
+        report([workdir, f"{workdir}/"], out)
+    with pytest.raises(UsageError, match="must name directories"):
+        report([workdir, ""], out)
+    with pytest.raises(UsageError, match="neither training metrics nor an evaluation"):
+        report([make_run(tmp_path / "empty", {}, curves=False)], out)
+    with pytest.raises(UsageError, match="cannot be written"):
+        report([workdir], f"{workdir}/config.json")
+
+
+def test_the_command(tmp_path):
+    run, out = make_run(tmp_path / "run"), tmp_path / "out"
+    completed = subprocess.run(
+        [sys.executable, "-m", "ancra_jax.report", f"--workdirs={run}", f"--output={out}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert completed.returncode == 0, completed.stderr
+    assert completed.stdout.startswith("Accuracy in %")
+    assert (out / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("workdirs", "output", "message"),
+    [([], "out", "--workdirs is missing"), (["run"], None, "--output is missing")],
+)
+def test_flags_that_are_missing(workdirs, output, message):
+    values = flags.FlagValues()
+    flags.DEFINE_list("workdirs", workdirs, "", flag_values=values)
+    flags.DEFINE_string("output", output, "", flag_values=values)
+    values.mark_as_parsed()
+    with pytest.raises(UsageError, match=message):
+        main(values)
