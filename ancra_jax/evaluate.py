@@ -12,7 +12,7 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from ancra_jax import cli, components, paper_suite, sharding
+from ancra_jax import autoattack_suite, cli, components, paper_suite, sharding
 from ancra_jax import workdir as workdir_lib
 from ancra_jax.checkpoint import Checkpoints
 from ancra_jax.config import Config
@@ -20,7 +20,7 @@ from ancra_jax.errors import UsageError
 from ancra_jax.progress import Bar
 from ancra_jax.results import ResultStore, read_arrays, read_result
 
-SUITES = ("paper",)
+SUITES = ("paper", "autoattack")
 
 
 def evaluate(
@@ -31,16 +31,20 @@ def evaluate(
     batch_size: int = 0,
     seed: int = 0,
     force: bool = False,
+    suite: str = "paper",
+    autoattack_version: str = "standard",
 ) -> list[dict[str, Any]]:
-    """Runs the paper's suite on a checkpoint; results that are there already are kept.
+    """Runs a suite on a checkpoint; results that are there already are kept.
 
     Args:
       workdir: of a run.
       checkpoint: ``'best'`` on the selection split, or ``'last'``.
       num_examples: the first so many of the test split; 0 for all.
       batch_size: examples on the devices at a time; 0 for the training batch size.
-      seed: of the attacks' random starts.
+      seed: of the attacks' randomness.
       force: compute again what is there.
+      suite: ``'paper'`` (FGSM, PGD, C&W, without and with p, and AutoAttack) or ``'autoattack'``.
+      autoattack_version: ``'standard'`` or ``'plus'``.
 
     Returns:
       The results, as their JSON files hold them.
@@ -58,13 +62,17 @@ def evaluate(
     batch_size = _round_up(min(batch_size or config.batch_size, num_examples), mesh.size)
     model = components.create_model(config, dataset.num_classes, dtype="float32")
     variables, step = load_variables(workdir, model, dataset.image_shape, checkpoint, mesh)
+    target = paper_suite.Target(
+        jax.tree_util.Partial(model.apply, variables),
+        test,
+        batch_size,
+        sharding.batch_sharded(mesh),
+    )
     store = ResultStore(workdir, checkpoint)
-
-    has_aux_heads = config.model.reverse_attention
     results = []
     # An attack that computes in less than float32 finds less.
     with jax.default_matmul_precision("highest"):
-        for spec in paper_suite.specs(config.evaluation, config.method.aux_weight, has_aux_heads):
+        for spec in attacks_of_suite(suite, config, autoattack_version):
             identity = {
                 "attack": spec.name,
                 "method": config.name,
@@ -78,19 +86,20 @@ def evaluate(
             }
             if store.finished(identity, force=force) is None:
                 with Bar(spec.name, num_examples) as bar:
-                    paper_suite.run(
-                        spec,
-                        model.apply,
-                        variables,
-                        test,
-                        identity=identity,
-                        store=store,
-                        batch_size=batch_size,
-                        sharding=sharding.batch_sharded(mesh),
-                        progress=bar.update,
-                    )
+                    spec.run(target, identity, store, bar)
             results.append(read_result(store.path(spec.name)))
     return results
+
+
+def attacks_of_suite(suite: str, config: Config, autoattack_version: str) -> list[Any]:
+    """The attacks of a suite, in the order in which they run: the cheap ones first."""
+    autoattack = autoattack_suite.spec(config.evaluation, autoattack_version)
+    if suite == "autoattack":
+        return [autoattack]
+    paper = paper_suite.specs(
+        config.evaluation, config.method.aux_weight, config.model.reverse_attention
+    )
+    return [*paper, autoattack]
 
 
 def load_variables(workdir: str, model, image_shape, checkpoint: str, mesh):
@@ -137,9 +146,25 @@ def print_table(config: Config, results: list[dict[str, Any]], store: ResultStor
         if not name.endswith("_with_p"):
             with_p = accuracy.get(f"{name}_with_p")
             table.add_row(name, f"{accuracy[name]:.2%}", "" if with_p is None else f"{with_p:.2%}")
+    if {"natural", "autoattack"} <= set(accuracy):
+        without_p, with_p = paper_mean(accuracy, ""), paper_mean(accuracy, "_with_p")
+        table.add_row("mean", f"{without_p:.2%}", "" if with_p is None else f"{with_p:.2%}")
     console.print(table)
-    for warning in fooled_attacks(accuracy):
+    warnings = fooled_attacks(accuracy) + [w for r in results for w in r.get("warnings", [])]
+    for warning in warnings:
         console.print(f"[yellow]warning:[/yellow] {warning}", soft_wrap=True)
+
+
+def paper_mean(accuracy: dict[str, float], suffix: str) -> float | None:
+    """The paper's mean over FGSM, PGD, C&W (without or with p) and AutoAttack; None if not run."""
+    names = [
+        name
+        for name in accuracy
+        if name.startswith(("fgsm", "pgd", "cw")) and name.endswith("_with_p") == bool(suffix)
+    ]
+    if not names:
+        return None
+    return sum(accuracy[name] for name in [*names, "autoattack"]) / (len(names) + 1)
 
 
 def fooled_attacks(accuracy: dict[str, float]) -> list[str]:
@@ -148,7 +173,7 @@ def fooled_attacks(accuracy: dict[str, float]) -> list[str]:
         f"{name} leaves {value:.2%}, more than the natural accuracy {accuracy['natural']:.2%}: "
         "an attack that works cannot do that; the network hides its gradient from it"
         for name, value in accuracy.items()
-        if value > accuracy["natural"]
+        if value > accuracy.get("natural", 1.0)
     ]
 
 
@@ -160,6 +185,9 @@ def define_flags():
     """The command's flags; not defined on import, so that a notebook can import every command."""
     flags.DEFINE_string("workdir", None, "Directory of a run of ancra_jax.train.")
     flags.DEFINE_enum("suite", "paper", SUITES, "Which attacks.")
+    flags.DEFINE_enum(
+        "autoattack_version", "standard", ["standard", "plus"], "Which list of attacks."
+    )
     flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which checkpoint.")
     flags.DEFINE_integer(
         "num_examples", 0, "Evaluate the first N test examples; 0: all.", lower_bound=0
@@ -167,7 +195,7 @@ def define_flags():
     flags.DEFINE_integer(
         "batch_size", 0, "Examples at a time; 0: the training batch size.", lower_bound=0
     )
-    flags.DEFINE_integer("seed", 0, "Seed of the attacks' random starts.", lower_bound=0)
+    flags.DEFINE_integer("seed", 0, "Seed of the attacks' randomness.", lower_bound=0)
     flags.DEFINE_bool("force", False, "Compute again and replace finished results.")
 
 
@@ -182,6 +210,8 @@ def main(arguments: flags.FlagValues):
         batch_size=arguments.batch_size,
         seed=arguments.seed,
         force=arguments.force,
+        suite=arguments.suite,
+        autoattack_version=arguments.autoattack_version,
     )
     config = workdir_lib.read_config(arguments.workdir)
     print_table(config, results, ResultStore(arguments.workdir, arguments.checkpoint))

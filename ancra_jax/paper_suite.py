@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -12,11 +12,28 @@ from ancra_jax import attacks
 from ancra_jax.attacks.model import example_keys
 from ancra_jax.config import EvaluationConfig
 from ancra_jax.data import Split, batches_for_evaluation
+from ancra_jax.progress import Bar
 from ancra_jax.results import ResultStore, read_arrays, write_arrays
-from ancra_jax.types import ApplyFn, Variables
+from ancra_jax.types import Outputs
 
 SAVE_EVERY_SECONDS = 20.0
 _OBJECTIVES = {"cross_entropy": attacks.cross_entropy, "margin": attacks.margin}
+
+
+class Target(NamedTuple):
+    """What an evaluation attacks.
+
+    Attributes:
+      predict: the network in the evaluation phase, with a checkpoint's variables; a pytree.
+      split: the test split, on the host.
+      batch_size: examples on the devices at a time, a multiple of the number of devices.
+      sharding: of a batch over the devices.
+    """
+
+    predict: Callable[..., Outputs]
+    split: Split
+    batch_size: int
+    sharding: jax.sharding.Sharding
 
 
 @dataclass(frozen=True)
@@ -42,6 +59,10 @@ class AttackSpec:
     num_steps: int
     random_start: bool
     aux_weight: float
+
+    def run(self, target: Target, identity: dict[str, Any], store: ResultStore, bar: Bar) -> None:
+        """Runs the attack; see ``run``."""
+        run(self, target, identity, store, bar)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -88,33 +109,24 @@ def specs(config: EvaluationConfig, aux_weight: float, has_aux_heads: bool) -> l
 
 def run(
     spec: AttackSpec,
-    apply: ApplyFn,
-    variables: Variables,
-    split: Split,
-    *,
+    target: Target,
     identity: dict[str, Any],
     store: ResultStore,
-    batch_size: int,
-    sharding: jax.sharding.Sharding,
-    progress: Callable[[int], None],
+    bar: Bar,
 ) -> None:
-    """Attacks the first examples of a split and writes the result.
+    """Attacks the first examples of the test split and writes the result.
 
     Interrupted, it continues from the batches that are done; the numbers do not depend on that, nor
     on the batch size, since all randomness derives from the seed and the examples' indices.
 
     Args:
       spec: the attack.
-      apply: the network.
-      variables: of a checkpoint.
-      split: the test split, on the host.
+      target: what is attacked.
       identity: what determines the numbers; see ``ResultStore``.
       store: where the result goes.
-      batch_size: examples on the devices at a time.
-      sharding: of a batch over the devices.
-      progress: called with the number of examples done.
+      bar: is told the number of examples done.
     """
-    num_examples = identity["num_examples"]
+    num_examples, size = identity["num_examples"], target.batch_size
     partial = store.partial_path(identity)
     arrays = {
         "predictions": np.full(num_examples, -1, np.int32),
@@ -122,33 +134,28 @@ def run(
     }
     if partial.exists():
         arrays = read_arrays(partial)
-    predict = jax.tree_util.Partial(apply, variables)
     threat_model = attacks.threat_model(spec.norm, spec.epsilon)
     key = jax.random.key(identity["seed"])
     started = saved = time.monotonic()
     for position, (batch, mask) in enumerate(
-        batches_for_evaluation(split, batch_size, num_examples, sharding)
+        batches_for_evaluation(target.split, size, num_examples, target.sharding)
     ):
-        rows = slice(position * batch_size, min((position + 1) * batch_size, num_examples))
+        rows = slice(position * size, min((position + 1) * size, num_examples))
         if (arrays["predictions"][rows] >= 0).all():
             continue
-        adversarial = _attack(spec, predict, batch, threat_model, key)
-        predictions, norms = _judge(predict, adversarial, batch.images, threat_model)
+        adversarial = _attack(spec, target.predict, batch, threat_model, key)
+        predictions, norms = _judge(target.predict, adversarial, batch.images, threat_model)
         count = int(mask.sum())
         arrays["predictions"][rows] = np.asarray(predictions)[:count]
         arrays["norms"][rows] = np.asarray(norms)[:count]
-        progress(rows.stop)
+        bar.update(rows.stop)
         if time.monotonic() - saved > SAVE_EVERY_SECONDS:
             write_arrays(partial, arrays)
             saved = time.monotonic()
-    labels = split.labels[:num_examples]
+    labels = target.split.labels[:num_examples]
     correct = arrays["predictions"] == labels
-    result = identity | {
-        "num_correct": int(correct.sum()),
-        "accuracy": float(correct.mean()),
-        "seconds": round(time.monotonic() - started, 3),
-    }
-    store.write(result, arrays | {"labels": labels, "correct": correct})
+    seconds = time.monotonic() - started
+    store.write(identity, arrays | {"labels": labels, "correct": correct}, seconds)
     partial.unlink(missing_ok=True)
 
 

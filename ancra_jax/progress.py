@@ -41,8 +41,17 @@ class Bar:
     def __exit__(self, *_):
         self._bar.stop()
 
-    def update(self, done: int, text: str | None = None):
-        """Says how many steps are done, and what the numbers are at the moment."""
+    def update(self, done: int, text: str | None = None, total: int | None = None):
+        """Says how many steps are done, and what the numbers are at the moment.
+
+        Args:
+          done: of the total.
+          text: to show from now on.
+          total: another one from now on, where the work comes in several passes.
+        """
+        if total is not None and (total != self._total or done < self._done):
+            self._total, self._first, self._started = total, 0, time.monotonic()
+            self._bar.update(self._task, total=total)
         self._done = done
         self._text = self._text if text is None else text
         self._bar.update(self._task, completed=done, text=self._text)

@@ -71,11 +71,32 @@ class ResultStore:
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         return self.directory / f"{identity['attack']}.{digest}.partial.npz"
 
-    def write(self, result: dict[str, Any], arrays: dict[str, np.ndarray]):
-        """Writes the arrays, then the JSON: a JSON file means that the result is whole."""
-        path = self.path(result["attack"])
+    def write(
+        self,
+        identity: dict[str, Any],
+        arrays: dict[str, np.ndarray],
+        seconds: float,
+        **more: Any,
+    ):
+        """Writes the arrays, then the JSON: a JSON file means that the result is whole.
+
+        Args:
+          identity: what determines the numbers.
+          arrays: per example; ``correct`` says whether it was classified correctly.
+          seconds: that this run of the command took.
+          **more: further entries of the JSON file.
+        """
+        path = self.path(identity["attack"])
         write_arrays(path.with_suffix(".npz"), arrays)
-        result = {"schema": SCHEMA, **result, **provenance()}
+        result = {
+            "schema": SCHEMA,
+            **identity,
+            "num_correct": int(arrays["correct"].sum()),
+            "accuracy": float(arrays["correct"].mean()),
+            **more,
+            "seconds": round(seconds, 3),
+            **provenance(),
+        }
         write_atomically(path, json.dumps(result, indent=2) + "\n")
 
 
@@ -105,7 +126,7 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 def write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]):
     """Writes an array file atomically."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
     write_atomically(path, buffer.getvalue())
 
 

@@ -13,7 +13,7 @@ LAYERS = [
     {"models", "attacks", "losses", "negatives", "data", "optim", "sharding", "interop"},
     {"methods", "components", "selection"},
     {"train_state", "checkpoint", "metrics", "progress", "results", "workdir"},
-    {"paper_suite"},
+    {"paper_suite", "autoattack_suite"},
     {"cli"},
     {"train", "evaluate", "report"},
 ]
