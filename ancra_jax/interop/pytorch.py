@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,7 +43,7 @@ _RESNET_BLOCKS = (
     (r"shortcut_conv", r"shortcut.0"),
     (r"shortcut_bn", r"shortcut.1"),
 )
-_NAMINGS: dict[type[nn.Module], _Naming] = {
+_NAMINGS: dict[type, _Naming] = {
     models.ResNet18: _Naming(_RESNET_BLOCKS),
     models.PreActResNet18: _Naming((*_RESNET_BLOCKS, (r"fc", r"linear"))),
     models.WideResNet: _Naming(
