@@ -230,8 +230,7 @@ def _load_result(path: pathlib.Path) -> AttackResult:
         raise UsageError(f"{path}: holds the attack {record['attack']!r}")
     try:
         arrays = read_arrays(arrays_path)
-        # AutoAttack calls what it leaves standing robust.
-        correct = arrays["robust" if "robust" in arrays else "correct"]
+        correct = arrays["correct"]
     except FileNotFoundError:
         raise UsageError(f"{arrays_path}: is missing; {path.name} is beside it") from None
     except (OSError, ValueError, KeyError, TypeError, EOFError, *_DAMAGED) as error:

@@ -1,6 +1,7 @@
 """The figures of a report: training curves of all runs, and a ladder of attacks for every model."""
 
 import io
+import math
 import pathlib
 import re
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#
 _LINES = ("-", "--", ":", "-.")
 _BARS = {"natural": "#8C8C8C", "without_p": "#56B4E9", "with_p": "#0072B2", "worst": "#B22222"}
 _INK = "#333333"
+_LEGEND_WIDTH = 140  # characters that fit beside each other beneath the curves
 _PANELS = (
     ("train", "loss", "Training loss", 1),
     ("selection", "natural_accuracy", "Natural accuracy, selection split (%)", 100),
@@ -67,7 +69,7 @@ def draw(runs: Sequence[Run], rows: Sequence[Row]) -> dict[str, Picture]:
 
 
 def _curves(runs: Sequence[Run], rows: Sequence[Row]) -> bytes:
-    figure = Figure(figsize=(12, 4), layout="constrained")
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
     labels = list(dict.fromkeys(run.label for run in runs))
     for axes, (kind, quantity, title, scale) in zip(figure.subplots(1, 3), _PANELS, strict=True):
         for run in runs:
@@ -80,7 +82,7 @@ def _curves(runs: Sequence[Run], rows: Sequence[Row]) -> bytes:
                 continue
             _, epochs, values = zip(*points, strict=True)
             style = _style(run, runs, labels)
-            axes.plot(epochs, values, linewidth=2, **style)
+            axes.plot(epochs, values, linewidth=2, marker="." if len(points) == 1 else "", **style)
             if kind == "selection":
                 evaluated = {row.step for row in rows if row.workdir == run.workdir}
                 for step, epoch, value in points:
@@ -101,10 +103,13 @@ def _curves(runs: Sequence[Run], rows: Sequence[Row]) -> bytes:
         handles["dot"] = Line2D(
             [], [], color="grey", marker="o", linestyle="", label="evaluated checkpoint"
         )
+    longest = max(len(str(handle.get_label())) for handle in handles.values())
+    columns = max(1, min(4, _LEGEND_WIDTH // (longest + 8)))
+    figure.set_figheight(3.6 + 0.27 * math.ceil(len(handles) / columns))
     figure.legend(
         handles=list(handles.values()),
         loc="outside lower center",
-        ncols=min(4, len(handles)),
+        ncols=columns,
         fontsize=12,
         frameon=False,
         handlelength=3,

@@ -1,24 +1,39 @@
 """How a report names and orders attacks."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 NATURAL = "natural"
 AUTOATTACK = "autoattack"
 WITH_P = "_with_p"
-# By the name of a result; what the parentheses match is the number of steps.
+# By the name of a result; what the parentheses match is the number of steps, or a variant.
 _FAMILIES = {
     r"natural": "Nat",
     r"pgd(\d*)": "PGD",
     r"fgsm": "FGSM",
     r"cw(\d*)": "C&W",
-    r"autoattack": "AA",
+    r"autoattack(?:_(\w+))?": "AA",
 }
 
 
 def scenario_of(attack: str) -> str:
     """``'with_p'`` where the auxiliary heads were attacked too, ``'without_p'`` elsewhere."""
     return "with_p" if attack.endswith(WITH_P) else "without_p"
+
+
+def is_autoattack(attack: str) -> bool:
+    """Whether it is AutoAttack: on the final logits, but the paper counts it with p as well."""
+    return attack == AUTOATTACK or attack.startswith(f"{AUTOATTACK}_")
+
+
+def attacks_of(scenario: str, attacks: Iterable[str], families: Sequence[str]) -> list[str]:
+    """The columns of a scenario's table, in order: natural images apart."""
+    names = [
+        name
+        for name in attacks
+        if name != NATURAL and (scenario_of(name) == scenario or is_autoattack(name))
+    ]
+    return sorted(names, key=lambda name: attack_order(name, families)[1:])
 
 
 def display_name(attack: str) -> str:

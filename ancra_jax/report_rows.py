@@ -9,8 +9,12 @@ from ancra_jax.report_data import Evaluation, Run, method_settings, wilson_inter
 from ancra_jax.report_names import (
     AUTOATTACK,
     NATURAL,
+    WITH_P,
     attack_order,
+    attacks_of,
+    display_name,
     evaluate_command,
+    is_autoattack,
     scenario_of,
 )
 
@@ -58,6 +62,7 @@ class Row:
       accuracy: natural and under each attack, as fractions.
       mean: over the attacks ``without_p`` and ``with_p``.
       fooled_attacks: a warning for each that leaves more accuracy than there is without an attack.
+      warnings: of the attacks themselves.
       provenance: what made the numbers; several entries where the attacks differ in it.
     """
 
@@ -76,6 +81,7 @@ class Row:
     accuracy: dict[str, float] = field(default_factory=dict)
     mean: dict[str, float] = field(default_factory=dict)
     fooled_attacks: dict[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
     provenance: dict[str, list[str]] = field(default_factory=dict)
 
     @property
@@ -88,6 +94,16 @@ class Row:
         """What two rows must share for their numbers to be compared."""
         fingerprints = tuple(self.provenance.get("data_fingerprint", ()))
         return self.data, fingerprints, self.norm, self.epsilon, self.examples
+
+    @property
+    def setting(self) -> dict[str, str]:
+        """What it was measured on, in words."""
+        return {
+            "Network": self.network,
+            "Data": self.data,
+            "Epsilon": f"{self.norm} {_epsilon(self.epsilon)}",
+            "Examples": " / ".join(map(str, self.examples)),
+        }
 
     @property
     def examples(self) -> tuple[int, ...]:
@@ -109,11 +125,17 @@ class SeedsRow:
 
     label: str
     checkpoint: str
+    setting: dict[str, str]
     seeds: tuple[int, ...]
     worst_case: Spread | None
     accuracy: dict[str, Spread]
     mean: dict[str, Spread]
     fooled_attacks: tuple[str, ...]
+
+
+def in_mean(attack: str) -> bool:
+    """Whether the paper's mean counts the attack."""
+    return display_name(attack.removesuffix(WITH_P)).partition("-")[0] in FAMILIES[1:]
 
 
 def rows_of(runs: Sequence[Run]) -> list[Row]:
@@ -169,6 +191,11 @@ def _evaluated_row(run: Run, evaluation: Evaluation) -> Row:
         mean=_means(accuracy),
         fooled_attacks=evaluation.fooled_attacks(),
         evaluate=_commands(run.workdir, evaluation.checkpoint, records),
+        warnings=tuple(
+            f"{display_name(name)}: {warning}"
+            for name, record in records.items()
+            for warning in record.get("warnings", ())
+        ),
         provenance={
             name: sorted({_text(record.get(name)) for record in records.values()})
             for name in PROVENANCE
@@ -178,13 +205,17 @@ def _evaluated_row(run: Run, evaluation: Evaluation) -> Row:
 
 def _commands(workdir: str, checkpoint: str, records: dict[str, dict]) -> tuple[str, ...]:
     """One for each suite, number of examples and seed."""
+    how = {name: (record["num_examples"], record["seed"]) for name, record in records.items()}
     commands: dict[str, None] = {}
-    for name, record in records.items():
-        command = (
-            f"{evaluate_command(workdir, checkpoint)}{' --suite=autoattack' * (name == AUTOATTACK)}"
-            f" --num_examples={record['num_examples']} --seed={record['seed']}"
-        )
-        commands[command] = None
+    for name, (num_examples, seed) in how.items():
+        suite = ""  # the paper's, which ends with AutoAttack
+        if name == AUTOATTACK and how.get(NATURAL) != how[name]:
+            suite = " --suite=autoattack"
+        elif name != AUTOATTACK and is_autoattack(name):
+            version = name.removeprefix(f"{AUTOATTACK}_")
+            suite = f" --suite=autoattack --autoattack_version={version}"
+        command = evaluate_command(workdir, checkpoint)
+        commands[f"{command}{suite} --num_examples={num_examples} --seed={seed}"] = None
     return tuple(commands)
 
 
@@ -203,12 +234,13 @@ def _worst_case(evaluation: Evaluation) -> WorstCase | None:
 
 
 def _means(accuracy: dict[str, float]) -> dict[str, float]:
-    """The mean over the attacks of each scenario, natural accuracy apart."""
-    scenarios: dict[str, list[float]] = {}
-    for name, value in accuracy.items():
-        if name != NATURAL:
-            scenarios.setdefault(scenario_of(name), []).append(value)
-    return {scenario: statistics.fmean(values) for scenario, values in scenarios.items()}
+    """The paper's mean of each scenario: over its PGD, FGSM, C&W, and AutoAttack."""
+    means = {}
+    for scenario in dict.fromkeys(scenario_of(name) for name in accuracy if name != NATURAL):
+        names = [name for name in attacks_of(scenario, accuracy, FAMILIES) if in_mean(name)]
+        if names:
+            means[scenario] = statistics.fmean(accuracy[name] for name in names)
+    return means
 
 
 def _seeds_row(rows: list[Row]) -> SeedsRow:
@@ -219,6 +251,7 @@ def _seeds_row(rows: list[Row]) -> SeedsRow:
     return SeedsRow(
         label=rows[0].label,
         checkpoint=rows[0].checkpoint,
+        setting=rows[0].setting,
         seeds=tuple(row.seed for row in rows),
         worst_case=_spread([one.accuracy for one in worst_cases]) if alike else None,
         accuracy=_spreads([row.accuracy for row in rows]),
@@ -240,3 +273,9 @@ def _text(value) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {version}" for name, version in value.items())
     return "unknown" if value is None else str(value)
+
+
+def _epsilon(epsilon: float) -> str:
+    """``8/255`` where it is such a fraction."""
+    levels = epsilon * 255
+    return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-4 else f"{epsilon:.4g}"

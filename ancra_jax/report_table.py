@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 from ancra_jax.report_data import Run
 from ancra_jax.report_names import (
-    AUTOATTACK,
     NATURAL,
     WITH_P,
-    attack_order,
+    attacks_of,
     display_name,
     evaluate_command,
+    is_autoattack,
     scenario_of,
 )
-from ancra_jax.report_rows import FAMILIES, Row, SeedsRow, Spread
+from ancra_jax.report_rows import FAMILIES, Row, SeedsRow, Spread, in_mean
 
 MISSING = "—"
 DAGGER = "†"
@@ -65,17 +65,17 @@ class Table:
 def accuracy_tables(rows: Sequence[Row], seeds_rows: Sequence[SeedsRow]) -> list[Table]:
     """The worst case first, then as in the paper: one table for each scenario there is."""
     # What the rows do not share gets a column.
-    identities = [
-        name for name in _identity(rows[0]) if len({_identity(row)[name] for row in rows}) > 1
+    differing = [
+        name
+        for name in rows[0].setting
+        if len({row.setting[name] for row in rows if row.setting[name]}) > 1
     ]
     tables = []
     for scenario, title in _SCENARIOS.items():
-        names = {name for row in rows for name in row.accuracy if name != NATURAL}
-        names = {name for name in names if scenario_of(name) == scenario}
-        attacks = sorted(names, key=lambda name: attack_order(name, FAMILIES))
+        attacks = attacks_of(scenario, {name for row in rows for name in row.accuracy}, FAMILIES)
         headers = [
             *("Model", "Seed", "Checkpoint"),
-            *identities,
+            *differing,
             *("Worst case [95 %]", "Nat"),
             *(display_name(name.removesuffix(WITH_P)) for name in attacks),
             "Mean",
@@ -83,7 +83,7 @@ def accuracy_tables(rows: Sequence[Row], seeds_rows: Sequence[SeedsRow]) -> list
         lines = [
             [
                 *(row.label, str(row.seed), row.checkpoint),
-                *(_identity(row)[name] for name in identities),
+                *_setting_cells(row, differing),
                 *_cells(row, attacks, scenario),
             ]
             for row in rows
@@ -92,13 +92,13 @@ def accuracy_tables(rows: Sequence[Row], seeds_rows: Sequence[SeedsRow]) -> list
         lines += [
             [
                 *(seeds.label, f"{len(seeds.seeds)} seeds", seeds.checkpoint),
-                *("" for _ in identities),
+                *_setting_cells(seeds, differing),
                 *_cells(seeds, attacks, scenario),
             ]
             for seeds in seeds_rows
             if scenario == "without_p" or scenario in seeds.mean
         ]
-        if scenario == "without_p" or attacks:
+        if lines:
             tables.append(Table(title, headers, lines, numeric=len(attacks) + 3))
     return tables
 
@@ -108,27 +108,23 @@ def runs_table(rows: Sequence[Row]) -> Table:
     lines = [
         [
             *(row.label, str(row.seed), f"{row.checkpoint}{_at_step(row)}"),
-            *_identity(row).values(),
+            *_setting_cells(row, row.setting),
             *("; ".join(row.provenance.get(name, [MISSING])) for name in ("device", "commit")),
             row.workdir,
         ]
         for row in rows
     ]
-    headers = ["Model", "Seed", "Checkpoint", *_identity(rows[0]), "Device", "Commit", "Directory"]
+    headers = ["Model", "Seed", "Checkpoint", *rows[0].setting, "Device", "Commit", "Directory"]
     return Table("Runs", headers, lines, numeric=0)
 
 
 def caption(rows: Sequence[Row]) -> str:
     """What all rows share, in a sentence."""
     shared = []
-    for values in (
-        {row.data for row in rows},
-        {row.examples for row in rows if row.examples},
-        {f"{row.norm} epsilon {_epsilon(row.epsilon)}" for row in rows},
-    ):
+    for name, text in (("Data", "{}"), ("Examples", "{} examples"), ("Epsilon", "epsilon {}")):
+        values = {row.setting[name] for row in rows if row.setting[name]}
         if len(values) == 1:
-            value = values.pop()
-            shared.append(value if isinstance(value, str) else _examples(value))
+            shared.append(text.format(*values))
     return f"Accuracy in % on the test split: {', '.join(shared)}." if shared else "Accuracy in %."
 
 
@@ -140,11 +136,17 @@ def notes(runs: Sequence[Run], rows: Sequence[Row], seeds_rows: Sequence[SeedsRo
         lines.append(
             "**Worst case**: the examples that are classified correctly on the natural image and "
             "under every attack that the model was evaluated with, with a 95 % Wilson interval. "
-            "Mean: over the attacks of its table."
+            "Mean: over the PGD, FGSM, C&W and AutoAttack of its table, as far as they are there."
+        )
+    if any(scenario_of(name) == "with_p" for row in evaluated for name in row.accuracy):
+        lines.append(
+            "With and without p, the final logits decide. AutoAttack attacks them alone, so that "
+            "it is the same number in both tables."
         )
     lines += _attack_sets(evaluated)
     for row in evaluated:
         lines += [f"{DAGGER} {row.title}: {text}." for text in row.fooled_attacks.values()]
+        lines += [f"{row.title}: {text}" for text in row.warnings]
     if len({row.comparable for row in evaluated}) > 1:
         lines.append(
             "**The rows are not of one evaluation**: they differ in data set, epsilon or number of "
@@ -181,7 +183,7 @@ def _attack_sets(rows: Sequence[Row]) -> Iterable[str]:
     for attacks, titles in sets.items():
         whose = "All rows" if len(sets) == 1 else "; ".join(titles)
         yield f"{whose}: worst case over {', '.join(map(display_name, attacks))}."
-    if sets and not any(AUTOATTACK in attacks for attacks in sets):
+    if sets and not any(is_autoattack(name) for attacks in sets for name in attacks):
         yield (
             "No row was evaluated with AutoAttack: a stronger attack can only lower the worst case."
         )
@@ -206,13 +208,8 @@ def _of(runs: Sequence[Run], rows: Sequence[Row], selection_split: str) -> list[
     return [row for row in rows if row.workdir in workdirs and row.accuracy]
 
 
-def _identity(row: Row) -> dict[str, str]:
-    return {
-        "Network": row.network,
-        "Data": row.data,
-        "Epsilon": f"{row.norm} {_epsilon(row.epsilon)}",
-        "Examples": " / ".join(map(str, row.examples)) or MISSING,
-    }
+def _setting_cells(row: Row | SeedsRow, names: Iterable[str]) -> list[str]:
+    return [row.setting[name] or MISSING for name in names]
 
 
 def _cells(row: Row | SeedsRow, attacks: Sequence[str], scenario: str) -> list[str]:
@@ -221,7 +218,7 @@ def _cells(row: Row | SeedsRow, attacks: Sequence[str], scenario: str) -> list[s
         _worst_cell(row),
         _cell(row.accuracy.get(NATURAL)),
         *(_cell(row.accuracy.get(name), name in fooled) for name in attacks),
-        _cell(row.mean.get(scenario), bool(fooled)),
+        _cell(row.mean.get(scenario), any(map(in_mean, fooled))),
     ]
 
 
@@ -245,13 +242,3 @@ def _cell(value: float | Spread | None, fooled: bool = False) -> str:
 
 def _at_step(row: Row) -> str:
     return "" if row.step is None else f", step {row.step}"
-
-
-def _examples(counts: tuple[int, ...]) -> str:
-    return f"{' / '.join(map(str, counts))} examples"
-
-
-def _epsilon(epsilon: float) -> str:
-    """``8/255`` where it is such a fraction."""
-    levels = epsilon * 255
-    return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-4 else f"{epsilon:.4g}"

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import pathlib
 import re
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from ancra_jax.errors import UsageError
 from ancra_jax.report import main, report
 from ancra_jax.report_data import wilson_interval
 from ancra_jax.report_names import attack_order, display_name
-from ancra_jax.results import ResultStore
+from ancra_jax.results import SCHEMA, write_arrays
 
 EXAMPLES = 10
 NATURAL = (1, 1, 1, 1, 1, 1, 1, 1, 1, 0)
@@ -41,9 +42,10 @@ def without_figures(request, monkeypatch):
         monkeypatch.setattr(report_figures, "draw", lambda runs, rows: {})
 
 
-def write_result(workdir, attack, correct, checkpoint="best", array="correct", **overrides):
+def write_result(workdir, attack, correct, checkpoint="best", **overrides):
     correct = np.array(correct, bool)
-    identity = {
+    record = {
+        "schema": SCHEMA,
         "attack": attack,
         "method": "trades",
         "data": "digits",
@@ -55,8 +57,14 @@ def write_result(workdir, attack, correct, checkpoint="best", array="correct", *
         "settings": {"norm": "linf", "epsilon": 0.1},
         "num_correct": int(correct.sum()),
         "accuracy": float(correct.mean()),
+        "versions": {"jax": "0.10.0"},
+        "device": "1 x cpu",
+        "commit": "abc-dirty",
     } | overrides
-    ResultStore(workdir, checkpoint).write(identity, {array: correct})
+    directory = pathlib.Path(workdir) / "evaluation" / checkpoint
+    directory.mkdir(parents=True, exist_ok=True)
+    write_arrays(directory / f"{attack}.npz", {"correct": correct})
+    (directory / f"{attack}.json").write_text(json.dumps(record))
 
 
 def make_run(path, results=None, checkpoint="best", curves=True, method="trades", **config):
@@ -101,7 +109,7 @@ def test_the_table(tmp_path):
         "Mean": "60.00",
     }
     assert list(row)[3:] == ["Worst case [95 %]", "Nat", "PGD-40", "FGSM", "Mean"]
-    assert "digits, 10 examples, linf epsilon 0.1" in text
+    assert "digits, 10 examples, epsilon linf 0.1" in text
     assert "worst case over PGD-40, FGSM" in text
     assert "No row was evaluated with AutoAttack" in text
     assert "With p" not in text and "†" not in text
@@ -140,16 +148,51 @@ def test_attacks_with_p_get_their_own_table_and_count_in_the_worst_case(tmp_path
     assert "trades (seed 0, best checkpoint): worst case over PGD-40, FGSM." in text
 
 
-def test_autoattack_and_attacks_of_later_suites_become_columns(tmp_path):
+def test_autoattack_counts_in_both_tables(tmp_path):
     path = tmp_path / "run"
-    make_run(path, PAPER | {"cw40": PGD, "branch_forced": (1,) * 3 + (0,) * 7})
-    write_result(path, "autoattack", (1,) * 2 + (0,) * 8, array="robust")
+    make_run(path, PAPER | {"cw40": PGD, "pgd40_with_p": FGSM}, method="trades_ra")
+    write_result(path, "autoattack", (1,) * 2 + (0,) * 8, warnings=["a gradient is zero"])
     text = report([str(path)], str(tmp_path / "out"))
     (row,) = cells(text, "Without p")
-    assert list(row)[4:] == ["Nat", "PGD-40", "FGSM", "C&W-40", "AA", "branch_forced", "Mean"]
+    assert list(row)[4:] == ["Nat", "PGD-40", "FGSM", "C&W-40", "AA", "Mean"]
     assert row["AA"] == "20.00" and row["Worst case [95 %]"].startswith("**20.00**")
+    assert row["Mean"] == "47.50"  # of 50, 70, 50, 20
+    (row,) = cells(text, "With p")
+    assert list(row)[4:] == ["Nat", "PGD-40", "AA", "Mean"]
+    assert (row["PGD-40"], row["AA"], row["Mean"]) == ("70.00", "20.00", "45.00")
     assert "No row was evaluated with AutoAttack" not in text
-    assert "--suite=autoattack" in (tmp_path / "out/report.md").read_text()
+    assert "AA: a gradient is zero" in text
+
+
+def test_attacks_of_other_suites_become_columns_and_count_in_the_worst_case(tmp_path):
+    others = {"branch_forced": (1,) * 3 + (0,) * 7, "autoattack_plus": PGD}
+    text = report([make_run(tmp_path / "run", PAPER | others)], str(tmp_path / "out"))
+    (row,) = cells(text, "Without p")
+    assert list(row)[4:] == ["Nat", "PGD-40", "FGSM", "AA-plus", "branch_forced", "Mean"]
+    assert row["Worst case [95 %]"].startswith("**30.00**")
+    assert row["Mean"] == "56.67"  # of PGD, FGSM and AutoAttack
+
+
+@pytest.mark.parametrize(
+    ("attack", "num_examples", "flags"),
+    [
+        ("autoattack", 10, []),
+        ("autoattack", 5, [" --suite=autoattack --num_examples=5 --seed=7"]),
+        (
+            "autoattack_plus",
+            10,
+            [" --suite=autoattack --autoattack_version=plus --num_examples=10 --seed=7"],
+        ),
+    ],
+)
+def test_the_commands_of_an_evaluation(tmp_path, attack, num_examples, flags):
+    workdir = make_run(tmp_path / "run", PAPER | {attack: PGD[:num_examples]})
+    report([workdir], str(tmp_path / "out"))
+    command = f"python -m ancra_jax.evaluate --workdir={workdir}"
+    assert numbers(tmp_path / "out")["rows"][0]["evaluate"] == [
+        f"{command} --num_examples=10 --seed=7",
+        *(command + more for more in flags),
+    ]
 
 
 def test_an_attack_above_the_natural_accuracy_is_marked(tmp_path):
@@ -249,6 +292,7 @@ def test_without_an_evaluation_there_are_dashes_and_the_command(tmp_path, figure
     workdirs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", {}, seed=1)]
     text = report(workdirs, str(tmp_path / "out"))
     row = cells(text, "Without p")[1]
+    assert "Examples" not in row
     assert {row[name] for name in ("Worst case [95 %]", "Nat", "PGD-40", "Mean")} == {"—"}
     assert f"not evaluated yet. Run `python -m ancra_jax.evaluate --workdir={workdirs[1]}`" in text
 
