@@ -138,11 +138,11 @@ def notes(runs: Sequence[Run], rows: Sequence[Row], seeds_rows: Sequence[SeedsRo
             "under every attack that the model was evaluated with, with a 95 % Wilson interval. "
             "Mean: over the PGD, FGSM, C&W and AutoAttack of its table, as far as they are there."
         )
-    if any(scenario_of(name) == "with_p" for row in evaluated for name in row.accuracy):
-        lines.append(
-            "With and without p, the final logits decide. AutoAttack attacks them alone, so that "
-            "it is the same number in both tables."
-        )
+    attacks = {name for row in evaluated for name in row.accuracy}
+    if any(scenario_of(name) == "with_p" for name in attacks):
+        lines.append("With p and without, the final logits decide what is correct.")
+        if any(map(is_autoattack, attacks)):
+            lines[-1] += " AutoAttack sees them alone: it is the same number in both tables."
     lines += _attack_sets(evaluated)
     for row in evaluated:
         lines += [f"{DAGGER} {row.title}: {text}." for text in row.fooled_attacks.values()]
