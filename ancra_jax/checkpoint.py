@@ -11,6 +11,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers
 
+from ancra_jax import multihost
 from ancra_jax.errors import UsageError
 
 SELECTION_METRIC = "robust_accuracy"
@@ -46,8 +47,9 @@ class Checkpoints:
             read_only=read_only,
         )
         try:
-            if not read_only:
+            if not read_only and multihost.is_main():
                 self.directory.mkdir(parents=True, exist_ok=True)
+            multihost.barrier("checkpoints")
             self._manager = ocp.CheckpointManager(self.directory, options=options)
         except OSError as error:
             raise UsageError(f"--workdir: cannot use {self.directory}: {error.strerror}") from error
@@ -192,12 +194,13 @@ class Checkpoints:
                 )
 
     def _set_aside(self, step):
-        if jax.process_index() == 0:
+        if multihost.is_main():
             target = self.directory.with_name(f"{self.directory.name}_damaged")
             target.mkdir(exist_ok=True)
             number = len(list(target.iterdir()))
             os.replace(self.directory / str(step), target / f"{step}.{number}")
             print(f"warning: moved the damaged checkpoint {step} to {target}", flush=True)
+        multihost.barrier("damaged checkpoint")
         self._manager.reload()
 
 

@@ -7,26 +7,15 @@ parameters, bit for bit, as a run that was never interrupted (on the same machin
 import math
 import signal
 import time
+from pathlib import Path
 
 import jax
 from absl import flags
 from ml_collections import config_flags
 
-from ancra_jax import (
-    cli,
-    components,
-    data,
-    methods,
-    optim,
-    selection,
-    sharding,
-)
-from ancra_jax import (
-    config as config_lib,
-)
-from ancra_jax import (
-    workdir as workdir_lib,
-)
+from ancra_jax import cli, components, data, methods, multihost, optim, selection, sharding
+from ancra_jax import config as config_lib
+from ancra_jax import workdir as workdir_lib
 from ancra_jax.checkpoint import Checkpoints
 from ancra_jax.config import Config
 from ancra_jax.errors import NonFiniteLossError, UsageError
@@ -64,7 +53,10 @@ def train(config: Config, workdir: str) -> TrainState:
             selection_batch, selection_batch, mesh, "config.selection.batch_size"
         )
     model = components.create_model(config, dataset.num_classes)
-    path = workdir_lib.open_for_training(workdir, config)
+    if multihost.is_main():
+        workdir_lib.open_for_training(workdir, config)
+    multihost.barrier("workdir")
+    path = Path(workdir)
 
     # ---- State, step ----
     steps_per_epoch = data.batches_per_epoch(len(splits.train), config.batch_size)
@@ -113,7 +105,7 @@ def train(config: Config, workdir: str) -> TrainState:
         checkpoints.close()
         return state
     train_data = data.put_on_device(splits.train, everywhere)
-    is_main = jax.process_index() == 0
+    is_main = multihost.is_main()
     writer = MetricsWriter(path, resume_step=first_step) if is_main else None
 
     # ---- Train ----
@@ -275,6 +267,7 @@ def define_flags():
         "Configuration: FILE.py:METHOD, for instance configs/cifar10.py:trades_ancra.",
     )
     flags.DEFINE_string("workdir", None, "Directory of the run; continued if it holds one.")
+    multihost.define_flags()
 
 
 def main(arguments: flags.FlagValues) -> int | None:
@@ -283,6 +276,7 @@ def main(arguments: flags.FlagValues) -> int | None:
         raise UsageError("--config is missing, for instance --config=configs/digits.py:trades")
     if not arguments.workdir:
         raise UsageError("--workdir is missing: the directory that the run is kept in")
+    multihost.initialize(arguments)
     try:
         train(config_lib.from_mapping(arguments.config), arguments.workdir)
     except Interrupted as interruption:

@@ -1,0 +1,54 @@
+"""Several processes that train together: a pod of TPU hosts, or the nodes of a cluster."""
+
+import jax
+from absl import flags
+from jax.experimental import multihost_utils
+
+from ancra_jax.errors import UsageError
+
+
+def define_flags():
+    """Flags of a command that may run as several processes."""
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "This process is one of several. On TPU pods and under SLURM the others are found by "
+        "themselves; elsewhere the three flags below name them.",
+    )
+    flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0.")
+    flags.DEFINE_integer("num_processes", None, "How many processes there are.", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
+
+
+def initialize(arguments: flags.FlagValues):
+    """Joins the other processes if ``--distributed`` was given; call before any other use of JAX.
+
+    Raises:
+      UsageError: they cannot be reached, or flags are missing.
+    """
+    named = [arguments.coordinator_address, arguments.num_processes, arguments.process_id]
+    if not arguments.distributed:
+        if any(value is not None for value in named):
+            raise UsageError(
+                "--coordinator_address, --num_processes and --process_id go with --distributed"
+            )
+        return
+    if any(value is None for value in named) and any(value is not None for value in named):
+        raise UsageError(
+            "--coordinator_address, --num_processes and --process_id: give all three or none"
+        )
+    try:
+        jax.distributed.initialize(*named)
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(f"--distributed: cannot join the other processes: {error}") from error
+
+
+def is_main() -> bool:
+    """Whether this process writes the files that one process writes."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str):
+    """Waits until all processes are here; nothing where there is one."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

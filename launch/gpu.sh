@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Trains on all GPUs of one machine. All arguments go to ancra_jax.train; CUDA=12 for older drivers.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/environment.sh
+ensure_environment "cuda${CUDA:-13}"
+exec .venv/bin/python -m ancra_jax.train "$@"
