@@ -7,10 +7,25 @@ from jaxtyping import Array, Float, Int
 
 
 def cross_entropy(
-    logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]
+    logits: Float[Array, "batch classes"],
+    labels: Int[Array, "batch"],
+    label_smoothing: float = 0.0,
 ) -> Float[Array, ""]:
-    """Mean over the batch of ``-log softmax(logits)[label]``."""
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+    """Mean over the batch of ``-log softmax(logits)[label]``.
+
+    Args:
+      logits: of one head.
+      labels: class numbers.
+      label_smoothing: probability that is moved from the label to all classes alike, in [0, 1].
+
+    References:
+      Szegedy et al., Rethinking the Inception Architecture for Computer Vision, CVPR 2016, for
+      label smoothing.
+    """
+    if label_smoothing == 0.0:
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
+    return jnp.mean(optax.softmax_cross_entropy(logits, targets))
 
 
 def kl_divergence(

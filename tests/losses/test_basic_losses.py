@@ -48,3 +48,12 @@ def test_combined_without_heads_is_the_term_itself():
         losses.combined(losses.kl_divergence, natural, adversarial, aux_weight=2.0),
         losses.kl_divergence(natural.logits, adversarial.logits),
     )
+
+
+def test_label_smoothing_is_the_cross_entropy_to_the_smoothed_labels():
+    logits = jax.random.normal(jax.random.key(2), (6, 4))
+    labels = jnp.asarray([0, 1, 2, 3, 0, 1], jnp.int32)
+    log_p = np.asarray(jax.nn.log_softmax(logits), np.float64)
+    targets = 0.9 * np.eye(4)[labels] + 0.1 / 4
+    value = losses.cross_entropy(logits, labels, label_smoothing=0.1)
+    np.testing.assert_allclose(value, np.mean(-(targets * log_p).sum(axis=1)), rtol=1e-5)
