@@ -1,12 +1,61 @@
 """Choice of a negative example (an example of another class) for every example of a batch."""
 
+import difflib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-STRATEGIES = ("random", "soft", "hard", "easy")
+from ancra_jax.errors import UsageError
+
+Labels = Int[Array, "batch"]
+Logits = Float[Array, "batch classes"]
+Scores = Float[Array, "batch batch"]
+
+Strategy = Callable[[Labels, Logits], Scores]
+"""How well every example of a batch (columns) suits every anchor (rows) as its negative.
+
+``(labels, logits) -> scores``, with the final logits of the batch in the evaluation phase; ``-inf``
+where an example is no candidate. Examples of the anchor's own class never are.
+"""
+
+RANDOM = "random"
+
+_strategies: dict[str, Strategy] = {}
+
+
+def register(name: str) -> Callable[[Strategy], Strategy]:
+    """Decorator: makes a strategy available as ``config.negative_contrast.strategy``.
+
+    Raises:
+      UsageError: the name is taken.
+    """
+    if name in available():
+        raise UsageError(f"strategy {name!r} is registered already")
+
+    def add(strategy):
+        _strategies[name] = strategy
+        return strategy
+
+    return add
+
+
+def available() -> tuple[str, ...]:
+    """Names of the strategies; ``'random'`` is what the others fall back to."""
+    return (RANDOM, *_strategies)
+
+
+def check_strategy(name: str):
+    """Raises ``UsageError`` if there is no such strategy."""
+    if name not in available():
+        close = difflib.get_close_matches(name, available(), n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise UsageError(
+            f"config.negative_contrast.strategy={name!r}: there is no such strategy; {hint}"
+            f"allowed are {', '.join(available())}"
+        )
 
 
 class Negatives(NamedTuple):
@@ -42,58 +91,61 @@ def random_negatives(
     return jnp.where(valid, drawn, 0).astype(jnp.int32), valid
 
 
-def strategic_candidates(
-    strategy: str, labels: Int[Array, "batch"], predictions: Int[Array, "batch"]
-) -> Bool[Array, "batch batch"]:
-    """Which examples (columns) a strategy admits as negatives of which anchors (rows).
+@register("soft")
+def soft(labels: Labels, logits: Logits) -> Scores:
+    """Candidates are taken by the network for what the anchor is taken for."""
+    predicted = jnp.argmax(logits, axis=-1)
+    return _anchor_class_logit(labels, logits, predicted[None, :] == predicted[:, None])
 
-    With true labels ``y`` and predicted ones ``h``, an example ``j`` of another class than anchor
-    ``i`` is a candidate if
 
-    - ``soft``: ``h_j = h_i`` (it is taken for what the anchor is taken for),
-    - ``hard``: ``h_j = y_i`` (it is taken for the anchor's class),
-    - ``easy``: ``h_j`` is neither ``y_i`` nor ``h_i``.
-    """
-    other_class = labels[:, None] != labels[None, :]
-    as_predicted = predictions[None, :] == predictions[:, None]
-    as_label = predictions[None, :] == labels[:, None]
-    match strategy:
-        case "soft":
-            return other_class & as_predicted
-        case "hard":
-            return other_class & as_label
-        case "easy":
-            return other_class & ~as_label & ~as_predicted
-    raise ValueError(f"strategy={strategy!r}: allowed are 'soft', 'hard', 'easy'")
+@register("hard")
+def hard(labels: Labels, logits: Logits) -> Scores:
+    """Candidates are taken by the network for examples of the anchor's class."""
+    predicted = jnp.argmax(logits, axis=-1)
+    return _anchor_class_logit(labels, logits, predicted[None, :] == labels[:, None])
+
+
+@register("easy")
+def easy(labels: Labels, logits: Logits) -> Scores:
+    """Candidates are taken neither for the anchor's class nor for what the anchor is taken for."""
+    predicted = jnp.argmax(logits, axis=-1)
+    as_anchor = predicted[None, :] == predicted[:, None]
+    as_label = predicted[None, :] == labels[:, None]
+    return _anchor_class_logit(labels, logits, ~as_anchor & ~as_label)
+
+
+def _anchor_class_logit(labels, logits, candidates):
+    """Every candidate's final logit for the anchor's class."""
+    return jnp.where(candidates, logits[:, labels].T, -jnp.inf)
 
 
 def choose_negatives(
     strategy: str,
     keys: Key[Array, "batch"],
-    labels: Int[Array, "batch"],
-    logits: Float[Array, "batch classes"] | None = None,
+    labels: Labels,
+    logits: Logits | None = None,
 ) -> Negatives:
     """Chooses one negative per anchor from the batch (paper section on negative examples, Table 4).
 
     Args:
-      strategy: ``'random'``, or one of ``strategic_candidates``: of the candidates the one with the
-        largest final logit for the anchor's class; without a candidate, a random negative.
+      strategy: ``'random'``, or a registered one: of its candidates the one with the largest score;
+        without a candidate, a random negative.
       keys: one key per anchor.
       labels: true classes.
       logits: final logits of the batch in evaluation mode; only ``'random'`` does without.
 
     Raises:
-      ValueError: unknown strategy, or a strategy that needs ``logits`` without them.
+      UsageError: unknown strategy.
+      ValueError: a strategy that needs ``logits`` without them.
     """
-    if strategy not in STRATEGIES:
-        raise ValueError(f"strategy={strategy!r}: allowed are {', '.join(STRATEGIES)}")
+    check_strategy(strategy)
     drawn, valid = random_negatives(keys, labels)
-    if strategy == "random":
+    if strategy == RANDOM:
         return Negatives(drawn, valid, jnp.zeros_like(valid))
     if logits is None:
         raise ValueError(f"strategy={strategy!r} needs the logits of the batch")
-    candidates = strategic_candidates(strategy, labels, jnp.argmax(logits, axis=-1))
-    scores = jnp.where(candidates, logits[:, labels].T, -jnp.inf)
-    found = jnp.any(candidates, axis=1)
+    other_class = labels[:, None] != labels[None, :]
+    scores = jnp.where(other_class, _strategies[strategy](labels, logits), -jnp.inf)
+    found = jnp.any(scores > -jnp.inf, axis=1)
     best = jnp.argmax(scores, axis=1).astype(jnp.int32)
     return Negatives(jnp.where(found, best, drawn), valid, valid & ~found)

@@ -7,7 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_weights import GOLDEN
 
-from ancra_jax.negatives import STRATEGIES, choose_negatives, random_negatives
+from ancra_jax import negatives
+from ancra_jax.negatives import available, choose_negatives, random_negatives
+
+STRATEGIES = ("random", "soft", "hard", "easy")
 
 
 def keys_of(size, seed=0):
@@ -88,3 +91,21 @@ def test_an_unknown_strategy_and_missing_logits_are_refused():
         choose_negatives("hardest", keys_of(2), labels)
     with pytest.raises(ValueError, match="'soft' needs the logits"):
         choose_negatives("soft", keys_of(2), labels)
+
+
+def test_a_strategy_of_ones_own_chooses_by_its_scores(monkeypatch):
+    monkeypatch.setattr(negatives, "_strategies", dict(negatives._strategies))
+
+    @negatives.register("last")
+    def last(labels, logits):
+        positions = jnp.arange(len(labels), dtype=jnp.float32)
+        scores = jnp.broadcast_to(positions, (len(labels), len(labels)))
+        return jnp.where(labels[:, None] == 2, -jnp.inf, scores)
+
+    assert available() == (*STRATEGIES, "last")
+    labels = jnp.asarray([0, 1, 2, 0, 1, 1], jnp.int32)
+    chosen = choose_negatives("last", keys_of(6), labels, jnp.zeros((6, 3)))
+    # Never one of the anchor's own class, whatever its score; class 2 has no candidate.
+    np.testing.assert_array_equal(np.delete(chosen.positions, 2), [5, 3, 5, 3, 3])
+    np.testing.assert_array_equal(chosen.fallback, labels == 2)
+    assert labels[chosen.positions[2]] != 2
