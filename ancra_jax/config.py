@@ -68,7 +68,7 @@ class NegativeContrastConfig:
 
     zeta: float = _number(at_least=0)
     alpha: float = _number(at_least=0, at_most=1)
-    strategy: str = _choice("random", "soft", "hard", "easy")
+    strategy: str  # of ancra_jax.negatives
     targeted: bool  # attack the chosen negatives toward their anchors' classes
     random_epochs: int = _number(at_least=0)  # epochs in which every strategy is 'random'
 
@@ -78,8 +78,43 @@ class MethodConfig:
     """How a batch becomes a loss."""
 
     name: str  # of a registered method
-    beta: float = _number(at_least=0)  # weight of TRADES' KL term
+    beta: float = _number(at_least=0)  # weight of the KL term (lambda in MART's paper)
     aux_weight: float = _number(at_least=0)  # lambda_aux: weight of the auxiliary heads
+    label_smoothing: float = _number(at_least=0, at_most=1)  # of the cross-entropy in the loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfAdaptiveConfig:
+    """The soft labels of the method ``'sat'``."""
+
+    start_epoch: int = _number(at_least=1)  # 1-based, from which soft labels move
+    momentum: float = _number(at_least=0, at_most=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SecondOrderConfig:
+    """The regulariser of the methods ``'pgd_at_s2o'`` and ``'trades_s2o'``."""
+
+    cross_entropy_weight: float = _number(at_least=0)
+    weight: float = _number(at_least=0)  # of the regulariser
+    diagonal: float = _number(at_least=0, at_most=1)  # target probability of an example's class
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightPerturbationConfig:
+    """Adversarial weight perturbation (AWP); off while ``gamma`` is 0."""
+
+    gamma: float = _number(at_least=0)  # length of the move, relative to a kernel's norm
+    warmup_epochs: int = _number(at_least=0)  # epochs at the start without it
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistributionalRobustnessConfig:
+    """Unified distributional robustness (UDR); off while ``multiplier`` is 0."""
+
+    multiplier: float = _number(at_least=0)  # lambda at the start; 1 is a hard projection
+    rate: float = _number(at_least=0)  # of lambda's descent
+    interval: int = _number(at_least=1)  # training steps between updates of lambda
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +164,10 @@ class Config:
     model: ModelConfig
     method: MethodConfig
     negative_contrast: NegativeContrastConfig
+    self_adaptive: SelfAdaptiveConfig
+    second_order: SecondOrderConfig
+    awp: WeightPerturbationConfig
+    udr: DistributionalRobustnessConfig
     attack: AttackConfig
     optimizer: OptimizerConfig
     selection: SelectionConfig

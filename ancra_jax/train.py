@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from absl import flags
 from ml_collections import config_flags
 
@@ -72,7 +73,7 @@ def train(config: Config, workdir: str) -> TrainState:
             optimizer,
             dataset.image_shape,
             init_key,
-            method.init_state(len(splits.train), dataset.num_classes),
+            method.init_state(jnp.asarray(splits.train.labels), dataset.num_classes),
         ),
         out_shardings=everywhere,
     )

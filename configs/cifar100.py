@@ -8,7 +8,7 @@ TRADES-ANCRA 53.73 / 51.24 / 52.17 / 52.55 / 35.81.
 
 from configs import common
 
-SETTINGS = {"data.name": "cifar100"}
+SETTINGS = {"data.name": "cifar100", "second_order.diagonal": 0.02}
 
 
 def get_config(argument=None):

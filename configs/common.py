@@ -7,29 +7,70 @@ import difflib
 
 import ml_collections
 
-TRADES_ATTACK = {"attack.objective": "kl"}
-ANCRA_ATTACK = {"attack.objective": "cross_entropy"}
-CONTRAST = {"negative_contrast.zeta": 3.0}
-REVERSE_ATTENTION = {"model.reverse_attention": True}
-PGD_AT = {
-    "method.name": "pgd_at",
+PGD_AT_ATTACK = {
+    "attack.objective": "cross_entropy",
     "attack.start": "uniform",
     "attack.step_size": 2 / 255,
 }
+TRADES_ATTACK = {"attack.objective": "kl"}
+ANCRA_ATTACK = {"attack.objective": "cross_entropy"}  # paper eq. 2, also for TRADES
+
+PGD_AT = {"method.name": "pgd_at"}
 TRADES = {"method.name": "trades"}
+MART = {"method.name": "mart", "method.beta": 5.0}
+SAT = {
+    "method.name": "sat",
+    "epochs": 100,
+    "optimizer.learning_rate": 0.1,
+}
+AWP = {
+    "epochs": 200,
+    "optimizer.learning_rate": 0.1,
+    "optimizer.milestones": (100, 150),
+    "optimizer.weight_decay": 5e-4,
+}
+PGD_AT_AWP = {"awp.gamma": 0.01}
+TRADES_AWP = {"awp.gamma": 0.005, "awp.warmup_epochs": 10, "attack.step_size": 2 / 255}
+PGD_AT_S2O = {
+    "method.name": "pgd_at_s2o",
+    "second_order.cross_entropy_weight": 0.9,
+    "second_order.weight": 0.05,
+}
+TRADES_S2O = {
+    "method.name": "trades_s2o",
+    "second_order.cross_entropy_weight": 0.7,
+    "second_order.weight": 0.15,
+}
+UDR = {"udr.multiplier": 1.0, "attack.start": "uniform", "attack.step_size": 2 / 255}
+CONTRAST = {"negative_contrast.zeta": 3.0}
+REVERSE_ATTENTION = {"model.reverse_attention": True}
+ANCRA = CONTRAST | REVERSE_ATTENTION | ANCRA_ATTACK
 
 METHODS = {
     "natural": {"method.name": "natural"},
-    "pgd_at": PGD_AT,
+    "pgd_at": PGD_AT | PGD_AT_ATTACK,
     "trades": TRADES | TRADES_ATTACK,
+    "mart": MART,
+    "sat": SAT | TRADES_ATTACK,
+    "at_awp": PGD_AT | PGD_AT_ATTACK | AWP | PGD_AT_AWP,
+    "trades_awp": TRADES | TRADES_ATTACK | AWP | TRADES_AWP,
+    "at_s2o": PGD_AT_S2O | PGD_AT_ATTACK,
+    "trades_s2o": TRADES_S2O | TRADES_ATTACK,
+    "udr_pgd": PGD_AT | UDR,
+    "udr_trades": TRADES | TRADES_ATTACK | UDR,
+    "pgd_at_ancra": PGD_AT | ANCRA,
+    "trades_ancra": TRADES | ANCRA,
+    "mart_ancra": MART | ANCRA,
     "trades_anc": TRADES | ANCRA_ATTACK | CONTRAST,
     "trades_ra": TRADES | ANCRA_ATTACK | REVERSE_ATTENTION,
-    "trades_ancra": TRADES | ANCRA_ATTACK | CONTRAST | REVERSE_ATTENTION,
+    "trades_awp_ancra": TRADES | AWP | TRADES_AWP | ANCRA,
 }
 
 ARGUMENTS = {
     "beta": ("method.beta", float),
     "aux_weight": ("method.aux_weight", float),
+    "label_smoothing": ("method.label_smoothing", float),
+    "gamma": ("awp.gamma", float),
     "zeta": ("negative_contrast.zeta", float),
     "alpha": ("negative_contrast.alpha", float),
     "strategy": ("negative_contrast.strategy", str),
@@ -40,11 +81,14 @@ ARGUMENTS = {
 
 
 def config_of(argument: str | None, settings: dict) -> ml_collections.ConfigDict:
-    """The base with a data set's ``settings``, then a method's, then those of the argument."""
+    """The base with a method's recipe, then a data set's ``settings``, then the argument's.
+
+    A data set wins over a recipe, which is written for CIFAR-10: the digits keep their few epochs.
+    """
     config = base()
     name, overrides = parse(argument)
     config.name = name
-    config.update_from_flattened_dict(settings | METHODS[name] | overrides)
+    config.update_from_flattened_dict(METHODS[name] | settings | overrides)
     return config
 
 
@@ -113,6 +157,25 @@ def base() -> ml_collections.ConfigDict:
     config.method.name = ""
     config.method.beta = 6.0
     config.method.aux_weight = 2.0
+    config.method.label_smoothing = 0.0
+
+    config.self_adaptive = ml_collections.ConfigDict()
+    config.self_adaptive.start_epoch = 70
+    config.self_adaptive.momentum = 0.9
+
+    config.second_order = ml_collections.ConfigDict()
+    config.second_order.cross_entropy_weight = 1.0
+    config.second_order.weight = 0.0
+    config.second_order.diagonal = 0.2
+
+    config.awp = ml_collections.ConfigDict()
+    config.awp.gamma = 0.0
+    config.awp.warmup_epochs = 0
+
+    config.udr = ml_collections.ConfigDict()
+    config.udr.multiplier = 0.0
+    config.udr.rate = 0.02
+    config.udr.interval = 10
 
     config.negative_contrast = ml_collections.ConfigDict()
     config.negative_contrast.zeta = 0.0

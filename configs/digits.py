@@ -22,6 +22,8 @@ SETTINGS = {
     "attack.epsilon": EPSILON,
     "attack.step_size": EPSILON / 4,
     "negative_contrast.random_epochs": 2,
+    "self_adaptive.start_epoch": 14,
+    "awp.warmup_epochs": 2,
     "optimizer.learning_rate": 0.05,
     "optimizer.schedule": "cosine",
     "selection.step_size": EPSILON / 4,

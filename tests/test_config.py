@@ -39,10 +39,78 @@ def test_the_papers_settings():
     assert config_lib.from_mapping(cifar10.get_config("trades")).attack.objective == "kl"
 
 
+def cifar10_config(method):
+    return config_lib.from_mapping(cifar10.get_config(method))
+
+
+@pytest.mark.parametrize(
+    ("method", "epochs", "learning_rate", "weight_decay", "milestones"),
+    [
+        ("natural", 120, 0.01, 2e-4, (75, 90, 100)),
+        ("mart", 120, 0.01, 2e-4, (75, 90, 100)),
+        ("sat", 100, 0.1, 2e-4, (75, 90, 100)),
+        ("at_awp", 200, 0.1, 5e-4, (100, 150)),
+        ("trades_awp", 200, 0.1, 5e-4, (100, 150)),
+    ],
+)
+def test_recipes(method, epochs, learning_rate, weight_decay, milestones):
+    config = cifar10_config(method)
+    assert config.epochs == epochs
+    assert config.optimizer.learning_rate == learning_rate
+    assert config.optimizer.weight_decay == weight_decay
+    assert config.optimizer.milestones == milestones
+
+
+@pytest.mark.parametrize(
+    ("methods", "objective", "start", "step_size"),
+    [
+        (("pgd_at", "at_awp", "at_s2o", "udr_pgd"), "cross_entropy", "uniform", 2 / 255),
+        (("trades", "sat", "trades_s2o"), "kl", "gaussian", 0.007),
+        (("trades_awp",), "kl", "gaussian", 2 / 255),
+        (("udr_trades",), "kl", "uniform", 2 / 255),
+        (("mart", "pgd_at_ancra", "mart_ancra"), "cross_entropy", "gaussian", 0.007),
+        (("trades_ancra", "trades_anc", "trades_ra"), "cross_entropy", "gaussian", 0.007),
+    ],
+)
+def test_training_attacks(methods, objective, start, step_size):
+    for method in methods:
+        attack = cifar10_config(method).attack
+        assert (attack.objective, attack.start, attack.step_size) == (objective, start, step_size)
+        assert attack.num_steps == 10 and attack.epsilon == 8 / 255
+
+
+def test_settings_of_the_methods():
+    assert cifar10_config("mart").method.beta == 5.0
+    assert cifar10_config("at_awp").awp == config_lib.WeightPerturbationConfig(
+        gamma=0.01, warmup_epochs=0
+    )
+    assert cifar10_config("trades_awp").awp == config_lib.WeightPerturbationConfig(
+        gamma=0.005, warmup_epochs=10
+    )
+    at_s2o, trades_s2o = (cifar10_config(name).second_order for name in ("at_s2o", "trades_s2o"))
+    assert (at_s2o.cross_entropy_weight, at_s2o.weight, at_s2o.diagonal) == (0.9, 0.05, 0.2)
+    assert (trades_s2o.cross_entropy_weight, trades_s2o.weight) == (0.7, 0.15)
+    assert cifar100.get_config("at_s2o").second_order.diagonal == 0.02
+    assert cifar10_config("udr_trades").udr.multiplier == 1.0
+    assert cifar10_config("sat").self_adaptive.start_epoch == 70
+
+
+@pytest.mark.parametrize("method", common.METHODS)
+def test_a_data_sets_settings_win_over_a_methods_recipe(method):
+    config = digits.get_config(method)
+    assert config.epochs == 20 and config.optimizer.schedule == "cosine"
+    assert config.optimizer.learning_rate == 0.05
+    assert config.attack.step_size == config.attack.epsilon / 4
+    assert tiny_imagenet.get_config(method).optimizer.weight_decay == 5e-4
+
+
 def test_arguments_refine_a_method():
     config = config_lib.from_mapping(
-        digits.get_config("trades_ancra,strategy=soft,alpha=0.5,targeted=false")
+        digits.get_config(
+            "trades_awp_ancra,strategy=soft,alpha=0.5,targeted=false,gamma=0.02,label_smoothing=0.1"
+        )
     )
+    assert config.awp.gamma == 0.02 and config.method.label_smoothing == 0.1
     assert config.negative_contrast.strategy == "soft"
     assert config.negative_contrast.alpha == 0.5
     assert not config.negative_contrast.targeted
@@ -74,7 +142,11 @@ def test_wrong_arguments_are_named(argument, message):
         ("optimizer.learning_rate", 0.0, r"learning_rate=0\.0: must be greater than 0"),
         ("optimizer.milestones", (90, 75), r"milestones=\(90, 75\): must be increasing"),
         ("optimizer.schedule", "cosin", r"did you mean 'cosine'\?"),
-        ("negative_contrast.strategy", "hardest", r"did you mean 'hard'\?"),
+        ("method.label_smoothing", 1.5, r"label_smoothing=1\.5: must be at most 1"),
+        ("self_adaptive.start_epoch", 0, r"start_epoch=0: must be at least 1"),
+        ("second_order.diagonal", 2.0, r"diagonal=2\.0: must be at most 1"),
+        ("awp.gamma", -0.1, r"gamma=-0\.1: must be at least 0"),
+        ("udr.interval", 0, r"interval=0: must be at least 1"),
         ("negative_contrast.alpha", 1.5, r"alpha=1\.5: must be at most 1"),
         ("model.dtype", "float16", r"dtype='float16'"),
         ("batch_size", "many", r"batch_size='many': must be of type int"),

@@ -58,20 +58,38 @@ class AttackRequest(NamedTuple):
     keys: Key[Array, "batch"]
 
 
-def run_requests(predict: Predict, requests: dict[str, AttackRequest]) -> dict[str, Images]:
-    """Attacks all images of all requests; those of one kind together, as one larger batch."""
+def same_ball(threat_model: attacks.ThreatModel) -> attacks.ThreatModel:
+    """Leaves a request's threat model as it is."""
+    return threat_model
+
+
+def run_requests(
+    predict: Predict,
+    requests: dict[str, AttackRequest],
+    ball: Callable[[attacks.ThreatModel], attacks.ThreatModel] = same_ball,
+) -> dict[str, Images]:
+    """Attacks all images of all requests; those of one kind together, as one larger batch.
+
+    Args:
+      predict: the network in the evaluation phase.
+      requests: by name.
+      ball: makes the ball that the attack moves in of a request's threat model.
+
+    Returns:
+      The attacked images by the requests' names.
+    """
     names_of: dict[AttackSettings, list[str]] = {}
     for name, request in requests.items():
         names_of.setdefault(request.settings, []).append(name)
     attacked: dict[str, Images] = {}
     for settings, names in names_of.items():
         group = [requests[name] for name in names]
-        results = _run_group(predict, settings, group)
+        results = _run_group(predict, settings, group, ball(settings.threat_model))
         attacked.update(zip(names, results, strict=True))
     return attacked
 
 
-def _run_group(predict, settings, group):
+def _run_group(predict, settings, group, threat_model):
     images = _interleave([request.images for request in group])
     labels = _interleave([request.labels for request in group])
     keys = _interleave([request.keys for request in group])
@@ -81,11 +99,11 @@ def _run_group(predict, settings, group):
     if settings.start == "gaussian":
         start = attacks.gaussian_start(keys, images, sigma=START_SIGMA)
     else:
-        start = settings.threat_model.random_start(keys, images)
+        start = threat_model.random_start(keys, images)
     result = attacks.pgd(
         signed_objective(predict, settings, images, labels, sign),
         images,
-        settings.threat_model,
+        threat_model,
         step_size=settings.step_size,
         num_steps=settings.num_steps,
         start=start,

@@ -1,12 +1,15 @@
-"""Natural training, PGD-AT and TRADES."""
+"""Natural training, PGD-AT, TRADES and MART."""
+
+from jaxtyping import Array, Float, Int
 
 from ancra_jax import losses
-from ancra_jax.methods.attack import AttackRequest, AttackSettings
-from ancra_jax.methods.core import Examples, Method, Plan, Terms, accuracy
-from ancra_jax.methods.keys import ADVERSARIAL, example_keys
+from ancra_jax.methods.attack import AttackSettings
+from ancra_jax.methods.core import Method, Plan, Terms, accuracy
+from ancra_jax.methods.pairs import natural_and_adversarial, untargeted
+from ancra_jax.types import Outputs
 
 
-def natural(aux_weight: float) -> Method:
+def natural(aux_weight: float, label_smoothing: float = 0.0) -> Method:
     """Cross-entropy on natural images."""
 
     def prepare(predict, batch, key, epoch):
@@ -16,14 +19,14 @@ def natural(aux_weight: float) -> Method:
     def loss(forward, batch_stats, examples):
         batch = examples.batch
         outputs, batch_stats = forward(batch_stats, batch.images, batch.labels)
-        value = _cross_entropy(outputs, batch.labels, aux_weight)
+        value = cross_entropy(outputs, batch.labels, aux_weight, label_smoothing)
         metrics = {"natural_accuracy": accuracy(outputs, batch.labels)}
         return Terms(value, batch_stats, outputs, metrics, examples.state)
 
     return Method(prepare, loss)
 
 
-def pgd_at(settings: AttackSettings, aux_weight: float) -> Method:
+def pgd_at(settings: AttackSettings, aux_weight: float, label_smoothing: float = 0.0) -> Method:
     """Cross-entropy on adversarial images.
 
     References:
@@ -33,14 +36,16 @@ def pgd_at(settings: AttackSettings, aux_weight: float) -> Method:
     def loss(forward, batch_stats, examples):
         labels = examples.batch.labels
         outputs, batch_stats = forward(batch_stats, examples.attacked["adversarial"], labels)
-        value = _cross_entropy(outputs, labels, aux_weight)
+        value = cross_entropy(outputs, labels, aux_weight, label_smoothing)
         metrics = {"adversarial_accuracy": accuracy(outputs, labels)}
         return Terms(value, batch_stats, None, metrics, examples.state)
 
     return Method(untargeted(settings), loss)
 
 
-def trades(settings: AttackSettings, beta: float, aux_weight: float) -> Method:
+def trades(
+    settings: AttackSettings, beta: float, aux_weight: float, label_smoothing: float = 0.0
+) -> Method:
     """``CE(x, y) + beta KL(p(x) || p(x_adv))``, each term over all heads; nothing is detached.
 
     References:
@@ -48,36 +53,56 @@ def trades(settings: AttackSettings, beta: float, aux_weight: float) -> Method:
       ANCRA paper, eq. 7 for the heads.
     """
 
-    def loss(forward, batch_stats, examples: Examples):
-        images, labels, _ = examples.batch
-        natural, batch_stats = forward(batch_stats, images, labels)
-        adversarial, batch_stats = forward(batch_stats, examples.attacked["adversarial"], labels)
-        cross_entropy = _cross_entropy(natural, labels, aux_weight)
+    def loss(natural, adversarial, examples):
+        labels = examples.batch.labels
+        classification = cross_entropy(natural, labels, aux_weight, label_smoothing)
         kl = losses.combined(losses.kl_divergence, natural, adversarial, aux_weight=aux_weight)
-        metrics = {
-            "loss_natural": cross_entropy,
-            "loss_kl": kl,
-            "natural_accuracy": accuracy(natural, labels),
-            "adversarial_accuracy": accuracy(adversarial, labels),
-        }
-        return Terms(cross_entropy + beta * kl, batch_stats, natural, metrics, examples.state)
+        metrics = {"loss_natural": classification, "loss_kl": kl}
+        return classification + beta * kl, metrics, examples.state
 
-    return Method(untargeted(settings), loss)
+    return natural_and_adversarial(settings, loss)
 
 
-def untargeted(settings: AttackSettings):
-    """Plans the untargeted attack on every natural image (paper eq. 2), as ``'adversarial'``."""
+def mart(
+    settings: AttackSettings, beta: float, aux_weight: float, label_smoothing: float = 0.0
+) -> Method:
+    """MART: ``BCE(x_adv, y) + beta KL(p(x) || p(x_adv)) (1 - p_y(x))``, each term over all heads.
 
-    def prepare(predict, batch, key, epoch):
-        del predict, epoch
-        keys = example_keys(key, ADVERSARIAL, batch.indices)
-        request = AttackRequest(settings, batch.images, batch.labels, False, keys)
-        return Plan({"adversarial": request}, {})
+    Args:
+      settings: the attack.
+      beta: weight of the second term, lambda in its paper.
+      aux_weight: weight of the auxiliary heads; every head has its own margin and weights.
+      label_smoothing: of the cross-entropy within BCE.
 
-    return prepare
+    References:
+      See ``ancra_jax.losses.mart``.
+    """
+
+    def loss(natural, adversarial, examples):
+        labels = examples.batch.labels
+        boosted = losses.combined(
+            lambda q: losses.boosted_cross_entropy(q, labels, label_smoothing),
+            adversarial,
+            aux_weight=aux_weight,
+        )
+        kl = losses.combined(
+            lambda p, q: losses.weighted_kl(p, q, labels),
+            natural,
+            adversarial,
+            aux_weight=aux_weight,
+        )
+        metrics = {"loss_adversarial": boosted, "loss_kl": kl}
+        return boosted + beta * kl, metrics, examples.state
+
+    return natural_and_adversarial(settings, loss)
 
 
-def _cross_entropy(outputs, labels, aux_weight):
+def cross_entropy(
+    outputs: Outputs, labels: Int[Array, "batch"], aux_weight: float, label_smoothing: float = 0.0
+) -> Float[Array, ""]:
+    """Cross-entropy over all heads."""
     return losses.combined(
-        lambda logits: losses.cross_entropy(logits, labels), outputs, aux_weight=aux_weight
+        lambda logits: losses.cross_entropy(logits, labels, label_smoothing),
+        outputs,
+        aux_weight=aux_weight,
     )

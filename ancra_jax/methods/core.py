@@ -99,9 +99,16 @@ def attack_as_planned(predict, requests, state):
     return run_requests(predict, requests), state
 
 
-def no_state(num_examples: int, num_classes: int) -> MethodState:
+InitState = Callable[[Int[Array, "examples"], int], MethodState]
+"""What a method remembers before the first step, ``(labels, num_classes) -> state``.
+
+``labels`` are those of all training examples, in the order of ``Batch.indices``.
+"""
+
+
+def no_state(labels, num_classes):
     """Nothing to remember from step to step."""
-    del num_examples, num_classes
+    del labels, num_classes
     return {}
 
 
@@ -117,15 +124,15 @@ class Method(NamedTuple):
     Attributes:
       prepare: plans the attacks.
       loss: of the attacked batch.
-      init_state: what the method remembers before the first step, given the numbers of training
-        examples and classes; a part of the train state, so it is checkpointed and resumed.
+      init_state: what the method remembers before the first step; a part of the train state, so it
+        is checkpointed and resumed.
       attack: carries the plan out.
       gradient: differentiates the loss.
     """
 
     prepare: Prepare
     loss: Loss
-    init_state: Callable[[int, int], MethodState] = no_state
+    init_state: InitState = no_state
     attack: Attack = attack_as_planned
     gradient: Gradient = plain_gradient
 

@@ -7,7 +7,7 @@ from ancra_jax import losses
 from ancra_jax.methods.attack import AttackRequest, AttackSettings
 from ancra_jax.methods.core import Method, Plan
 from ancra_jax.methods.keys import NEGATIVE_ATTACK, NEGATIVE_CHOICE, example_keys
-from ancra_jax.negatives import choose_negatives
+from ancra_jax.negatives import RANDOM, check_strategy, choose_negatives
 
 
 def negative_contrast(
@@ -35,12 +35,16 @@ def negative_contrast(
       targeted: whether the chosen negatives are attacked toward their anchors' classes first.
       random_epochs: epochs at the start in which negatives are chosen at random.
       aux_weight: weight of the auxiliary heads.
+
+    Raises:
+      UsageError: there is no such strategy.
     """
+    check_strategy(strategy)
 
     def choose(predict, batch, key, epoch):
         keys = example_keys(key, NEGATIVE_CHOICE, batch.indices)
-        random = lambda: choose_negatives("random", keys, batch.labels)  # noqa: E731
-        if strategy == "random":
+        random = lambda: choose_negatives(RANDOM, keys, batch.labels)  # noqa: E731
+        if strategy == RANDOM:
             return random()
         chosen = lambda: choose_negatives(  # noqa: E731
             strategy, keys, batch.labels, predict(batch.images).logits

@@ -1,0 +1,49 @@
+"""A method's parts on arrays: examples, and a forward that looks logits up instead of computing."""
+
+import jax
+import jax.numpy as jnp
+
+from ancra_jax.methods.core import Examples
+from ancra_jax.types import Batch, Outputs
+
+BATCH, CLASSES, HEADS, TRAINING = 6, 4, 2, 10
+LABELS = jnp.asarray([0, 1, 2, 3, 0, 1], jnp.int32)
+INDICES = jnp.asarray([7, 2, 9, 0, 4, 5], jnp.int32)
+
+
+def outputs(seed, heads=HEADS):
+    keys = jax.random.split(jax.random.key(seed))
+    return Outputs(
+        jax.random.normal(keys[0], (BATCH, CLASSES)),
+        jax.random.normal(keys[1], (heads, BATCH, CLASSES)),
+        jnp.zeros((BATCH, 3)),
+    )
+
+
+def images(value):
+    """Images of one grey each; their pixel tells the forward below which logits to return."""
+    return jnp.full((BATCH, 2, 2, 1), value)
+
+
+def examples(state=None, epoch=0, extras=None, attacked=None):
+    batch = Batch(images(0.0), LABELS, INDICES)
+    attacked = {"adversarial": images(1.0)} | (attacked or {})
+    return Examples(batch, attacked, extras or {}, state or {}, jnp.asarray(epoch, jnp.int32))
+
+
+def forward_of(*stored):
+    """A forward that returns the ``i``-th outputs for images of value ``i``."""
+
+    def forward(batch_stats, images, labels):
+        del labels
+        number = images[0, 0, 0, 0].astype(jnp.int32)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *stored)
+        return jax.tree.map(lambda leaf: leaf[number], stacked), [*batch_stats, number]
+
+    return forward
+
+
+def over_heads(term, *stored, aux_weight):
+    """``g(f') + aux_weight mean_k g(p_k)``, head by head."""
+    heads = [term(*(o.aux_logits[k] for o in stored)) for k in range(len(stored[0].aux_logits))]
+    return term(*(o.logits for o in stored)) + aux_weight * sum(heads) / len(heads)

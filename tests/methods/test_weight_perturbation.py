@@ -1,0 +1,96 @@
+import chex
+import cnn_a
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from reference_weights import GOLDEN
+
+from ancra_jax import attacks
+from ancra_jax.methods import AttackSettings, Examples, base
+from ancra_jax.methods.weight_perturbation import weight_perturbation
+from ancra_jax.types import Batch, Outputs
+
+SETTINGS = AttackSettings("cross_entropy", attacks.Linf(8 / 255), 2 / 255, 10, "uniform", 0.0)
+PGD_AT = base.pgd_at(SETTINGS, 0.0)
+START = jnp.zeros((), jnp.int32)
+
+
+def loss_on(method, images, labels):
+    """The method's loss as a function of the network's weights."""
+    examples = Examples(
+        Batch(images, labels, jnp.arange(len(labels))), {"adversarial": images}, {}, {}, START
+    )
+
+    def loss(weights):
+        def forward(batch_stats, images, labels):
+            del labels
+            logits = cnn_a.logits_fn(weights, images)
+            return Outputs(logits, jnp.zeros((0, *logits.shape)), logits), batch_stats
+
+        terms = method.loss(forward, {}, examples)
+        return terms.loss, terms
+
+    return loss
+
+
+def test_at_awp_agrees_with_the_reference():
+    golden = np.load(GOLDEN / "awp.npz")
+    weights = cnn_a.load().logits_fn.args[0]
+    method = weight_perturbation(PGD_AT, gamma=0.01, warmup_epochs=0)
+    loss = loss_on(method, jnp.asarray(golden["x"]), jnp.asarray(golden["y"], jnp.int32))
+    with jax.default_matmul_precision("highest"):
+        np.testing.assert_allclose(loss(weights)[0], golden["clean_loss"], rtol=1e-4)
+        (value, _), gradients = jax.jit(lambda w: method.gradient(loss, w, START))(weights)
+    np.testing.assert_allclose(value, golden["perturbed_loss"], rtol=1e-4)
+    for name, (kernel, bias) in gradients.items():
+        axes = (3, 2, 0, 1) if kernel.ndim == 4 else (1, 0)
+        for ours, kind in ((kernel.transpose(axes), "weight"), (bias, "bias")):
+            expected = golden[f"grad.{name}.{kind}"]
+            difference = np.linalg.norm(ours - expected) / np.linalg.norm(expected)
+            assert difference < 1e-4, (name, kind, difference)
+
+
+# A loss linear in each of its parameters: its gradient tells where it was taken.
+PARAMS = {
+    "conv": {"kernel": jnp.asarray([[3.0, 4.0]]), "bias": jnp.asarray([1.0, 2.0])},
+    "norm": {"scale": jnp.asarray([0.5, 2.0]), "bias": jnp.asarray([0.1, 0.2])},
+}
+
+
+def quadratic(params):
+    return sum(0.5 * jnp.sum(leaf**2) for leaf in jax.tree.leaves(params)), params
+
+
+def test_kernels_move_by_gamma_times_their_norm_and_nothing_else_moves():
+    method = weight_perturbation(PGD_AT, gamma=0.1, warmup_epochs=0)
+    (_, there), gradients = method.gradient(quadratic, PARAMS, START)
+    # The gradient of the quadratic is the point itself: the kernel moves along itself.
+    np.testing.assert_allclose(there["conv"]["kernel"], 1.1 * PARAMS["conv"]["kernel"], rtol=1e-6)
+    chex.assert_trees_all_close(gradients, there)
+    unmoved = lambda params: (params["conv"]["bias"], params["norm"])  # noqa: E731
+    chex.assert_trees_all_equal(unmoved(there), unmoved(PARAMS))
+
+
+def test_the_update_applies_to_the_unperturbed_weights():
+    method = weight_perturbation(PGD_AT, gamma=0.1, warmup_epochs=0)
+    optimizer = optax.sgd(0.5)
+    _, gradients = method.gradient(quadratic, PARAMS, START)
+    updates, _ = optimizer.update(gradients, optimizer.init(PARAMS), PARAMS)
+    updated = optax.apply_updates(PARAMS, updates)
+    kernel = PARAMS["conv"]["kernel"]
+    np.testing.assert_allclose(updated["conv"]["kernel"], kernel - 0.5 * 1.1 * kernel, rtol=1e-6)
+
+
+def test_it_warms_up():
+    method = weight_perturbation(PGD_AT, gamma=0.1, warmup_epochs=2)
+    for epoch, moves in ((0, False), (1, False), (2, True)):
+        (_, there), _ = method.gradient(quadratic, PARAMS, jnp.asarray(epoch))
+        assert np.any(there["conv"]["kernel"] != PARAMS["conv"]["kernel"]) == moves
+
+
+def test_a_kernel_without_gradient_stays():
+    method = weight_perturbation(PGD_AT, gamma=0.1, warmup_epochs=0)
+    constant = lambda params: (jnp.sum(params["conv"]["bias"]), params)  # noqa: E731
+    (_, there), _ = method.gradient(constant, PARAMS, START)
+    chex.assert_trees_all_equal(there, PARAMS)
