@@ -20,7 +20,7 @@ from ancra_jax.errors import UsageError
 from ancra_jax.progress import Bar
 from ancra_jax.results import ResultStore, read_arrays, read_result
 
-SUITES = ("paper", "autoattack")
+SUITES = ("quick", "paper", "autoattack")
 
 
 def evaluate(
@@ -43,7 +43,8 @@ def evaluate(
       batch_size: examples on the devices at a time; 0 for the training batch size.
       seed: of the attacks' randomness.
       force: compute again what is there.
-      suite: ``'paper'`` (FGSM, PGD, C&W, without and with p, and AutoAttack) or ``'autoattack'``.
+      suite: ``'paper'`` (FGSM, PGD and C&W, without and with p, and AutoAttack), ``'autoattack'``
+        alone, or ``'quick'``: the paper's without AutoAttack.
       autoattack_version: ``'standard'`` or ``'plus'``.
 
     Returns:
@@ -99,7 +100,7 @@ def attacks_of_suite(suite: str, config: Config, autoattack_version: str) -> lis
     paper = paper_suite.specs(
         config.evaluation, config.method.aux_weight, config.model.reverse_attention
     )
-    return [*paper, autoattack]
+    return paper if suite == "quick" else [*paper, autoattack]
 
 
 def load_variables(workdir: str, model, image_shape, checkpoint: str, mesh):

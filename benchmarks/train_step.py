@@ -1,6 +1,6 @@
 """Times the training step: compilation, one step, and the host's part of it.
 
-    python benchmarks/train_step.py --methods=natural,trades,trades_ancra --width=64 --batch_size=128
+    python benchmarks/train_step.py --methods=trades,trades_ancra --width=64
 
 Runs on whatever JAX finds, on random CIFAR-sized images; prints a table and, with --output=FILE,
 writes JSON with provenance. ``--loop_trap`` adds the gradient loop with JAX's own rule for

@@ -13,7 +13,7 @@ workdirs=()
 for method in natural trades trades_ancra; do
   echo "== $method: train and evaluate"
   .venv/bin/python -m ancra_jax.train --config="configs/digits.py:$method" --workdir="$out/$method"
-  .venv/bin/python -m ancra_jax.evaluate --workdir="$out/$method" --suite=paper
+  .venv/bin/python -m ancra_jax.evaluate --workdir="$out/$method" --suite=quick
   workdirs+=("$out/$method")
 done
 echo "== report"

@@ -1,11 +1,12 @@
+import functools
 import json
 
 import numpy as np
 import pytest
 from small_runs import small_config
 
+from ancra_jax import autoattack_suite, paper_suite
 from ancra_jax import evaluate as evaluate_lib
-from ancra_jax import paper_suite
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate import evaluate, fooled_attacks
 from ancra_jax.results import read_arrays
@@ -27,7 +28,7 @@ def arrays_of(workdir, name, checkpoint="best"):
 
 
 def test_results_and_their_files_agree(workdir):
-    results = evaluate(str(workdir))
+    results = evaluate(str(workdir), suite="quick")
     assert [result["attack"] for result in results] == NAMES
     for result in results:
         file = json.loads((workdir / f"evaluation/best/{result['attack']}.json").read_text())
@@ -44,21 +45,23 @@ def test_results_and_their_files_agree(workdir):
 
 
 def test_finished_results_are_kept_and_other_settings_refused(workdir, monkeypatch):
-    before = evaluate(str(workdir))
+    before = evaluate(str(workdir), suite="quick")
 
     def never(*args, **kwargs):
         raise AssertionError("computed again")
 
     monkeypatch.setattr(paper_suite, "_attack", never)
-    assert evaluate(str(workdir)) == before
+    assert evaluate(str(workdir), suite="quick") == before
     with pytest.raises(UsageError, match=r"num_examples=40, asked for is num_examples=20: --force"):
-        evaluate(str(workdir), num_examples=20)
+        evaluate(str(workdir), suite="quick", num_examples=20)
     monkeypatch.undo()
-    assert evaluate(str(workdir), num_examples=20, force=True)[0]["num_examples"] == 20
+    assert (
+        evaluate(str(workdir), suite="quick", num_examples=20, force=True)[0]["num_examples"] == 20
+    )
 
 
 def test_an_interrupted_evaluation_continues_to_the_same_numbers(workdir, monkeypatch):
-    evaluate(str(workdir), force=True)  # one batch of 40
+    evaluate(str(workdir), suite="quick", force=True)  # one batch of 40
     expected = {name: arrays_of(workdir, name) for name in NAMES}
     calls = []
     original = paper_suite._attack
@@ -74,9 +77,9 @@ def test_an_interrupted_evaluation_continues_to_the_same_numbers(workdir, monkey
     for name in NAMES:
         (workdir / f"evaluation/best/{name}.json").unlink()
     with pytest.raises(KeyboardInterrupt):
-        evaluate(str(workdir), batch_size=16)
+        evaluate(str(workdir), suite="quick", batch_size=16)
     assert list((workdir / "evaluation/best").glob("*.partial.npz"))
-    evaluate(str(workdir), batch_size=16)
+    evaluate(str(workdir), suite="quick", batch_size=16)
     # 40 examples are 3 batches of 16; the first attack did its first one only once.
     assert len(calls) == 3 * len(NAMES) + 1
     assert not list((workdir / "evaluation/best").glob("*.partial.npz"))
@@ -87,19 +90,19 @@ def test_an_interrupted_evaluation_continues_to_the_same_numbers(workdir, monkey
 
 
 def test_the_last_checkpoint_is_evaluated_beside_the_best(workdir):
-    result = evaluate(str(workdir), checkpoint="last")[0]
+    result = evaluate(str(workdir), suite="quick", checkpoint="last")[0]
     assert result["step"] == 8 and result["checkpoint"] == "last"
     assert (workdir / "evaluation/last/natural.json").exists()
 
 
 def test_a_network_without_heads_is_not_attacked_through_them(tmp_path):
     train(small_config("trades", epochs=1), str(tmp_path / "run"))
-    assert [r["attack"] for r in evaluate(str(tmp_path / "run"))] == NAMES[:4]
+    assert [r["attack"] for r in evaluate(str(tmp_path / "run"), suite="quick")] == NAMES[:4]
 
 
 def test_what_cannot_be_evaluated_is_refused(workdir, tmp_path):
     with pytest.raises(UsageError, match=r"--num_examples=41: the test split has 40"):
-        evaluate(str(workdir), num_examples=41)
+        evaluate(str(workdir), suite="quick", num_examples=41)
     (tmp_path / "config.json").write_text((workdir / "config.json").read_text())
     with pytest.raises(UsageError, match="has no best checkpoint yet"):
         evaluate(str(tmp_path))
@@ -114,10 +117,29 @@ def test_accuracy_above_the_natural_one_is_called_out():
 
 
 def test_the_table_shows_the_worst_case_first(workdir, capsys):
-    results = evaluate(str(workdir))
+    results = evaluate(str(workdir), suite="quick")
     store = evaluate_lib.ResultStore(workdir, "best")
     evaluate_lib.print_table(small_config("trades_ra"), results, store)
     printed = capsys.readouterr().out
     survivors = np.logical_and.reduce([arrays_of(workdir, name)["correct"] for name in NAMES])
     assert f"robust accuracy: {survivors.mean():.2%}" in printed
     assert printed.index("robust accuracy") < printed.index("pgd3")
+
+
+@pytest.mark.slow
+def test_autoattack_is_a_column_of_the_paper_suite_and_resumable(workdir, monkeypatch):
+    options = {"num_examples": 6, "batch_size": 4, "checkpoint": "last"}
+    quick = {"num_steps": 4, "num_queries": 30, "n_target_classes": 2}
+    monkeypatch.setattr(
+        autoattack_suite, "autoattack", functools.partial(autoattack_suite.autoattack, **quick)
+    )
+    result = evaluate(str(workdir), suite="paper", force=True, **options)[-1]
+    assert result["attack"] == "autoattack"
+    arrays = arrays_of(workdir, "autoattack", "last")
+    assert result["accuracy"] == arrays["correct"].mean()
+    assert list(result["accuracy_after"]) == ["clean", "apgd-ce", "apgd-t", "fab-t", "square"]
+    assert set(arrays["broken_by"][arrays["correct"]]) <= {""}
+    natural = arrays_of(workdir, "natural", "last")["correct"]
+    assert not (arrays["correct"] & ~natural).any()
+    assert evaluate(str(workdir), suite="autoattack", **options) == [result]
+    assert not list((workdir / "evaluation/last").glob("*.state"))

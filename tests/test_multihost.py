@@ -27,7 +27,7 @@ def test_two_processes_train_as_one(tmp_path):
         "--config=configs/digits.py:trades",
         f"--workdir={tmp_path}/two",
         *small_flags(),
-        "--config.max_steps=2",
+        "--config.max_steps=1",
         "--distributed",
         f"--coordinator_address=localhost:{free_port()}",
         "--num_processes=2",
@@ -38,12 +38,12 @@ def test_two_processes_train_as_one(tmp_path):
     ]
     assert [process.wait(timeout=300) for process in processes] == [0, 0]
 
-    one = train(small_config("trades", max_steps=2), str(tmp_path / "one"))
+    one = train(small_config("trades", max_steps=1), str(tmp_path / "one"))
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     abstract = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), one
     )
-    two, _ = Checkpoints(tmp_path / "two/checkpoints", read_only=True).restore(2, abstract)
+    two, _ = Checkpoints(tmp_path / "two/checkpoints", read_only=True).restore(1, abstract)
     chex.assert_trees_all_close(
         jax.tree.map(np.asarray, two.params), jax.tree.map(np.asarray, one.params), atol=1e-5
     )
