@@ -4,6 +4,7 @@ The same command on the same directory continues where the run stopped, and ends
 parameters, bit for bit, as a run that was never interrupted (on the same machine).
 """
 
+import contextlib
 import math
 import signal
 import time
@@ -46,8 +47,9 @@ def train(config: Config, workdir: str) -> TrainState:
     method = methods.create(config)
     dataset = components.load_dataset(config.data)
     splits = components.split_dataset(dataset, config)
+    num_examples = len(splits.train)
     mesh = sharding.create_mesh()
-    sharding.check_batch_size(config.batch_size, len(splits.train), mesh, "config.batch_size")
+    sharding.check_batch_size(config.batch_size, num_examples, mesh, "config.batch_size")
     selection_batch = config.selection.batch_size or config.batch_size
     if config.selection.batch_size:
         sharding.check_batch_size(
@@ -60,7 +62,7 @@ def train(config: Config, workdir: str) -> TrainState:
     path = Path(workdir)
 
     # ---- State, step ----
-    steps_per_epoch = data.batches_per_epoch(len(splits.train), config.batch_size)
+    steps_per_epoch = data.batches_per_epoch(num_examples, config.batch_size)
     last_step = config.epochs * steps_per_epoch
     if config.max_steps:
         last_step = min(last_step, config.max_steps)
@@ -88,9 +90,7 @@ def train(config: Config, workdir: str) -> TrainState:
         mesh=mesh,
     )
     permutation_of = jax.jit(
-        lambda epoch: data.epoch_permutation(
-            jax.random.fold_in(order_key, epoch), len(splits.train)
-        ),
+        lambda epoch: data.epoch_permutation(jax.random.fold_in(order_key, epoch), num_examples),
         out_shardings=everywhere,
     )
     count_correct = selection.make_count_correct(
@@ -98,55 +98,60 @@ def train(config: Config, workdir: str) -> TrainState:
     )
 
     # ---- Continue or start ----
-    checkpoints = Checkpoints(path / "checkpoints")
-    state = _restore(checkpoints, create_state, everywhere, dataset.fingerprint) or create_state()
-    first_step = int(state.step)
-    if first_step >= last_step:
-        print(f"{workdir}: finished already, at step {first_step}; nothing to do")
-        checkpoints.close()
-        return state
-    train_data = data.put_on_device(splits.train, everywhere)
-    is_main = multihost.is_main()
-    writer = MetricsWriter(path, resume_step=first_step) if is_main else None
-
-    # ---- Train ----
-    with _StopSignal() as stop, Bar(config.name, last_step, first_step, quiet=not is_main) as bar:
+    with contextlib.ExitStack() as stack:
+        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(path / "checkpoints")))
+        state = _restore(checkpoints, create_state, everywhere, dataset.fingerprint)
+        state = create_state() if state is None else state
+        first_step = int(state.step)
+        if first_step >= last_step:
+            print(f"{workdir}: finished already, at step {first_step}; nothing to do")
+            return state
+        train_data = data.put_on_device(splits.train, everywhere)
+        selection_split, fingerprint = splits.selection, dataset.fingerprint
+        del dataset, splits  # the devices' copy is the only one from here on
+        writer = None
+        if multihost.is_main():
+            writer = stack.enter_context(
+                contextlib.closing(MetricsWriter(path, resume_step=first_step))
+            )
+        stop = stack.enter_context(_StopSignal())
+        bar = stack.enter_context(
+            Bar(config.name, last_step, first_step, quiet=not multihost.is_main())
+        )
         if first_step:
             bar.print(f"continuing {workdir} at step {first_step}")
         log = _TrainingLog(writer, bar, config, steps_per_epoch)
+
+        # ---- Train ----
         permutation = permutation_of(first_step // steps_per_epoch)
         for step in range(first_step + 1, last_step + 1):
             if (step - 1) % steps_per_epoch == 0:
-                permutation = permutation_of(step // steps_per_epoch)
+                permutation = permutation_of((step - 1) // steps_per_epoch)
             state, metrics = train_step(state, train_data, permutation)
             log.add(step, metrics)
 
             epoch_ends = step % steps_per_epoch == 0 or step == last_step
             epoch = math.ceil(step / steps_per_epoch)
             stopping = stop.requested or checkpoints.reached_preemption(step)
-            if step % config.log_every_steps == 0 or epoch_ends or stopping:
-                log.flush()
+            every = config.checkpoint_every_steps
+            save = epoch_ends or stopping or (every and step % every == 0)
+            if save or step % config.log_every_steps == 0:
+                log.flush()  # and so no state is saved whose loss was not looked at
             accuracies = None
             if epoch_ends and (epoch % config.selection.every_epochs == 0 or step == last_step):
                 accuracies = selection.evaluate_selection(
                     count_correct,
                     state.variables,
-                    splits.selection,
+                    selection_split,
                     selection_batch,
                     sharding.batch_sharded(mesh),
                 )
                 log.selection(step, epoch, accuracies)
-            every = config.checkpoint_every_steps
-            if epoch_ends or stopping or (every and step % every == 0):
-                log.flush()  # never checkpoint a state whose loss was not looked at
-                extra = {"epoch": epoch, "data": dataset.fingerprint}
+            if save:
+                extra = {"epoch": epoch, "data": fingerprint}
                 checkpoints.save(step, state, accuracies, extra)
             if stopping and step < last_step:
-                checkpoints.close()
                 raise Interrupted(stop.signal, step)
-    checkpoints.close()
-    if writer:
-        writer.close()
     return state
 
 
