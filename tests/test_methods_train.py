@@ -1,6 +1,9 @@
 """Every configured method trains, saves, and continues to the same state."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import chex
 import jax
@@ -8,8 +11,8 @@ import numpy as np
 import pytest
 from small_runs import small_config
 
+from ancra_jax import components, evaluate, methods, sharding
 from ancra_jax import config as config_lib
-from ancra_jax import methods
 from ancra_jax.train import train
 from configs import cifar10, cifar100, common, digits, tiny_imagenet
 
@@ -25,7 +28,7 @@ def test_every_configuration_names_a_method(file, name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", common.METHODS)
-def test_two_steps_then_resumed_after_the_first(name, tmp_path):
+def test_two_steps_then_resumed_after_the_first_then_loaded(name, tmp_path):
     config = small_config(
         name,
         max_steps=2,
@@ -40,6 +43,12 @@ def test_two_steps_then_resumed_after_the_first(name, tmp_path):
     chex.assert_trees_all_equal(continued, expected)
     check_state(name, expected.method_state)
 
+    model = components.create_model(config, 10)
+    mesh = sharding.create_mesh()
+    variables, step = evaluate.load_variables(str(tmp_path), model, (8, 8, 1), "last", mesh)
+    assert step == 2
+    chex.assert_trees_all_equal(jax.tree.map(np.asarray, variables), expected.variables)
+
 
 def check_state(name, state):
     """What a method remembers has moved; other methods remember nothing."""
@@ -53,3 +62,55 @@ def check_state(name, state):
             assert 0 < state["udr"]["multiplier"] < 1 and state["udr"]["steps"] == 0
         case _:
             assert state == {}
+
+
+EIGHT_DEVICES = """
+import chex, jax, numpy as np
+from jax import numpy as jnp
+from small_runs import small_config
+from ancra_jax import components, data, methods, optim, sharding
+from ancra_jax.train_state import create_train_state, make_train_step
+
+assert jax.device_count() == 8
+
+def after_one_step(name, devices):
+    mesh = sharding.create_mesh(devices)
+    everywhere = sharding.replicated(mesh)
+    config = small_config(name, self_adaptive__start_epoch=1, awp__warmup_epochs=0, udr__interval=1)
+    dataset = components.load_dataset(config.data)
+    split = components.split_dataset(dataset, config).train
+    model, method = components.create_model(config, 10), methods.create(config)
+    optimizer = optim.create(config.optimizer, 2, 4)
+    method_state = method.init_state(jnp.asarray(split.labels), 10)
+    state = create_train_state(model.init, optimizer, (8, 8, 1), jax.random.key(0), method_state)
+    step = make_train_step(
+        model.apply, method, optimizer, batch_size=32, steps_per_epoch=4,
+        augmentation=components.augmentation(config.data), key=jax.random.key(1), mesh=mesh,
+    )
+    operands = data.put_on_device(split, everywhere), jax.device_put(jnp.arange(128), everywhere)
+    state, _ = step(jax.device_put(state, everywhere), *operands)
+    first = jax.tree.map(np.asarray, state)
+    step(state, *operands)
+    assert step._cache_size() == 1, f"{name}: what a step returns is laid out otherwise"
+    return first
+
+for name in ("sat", "udr_trades", "at_awp", "trades_s2o", "mart_ancra"):
+    eight, one = (after_one_step(name, d) for d in (jax.devices(), jax.devices()[:1]))
+    for field in ("params", "batch_stats", "method_state"):
+        pair = getattr(eight, field), getattr(one, field)
+        chex.assert_trees_all_close(*pair, rtol=1e-5, atol=1e-5)
+"""
+
+
+@pytest.mark.slow
+def test_eight_devices_make_the_step_of_one():
+    subprocess.run(
+        [sys.executable, "-c", EIGHT_DEVICES],
+        env=os.environ
+        | {
+            "JAX_NUM_CPU_DEVICES": "8",
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": f"tests{os.pathsep}.",
+        },
+        check=True,
+    )

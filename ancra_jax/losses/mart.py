@@ -5,7 +5,7 @@ lambda weighted_kl``; nothing is detached.
 
 References:
   Wang et al., Improving Adversarial Robustness Requires Revisiting Misclassified Examples, ICLR
-  2020, eq. 8-11. The small constants are those of the authors' code.
+  2020. The small constants are those of the authors' code.
 """
 
 import jax
