@@ -5,6 +5,8 @@
 
 The learning rate is the paper's, 0.01; the authors' code uses 0.1
 (``--config.optimizer.learning_rate=0.1``).
+
+All methods are in docs/methods.md.
 """
 
 from configs import common

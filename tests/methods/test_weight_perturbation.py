@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from reference_weights import GOLDEN
+from small_runs import small_config
 
-from ancra_jax import attacks
+from ancra_jax import attacks, components, data, methods, sharding
 from ancra_jax.methods import AttackSettings, Examples, base
 from ancra_jax.methods.weight_perturbation import weight_perturbation
+from ancra_jax.train_state import create_train_state, make_train_step
 from ancra_jax.types import Batch, Outputs
 
 SETTINGS = AttackSettings("cross_entropy", attacks.Linf(8 / 255), 2 / 255, 10, "uniform", 0.0)
@@ -72,14 +74,37 @@ def test_kernels_move_by_gamma_times_their_norm_and_nothing_else_moves():
     chex.assert_trees_all_equal(unmoved(there), unmoved(PARAMS))
 
 
-def test_the_update_applies_to_the_unperturbed_weights():
-    method = weight_perturbation(PGD_AT, gamma=0.1, warmup_epochs=0)
-    optimizer = optax.sgd(0.5)
-    _, gradients = method.gradient(quadratic, PARAMS, START)
-    updates, _ = optimizer.update(gradients, optimizer.init(PARAMS), PARAMS)
-    updated = optax.apply_updates(PARAMS, updates)
-    kernel = PARAMS["conv"]["kernel"]
-    np.testing.assert_allclose(updated["conv"]["kernel"], kernel - 0.5 * 1.1 * kernel, rtol=1e-6)
+def test_on_a_network_only_kernels_move_and_the_step_leaves_the_weights_to_the_optimiser():
+    config = small_config("trades_awp", awp__warmup_epochs=0)
+    method = methods.create(config)
+    split = components.split_dataset(components.load_dataset(config.data), config).train
+    model = components.create_model(config, 10)
+    optimizer = optax.sgd(0.0)  # no update at all: what is left is what AWP did to the weights
+    mesh = sharding.create_mesh(jax.devices()[:1])
+    step = make_train_step(
+        model.apply,
+        method,
+        optimizer,
+        batch_size=32,
+        steps_per_epoch=4,
+        augmentation=components.augmentation(config.data),
+        key=jax.random.key(0),
+        mesh=mesh,
+    )
+    state = create_train_state(model.init, optimizer, (8, 8, 1), jax.random.key(1), {})
+    params = jax.tree.map(np.asarray, state.params)
+    after, metrics = step(state, data.put_on_device(split), jnp.arange(len(split)))
+    assert metrics["gradient_norm"] > 0
+    chex.assert_trees_all_equal(jax.tree.map(np.asarray, after.params), params)
+
+    nowhere_zero = jax.tree.map(lambda leaf: 1.0 + jnp.abs(jnp.asarray(leaf)), params)
+    (_, there), _ = method.gradient(quadratic, nowhere_zero, START)
+    moved = jax.tree_util.tree_map_with_path(
+        lambda path, a, b: (path[-1].key, bool(np.any(a != b))), there, nowhere_zero
+    )
+    pairs = jax.tree.leaves(moved, is_leaf=lambda node: isinstance(node, tuple))
+    assert {name for name, _ in pairs} == {"kernel", "scale", "bias"}
+    assert all(moves == (name == "kernel") for name, moves in pairs)
 
 
 def test_it_warms_up():
