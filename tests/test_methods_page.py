@@ -52,5 +52,5 @@ def test_a_method_of_ones_own_trains_and_is_evaluated(tmp_path):
     assert any(record["negatives_fallback"] == 0 for record in steps)
     assert "consistency" not in methods.available()  # it lives in that file alone
 
-    run(*shlex.split(evaluation)[1:3], "--num_examples=8")
+    run(*shlex.split(evaluation)[1:3], "--num_examples=8", "--suite=quick")
     assert (tmp_path / "run/evaluation/best/natural.json").exists()
