@@ -1,6 +1,6 @@
 """An objective's value and input gradient, together with the logits that decide on success."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple, cast
 
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from ancra_jax.attacks.model import Images, LogitsFn, float32_logits, fold_each
 from ancra_jax.attacks.objectives import LogitsObjective, Objective
+from ancra_jax.attacks.pytree import pytree_dataclass
 
 
 class Evaluation(NamedTuple):
@@ -39,8 +40,7 @@ def value_and_input_gradient(
     return values, gradients
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["objective", "judge"], meta_fields=[])
-@dataclass(frozen=True)
+@pytree_dataclass()
 class Evaluator:
     """Evaluates an objective and the judging model.
 
@@ -69,8 +69,7 @@ class Evaluator:
         return Evaluation(values, gradients, logits)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["objective", "keys"], meta_fields=["draws"])
-@dataclass(frozen=True)
+@pytree_dataclass(static=("draws",))
 class RandomizedEvaluator:
     """Evaluates an objective of a randomised model, averaged over draws of its randomness.
 
@@ -98,8 +97,7 @@ class RandomizedEvaluator:
         return Evaluation(values.mean(axis=0), gradients.mean(axis=0), logits[-1])
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["model", "keys"], meta_fields=[])
-@dataclass(frozen=True)
+@pytree_dataclass()
 class WithKeys:
     """A randomised model with the randomness of every example fixed by its own key."""
 

@@ -1,14 +1,14 @@
 """What an attack asks of a model: a callable pytree from images to logits."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
+
+from ancra_jax.attacks.pytree import pytree_dataclass
 
 Images = Float[Array, "batch height width channels"]
 AnyImages = Images | Float[np.ndarray, "batch height width channels"]
@@ -46,12 +46,7 @@ def _is_array(leaf):
     return isinstance(leaf, (jax.Array, np.ndarray, np.generic))
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["arrays"],
-    meta_fields=["constants", "structure"],
-)
-@dataclass(frozen=True)
+@pytree_dataclass(static=("constants", "structure"))
 class PartlyStatic:
     """A callable pytree some of whose leaves are not arrays and must not be traced."""
 

@@ -9,8 +9,6 @@ the heads as well, by ``combine_heads``. With ``aux_weight=0`` the final logits 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -19,6 +17,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from ancra_jax.attacks.model import Images, LogitsFn, as_pytree, model_outputs, read_outputs
+from ancra_jax.attacks.pytree import pytree_dataclass
 
 Logits = Float[Array, "batch classes"]
 Labels = Int[Array, "batch"]
@@ -109,12 +108,7 @@ def _largest(logits, count, name):
     return jax.lax.top_k(logits, count)[0]
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["model", "operands", "aux_weight"],
-    meta_fields=["term"],
-)
-@dataclass(frozen=True)
+@pytree_dataclass(static=("term",))
 class LogitsObjective:
     """``term(logits, *operands)`` of every example.
 
@@ -146,12 +140,7 @@ class LogitsObjective:
         return values, logits
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["model", "reference_logits", "reference_aux_logits", "aux_weight"],
-    meta_fields=[],
-)
-@dataclass(frozen=True)
+@pytree_dataclass()
 class KLObjective:
     """``KL(p_reference || p(images))`` of every example, head by head; see ``kl_divergence``."""
 

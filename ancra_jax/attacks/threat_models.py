@@ -1,13 +1,13 @@
 """Threat models: which perturbed images an attacker may use, and how a step moves among them."""
 
 import math
-from dataclasses import dataclass
-from functools import partial
 from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
+
+from ancra_jax.attacks.pytree import pytree_dataclass
 
 Images = Float[Array, "batch height width channels"]
 
@@ -61,8 +61,7 @@ def per_example_norm(x: Images) -> Float[Array, "batch 1 1 1"]:
     return jnp.sqrt(jnp.sum(jnp.square(x), axis=(1, 2, 3), keepdims=True))
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["epsilon"], meta_fields=[])
-@dataclass(frozen=True)
+@pytree_dataclass()
 class Linf:
     """All images whose pixels each differ by at most ``epsilon`` from the natural image's."""
 
@@ -95,8 +94,7 @@ class Linf:
         )(keys, natural)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["epsilon"], meta_fields=[])
-@dataclass(frozen=True)
+@pytree_dataclass()
 class L2:
     """All images at a Euclidean distance of at most ``epsilon`` from the natural image."""
 
