@@ -179,7 +179,7 @@ def autoattack(
 
     names = [attack.name for attack in attacks]
     return AutoAttackResult(
-        images=np.array(store.images),
+        images=store.in_memory(),
         robust=state.robust,
         broken_by=state.broken_by,
         target=state.target,

@@ -151,6 +151,10 @@ class Store:
             os.fsync(file.fileno())
         os.replace(temporary, self.directory / _ARRAYS)
 
+    def in_memory(self) -> np.ndarray:
+        """The images, independent of the file if there is one."""
+        return np.array(self.images) if isinstance(self.images, np.memmap) else self.images
+
     def _load(self) -> State | None:
         assert self.directory is not None
         path = self.directory / _ARRAYS
