@@ -206,7 +206,13 @@ def _build(cls, values, path):
             hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(fields)}"
             raise UsageError(f"{path}.{key}: there is no such setting; {hint}")
         built[key] = _convert(fields[key], value, f"{path}.{key}")
-    missing = [key for key in fields if key not in built]
+    # A setting that is added after a release gets a default here, the behaviour before it existed,
+    # so that the directories of older runs stay readable.
+    missing = [
+        key
+        for key, field in fields.items()
+        if key not in built and field.default is dataclasses.MISSING
+    ]
     if missing:
         raise UsageError(f"{path}.{missing[0]}: this setting is missing")
     return cls(**built)

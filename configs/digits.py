@@ -13,7 +13,7 @@ from configs import common
 EPSILON = 0.1
 
 SETTINGS = {
-    "epochs": 20,
+    "epochs": 15,
     "batch_size": 128,
     "log_every_steps": 10,
     "data.name": "digits",

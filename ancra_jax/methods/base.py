@@ -20,7 +20,7 @@ def natural(aux_weight: float, label_smoothing: float = 0.0) -> Method:
         batch = examples.batch
         outputs, batch_stats = forward(batch_stats, batch.images, batch.labels)
         value = cross_entropy(outputs, batch.labels, aux_weight, label_smoothing)
-        metrics = {"natural_accuracy": accuracy(outputs, batch.labels)}
+        metrics = {"batch_accuracy_natural": accuracy(outputs, batch.labels)}
         return Terms(value, batch_stats, outputs, metrics, examples.state)
 
     return Method(prepare, loss)
@@ -37,7 +37,7 @@ def pgd_at(settings: AttackSettings, aux_weight: float, label_smoothing: float =
         labels = examples.batch.labels
         outputs, batch_stats = forward(batch_stats, examples.attacked["adversarial"], labels)
         value = cross_entropy(outputs, labels, aux_weight, label_smoothing)
-        metrics = {"adversarial_accuracy": accuracy(outputs, labels)}
+        metrics = {"batch_accuracy_adversarial": accuracy(outputs, labels)}
         return Terms(value, batch_stats, None, metrics, examples.state)
 
     return Method(untargeted(settings), loss)

@@ -138,5 +138,9 @@ class Method(NamedTuple):
 
 
 def accuracy(outputs: Outputs, labels: Int[Array, "batch"]) -> Float[Array, ""]:
-    """Share of the batch that the final logits classify correctly."""
+    """Share of the batch that the final logits classify correctly.
+
+    In the training phase a network with reverse attention is told the label by its masks, so there
+    this says nothing about how it will classify: look at the selection split for that.
+    """
     return jnp.mean((jnp.argmax(outputs.logits, axis=-1) == labels).astype(jnp.float32))

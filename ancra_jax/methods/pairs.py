@@ -28,8 +28,8 @@ def natural_and_adversarial(settings: AttackSettings, pair_loss: PairLoss) -> Me
         adversarial, batch_stats = forward(batch_stats, examples.attacked["adversarial"], labels)
         value, metrics, state = pair_loss(natural, adversarial, examples)
         accuracies = {
-            "natural_accuracy": accuracy(natural, labels),
-            "adversarial_accuracy": accuracy(adversarial, labels),
+            "batch_accuracy_natural": accuracy(natural, labels),
+            "batch_accuracy_adversarial": accuracy(adversarial, labels),
         }
         return Terms(value, batch_stats, natural, metrics | accuracies, state)
 
