@@ -24,7 +24,7 @@ SETTINGS = {
     "attack.epsilon": EPSILON,
     "attack.step_size": EPSILON / 4,
     "negative_contrast.random_epochs": 2,
-    "self_adaptive.start_epoch": 14,
+    "self_adaptive.start_epoch": 10,
     "awp.warmup_epochs": 2,
     "optimizer.learning_rate": 0.05,
     "optimizer.schedule": "cosine",
