@@ -10,7 +10,17 @@ PACKAGE = ROOT / "ancra_jax"
 
 LAYERS = [
     {"types", "errors", "config"},
-    {"models", "attacks", "losses", "negatives", "data", "optim", "sharding", "interop", "multihost"},
+    {
+        "models",
+        "attacks",
+        "losses",
+        "negatives",
+        "data",
+        "optim",
+        "sharding",
+        "interop",
+        "multihost",
+    },
     {"methods", "components", "selection"},
     {"train_state", "checkpoint", "metrics", "progress", "results", "workdir"},
     {"paper_suite", "autoattack_suite"},

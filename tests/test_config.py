@@ -98,7 +98,7 @@ def test_settings_of_the_methods():
 @pytest.mark.parametrize("method", common.METHODS)
 def test_a_data_sets_settings_win_over_a_methods_recipe(method):
     config = digits.get_config(method)
-    assert config.epochs == 20 and config.optimizer.schedule == "cosine"
+    assert config.epochs == 15 and config.optimizer.schedule == "cosine"
     assert config.optimizer.learning_rate == 0.05
     assert config.attack.step_size == config.attack.epsilon / 4
     assert tiny_imagenet.get_config(method).optimizer.weight_decay == 5e-4
