@@ -1,21 +1,17 @@
 """Unified distributional robustness (UDR) as a wrapper around any adversarial method."""
 
-from dataclasses import dataclass
-from functools import partial
-
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ancra_jax import attacks
+from ancra_jax.attacks.pytree import pytree_dataclass
 from ancra_jax.attacks.threat_models import Images
 from ancra_jax.errors import UsageError
 from ancra_jax.methods.attack import run_requests
 from ancra_jax.methods.core import Method
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["epsilon", "multiplier"], meta_fields=[])
-@dataclass(frozen=True)
+@pytree_dataclass()
 class SoftLinf(attacks.Linf):
     """A cube that pulls back what leaves it instead of cutting it off.
 
