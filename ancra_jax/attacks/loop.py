@@ -47,8 +47,16 @@ def iterate(
         loop = "compiled" if traced or jax.default_backend() != "cpu" else "host"
     if loop == "compiled":
         return _compiled(step, num_steps, state, operands)
+    sharded = any(
+        isinstance(x, jax.Array) and len(x.devices()) > 1
+        for x in jax.tree.leaves((state, operands))
+    )
     for i in range(num_steps):
         state = _one_step(step, jnp.asarray(i, jnp.int32), state, operands)
+        if sharded:
+            # Several CPU devices share one pool of threads. With more than one step under way,
+            # a collective of one can wait for a thread that the next one holds.
+            jax.block_until_ready(state)
     return state
 
 
