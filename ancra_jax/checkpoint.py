@@ -94,10 +94,6 @@ class Checkpoints:
         """The step with the best robust accuracy on the selection split, if any was evaluated."""
         return self._manager.best_step()
 
-    def metrics(self, step: int) -> dict[str, float] | None:
-        """Selection metrics saved with a step."""
-        return self._manager.metrics(step)
-
     def restore(self, step: int, abstract: PyTree) -> tuple[PyTree, dict[str, Any]]:
         """Loads the parts of a checkpoint that ``abstract`` names, and checks them.
 
@@ -115,7 +111,9 @@ class Checkpoints:
         """
         path = self.directory / str(step)
         try:
-            extra = self._restore_item(path / "extra", ocp.JsonCheckpointHandler(), None)
+            extra = self._restore_item(
+                path / "extra", ocp.JsonCheckpointHandler(), ocp.args.JsonRestore()
+            )
             saved_shapes = extra["checksums"]
             self._check_shapes(step, abstract, saved_shapes)
             arguments = ocp.args.PyTreeRestore(
@@ -164,21 +162,13 @@ class Checkpoints:
             )
         return None
 
-    def wait(self):
-        """Returns when all writes are finished."""
-        self._manager.wait_until_finished()
-
     def close(self):
         """Finishes all writes."""
         self._manager.close()
 
     def _restore_item(self, path, handler, arguments):
         with ocp.Checkpointer(handler) as checkpointer:
-            return (
-                checkpointer.restore(path, args=arguments)
-                if arguments
-                else (checkpointer.restore(path))
-            )
+            return checkpointer.restore(path, args=arguments)
 
     def _check_shapes(self, step, abstract, saved):
         for name, leaf in _named_leaves(abstract):

@@ -115,11 +115,9 @@ def load_variables(workdir: str, model, image_shape, checkpoint: str, mesh):
     if step is None:
         raise UsageError(f"--workdir={workdir}: has no {checkpoint} checkpoint yet; train first")
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=sharding.replicated(mesh)
-        ),
+    abstract = sharding.abstract_on(
         {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})},
+        sharding.replicated(mesh),
     )
     variables, _ = checkpoints.restore(step, abstract)
     return variables, step

@@ -2,6 +2,7 @@
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
 
 from ancra_jax.errors import UsageError
 
@@ -22,6 +23,13 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def batch_sharded(mesh: Mesh) -> NamedSharding:
     """The first axis split over the devices."""
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+
+
+def abstract_on(tree: PyTree, placement: NamedSharding) -> PyTree:
+    """Shapes, dtypes and the sharding to restore a pytree with, in place of its arrays."""
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placement), tree
+    )
 
 
 def check_batch_size(batch_size: int, num_examples: int, mesh: Mesh, field: str):

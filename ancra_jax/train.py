@@ -164,10 +164,7 @@ class Interrupted(Exception):
 
 
 def _restore(checkpoints, create_state, everywhere, fingerprint) -> TrainState | None:
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere),
-        jax.eval_shape(create_state),
-    )
+    abstract = sharding.abstract_on(jax.eval_shape(create_state), everywhere)
     restored = checkpoints.restore_latest(abstract)
     if restored is None:
         return None

@@ -1,5 +1,6 @@
 """What a person at the keyboard can get wrong: one clear line, and a status other than 0."""
 
+import pathlib
 import subprocess
 import sys
 
@@ -61,8 +62,6 @@ def test_evaluate(arguments, message):
 
 
 def test_a_configuration_is_found_from_any_directory(tmp_path):
-    import pathlib
-
     root = pathlib.Path(__file__).parents[1]
     completed = subprocess.run(
         [
