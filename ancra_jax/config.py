@@ -4,25 +4,14 @@ The default values are in ``configs/common.py``; here are the types and what is 
 """
 
 import dataclasses
-import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from ancra_jax.config_fields import build, choice, number
 from ancra_jax.errors import UsageError
-
-
-def _number(at_least=None, above=None, at_most=None):
-    """A numeric field with its allowed range, bounds included but for ``above``."""
-    metadata = {"at_least": at_least, "above": above, "at_most": at_most}
-    return dataclasses.field(metadata=metadata)
-
-
-def _choice(*allowed):
-    return dataclasses.field(metadata={"allowed": allowed})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +20,12 @@ class DataConfig:
 
     name: str
     data_dir: str  # empty: the default place of the source
-    image_size: int = _number(at_least=0)  # pixels; for folders of images; 0 keeps their size
-    train_examples: int = _number(at_least=0)  # 0: all
-    test_examples: int = _number(at_least=0)  # 0: all
-    selection_split: str = _choice("holdout", "test")
-    selection_examples: int = _number(at_least=1)
-    crop_padding: int = _number(at_least=0)  # pixels; 0: no random crop
+    image_size: int = number(at_least=0)  # pixels; for folders of images; 0 keeps their size
+    train_examples: int = number(at_least=0)  # 0: all
+    test_examples: int = number(at_least=0)  # 0: all
+    selection_split: str = choice("holdout", "test")
+    selection_examples: int = number(at_least=1)
+    crop_padding: int = number(at_least=0)  # pixels; 0: no random crop
     horizontal_flip: bool
 
 
@@ -45,32 +34,32 @@ class ModelConfig:
     """Which network."""
 
     name: str
-    width: int = _number(at_least=0)  # channels of the first stage; 0: the paper's width
+    width: int = number(at_least=0)  # channels of the first stage; 0: the paper's width
     reverse_attention: bool
-    dtype: str = _choice("float32", "bfloat16")  # of the computation, not of parameters
+    dtype: str = choice("float32", "bfloat16")  # of the computation, not of parameters
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttackConfig:
     """The attack inside training; epsilon and step size on the [0, 1] pixel scale."""
 
-    objective: str = _choice("cross_entropy", "kl")
-    norm: str = _choice("linf", "l2")
-    epsilon: float = _number(above=0)
-    step_size: float = _number(above=0)
-    num_steps: int = _number(at_least=1)
-    start: str = _choice("gaussian", "uniform")
+    objective: str = choice("cross_entropy", "kl")
+    norm: str = choice("linf", "l2")
+    epsilon: float = number(above=0)
+    step_size: float = number(above=0)
+    num_steps: int = number(at_least=1)
+    start: str = choice("gaussian", "uniform")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NegativeContrastConfig:
     """Asymmetric negative contrast (paper eq. 3-5); off while ``zeta`` is 0."""
 
-    zeta: float = _number(at_least=0)
-    alpha: float = _number(at_least=0, at_most=1)
+    zeta: float = number(at_least=0)
+    alpha: float = number(at_least=0, at_most=1)
     strategy: str  # of ancra_jax.negatives
     targeted: bool  # attack the chosen negatives toward their anchors' classes
-    random_epochs: int = _number(at_least=0)  # epochs in which every strategy is 'random'
+    random_epochs: int = number(at_least=0)  # epochs in which every strategy is 'random'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,75 +67,75 @@ class MethodConfig:
     """How a batch becomes a loss."""
 
     name: str  # of a registered method
-    beta: float = _number(at_least=0)  # weight of the KL term (lambda in MART's paper)
-    aux_weight: float = _number(at_least=0)  # lambda_aux: weight of the auxiliary heads
-    label_smoothing: float = _number(at_least=0, at_most=1)  # of the cross-entropy in the loss
+    beta: float = number(at_least=0)  # weight of the KL term (lambda in MART's paper)
+    aux_weight: float = number(at_least=0)  # lambda_aux: weight of the auxiliary heads
+    label_smoothing: float = number(at_least=0, at_most=1)  # of the cross-entropy in the loss
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfAdaptiveConfig:
     """The soft labels of the method ``'sat'``."""
 
-    start_epoch: int = _number(at_least=1)  # 1-based, from which soft labels move
-    momentum: float = _number(at_least=0, at_most=1)
+    start_epoch: int = number(at_least=1)  # 1-based, from which soft labels move
+    momentum: float = number(at_least=0, at_most=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SecondOrderConfig:
     """The regulariser of the methods ``'pgd_at_s2o'`` and ``'trades_s2o'``."""
 
-    cross_entropy_weight: float = _number(at_least=0)
-    weight: float = _number(at_least=0)  # of the regulariser
-    diagonal: float = _number(at_least=0, at_most=1)  # target probability of an example's class
+    cross_entropy_weight: float = number(at_least=0)
+    weight: float = number(at_least=0)  # of the regulariser
+    diagonal: float = number(at_least=0, at_most=1)  # target probability of an example's class
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightPerturbationConfig:
     """Adversarial weight perturbation (AWP); off while ``gamma`` is 0."""
 
-    gamma: float = _number(at_least=0)  # length of the move, relative to a kernel's norm
-    warmup_epochs: int = _number(at_least=0)  # epochs at the start without it
+    gamma: float = number(at_least=0)  # length of the move, relative to a kernel's norm
+    warmup_epochs: int = number(at_least=0)  # epochs at the start without it
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistributionalRobustnessConfig:
     """Unified distributional robustness (UDR); off while ``multiplier`` is 0."""
 
-    multiplier: float = _number(at_least=0)  # lambda at the start; 1 is a hard projection
-    rate: float = _number(at_least=0)  # of lambda's descent
-    interval: int = _number(at_least=1)  # training steps between updates of lambda
+    multiplier: float = number(at_least=0)  # lambda at the start; 1 is a hard projection
+    rate: float = number(at_least=0)  # of lambda's descent
+    interval: int = number(at_least=1)  # training steps between updates of lambda
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """SGD with momentum and coupled weight decay on all parameters, as PyTorch's."""
 
-    learning_rate: float = _number(above=0)
-    schedule: str = _choice("piecewise", "constant", "cosine", "one_cycle")
+    learning_rate: float = number(above=0)
+    schedule: str = choice("piecewise", "constant", "cosine", "one_cycle")
     milestones: tuple[int, ...]  # 1-based epochs from which the rate is x decay
-    decay: float = _number(above=0, at_most=1)
-    momentum: float = _number(at_least=0, at_most=1)
-    weight_decay: float = _number(at_least=0)
+    decay: float = number(above=0, at_most=1)
+    momentum: float = number(at_least=0, at_most=1)
+    weight_decay: float = number(at_least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionConfig:
     """The evaluation after an epoch: clean and PGD accuracy on the selection split."""
 
-    every_epochs: int = _number(at_least=1)
-    num_steps: int = _number(at_least=1)
-    step_size: float = _number(above=0)
-    batch_size: int = _number(at_least=0)  # 0: the training batch size
+    every_epochs: int = number(at_least=1)
+    num_steps: int = number(at_least=1)
+    step_size: float = number(above=0)
+    batch_size: int = number(at_least=0)  # 0: the training batch size
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
     """The attacks of the paper's evaluation."""
 
-    norm: str = _choice("linf", "l2")
-    epsilon: float = _number(above=0)
-    step_size: float = _number(above=0)
-    num_steps: int = _number(at_least=1)
+    norm: str = choice("linf", "l2")
+    epsilon: float = number(above=0)
+    step_size: float = number(above=0)
+    num_steps: int = number(at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,12 +143,12 @@ class Config:
     """Everything that determines a run."""
 
     name: str
-    seed: int = _number(at_least=0, at_most=2**32 - 1)
-    epochs: int = _number(at_least=1)
-    max_steps: int = _number(at_least=0)  # stop after so many steps; 0: after the last epoch
-    batch_size: int = _number(at_least=1)
-    log_every_steps: int = _number(at_least=1)
-    checkpoint_every_steps: int = _number(at_least=0)  # 0: after every epoch only
+    seed: int = number(at_least=0, at_most=2**32 - 1)
+    epochs: int = number(at_least=1)
+    max_steps: int = number(at_least=0)  # stop after so many steps; 0: after the last epoch
+    batch_size: int = number(at_least=1)
+    log_every_steps: int = number(at_least=1)
+    checkpoint_every_steps: int = number(at_least=0)  # 0: after every epoch only
     data: DataConfig
     model: ModelConfig
     method: MethodConfig
@@ -183,7 +172,7 @@ def from_mapping(values: Mapping[str, Any] | ConfigDict) -> Config:
     Raises:
       UsageError: a field that does not exist or is missing, has another type or is out of range.
     """
-    config = _build(Config, values, "config")
+    config = build(Config, values, "config")
     _check_combinations(config)
     return config
 
@@ -193,60 +182,6 @@ def to_mapping(config: Config) -> dict[str, Any]:
     values = dataclasses.asdict(config)
     values["optimizer"]["milestones"] = list(config.optimizer.milestones)
     return values
-
-
-def _build(cls, values, path):
-    if not isinstance(values, (Mapping, ConfigDict)):
-        raise UsageError(f"{path}={values!r}: must be a group of settings")
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    built = {}
-    for key, value in values.items():
-        if key not in fields:
-            close = difflib.get_close_matches(key, fields, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(fields)}"
-            raise UsageError(f"{path}.{key}: there is no such setting; {hint}")
-        built[key] = _convert(fields[key], value, f"{path}.{key}")
-    # A setting that is added after a release gets a default here, the behaviour before it existed,
-    # so that the directories of older runs stay readable.
-    missing = [
-        key
-        for key, field in fields.items()
-        if key not in built and field.default is dataclasses.MISSING
-    ]
-    if missing:
-        raise UsageError(f"{path}.{missing[0]}: this setting is missing")
-    return cls(**built)
-
-
-def _convert(field, value, path):
-    if dataclasses.is_dataclass(field.type):
-        return _build(field.type, value, path)
-    if field.type == tuple[int, ...]:
-        if isinstance(value, str) or not all(isinstance(item, int) for item in value):
-            raise UsageError(f"{path}={value!r}: must be a sequence of whole numbers")
-        return tuple(value)
-    if field.type is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if not isinstance(value, field.type) or (isinstance(value, bool) and field.type is not bool):
-        raise UsageError(f"{path}={value!r}: must be of type {field.type.__name__}")
-    _check_range(field.metadata, value, path)
-    return value
-
-
-def _check_range(limits, value, path):
-    if "allowed" in limits and value not in limits["allowed"]:
-        allowed = ", ".join(map(repr, limits["allowed"]))
-        close = difflib.get_close_matches(value, limits["allowed"], n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise UsageError(f"{path}={value!r}: allowed are {allowed}{hint}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UsageError(f"{path}={value}: must be finite")
-    if limits.get("at_least") is not None and value < limits["at_least"]:
-        raise UsageError(f"{path}={value}: must be at least {limits['at_least']}")
-    if limits.get("above") is not None and value <= limits["above"]:
-        raise UsageError(f"{path}={value}: must be greater than {limits['above']}")
-    if limits.get("at_most") is not None and value > limits["at_most"]:
-        raise UsageError(f"{path}={value}: must be at most {limits['at_most']}")
 
 
 def _check_combinations(config: Config):

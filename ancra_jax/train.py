@@ -6,8 +6,6 @@ parameters, bit for bit, as a run that was never interrupted (on the same machin
 
 import contextlib
 import math
-import signal
-import time
 from pathlib import Path
 
 import jax
@@ -20,12 +18,12 @@ from ancra_jax import config as config_lib
 from ancra_jax import workdir as workdir_lib
 from ancra_jax.checkpoint import Checkpoints
 from ancra_jax.config import Config
-from ancra_jax.errors import NonFiniteLossError, UsageError
+from ancra_jax.errors import UsageError
+from ancra_jax.interruption import Interrupted, StopSignal
 from ancra_jax.metrics import MetricsWriter
 from ancra_jax.progress import Bar
 from ancra_jax.train_state import TrainState, create_train_state, make_train_step
-
-IN_FLIGHT_STEPS = 2  # dispatched ahead of the device: enough to keep it busy, few to wait for
+from ancra_jax.training_log import TrainingLog
 
 
 def train(config: Config, workdir: str) -> TrainState:
@@ -114,13 +112,13 @@ def train(config: Config, workdir: str) -> TrainState:
             writer = stack.enter_context(
                 contextlib.closing(MetricsWriter(path, resume_step=first_step))
             )
-        stop = stack.enter_context(_StopSignal())
+        stop = stack.enter_context(StopSignal())
         bar = stack.enter_context(
             Bar(config.name, last_step, first_step, quiet=not multihost.is_main())
         )
         if first_step:
             bar.print(f"continuing {workdir} at step {first_step}")
-        log = _TrainingLog(writer, bar, config, steps_per_epoch)
+        log = TrainingLog(writer, bar, config, steps_per_epoch)
 
         # ---- Train ----
         permutation = permutation_of(first_step // steps_per_epoch)
@@ -155,14 +153,6 @@ def train(config: Config, workdir: str) -> TrainState:
     return state
 
 
-class Interrupted(Exception):
-    """A signal stopped the run after a checkpoint was saved."""
-
-    def __init__(self, number: int, step: int):
-        super().__init__(f"stopped at step {step}, which is saved; the same command continues")
-        self.exit_status = 128 + number
-
-
 def _restore(checkpoints, create_state, everywhere, fingerprint) -> TrainState | None:
     abstract = sharding.abstract_on(jax.eval_shape(create_state), everywhere)
     restored = checkpoints.restore_latest(abstract)
@@ -175,91 +165,6 @@ def _restore(checkpoints, create_state, everywhere, fingerprint) -> TrainState |
             f"trained on (fingerprint {fingerprint}, was {extra['data']})"
         )
     return state
-
-
-class _TrainingLog:
-    """Keeps the metrics of the last steps on the device until they are fetched together."""
-
-    def __init__(self, writer, bar, config, steps_per_epoch):
-        self._writer, self._bar = writer, bar
-        self._batch_size, self._steps_per_epoch = config.batch_size, steps_per_epoch
-        self._epochs = config.epochs
-        self._pending = []
-        self._since, self._timed = 0.0, 0
-
-    def add(self, step, metrics):
-        self._pending.append((step, metrics))
-        if len(self._pending) > IN_FLIGHT_STEPS:
-            jax.block_until_ready(self._pending[-1 - IN_FLIGHT_STEPS][1])
-        self._timed += 1
-        if not self._since:  # the first step compiles; it does not count for the rate
-            jax.block_until_ready(metrics)
-            self._since, self._timed = time.monotonic(), 0
-        self._bar.update(step)
-
-    def flush(self):
-        if not self._pending:
-            return
-        steps, metrics = zip(*self._pending, strict=True)
-        self._pending = []
-        rows = jax.device_get(metrics)
-        for step, row in zip(steps, rows, strict=True):
-            _check_finite(step, row)
-        means = {name: float(sum(row[name] for row in rows) / len(rows)) for name in rows[0]}
-        now = time.monotonic()
-        rate = self._timed * self._batch_size / max(now - self._since, 1e-9)
-        self._since, self._timed = now, 0
-        epoch = (steps[-1] - 1) / self._steps_per_epoch
-        self._bar.update(
-            steps[-1],
-            f"epoch {int(epoch) + 1}/{self._epochs}, loss {means['loss']:.4f}, {rate:.3g} images/s",
-        )
-        if self._writer:
-            values = {"epoch": round(epoch, 4), "images_per_second": rate, **means}
-            self._writer.write("train", steps[-1], values)
-
-    def selection(self, step, epoch, accuracies):
-        self._bar.print(
-            f"epoch {epoch}: natural {accuracies['natural_accuracy']:.2%}, "
-            f"robust {accuracies['robust_accuracy']:.2%} on the selection split"
-        )
-        if self._writer:
-            self._writer.write("selection", step, {"epoch": epoch, **accuracies})
-        self._since, self._timed = time.monotonic(), 0
-
-
-def _check_finite(step, row):
-    bad = [name for name in ("loss", "gradient_norm") if not math.isfinite(row[name])]
-    if bad:
-        raise NonFiniteLossError(
-            f"{' and '.join(bad)} not finite at step {step}; the checkpoints from before it are "
-            "kept. A smaller config.optimizer.learning_rate may help"
-        )
-
-
-class _StopSignal:
-    """Turns SIGTERM and SIGINT into a wish to stop after the step; a second one acts at once."""
-
-    requested = False
-    signal = signal.SIGTERM
-
-    def __enter__(self):
-        self._previous = {}
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self._previous[number] = signal.signal(number, self._request)
-            except ValueError:  # not in the main thread, as in some notebooks and tests
-                break
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _request(self, number, frame):
-        del frame
-        self.requested, self.signal = True, number
-        signal.signal(number, self._previous[number])
 
 
 def define_flags():
