@@ -77,7 +77,7 @@ def evaluate(
             identity = {
                 "attack": spec.name,
                 "method": config.name,
-                "data": config.data.name,
+                "data": dataset.title,
                 "data_fingerprint": dataset.fingerprint,
                 "checkpoint": checkpoint,
                 "step": step,

@@ -30,6 +30,7 @@ _FIELDS: dict[str, Any] = {
     "step": int,
     "num_examples": int,
     "accuracy": int | float,
+    "data": str,
     "seed": int,
     "settings": dict,
     "data_fingerprint": str,

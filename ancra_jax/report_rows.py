@@ -51,7 +51,7 @@ class Row:
       workdir: of the run.
       checkpoint: ``'best'`` or ``'last'``.
       seed: of the training.
-      data: name of the data set.
+      data: the data set; of an evaluated row with what sets it apart, ``CIFAR-10 (JPEG)``.
       norm: of the threat model.
       epsilon: on the [0, 1] pixel scale.
       network: its architecture.
@@ -182,6 +182,7 @@ def _evaluated_row(run: Run, evaluation: Evaluation) -> Row:
     accuracy = {name: records[name]["accuracy"] for name in names}
     return dataclasses.replace(
         _row(run, evaluation.checkpoint),
+        data=first["data"],
         norm=first["settings"].get("norm", run.config.evaluation.norm),
         epsilon=first["settings"].get("epsilon", run.config.evaluation.epsilon),
         step=first["step"],

@@ -258,7 +258,8 @@ def test_unlike_rows_are_not_mixed_silently(tmp_path, config, results, column):
     epsilon = config.get("evaluation__epsilon", 0.1)
     for attack, correct in results.items():
         settings = {"norm": "linf", "epsilon": epsilon}
-        write_result(tmp_path / "b", attack, correct, settings=settings)
+        data = config.get("data__name", "digits")
+        write_result(tmp_path / "b", attack, correct, settings=settings, data=data)
     text = report(workdirs, str(tmp_path / "out"))
     rows = cells(text, "Without p")
     assert rows[0][column] != rows[1][column]

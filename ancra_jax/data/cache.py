@@ -18,7 +18,7 @@ from etils import epath
 
 from ancra_jax.data.dataset import Dataset, Split
 
-_FORMAT = 1
+_FORMAT = 2
 _DESCRIPTION = "dataset.json"
 
 
@@ -88,7 +88,13 @@ def _read(entry: Path) -> Dataset:
         )
         for part in ("train", "test")
     )
-    dataset = Dataset(description["name"], train, test, tuple(description["class_names"]))
+    dataset = Dataset(
+        description["name"],
+        train,
+        test,
+        tuple(description["class_names"]),
+        recoded=description["recoded"],
+    )
     if dataset.fingerprint != description["fingerprint"]:
         raise ValueError("its contents do not have the recorded fingerprint")
     return dataset
@@ -105,6 +111,7 @@ def _write(entry: Path, dataset: Dataset) -> None:
             "name": dataset.name,
             "class_names": dataset.class_names,
             "fingerprint": dataset.fingerprint,
+            "recoded": dataset.recoded,
         }
         (temporary / _DESCRIPTION).write_text(json.dumps(description))
         # A folder cannot be renamed onto another: a damaged entry, or that of a process that was

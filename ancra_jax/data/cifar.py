@@ -1,14 +1,25 @@
 """CIFAR-10 and CIFAR-100, through TFDS but without TensorFlow."""
 
-from ancra_jax.data import tfds_directory
+from ancra_jax.data import jpeg_file, tfds_directory
 from ancra_jax.data.dataset import Dataset
-from ancra_jax.data.registry import SourceOptions, register
+from ancra_jax.data.registry import SourceOptions, local_path, register
 from ancra_jax.errors import UsageError
+
+CIFAR10_CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
 
 
 @register("cifar10")
 def load_cifar10(options: SourceOptions) -> Dataset:
-    """CIFAR-10: 50,000 + 10,000 colour images of 32x32 pixels. See `_load`."""
+    """CIFAR-10: 50,000 + 10,000 colour images of 32x32 pixels.
+
+    ``data_dir`` may be a file of JPEG images (see `jpeg_file`); what else it may be: `_load`.
+    """
+    if options.data_dir and str(options.data_dir).endswith(jpeg_file.SUFFIX):
+        path = local_path(options.data_dir)
+        return jpeg_file.load(path, "cifar10", CIFAR10_CLASSES, options.cache_dir)
     return _load("cifar10", 10, options)
 
 

@@ -9,6 +9,8 @@ import numpy as np
 
 from ancra_jax.errors import UsageError
 
+_TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tiny_imagenet": "Tiny-ImageNet"}
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
@@ -59,6 +61,8 @@ class Dataset:
       class_names: one name a class, in the order of the labels.
       fingerprint: identifies the contents: equal on every machine for equal images, labels and
         class names. Computed where it is not given.
+      recoded: the lossy format that the images went through on their way, where the original's
+        pixels are others.
 
     Raises:
       UsageError: a split is empty, a label is outside the classes, or the splits' images differ in
@@ -70,6 +74,7 @@ class Dataset:
     test: Split
     class_names: tuple[str, ...]
     fingerprint: str = ""
+    recoded: str = ""
 
     def __post_init__(self):
         if self.num_classes < 2:
@@ -92,6 +97,12 @@ class Dataset:
             )
         if not self.fingerprint:
             object.__setattr__(self, "fingerprint", _fingerprint(self))
+
+    @property
+    def title(self) -> str:
+        """How to call it beside a number: ``CIFAR-10``, or ``CIFAR-10 (JPEG)`` if recoded."""
+        title = _TITLES.get(self.name, self.name)
+        return f"{title} ({self.recoded})" if self.recoded else title
 
     @property
     def num_classes(self) -> int:

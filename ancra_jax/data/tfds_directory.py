@@ -23,6 +23,7 @@ _INFO = "dataset_info.json"
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 # Identifiers of the stock CIFAR data sets: they number the examples as the official archive does.
 _NUMBERED = re.compile(rb"(?:train|test)_(\d+)")
+_JPEG = b"\xff\xd8"
 _RECORDS_AT_ONCE = 1024
 _INCOMPLETE = (
     "it was not written to the end or is damaged. Copy it again, or delete it to have the data "
@@ -140,11 +141,13 @@ def _read(directory: epath.Path, name: str, num_classes: int) -> Dataset:
     missing = {"train", "test"} - set(info.splits)
     if missing:
         raise UsageError(f"{directory} has no split {', '.join(sorted(missing))}")
-    train, test = (_read_split(builder, part) for part in ("train", "test"))
-    return Dataset(name, train, test, tuple(info.features["label"].names))
+    (train, jpeg), (test, _) = (_read_split(builder, part) for part in ("train", "test"))
+    names = tuple(info.features["label"].names)
+    return Dataset(name, train, test, names, recoded="JPEG" if jpeg else "")
 
 
-def _read_split(builder: Any, part: str) -> Split:
+def _read_split(builder: Any, part: str) -> tuple[Split, bool]:
+    """A split, and whether it is stored as JPEG, which the originals of these data sets are not."""
     for path in builder.info.splits[part].filepaths:
         if not path.exists():
             raise UsageError(f"{path} is missing: {_INCOMPLETE}")
@@ -154,7 +157,8 @@ def _read_split(builder: Any, part: str) -> Split:
         read=lambda i: records[i]["image"],
         describe=lambda i: f"{part} image {i} of {builder.data_path}",
     )
-    return Split(images, np.array([record["label"] for record in records], np.int32))
+    split = Split(images, np.array([record["label"] for record in records], np.int32))
+    return split, records[0]["image"].startswith(_JPEG)
 
 
 def _records(builder: Any, part: str) -> list[dict[str, Any]]:
