@@ -1,7 +1,7 @@
 """A data set in one .npz file that holds its images as JPEG: small enough to be carried along.
 
-CIFAR-10 takes 18 MB so. Per split the file has ``<split>_bytes`` (uint8, all JPEG files end to end),
-``<split>_lengths`` (of each, in bytes) and ``<split>_labels``.
+CIFAR-10 takes 18 MB so. Per split the file has ``<split>_bytes`` (uint8, all JPEG files end to
+end), ``<split>_lengths`` (of each, in bytes) and ``<split>_labels``.
 """
 
 import zipfile
@@ -19,7 +19,9 @@ from ancra_jax.errors import UsageError
 SUFFIX = ".npz"
 
 
-def load(path: Path, name: str, class_names: tuple[str, ...], cache_dir: PathLike | None) -> Dataset:
+def load(
+    path: Path, name: str, class_names: tuple[str, ...], cache_dir: PathLike | None
+) -> Dataset:
     """Reads and decodes such a file, or takes its decoded form from the cache.
 
     Args:
