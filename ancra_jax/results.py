@@ -4,6 +4,7 @@ import datetime
 import hashlib
 import io
 import json
+import os
 import pathlib
 import platform
 import subprocess
@@ -134,7 +135,7 @@ def provenance() -> dict[str, Any]:
     """What made a number: versions, device, commit, time."""
     return {
         "versions": {
-            name: metadata.version(name) for name in ("ancra-jax", "jax", "jaxlib", "flax", "numpy")
+            name: _version(name) for name in ("ancra-jax", "jax", "jaxlib", "flax", "numpy")
         }
         | {"python": platform.python_version()},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
@@ -143,8 +144,19 @@ def provenance() -> dict[str, Any]:
     }
 
 
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # a source tree that was copied here, not installed
+        return "not installed"
+
+
 def _commit() -> str | None:
-    """The commit of the source tree that is running, None where it is an installed package."""
+    """The commit of the source tree that is running, None where it is an installed package.
+
+    A copy without its history is told: ``$ANCRA_JAX_COMMIT``.
+    """
+    told = os.environ.get("ANCRA_JAX_COMMIT")
     try:
         completed = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=12"],
@@ -154,5 +166,5 @@ def _commit() -> str | None:
             timeout=10,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    return completed.stdout.strip() or None
+        return told
+    return completed.stdout.strip() or told

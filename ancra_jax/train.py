@@ -31,7 +31,8 @@ def train(config: Config, workdir: str) -> TrainState:
 
     Args:
       config: see ``configs/``.
-      workdir: gets ``config.json``, ``checkpoints/``, ``metrics.jsonl`` and ``tensorboard/``.
+      workdir: gets ``config.json``, ``starts.jsonl``, ``checkpoints/``, ``metrics.jsonl`` and
+        ``tensorboard/``.
 
     Returns:
       The final state.
@@ -112,6 +113,7 @@ def train(config: Config, workdir: str) -> TrainState:
             writer = stack.enter_context(
                 contextlib.closing(MetricsWriter(path, resume_step=first_step))
             )
+            workdir_lib.record_start(path, first_step)
         stop = stack.enter_context(StopSignal())
         bar = stack.enter_context(
             Bar(config.name, last_step, first_step, quiet=not multihost.is_main())

@@ -7,8 +7,10 @@ from typing import Any
 from ancra_jax import config as config_lib
 from ancra_jax.config import Config
 from ancra_jax.errors import UsageError
-from ancra_jax.metrics import write_atomically
+from ancra_jax.metrics import read_json_lines, write_atomically
+from ancra_jax.results import provenance
 
+STARTS = "starts.jsonl"
 # Settings that do not change what a run computes, only where it finds its data, how often it
 # writes, and how far it goes.
 FREE_SETTINGS = {"data.data_dir", "log_every_steps", "checkpoint_every_steps", "max_steps"}
@@ -57,6 +59,17 @@ def read_config(workdir: str) -> Config:
     except (OSError, ValueError) as error:
         raise UsageError(f"--workdir={workdir}: config.json cannot be read: {error}") from error
     return config_lib.from_mapping(values)
+
+
+def record_start(path: pathlib.Path, step: int):
+    """Appends where, and with which code, the training starts or goes on from a step."""
+    with open(path / STARTS, "a") as file:
+        file.write(json.dumps({"step": step, **provenance()}) + "\n")
+
+
+def read_starts(workdir: str) -> list[dict[str, Any]]:
+    """What ``record_start`` wrote; empty for directories from before it existed."""
+    return read_json_lines(pathlib.Path(workdir) / STARTS)
 
 
 def _differences(saved: dict[str, Any], config: Config) -> list[str]:

@@ -16,6 +16,7 @@ from ancra_jax import train as train_lib
 from ancra_jax.errors import NonFiniteLossError, UsageError
 from ancra_jax.metrics import read_json_lines
 from ancra_jax.train import train
+from ancra_jax.workdir import read_starts
 
 
 def arrays(state):
@@ -40,6 +41,8 @@ def test_a_run_leaves_what_the_other_commands_need(finished):
     assert [record["epoch"] for record in selections] == [1, 2]
     assert all(0 <= r["robust_accuracy"] <= r["natural_accuracy"] <= 1 for r in selections)
     assert list((workdir / "tensorboard").iterdir())
+    (start,) = read_starts(str(workdir))
+    assert start["step"] == 0 and start["device"] and start["versions"]["jax"]
 
 
 def test_a_finished_run_is_left_as_it_is(finished, capsys):
@@ -57,6 +60,7 @@ def test_a_run_stopped_and_continued_equals_an_uninterrupted_one(finished, tmp_p
     chex.assert_trees_all_equal(arrays(continued), expected)
     steps = [r["step"] for r in read_json_lines(tmp_path / "run/metrics.jsonl")]
     assert steps == sorted(steps)
+    assert [start["step"] for start in read_starts(str(tmp_path / "run"))] == [0, stop_at]
 
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"tests{os.pathsep}."}
