@@ -101,7 +101,7 @@ class Row:
         return {
             "Network": self.network,
             "Data": self.data,
-            "Epsilon": f"{self.norm} {_epsilon(self.epsilon)}",
+            "Epsilon": f"{self.norm} {epsilon_text(self.epsilon)}",
             "Examples": " / ".join(map(str, self.examples)),
         }
 
@@ -276,7 +276,7 @@ def _text(value) -> str:
     return "unknown" if value is None else str(value)
 
 
-def _epsilon(epsilon: float) -> str:
+def epsilon_text(epsilon: float) -> str:
     """``8/255`` where it is such a fraction."""
     levels = epsilon * 255
     return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-4 else f"{epsilon:.4g}"

@@ -27,6 +27,7 @@ LAYERS = [
     {"paper_suite", "autoattack_suite"},
     {"cli"},
     {"train", "evaluate", "report"},
+    {"publish"},
 ]
 
 

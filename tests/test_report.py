@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import pathlib
 import re
 import subprocess
 import sys
@@ -11,23 +10,15 @@ import sys
 import numpy as np
 import pytest
 from absl import flags
+from fake_runs import EXAMPLES, FGSM, NATURAL, PAPER, PGD, make_run, write_result
 from PIL import Image
 from scipy.stats import binomtest
-from small_runs import small_config
 
 from ancra_jax import report_figures
-from ancra_jax import workdir as workdir_lib
 from ancra_jax.errors import UsageError
 from ancra_jax.report import main, report
 from ancra_jax.report_data import wilson_interval
 from ancra_jax.report_names import attack_order, display_name
-from ancra_jax.results import SCHEMA, write_arrays
-
-EXAMPLES = 10
-NATURAL = (1, 1, 1, 1, 1, 1, 1, 1, 1, 0)
-PGD = (1, 1, 1, 1, 1, 0, 0, 0, 0, 0)
-FGSM = (1, 1, 1, 1, 0, 1, 1, 1, 0, 0)
-PAPER = {"natural": NATURAL, "fgsm": FGSM, "pgd40": PGD}  # worst case: the first 4
 
 
 @pytest.fixture
@@ -40,46 +31,6 @@ def without_figures(request, monkeypatch):
     """Drawing takes most of a report's time."""
     if "figures" not in request.fixturenames:
         monkeypatch.setattr(report_figures, "draw", lambda runs, rows: {})
-
-
-def write_result(workdir, attack, correct, checkpoint="best", **overrides):
-    correct = np.array(correct, bool)
-    record = {
-        "schema": SCHEMA,
-        "attack": attack,
-        "method": "trades",
-        "data": "digits",
-        "data_fingerprint": "0123",
-        "checkpoint": checkpoint,
-        "step": 20,
-        "num_examples": len(correct),
-        "seed": 7,
-        "settings": {"norm": "linf", "epsilon": 0.1},
-        "num_correct": int(correct.sum()),
-        "accuracy": float(correct.mean()),
-        "versions": {"jax": "0.10.0"},
-        "device": "1 x cpu",
-        "commit": "abc-dirty",
-    } | overrides
-    directory = pathlib.Path(workdir) / "evaluation" / checkpoint
-    directory.mkdir(parents=True, exist_ok=True)
-    write_arrays(directory / f"{attack}.npz", {"correct": correct})
-    (directory / f"{attack}.json").write_text(json.dumps(record))
-
-
-def make_run(path, results=None, checkpoint="best", curves=True, method="trades", **config):
-    workdir_lib.open_for_training(str(path), small_config(method, **config))
-    if curves:
-        records = []
-        for epoch in (1, 2):
-            record = {"step": 10 * epoch, "epoch": epoch, "loss": 3.0 - epoch}
-            records.append({"kind": "train"} | record)
-            record = {"natural_accuracy": 0.4 * epoch, "robust_accuracy": 0.3 * epoch}
-            records.append({"kind": "selection", "step": 10 * epoch, "epoch": epoch} | record)
-        (path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    for attack, correct in (PAPER if results is None else results).items():
-        write_result(path, attack, correct, checkpoint)
-    return str(path)
 
 
 def numbers(output):

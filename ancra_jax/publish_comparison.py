@@ -1,0 +1,114 @@
+"""Paired comparison of two methods over the same test examples and training seeds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from ancra_jax.publish_groups import Group, correct_under, method_title
+from ancra_jax.publish_record import Published
+
+RESAMPLES = 2000
+_AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What one method has more than another.
+
+    Attributes:
+      what: is added: ANC, RA or both.
+      method: with it.
+      baseline: without it.
+    """
+
+    what: str
+    method: str
+    baseline: str
+
+    @property
+    def title(self) -> str:
+        """The difference that is taken."""
+        return f"{method_title(self.method)} − {method_title(self.baseline)}"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of two methods' accuracies, in points of 100.
+
+    Attributes:
+      points: the method's mean minus the baseline's, over seeds and examples.
+      low, high: the 95 % interval of the bootstrap.
+      num_seeds: that both were trained with.
+    """
+
+    points: float
+    low: float
+    high: float
+    num_seeds: int
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the interval is on one side of 0, else 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
+    def __str__(self) -> str:
+        return f"{self.points:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+
+
+COMPARISONS = (
+    Comparison("ANC", "trades_anc", "trades"),
+    Comparison("ANC", "trades_ancra", "trades_ra"),
+    Comparison("RA", "trades_ra", "trades"),
+    Comparison("RA", "trades_ancra", "trades_anc"),
+    Comparison("ANCRA", "trades_ancra", "trades"),
+    Comparison("ANCRA", "pgd_at_ancra", "pgd_at"),
+)
+
+
+def difference(group: Group, comparison: Comparison, attack: str) -> Difference | None:
+    """The difference under an attack; None where a method or the attack is missing.
+
+    Rows are paired by seed: the same seed holds out the same images and visits them in one order.
+    """
+    methods = _by_seed(group.of_method(comparison.method))
+    baselines = _by_seed(group.of_method(comparison.baseline))
+    rows = []
+    for seed in sorted(methods.keys() & baselines.keys()):
+        one, other = (correct_under(of[seed], attack) for of in (methods, baselines))
+        if one is None or other is None:
+            return None
+        count = methods[seed].num_examples
+        rows.append(one[:count].astype(int) - other[:count])
+    if not rows:
+        return None
+    paired = np.stack(rows)
+    low, high = bootstrap_interval(paired)
+    return Difference(100 * float(paired.mean()), 100 * low, 100 * high, len(rows))
+
+
+def bootstrap_interval(differences: Int[np.ndarray, "seeds examples"]) -> tuple[float, float]:
+    """The 95 % percentile interval of the mean, resampling seeds and examples independently.
+
+    Both are taken as draws from what they stand for, independent of each other (the pigeonhole
+    bootstrap, Owen 2007). With one seed the interval is of the examples alone.
+    """
+    num_seeds, num_examples = differences.shape
+    rng = np.random.default_rng(0)
+    means: list[float] = []
+    for _ in range(RESAMPLES // _AT_ONCE):
+        seeds = _resample(rng, num_seeds)
+        examples = _resample(rng, num_examples)
+        means += ((seeds @ differences) * examples).sum(axis=1).tolist()
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _resample(rng: np.random.Generator, count: int) -> np.ndarray:
+    """The share of each of ``count`` in a draw of so many with replacement; a row a draw."""
+    return rng.multinomial(count, np.full(count, 1 / count), size=_AT_ONCE) / count
+
+
+def _by_seed(rows: Sequence[Published]) -> dict[int, Published]:
+    return {one.record["seed"]: one for one in rows}

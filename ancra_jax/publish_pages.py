@@ -1,0 +1,185 @@
+"""What README.md and results/README.md say, computed from ``results/`` and nothing else."""
+
+from collections.abc import Sequence
+
+from ancra_jax.publish_comparison import COMPARISONS, RESAMPLES, Comparison, Difference, difference
+from ancra_jax.publish_groups import (
+    WORST_CASE,
+    Group,
+    accuracies,
+    correct_under,
+    mean_and_deviation,
+)
+from ancra_jax.publish_record import Published, file_name
+from ancra_jax.report_names import WITH_P, attack_order, display_name
+from ancra_jax.report_rows import FAMILIES
+from ancra_jax.report_table import MISSING, Table
+
+NOTHING = "No row has been published yet."
+_README_FAMILIES = ("Nat", "PGD", "AA")
+_HOW_TO_READ = (
+    "Accuracy in % on test images, mean ± sample standard deviation over training seeds; of one "
+    "seed the worst case has its 95 % Wilson interval. **Worst case**: right on the natural image "
+    "and under every attack that the row was evaluated with, those that see through reverse "
+    "attention included where they were run. (p): the auxiliary heads are attacked too."
+)
+_HOW_COMPARED = (
+    "Differences in points of 100, with 95 % intervals: rows are paired by training seed and test "
+    f"image, and seeds and images resampled independently, {RESAMPLES:,} times. This takes the "
+    "seeds as draws from all seeds and the images as draws from all images; three seeds say little "
+    "of the former, and no interval speaks of another setting or of attacks that were not run. No "
+    "correction is made for looking at many attacks. The worst cases of two rows are over the "
+    "attacks that each was evaluated with: a network with reverse attention is also attacked in "
+    "ways that another cannot be. With p, a network without auxiliary heads is attacked as without."
+)
+
+
+def readme_section(groups: Sequence[Group]) -> str:
+    """The table of README.md: the worst case first, and what the paper's attacks say."""
+    if not groups:
+        return NOTHING
+    parts = []
+    for group in groups:
+        attacks = [name for name in _ordered(group) if _family(name) in _README_FAMILIES]
+        parts += [group.title, _accuracy_table(group, attacks).markdown()]
+    return "\n\n".join([*parts, f"{_HOW_TO_READ} More: [results/README.md](results/README.md)."])
+
+
+def results_page(groups: Sequence[Group]) -> str:
+    """results/README.md: all attacks, the comparisons, and the commands."""
+    head = [
+        "# Results",
+        "Written by `python -m ancra_jax.publish` from the JSON files beside it; see "
+        "[docs/campaign.md](../docs/campaign.md).",
+    ]
+    if not groups:
+        return "\n\n".join([*head, NOTHING]) + "\n"
+    parts = [*head, _HOW_TO_READ, _HOW_COMPARED]
+    for number, group in enumerate(groups, start=1):
+        parts += [f"## Setting {number}", group.title, "### Every attack", _ladder(group)]
+        parts += [*_comparisons(group), "### Rows", *_rows(group)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _ordered(group: Group) -> list[str]:
+    return sorted(group.attacks, key=lambda name: attack_order(name, FAMILIES))
+
+
+def _family(attack: str) -> str:
+    return display_name(attack.removesuffix(WITH_P)).partition("-")[0]
+
+
+def _accuracy_table(group: Group, attacks: Sequence[str]) -> Table:
+    headers = ["Method", "Seeds", "Worst case", *map(display_name, attacks)]
+    rows = [
+        [label, _seeds(row), _worst_case(row), *(_accuracy(row, attack) for attack in attacks)]
+        for label, row in group.rows.items()
+    ]
+    return Table("", headers, rows, numeric=len(attacks) + 1)
+
+
+def _ladder(group: Group) -> str:
+    """Attacks from above to below, down to the worst case; a column for each method."""
+    rows = [
+        [display_name(attack), *(_accuracy(row, attack) for row in group.rows.values())]
+        for attack in _ordered(group)
+    ]
+    rows.append(["**Worst case**", *(_worst_case(row) for row in group.rows.values())])
+    return Table("", ["Attack", *group.rows], rows, numeric=len(group.rows)).markdown()
+
+
+def _accuracy(row: Sequence[Published], attack: str) -> str:
+    ran = [one for one in row if attack in one.correct]
+    return mean_and_deviation(accuracies(ran, attack)) if ran else MISSING
+
+
+def _worst_case(row: Sequence[Published]) -> str:
+    text = f"**{mean_and_deviation(accuracies(row, WORST_CASE))}**"
+    if len(row) > 1:
+        return text
+    low, high = row[0].record["worst_case"]["interval"]
+    return f"{text} [{100 * low:.2f}, {100 * high:.2f}]"
+
+
+def _seeds(row: Sequence[Published]) -> str:
+    return ", ".join(str(one.record["seed"]) for one in row)
+
+
+def _comparisons(group: Group) -> list[str]:
+    """The table of differences, and what it says."""
+    shown = [one for one in COMPARISONS if difference(group, one, WORST_CASE)]
+    if not shown:
+        return []
+    attacks = [
+        attack
+        for attack in _ordered(group)
+        if all(correct_under(one, attack) is not None for row in group.rows.values() for one in row)
+    ]
+    found = {
+        (one, attack): difference(group, one, attack)
+        for one in shown
+        for attack in (*attacks, WORST_CASE)
+    }
+    rows = [
+        [display_name(attack), *(_difference(found[one, attack]) for one in shown)]
+        for attack in (*attacks, WORST_CASE)
+    ]
+    headers = ["Attack", *(f"{one.what}: {one.title}" for one in shown)]
+    lines = [
+        f"- {_sentence(one, {a: found[one, a] for a in attacks}, found[one, WORST_CASE])}"
+        for one in shown
+    ]
+    return [
+        "### Does it help?",
+        Table("", headers, rows, numeric=len(shown)).markdown(),
+        "\n".join(lines),
+    ]
+
+
+def _difference(found: Difference | None) -> str:
+    if found is None:
+        return MISSING
+    return f"**{found}**" if found.sign else str(found)
+
+
+_VERDICTS = {1: "it helps", 0: "no difference is shown", -1: "it harms"}
+
+
+def _sentence(
+    comparison: Comparison, found: dict[str, Difference | None], worst: Difference | None
+) -> str:
+    """What the numbers of one comparison say."""
+    assert worst is not None
+    seeds = f"{worst.num_seeds} seed{'s' * (worst.num_seeds > 1)}"
+    text = (
+        f"**{comparison.what}** ({comparison.title}, {seeds}), worst case: "
+        f"**{_VERDICTS[worst.sign]}**, {worst} points."
+    )
+    for sign, word in ((1, "More"), (-1, "Less")):
+        names = [
+            f"{display_name(attack)} ({one.points:+.2f})"
+            for attack, one in found.items()
+            if one and one.sign == sign
+        ]
+        if names:
+            text += f" {word} accuracy: {', '.join(names)}."
+    return text
+
+
+def _rows(group: Group) -> list[str]:
+    """The files and the commands of every row, and where it was computed."""
+    parts = []
+    for label, row in group.rows.items():
+        for one in row:
+            record = one.record
+            trained = sorted({f"{s['device']}, {s['commit']}" for s in record["training"]})
+            evaluation = record["evaluation"]
+            name = file_name(record)
+            lines = [
+                f"**{label}, seed {record['seed']}**: [{name}](rows/{name}). "
+                f"Trained on {'; '.join(trained) or 'a device that was not noted'}; evaluated on "
+                f"{', '.join(evaluation['device'])}, {', '.join(evaluation['commit'])}.",
+                "\n".join(["```", record["train"], *record["evaluate"], "```"]),
+            ]
+            parts += [lines[0], *(f"- {note}" for note in record["notes"]), lines[1]]
+    return parts
