@@ -12,7 +12,14 @@ from absl import flags
 from rich.console import Console
 from rich.table import Table
 
-from ancra_jax import autoattack_suite, cli, components, paper_suite, sharding
+from ancra_jax import (
+    autoattack_suite,
+    cli,
+    components,
+    diagnostics_suite,
+    paper_suite,
+    sharding,
+)
 from ancra_jax import workdir as workdir_lib
 from ancra_jax.checkpoint import Checkpoints
 from ancra_jax.config import Config
@@ -20,7 +27,7 @@ from ancra_jax.errors import UsageError
 from ancra_jax.progress import Bar
 from ancra_jax.results import ResultStore, read_arrays, read_result
 
-SUITES = ("quick", "paper", "autoattack")
+SUITES = ("quick", "paper", "autoattack", "diagnostics")
 
 
 def evaluate(
@@ -44,7 +51,8 @@ def evaluate(
       seed: of the attacks' randomness.
       force: compute again what is there.
       suite: ``'paper'`` (FGSM, PGD and C&W, without and with p, and AutoAttack), ``'autoattack'``
-        alone, or ``'quick'``: the paper's without AutoAttack.
+        alone, ``'quick'``: the paper's without AutoAttack, or ``'diagnostics'``, which compare the
+        results that are there.
       autoattack_version: ``'standard'`` or ``'plus'``.
 
     Returns:
@@ -97,6 +105,8 @@ def attacks_of_suite(suite: str, config: Config, autoattack_version: str) -> lis
     autoattack = autoattack_suite.spec(config.evaluation, autoattack_version)
     if suite == "autoattack":
         return [autoattack]
+    if suite == "diagnostics":
+        return [diagnostics_suite.spec(config.evaluation)]
     paper = paper_suite.specs(
         config.evaluation, config.method.aux_weight, config.model.reverse_attention
     )
@@ -126,6 +136,12 @@ def load_variables(workdir: str, model, image_shape, checkpoint: str, mesh):
 def print_table(config: Config, results: list[dict[str, Any]], store: ResultStore):
     """Prints the worst case first, then every attack, then what should make a reader wary."""
     console = Console(highlight=False)
+    for result in results:
+        if result["attack"] == diagnostics_suite.NAME:
+            print_diagnosis(console, result)
+    results = [result for result in results if "accuracy" in result]
+    if not results:
+        return
     accuracy = {result["attack"]: result["accuracy"] for result in results}
     survivors = np.logical_and.reduce(
         [read_arrays(store.path(name).with_suffix(".npz"))["correct"] for name in accuracy]
@@ -152,6 +168,22 @@ def print_table(config: Config, results: list[dict[str, Any]], store: ResultStor
     warnings = fooled_attacks(accuracy) + [w for r in results for w in r.get("warnings", [])]
     for warning in warnings:
         console.print(f"[yellow]warning:[/yellow] {warning}", soft_wrap=True)
+
+
+def print_diagnosis(console: Console, result: dict[str, Any]):
+    """Prints the verdict, every check, and what the checks that fired mean."""
+    console.print(
+        f"\n{result['method']} on {result['data']}, {result['checkpoint']} checkpoint (step "
+        f"{result['step']}), {result['num_examples']} test examples"
+    )
+    console.print(f"[bold]diagnosis: {result['verdict']}[/bold]")
+    table = Table("check", "value", "fires if", "finding")
+    for line in diagnostics_suite.table_rows(result):
+        table.add_row(*line)
+    console.print(table)
+    for row in diagnostics_suite.rows_in(result):
+        if row.fired:
+            console.print(f"[yellow]{row.name}:[/yellow] {row.meaning}", soft_wrap=True)
 
 
 def paper_mean(accuracy: dict[str, float], suffix: str) -> float | None:

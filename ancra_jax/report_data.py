@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
+from ancra_jax import diagnostics_suite
 from ancra_jax import workdir as workdir_lib
 from ancra_jax.config import Config, to_mapping
 from ancra_jax.errors import UsageError
@@ -194,7 +195,10 @@ def _load_curves(workdir: str) -> tuple[dict[str, Any], ...]:
 
 def _load_evaluation(workdir: str, checkpoint: str) -> Evaluation | None:
     directory = pathlib.Path(workdir) / "evaluation" / checkpoint
-    results = {path.stem: _load_result(path) for path in sorted(directory.glob("*.json"))}
+    files = [
+        path for path in sorted(directory.glob("*.json")) if path.stem != diagnostics_suite.NAME
+    ]
+    results = {path.stem: _load_result(path) for path in files}
     if not results:
         return None
     # Results that belong to another state of the run than the natural accuracy cannot be put

@@ -87,13 +87,28 @@ class ResultStore:
           seconds: that this run of the command took.
           **more: further entries of the JSON file.
         """
+        self.write_record(
+            identity,
+            arrays,
+            seconds,
+            num_correct=int(arrays["correct"].sum()),
+            accuracy=float(arrays["correct"].mean()),
+            **more,
+        )
+
+    def write_record(
+        self,
+        identity: dict[str, Any],
+        arrays: dict[str, np.ndarray],
+        seconds: float,
+        **more: Any,
+    ):
+        """Writes what is no attack, and so has no accuracy; see ``write``."""
         path = self.path(identity["attack"])
         write_arrays(path.with_suffix(".npz"), arrays)
         result = {
             "schema": SCHEMA,
             **identity,
-            "num_correct": int(arrays["correct"].sum()),
-            "accuracy": float(arrays["correct"].mean()),
             **more,
             "seconds": round(seconds, 3),
             **provenance(),

@@ -8,6 +8,8 @@ from ancra_jax.attacks.autoattack import AutoAttackResult as AutoAttackResult
 from ancra_jax.attacks.autoattack import autoattack as autoattack
 from ancra_jax.attacks.autoattack import worst_case as worst_case
 from ancra_jax.attacks.autoattack_attacks import Attack as Attack
+from ancra_jax.attacks.diagnostics import Diagnosis as Diagnosis
+from ancra_jax.attacks.diagnostics import diagnose as diagnose
 from ancra_jax.attacks.fab import fab as fab
 from ancra_jax.attacks.model import example_keys as example_keys
 from ancra_jax.attacks.objectives import combine_heads as combine_heads

@@ -13,6 +13,7 @@ from ancra_jax.attacks.model import Images, misclassified
 from ancra_jax.attacks.threat_models import ThreatModel
 
 MOMENTUM = 0.75
+_WINDOWS_SHAPE = 256
 
 
 class ApgdState(NamedTuple):
@@ -104,11 +105,17 @@ def run_apgd(
         natural,
         labels,
         threat_model,
-        jnp.asarray(checkpoint_windows(num_steps)),
+        _padded_windows(num_steps),
         rho,
         num_steps=steps + 1,
         loop=loop,
     )
+
+
+def _padded_windows(num_steps):
+    """The windows with zeros behind them: runs of other lengths share one compiled step."""
+    windows = checkpoint_windows(num_steps)
+    return jnp.asarray(np.pad(windows, (0, -len(windows) % _WINDOWS_SHAPE)))
 
 
 @jax.jit

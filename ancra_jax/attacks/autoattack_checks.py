@@ -33,10 +33,7 @@ def check_model(logits_fn: LogitsFn, images: np.ndarray, randomized: bool, versi
     Returns:
       Warnings.
     """
-    few = jnp.asarray(images[:_IMAGES_REPEATED])
-    keys = jax.random.split(jax.random.key(0), _REPEATS)
-    calls = [logits_fn(few, key=k) if randomized else logits_fn(few) for k in keys]
-    raw = [getattr(outputs, "logits", outputs) for outputs in calls]
+    raw = _repeated_calls(logits_fn, images, randomized)
     outputs = np.asarray(jnp.stack(raw), np.float32)
     difference = float(np.max(np.ptp(outputs, axis=0)))
     warnings = []
@@ -70,6 +67,19 @@ def check_model(logits_fn: LogitsFn, images: np.ndarray, randomized: bool, versi
             "predictions; evaluate the model in float32"
         )
     return warnings
+
+
+def difference_between_calls(logits_fn: LogitsFn, images: np.ndarray, randomized: bool) -> float:
+    """Largest difference in a logit between calls outside of ``jit``; see ``check_model``."""
+    raw = _repeated_calls(logits_fn, images, randomized)
+    return float(np.max(np.ptp(np.asarray(jnp.stack(raw), np.float32), axis=0)))
+
+
+def _repeated_calls(logits_fn, images, randomized):
+    few = jnp.asarray(images[:_IMAGES_REPEATED])
+    keys = jax.random.split(jax.random.key(0), _REPEATS)
+    calls = [logits_fn(few, key=k) if randomized else logits_fn(few) for k in keys]
+    return [getattr(outputs, "logits", outputs) for outputs in calls]
 
 
 def check_start(

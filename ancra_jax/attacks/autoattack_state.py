@@ -185,14 +185,21 @@ class Store:
                 f"state_path={self.directory} holds an evaluation of other images, labels or "
                 "settings; choose another directory, or delete it to start again"
             )
-        scale = np.abs(saved.probe).max() + 1e-12
-        if saved.probe.shape != fresh.probe.shape or not np.allclose(
-            saved.probe / scale, fresh.probe / scale, atol=1e-3
-        ):
-            raise ValueError(
-                f"state_path={self.directory} holds an evaluation of another model; choose another "
-                "directory, or delete it to start again"
-            )
+        check_same_model(self.directory, saved.probe, fresh.probe)
+
+
+def check_same_model(directory: Path | None, saved: np.ndarray, fresh: np.ndarray) -> None:
+    """Refuses a state whose first clean logits are not those of the model at hand.
+
+    Raises:
+      ValueError: they differ by more than rounding.
+    """
+    scale = np.abs(saved).max() + 1e-12
+    if saved.shape != fresh.shape or not np.allclose(saved / scale, fresh / scale, atol=1e-3):
+        raise ValueError(
+            f"state_path={directory} holds an evaluation of another model; choose another "
+            "directory, or delete it to start again"
+        )
 
 
 def _unreadable(directory, name, reason):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
@@ -39,6 +39,12 @@ class Placement:
             NamedSharding(mesh, PartitionSpec("data")),
             NamedSharding(mesh, PartitionSpec()),
         )
+
+    def smaller(self, examples: int) -> "Placement":
+        """The same devices for batches of no more than so many examples."""
+        devices = self.rows.num_devices
+        size = min(self.batch_size, math.ceil(examples / devices) * devices)
+        return replace(self, batch_size=size)
 
     def place(self, rows: PyTree) -> PyTree:
         """Puts arrays over the batch on the devices."""

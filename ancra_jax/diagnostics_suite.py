@@ -1,0 +1,145 @@
+"""The diagnostics as a part of the evaluation of a work directory."""
+
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from ancra_jax.attacks.diagnostics import Diagnosis, Row, diagnose
+from ancra_jax.attacks.progress import Progress
+from ancra_jax.config import EvaluationConfig
+from ancra_jax.paper_suite import Target
+from ancra_jax.progress import Bar
+from ancra_jax.results import ResultStore, read_arrays, read_result
+
+NAME = "diagnostics"
+_SAME = ("checkpoint", "step", "data_fingerprint")
+_TRANSFER_GROUPS = ("A6", "A7")  # of the adaptive suite: black-box and transferred
+
+
+@dataclass(frozen=True)
+class DiagnosticsSpec:
+    """The diagnostics of a network under a threat model.
+
+    Attributes:
+      norm: ``'linf'`` or ``'l2'``.
+      epsilon: radius of the ball, on the [0, 1] pixel scale.
+      num_steps: gradient steps of APGD.
+      name: file name of the result.
+    """
+
+    norm: str
+    epsilon: float
+    num_steps: int = 100
+    name: str = NAME
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All but the name, as the result file keeps them."""
+        return {key: value for key, value in asdict(self).items() if key != "name"}
+
+    def run(self, target: Target, identity: dict[str, Any], store: ResultStore, bar: Bar) -> None:
+        """Diagnoses the network on the first examples of the test split and writes the result.
+
+        Attacks whose results are in the store already are compared with each other. Interrupted, it
+        continues after the last finished measurement.
+
+        Args:
+          target: the network.
+          identity: what determines the numbers; see ``ResultStore``.
+          store: where the results of attacks are and this one goes.
+          bar: is told where the diagnosis stands.
+        """
+        count = identity["num_examples"]
+        state = store.partial_path(identity).with_suffix(".state")
+        results = results_in(store, identity)
+
+        def show(progress: Progress):
+            bar.update(
+                progress.round,
+                f"{progress.attack}, robust accuracy {progress.robust_accuracy:.2%}",
+                total=progress.rounds,
+            )
+
+        started = time.monotonic()
+        found = diagnose(
+            target.predict,
+            target.split.images[:count].astype(np.float32) / np.float32(255),
+            target.split.labels[:count],
+            epsilon=self.epsilon,
+            norm=self.norm,
+            results=results,
+            key=jax.random.key(identity["seed"]),
+            batch_size=target.batch_size,
+            num_steps=self.num_steps,
+            state_path=state,
+            progress=show,
+        )
+        store.write_record(
+            identity,
+            {
+                "landscape_offsets": found.landscape_offsets,
+                "landscape_losses": found.landscape_losses,
+            },
+            time.monotonic() - started,
+            **content(found),
+            compared_with=sorted(results),
+        )
+        shutil.rmtree(state, ignore_errors=True)
+
+
+def spec(config: EvaluationConfig) -> DiagnosticsSpec:
+    """The diagnostics under the configured threat model."""
+    return DiagnosticsSpec(config.norm, config.epsilon)
+
+
+def content(found: Diagnosis) -> dict[str, Any]:
+    """What the JSON file says of a diagnosis."""
+    return {
+        "verdict": found.verdict,
+        "clean_accuracy": found.clean_accuracy,
+        "rows": [asdict(row) for row in found.rows],
+        "epsilon_curve": {
+            "attack": "APGD on the cross-entropy, Linf, 20 steps",
+            "epsilons": found.epsilons.tolist(),
+            "accuracy": found.accuracies.tolist(),
+        },
+    }
+
+
+def rows_in(record: dict[str, Any]) -> list[Row]:
+    """The rows of a result file."""
+    return [Row(**row) for row in record["rows"]]
+
+
+def results_in(store: ResultStore, identity: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Which examples stayed correct under the attacks in the store that saw the same examples.
+
+    'transfer' is what the adaptive suite's black-box and transferred attacks left.
+    """
+    count = identity["num_examples"]
+    results = {}
+    for path in sorted(store.directory.glob("*.json")):
+        record = read_result(path)
+        same = all(record.get(name) == identity[name] for name in _SAME)
+        if path.stem == NAME or not same or record["num_examples"] < count:
+            continue
+        arrays = read_arrays(path.with_suffix(".npz"))
+        results[path.stem] = arrays["correct"][:count]
+        if path.stem == "adaptive":
+            names = [one["name"] for one in record["attacks"] if one["group"] in _TRANSFER_GROUPS]
+            results["transfer"] = ~np.isin(arrays["broken_by"][:count], names)
+    return results
+
+
+def table_rows(record: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Name, value, threshold and finding of every row, as text."""
+    lines: list[tuple[str, str, str, str]] = []
+    for row in rows_in(record):
+        value = "" if row.value is None else f"{row.value:.4g}"
+        finding = "not run" if row.fired is None else row.severity if row.fired else "passed"
+        lines.append((row.name, value, f"> {row.threshold:.4g}", finding))
+    return lines
