@@ -7,8 +7,10 @@ from small_runs import small_config
 
 from ancra_jax import autoattack_suite, paper_suite
 from ancra_jax import evaluate as evaluate_lib
+from ancra_jax.attacks import diagnostics_measurements as measurements
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate import evaluate, fooled_attacks
+from ancra_jax.report_data import load_runs
 from ancra_jax.results import read_arrays
 from ancra_jax.train import train
 
@@ -143,3 +145,36 @@ def test_autoattack_is_a_column_of_the_paper_suite_and_resumable(workdir, monkey
     assert not (arrays["correct"] & ~natural).any()
     assert evaluate(str(workdir), suite="autoattack", **options) == [result]
     assert not list((workdir / "evaluation/last").glob("*.state"))
+
+
+@pytest.mark.slow
+def test_diagnostics_compare_what_is_in_the_store(workdir, monkeypatch, capsys):
+    monkeypatch.setattr(measurements, "QUERIES", 10)
+    monkeypatch.setattr(measurements, "NOISE_DRAWS", 3)
+    monkeypatch.setattr(measurements, "TARGETS", 1)
+    monkeypatch.setattr(measurements, "LANDSCAPE_POINTS", 3)
+    options = {"num_examples": 20, "checkpoint": "last"}
+    evaluate(str(workdir), suite="quick", **options, force=True)
+    (result,) = evaluate(str(workdir), suite="diagnostics", **options)
+    assert result["verdict"] in ("trustworthy", "suspicious", "masked")
+    assert set(NAMES) <= set(result["compared_with"])
+    arrays = arrays_of(workdir, "diagnostics", "last")
+    assert arrays["landscape_losses"].shape == (4, 3, 3)
+    assert arrays["landscape_offsets"].shape == (3,)
+    curve = result["epsilon_curve"]
+    assert len(curve["epsilons"]) == len(curve["accuracy"])
+    accuracies = [r["accuracy"] for r in evaluate(str(workdir), suite="quick", **options)]
+    assert curve["accuracy"][0] == result["clean_accuracy"] == accuracies[0]
+    by_name = {row["name"]: row for row in result["rows"]}
+    above = by_name["robust accuracy above clean accuracy"]
+    assert above["value"] >= max(accuracies[1:]) - accuracies[0] - 1e-9
+    assert by_name["adaptive attack beats AutoAttack"]["fired"] is None
+    assert not list((workdir / "evaluation/last").glob("*.state"))
+
+    store = evaluate_lib.ResultStore(workdir, "last")
+    evaluate_lib.print_table(small_config("trades_ra"), [result], store)
+    printed = capsys.readouterr().out
+    assert f"diagnosis: {result['verdict']}" in printed and "not run" in printed
+    (run,) = load_runs([str(workdir)])  # a report does not take it for an attack
+    last = next(one for one in run.evaluations if one.checkpoint == "last")
+    assert "diagnostics" not in last.results and "natural" in last.results

@@ -32,9 +32,11 @@ def test_example(heading):
     settings = {"epsilon": 8 / 255, "num_steps": 2, "num_queries": 3, "n_target_classes": 2}
     names = {"settings": settings | {"progress": None}}
     exec(CODE[""], names)
-    if heading == "One attack alone":
+    if heading in ("One attack alone", "Diagnostics"):
         exec(CODE["Flax NNX"], names)
     exec(CODE[heading], names)
+    if heading == "Diagnostics":
+        assert names["diagnosis"].verdict in ("trustworthy", "suspicious", "masked")
     result = names["result"]
     assert 0 <= result.robust_accuracy <= result.clean_accuracy
     assert result.images.shape == (6, 8, 8, 3)
