@@ -24,7 +24,7 @@ LAYERS = [
     },
     {"methods", "components", "selection"},
     {"train_state", "checkpoint", "metrics", "progress", "results", "workdir", "training_log"},
-    {"paper_suite", "autoattack_suite"},
+    {"paper_suite", "autoattack_suite", "diagnostics_suite"},
     {"cli"},
     {"train", "evaluate", "report"},
     {"publish"},

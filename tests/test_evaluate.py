@@ -7,6 +7,7 @@ from small_runs import small_config
 
 from ancra_jax import autoattack_suite, paper_suite
 from ancra_jax import evaluate as evaluate_lib
+from ancra_jax.attacks import diagnostics_landscape
 from ancra_jax.attacks import diagnostics_measurements as measurements
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate import evaluate, fooled_attacks
@@ -150,9 +151,9 @@ def test_autoattack_is_a_column_of_the_paper_suite_and_resumable(workdir, monkey
 @pytest.mark.slow
 def test_diagnostics_compare_what_is_in_the_store(workdir, monkeypatch, capsys):
     monkeypatch.setattr(measurements, "QUERIES", 10)
-    monkeypatch.setattr(measurements, "NOISE_DRAWS", 3)
+    monkeypatch.setattr(diagnostics_landscape, "NOISE_DRAWS", 3)
     monkeypatch.setattr(measurements, "TARGETS", 1)
-    monkeypatch.setattr(measurements, "LANDSCAPE_POINTS", 3)
+    monkeypatch.setattr(diagnostics_landscape, "LANDSCAPE_POINTS", 3)
     options = {"num_examples": 20, "checkpoint": "last"}
     evaluate(str(workdir), suite="quick", **options, force=True)
     (result,) = evaluate(str(workdir), suite="diagnostics", **options)

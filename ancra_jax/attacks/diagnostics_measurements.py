@@ -4,7 +4,7 @@ Every measurement is a dictionary of arrays over the examples. Attacks are those
 what differs is what is asked of them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -14,27 +14,24 @@ import numpy as np
 from ancra_jax.attacks.apgd import apgd
 from ancra_jax.attacks.autoattack_checks import check_start, difference_between_calls
 from ancra_jax.attacks.autoattack_run import Job
-from ancra_jax.attacks.gradients import value_and_input_gradient
-from ancra_jax.attacks.model import example_keys, float32_logits, fold_each, model_outputs
-from ancra_jax.attacks.objectives import cross_entropy, margin_term
+from ancra_jax.attacks.diagnostics_batches import Known, left_by, over_batches
+from ancra_jax.attacks.diagnostics_landscape import landscape, noise, value
+from ancra_jax.attacks.model import example_keys, model_outputs
+from ancra_jax.attacks.objectives import cross_entropy
 from ancra_jax.attacks.pgd import fgsm, pgd
 from ancra_jax.attacks.square import square
 from ancra_jax.attacks.success import judge
 from ancra_jax.attacks.threat_models import Linf
 from ancra_jax.attacks.validation import check_labels, check_logits, forward
 
-Arrays = Mapping[str, np.ndarray]
-Known = Mapping[str, Arrays]
 Measurement = Callable[[Job, Known], dict[str, np.ndarray]]
 
 UNBOUNDED = 1.0  # under Linf every image is within 1 of every other
 EPSILONS = (0.0, 2 / 255, 4 / 255, 8 / 255, 16 / 255, 32 / 255, 64 / 255, 0.5, UNBOUNDED)
 CURVE_STEPS = 20
 PGD_CHUNKS, PGD_CHUNK = 4, 10
-NOISE_DRAWS, NOISE = 100, 4 / 255
 TARGETS, QUERIES = 9, 1000
 AUX_WEIGHT = 2.0
-LANDSCAPE_EXAMPLES, LANDSCAPE_POINTS, LANDSCAPE_REACH = 4, 21, 2.0
 
 
 def clean(job: Job, known: Known) -> dict[str, np.ndarray]:
@@ -48,7 +45,7 @@ def clean(job: Job, known: Known) -> dict[str, np.ndarray]:
         ranked = np.argsort(-logits, axis=1, kind="stable").astype(np.int32)
         return {"correct": ranked[:, 0] == np.asarray(y), "ranked": ranked}
 
-    found = _over_batches(job, np.arange(len(job.images)), compute)
+    found = over_batches(job, np.arange(len(job.images)), compute)
     classes = found["ranked"].shape[1]
     return found | {
         "ranked": found["ranked"][:, : TARGETS + 1],
@@ -65,7 +62,7 @@ def one_step(job: Job, known: Known) -> dict[str, np.ndarray]:
         objective = cross_entropy(job.judged_model("attack fgsm", 0, indices), y)
         return {"correct": _correct(job, "fgsm", fgsm(objective, x, job.threat_model), y, indices)}
 
-    return _over_batches(job, np.arange(len(job.images)), compute)
+    return over_batches(job, np.arange(len(job.images)), compute)
 
 
 def many_steps(job: Job, known: Known) -> dict[str, np.ndarray]:
@@ -76,17 +73,17 @@ def many_steps(job: Job, known: Known) -> dict[str, np.ndarray]:
         objective = cross_entropy(job.judged_model("attack pgd", 0, indices), y)
         ball = job.threat_model
         current = ball.random_start(example_keys(job.purpose_key("pgd"), indices), x)
-        losses = [_value(objective, current)]
+        losses = [value(objective, current)]
         for _ in range(PGD_CHUNKS):
             step_size = ball.epsilon / 10
             current = pgd(
                 objective, x, ball, step_size=step_size, num_steps=PGD_CHUNK, start=current
             )
-            losses.append(_value(objective, current))
+            losses.append(value(objective, current))
         best = np.maximum.accumulate(np.stack(jax.device_get(losses), axis=1), axis=1)
         return {"correct": _correct(job, "pgd", current, y, indices), "loss": best}
 
-    return _over_batches(job, np.arange(len(job.images)), compute)
+    return over_batches(job, np.arange(len(job.images)), compute)
 
 
 def gradients(job: Job, known: Known) -> dict[str, np.ndarray]:
@@ -99,27 +96,7 @@ def gradients(job: Job, known: Known) -> dict[str, np.ndarray]:
         return {"zero": zero}
 
     del known
-    return _over_batches(job, np.arange(len(job.images)), compute)
-
-
-def noise(job: Job, known: Known) -> dict[str, np.ndarray]:
-    """Mean relative change of the margin under random noise within 4/255, each at most 1.
-
-    The margin and not the cross-entropy, whose relative changes say nothing where it is near 0.
-    """
-    del known
-
-    def compute(x, y, indices, active):
-        model = job.judged_model("attack noise", 0, indices)
-        keys = example_keys(job.purpose_key("noise"), indices)
-        margins = _margins(model, x, y)
-        changes = [
-            _noise_change(model, x, y, fold_each(keys, draw), margins)
-            for draw in range(NOISE_DRAWS)
-        ]
-        return {"change": np.mean(jax.device_get(changes), axis=0)}
-
-    return _over_batches(job, np.arange(len(job.images)), compute)
+    return over_batches(job, np.arange(len(job.images)), compute)
 
 
 def auto_pgd(
@@ -131,7 +108,7 @@ def auto_pgd(
         found = _apgd(job, name, x, y, indices, active, num_steps=effort * job.num_steps, loss="ce")
         return {"broken": _broken(job, name, found, x, y, indices), "claimed": found.success}
 
-    return _over_batches(job, _left(known, after), compute, flags=("broken", "claimed"))
+    return over_batches(job, left_by(known, after), compute, flags=("broken", "claimed"))
 
 
 def targeted(job: Job, known: Known) -> dict[str, np.ndarray]:
@@ -140,7 +117,7 @@ def targeted(job: Job, known: Known) -> dict[str, np.ndarray]:
     loss = "targeted_dlr" if int(known["clean"]["classes"][0]) >= 4 else "targeted_margin"
     broken = np.zeros(len(job.images), bool)
     for rank in range(1, ranked.shape[1]):
-        left = np.setdiff1d(_left(known, ("apgd", "longer", "restarted")), np.flatnonzero(broken))
+        left = np.setdiff1d(left_by(known, ("apgd", "longer", "restarted")), np.flatnonzero(broken))
 
         def compute(x, y, indices, active, rows, rank=rank):
             targets = job.placement.place(ranked[rows, rank])
@@ -148,7 +125,7 @@ def targeted(job: Job, known: Known) -> dict[str, np.ndarray]:
             found = _apgd(job, name, x, y, indices, active, loss=loss, targets=targets)
             return {"broken": _broken(job, name, found, x, y, indices)}
 
-        broken |= _over_batches(job, left, compute, with_rows=True)["broken"]
+        broken |= over_batches(job, left, compute, with_rows=True)["broken"]
     return {"broken": broken}
 
 
@@ -163,7 +140,7 @@ def heads(job: Job, known: Known) -> dict[str, np.ndarray]:
         found = _apgd(job, "heads", x, y, indices, active, loss=objective)
         return {"broken": _broken(job, "heads", found, x, y, indices)}
 
-    return _over_batches(job, _left(known, _WHITE_BOX), compute)
+    return over_batches(job, left_by(known, _WHITE_BOX), compute)
 
 
 def gradient_free(job: Job, known: Known) -> dict[str, np.ndarray]:
@@ -185,7 +162,7 @@ def gradient_free(job: Job, known: Known) -> dict[str, np.ndarray]:
         )
         return {"broken": _broken(job, "square", found, x, y, indices)}
 
-    return _over_batches(job, _left(known, _WHITE_BOX), compute)
+    return over_batches(job, left_by(known, _WHITE_BOX), compute)
 
 
 def curve(job: Job, known: Known) -> dict[str, np.ndarray]:
@@ -200,34 +177,9 @@ def curve(job: Job, known: Known) -> dict[str, np.ndarray]:
             )
             return {"broken": _broken(job, name, found, x, y, indices, ball)}
 
-        broken = _over_batches(job, _left(known, ()), compute)["broken"]
+        broken = over_batches(job, left_by(known, ()), compute)["broken"]
         columns.append(columns[0] & ~broken)
     return {"correct": np.stack(columns, axis=1)}
-
-
-def landscape(job: Job, known: Known) -> dict[str, np.ndarray]:
-    """Cross-entropy around a few images, along the gradient's sign and along random signs.
-
-    ``offsets`` are on the pixel scale, of both directions; ``losses`` [examples, gradient, random].
-    """
-    del known
-    chosen = np.arange(min(LANDSCAPE_EXAMPLES, len(job.images)))
-    reach = LANDSCAPE_REACH * float(job.threat_model.epsilon)
-    if not isinstance(job.threat_model, Linf):  # the Linf reach of a step of that length
-        reach /= float(np.sqrt(job.images[0].size))
-    offsets = np.linspace(-reach, reach, LANDSCAPE_POINTS, dtype=np.float32)
-    few = job.placement.smaller(len(chosen))
-    rows, _ = next(few.batches(chosen))
-    x, y, indices = few.place((job.images[rows], job.labels[rows], job.indices[rows]))
-    objective = cross_entropy(job.judged_model("attack landscape", 0, indices), y)
-    keys = example_keys(job.purpose_key("landscape"), indices)
-    directions = _directions(objective, x, keys)
-    losses = [
-        [_value(objective, _moved(x, directions, along, across)) for across in offsets]
-        for along in offsets
-    ]
-    grid = np.asarray(jax.device_get(losses))  # [gradient, random, batch]
-    return {"offsets": offsets, "losses": grid.transpose(2, 0, 1)[: len(chosen)]}
 
 
 _WHITE_BOX = ("apgd", "longer", "restarted", "targeted")
@@ -248,33 +200,6 @@ MEASUREMENTS: dict[str, Measurement] = {
     "landscape": landscape,
 }
 """In the order in which they run: each may use the ones before it."""
-
-
-def _over_batches(job, examples, compute, *, flags=("broken",), with_rows=False):
-    """Fills arrays over all examples; the rows of those not among ``examples`` stay 0.
-
-    Where there are no examples, ``flags`` are the names of the arrays that come back.
-    """
-    arrays: dict[str, np.ndarray] = {}
-    if len(examples) == 0:
-        return {name: np.zeros(len(job.images), bool) for name in flags}
-    for rows, active in job.placement.batches(examples):
-        x, y, indices = job.batch(rows)
-        more = {"rows": rows} if with_rows else {}
-        found = compute(x, y, indices, job.placement.place(active), **more)
-        for name, values in found.items():
-            values = np.asarray(values)
-            shape = (len(job.images), *values.shape[1:])
-            arrays.setdefault(name, np.zeros(shape, values.dtype))[rows[active]] = values[active]
-    return arrays
-
-
-def _left(known, after):
-    """The examples that are correct when clean and that the attacks named did not break."""
-    left = known["clean"]["correct"].copy()
-    for name in after:
-        left &= ~known[name]["broken"]
-    return np.flatnonzero(left)
 
 
 def _apgd(job, name, x, y, indices, active, *, loss, num_steps=None, targets=None, ball=None):
@@ -301,35 +226,6 @@ def _broken(job, name, found, x, y, indices, ball=None):
 
 def _correct(job, name, images, y, indices):
     return jnp.argmax(forward(job.judged_model(name, 0, indices), images), axis=-1) == y
-
-
-@jax.jit
-def _value(objective, images):
-    return objective(images)
-
-
-@jax.jit
-def _margins(model, images, labels):
-    return margin_term(float32_logits(model, images), labels)
-
-
-@jax.jit
-def _noise_change(model, images, labels, keys, margins):
-    noisy = jnp.clip(images + NOISE * Linf(NOISE).noise(keys, images), 0.0, 1.0)
-    change = jnp.abs(_margins(model, noisy, labels) - margins)
-    return jnp.minimum(change / (jnp.abs(margins) + 1e-12), 1.0)
-
-
-@jax.jit
-def _directions(objective, images, keys):
-    _, gradients = value_and_input_gradient(objective, images)
-    random = jax.vmap(lambda key, x: jax.random.rademacher(key, x.shape, x.dtype))(keys, images)
-    return jnp.sign(gradients), random
-
-
-@jax.jit
-def _moved(images, directions, along, across):
-    return jnp.clip(images + along * directions[0] + across * directions[1], 0.0, 1.0)
 
 
 def _num_heads(model, images):

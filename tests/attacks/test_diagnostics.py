@@ -18,6 +18,7 @@ import pytest
 from jax.tree_util import Partial
 
 from ancra_jax import attacks
+from ancra_jax.attacks import diagnostics_landscape
 from ancra_jax.attacks import diagnostics_measurements as measurements
 from ancra_jax.attacks.diagnostics_rows import Row, rows_of, verdict
 
@@ -39,9 +40,9 @@ def small_data():
 
 def shorten(patch):
     patch.setattr(measurements, "QUERIES", 150)
-    patch.setattr(measurements, "NOISE_DRAWS", 10)
+    patch.setattr(diagnostics_landscape, "NOISE_DRAWS", 10)
     patch.setattr(measurements, "TARGETS", 3)
-    patch.setattr(measurements, "LANDSCAPE_POINTS", 5)
+    patch.setattr(diagnostics_landscape, "LANDSCAPE_POINTS", 5)
 
 
 @pytest.fixture(scope="module")
