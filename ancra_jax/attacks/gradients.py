@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from ancra_jax.attacks.fast_convolutions import with_fast_convolutions
 from ancra_jax.attacks.model import Images, LogitsFn, float32_logits, fold_each
 from ancra_jax.attacks.objectives import LogitsObjective, Objective
 from ancra_jax.attacks.pytree import pytree_dataclass
@@ -36,7 +37,7 @@ def value_and_input_gradient(
         values = objective(x)
         return jnp.sum(values), values
 
-    (_, values), gradients = jax.value_and_grad(total, has_aux=True)(images)
+    (_, values), gradients = jax.value_and_grad(with_fast_convolutions(total), has_aux=True)(images)
     return values, gradients
 
 
@@ -65,7 +66,9 @@ class Evaluator:
             values, logits = objective.values_and_logits(x)
             return jnp.sum(values), (values, logits)
 
-        (_, (values, logits)), gradients = jax.value_and_grad(total, has_aux=True)(images)
+        (_, (values, logits)), gradients = jax.value_and_grad(
+            with_fast_convolutions(total), has_aux=True
+        )(images)
         return Evaluation(values, gradients, logits)
 
 

@@ -21,8 +21,8 @@ def iterate(
     """Computes ``state = step(i, state, *operands)`` for ``i = 0 .. num_steps - 1``.
 
     On the CPU backend XLA runs the gradient of a convolution inside a compiled loop 10 to 18 times
-    slower than outside of one (jax issue 12868), and an attack cannot know how somebody else's
-    model was written. So there the steps are dispatched from Python, asynchronously (over several
+    slower than outside of one (jax issue 12868), and not every convolution of somebody else's model
+    can be replaced (see ``with_fast_convolutions``). So there the steps are dispatched from Python, asynchronously (over several
     devices one at a time); elsewhere, and inside a ``jit``, the loop is compiled whole.
 
     Args:

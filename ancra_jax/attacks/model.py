@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from ancra_jax.attacks.fast_convolutions import with_fast_convolutions
 from ancra_jax.attacks.pytree import pytree_dataclass
 
 Images = Float[Array, "batch height width channels"]
@@ -87,8 +88,8 @@ def read_outputs(
 
 
 def float32_logits(logits_fn: LogitsFn, images: Images) -> Float[Array, "batch classes"]:
-    """The model's final logits, in float32."""
-    return model_outputs(logits_fn, images)[0]
+    """The model's final logits, in float32, for the loops of the attacks."""
+    return with_fast_convolutions(lambda x: model_outputs(logits_fn, x)[0])(images)
 
 
 def misclassified(

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ancra_jax.attacks.convolution import Geometry, cpu_convolution, stock_convolution
 from ancra_jax.errors import UsageError
 
 FeatureMap = Float[Array, "batch height width channels"]
@@ -56,9 +57,8 @@ def conv(
 ) -> NewFeatureMap:
     """Two-dimensional convolution (NHWC, HWIO), padded by the same amount on both sides.
 
-    On CPU the stock input gradient leaves the reversal of the kernel to the convolution, for which
-    XLA has only a naive implementation inside a compiled loop (jax issue 12868), 10 to 18 times
-    slower. There the gradient is written as a forward convolution instead. See `gradient_rule`.
+    On CPU the convolution and its input gradient are those of ``attacks.convolution``, which XLA
+    computes sooner there, above all inside a compiled loop. See `gradient_rule`.
 
     Args:
       images: input feature map.
@@ -69,49 +69,10 @@ def conv(
     rule = _gradient_rule.get()
     if rule == "auto":
         rule = "forward" if jax.default_backend() == "cpu" else "stock"
-    function = _conv_with_forward_gradient if rule == "forward" else _stock_conv
-    return function(images, kernel, stride, padding)
-
-
-_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-
-
-def _stock_conv(images: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Array:
-    return jax.lax.conv_general_dilated(
-        images,
-        kernel,
-        window_strides=(stride, stride),
-        padding=[(p, p) for p in padding],
-        dimension_numbers=_DIMENSIONS,
-    )
-
-
-_conv_with_forward_gradient = jax.custom_vjp(_stock_conv, nondiff_argnums=(2, 3))
-
-
-def _conv_fwd(images, kernel, stride, padding):
-    return _stock_conv(images, kernel, stride, padding), (images, kernel)
-
-
-def _conv_bwd(stride, padding, residuals, cotangent):
-    images, kernel = residuals
-    kernel_gradient = jax.linear_transpose(
-        lambda k: _stock_conv(images, k, stride, padding), kernel
-    )(cotangent)[0]
-    # Low padding k-1-p; high padding is what makes the result as large as the input.
-    sizes = zip(images.shape[1:3], cotangent.shape[1:3], kernel.shape[:2], padding, strict=True)
-    image_gradient = jax.lax.conv_general_dilated(
-        cotangent,
-        jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2),
-        window_strides=(1, 1),
-        padding=[(k - 1 - p, n - (out - 1) * stride - 1 + p) for n, out, k, p in sizes],
-        lhs_dilation=(stride, stride),
-        dimension_numbers=_DIMENSIONS,
-    )
-    return image_gradient, kernel_gradient
-
-
-_conv_with_forward_gradient.defvjp(_conv_fwd, _conv_bwd)
+    function = cpu_convolution if rule == "forward" else stock_convolution
+    rows, columns = padding
+    geometry = Geometry((stride, stride), ((rows, rows), (columns, columns)))
+    return function(images, kernel, geometry)
 
 
 class Conv(nn.Module):
