@@ -1,7 +1,8 @@
 """Reports on runs: ``python -m ancra_jax.report --workdirs=DIR[,DIR...] --output=OUT``.
 
-Writes the paper's table, training curves and a ladder of attacks for every model, as Markdown, as
-one HTML page and as JSON. The report files of an earlier run are replaced; nothing else is touched.
+Writes the ladder from the claim to the worst case, the paper's tables, what adaptive attacks and
+diagnostics found, training curves and figures for every model, as Markdown, as one HTML page and as
+JSON. The report files of an earlier run are replaced; nothing else is touched.
 """
 
 import dataclasses
@@ -15,7 +16,14 @@ from typing import Any
 
 from absl import flags
 
-from ancra_jax import cli, report_figures, report_html, report_table
+from ancra_jax import (
+    cli,
+    report_diagnosis_figures,
+    report_figures,
+    report_html,
+    report_ladder,
+    report_table,
+)
 from ancra_jax.errors import UsageError
 from ancra_jax.metrics import write_atomically
 from ancra_jax.report_data import load_runs
@@ -42,7 +50,7 @@ def report(workdirs: Sequence[str], output: str) -> str:
     runs = load_runs(workdirs)
     rows = rows_of(runs)
     several = seeds_rows(runs, rows)
-    figures = report_figures.draw(runs, rows)
+    figures = report_figures.draw(runs, rows) | report_diagnosis_figures.draw_diagnoses(rows)
     arguments = [f"--workdirs={','.join(workdirs)}", f"--output={output}"]
     origin = {
         "command": f"python -m ancra_jax.report {shlex.join(arguments)}",
@@ -51,8 +59,12 @@ def report(workdirs: Sequence[str], output: str) -> str:
     }
     caption = report_table.caption(rows)
     tables = report_table.accuracy_tables(rows, several)
+    if any(row.rungs or row.diagnosis for row in rows):
+        tables.insert(0, report_ladder.ladder_table(rows, several))
+    for table in (report_ladder.adaptive_table(rows), report_ladder.checks_table(rows)):
+        tables += [table] if table else []
     origins = report_table.runs_table(rows)
-    notes = report_table.notes(runs, rows, several)
+    notes = [*report_table.notes(runs, rows, several), *report_ladder.ladder_notes(rows)]
 
     text = _markdown(caption, tables, notes)
     images = "\n\n".join(f"![{figure.title}]({name})" for name, figure in figures.items())
@@ -89,10 +101,18 @@ def _content(
     return {
         "schema": SCHEMA,
         **origin,
-        "rows": [dataclasses.asdict(row) for row in rows],
+        "rows": [_row_content(row) for row in rows],
         "seeds": [dataclasses.asdict(row) for row in several],
         "notes": list(notes),
     }
+
+
+def _row_content(row: Row) -> dict[str, Any]:
+    """All but the landscape, whose numbers stay in the evaluation's file."""
+    content = dataclasses.asdict(row)
+    if content["diagnosis"]:
+        del content["diagnosis"]["offsets"], content["diagnosis"]["losses"]
+    return content
 
 
 def _write(output: pathlib.Path, files: dict[str, bytes | str]):

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from ancra_jax import diagnostics_suite
 from ancra_jax import workdir as workdir_lib
 from ancra_jax.config import Config, to_mapping
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate import fooled_attacks
 from ancra_jax.metrics import read_json_lines
+from ancra_jax.report_diagnosis import FILE, ReportedDiagnosis, load_diagnosis
 from ancra_jax.report_names import NATURAL, display_name, evaluate_command
 from ancra_jax.results import read_arrays, read_result
 
@@ -59,11 +59,13 @@ class Evaluation:
       checkpoint: ``'best'`` or ``'last'``.
       results: by the attack's name.
       notes: what was left out, and why.
+      diagnosis: of the same checkpoint, if there is one.
     """
 
     checkpoint: str
     results: dict[str, AttackResult]
     notes: tuple[str, ...]
+    diagnosis: ReportedDiagnosis | None = None
 
     @property
     def attacks(self) -> list[str]:
@@ -73,7 +75,7 @@ class Evaluation:
     @property
     def num_examples(self) -> int:
         """The number of first test examples that every attack saw."""
-        return min(len(result.correct) for result in self.results.values())
+        return min((len(result.correct) for result in self.results.values()), default=0)
 
     def survivors(self) -> Bool[np.ndarray, "examples"] | None:
         """Which examples are right on the natural image and under every attack.
@@ -84,6 +86,13 @@ class Evaluation:
             return None
         count = self.num_examples
         return np.logical_and.reduce([one.correct[:count] for one in self.results.values()])
+
+    def accuracy_under_all(self, attacks: Sequence[str]) -> float | None:
+        """The share of examples that none of these attacks breaks; None without attacks."""
+        if not attacks:
+            return None
+        arrays = [self.results[name].correct[: self.num_examples] for name in attacks]
+        return float(np.logical_and.reduce(arrays).mean())
 
     def fooled_attacks(self) -> dict[str, str]:
         """A warning for each attack that leaves more than the natural accuracy of its examples."""
@@ -195,12 +204,11 @@ def _load_curves(workdir: str) -> tuple[dict[str, Any], ...]:
 
 def _load_evaluation(workdir: str, checkpoint: str) -> Evaluation | None:
     directory = pathlib.Path(workdir) / "evaluation" / checkpoint
-    files = [
-        path for path in sorted(directory.glob("*.json")) if path.stem != diagnostics_suite.NAME
-    ]
+    files = [path for path in sorted(directory.glob("*.json")) if path.name != FILE]
     results = {path.stem: _load_result(path) for path in files}
+    diagnosis = load_diagnosis(directory)
     if not results:
-        return None
+        return Evaluation(checkpoint, {}, (), diagnosis) if diagnosis else None
     # Results that belong to another state of the run than the natural accuracy cannot be put
     # beside it: the best checkpoint of a run that went on, or data that changed.
     reference = results.get(NATURAL) or max(results.values(), key=lambda one: one.record["step"])
@@ -212,7 +220,17 @@ def _load_evaluation(workdir: str, checkpoint: str) -> Evaluation | None:
         for name, one in results.items()
         if name not in belonging
     )
-    return Evaluation(checkpoint, belonging, notes)
+    if diagnosis is not None and (diagnosis.step, diagnosis.data_fingerprint) != (
+        reference.record["step"],
+        reference.record["data_fingerprint"],
+    ):
+        diagnosis = None
+        command = f"{evaluate_command(workdir, checkpoint)} --suite=diagnostics --force"
+        notes += (
+            f"{workdir}, {checkpoint}: the diagnosis is of another checkpoint or data set and left "
+            f"out; {command} makes it again",
+        )
+    return Evaluation(checkpoint, belonging, notes, diagnosis)
 
 
 def _identity(one: AttackResult, other: AttackResult) -> bool:

@@ -4,7 +4,7 @@ import io
 import math
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ancra_jax.report_data import Run
 from ancra_jax.report_names import (
+    ADAPTIVE,
     NATURAL,
     attack_order,
     display_name,
@@ -26,10 +27,16 @@ from ancra_jax.report_rows import Row
 # Each bar is the same attacker grown stronger, or one that the network was not trained against.
 LADDER = ("Nat", "FGSM", "PGD", "C&W", "AA")
 # Okabe and Ito's colours, which colour-blind readers tell apart.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-_LINES = ("-", "--", ":", "-.")
-_BARS = {"natural": "#8C8C8C", "without_p": "#56B4E9", "with_p": "#0072B2", "worst": "#B22222"}
-_INK = "#333333"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+LINES = ("-", "--", ":", "-.")
+_BARS = {
+    "natural": "#8C8C8C",
+    "without_p": "#56B4E9",
+    "with_p": "#0072B2",
+    "adaptive": "#E69F00",
+    "worst": "#B22222",
+}
+INK = "#333333"
 _LEGEND_WIDTH = 140  # characters that fit beside each other beneath the curves
 _PANELS = (
     ("train", "loss", "Training loss", 1),
@@ -60,12 +67,19 @@ def draw(runs: Sequence[Run], rows: Sequence[Row]) -> dict[str, Picture]:
         if row.accuracy:
             directory = pathlib.Path(row.workdir).resolve().name
             stem = f"ladder_{re.sub(r'[^A-Za-z0-9]+', '_', directory)}_{row.checkpoint}"
-            name, number = f"{stem}.png", 1
-            while name in figures:
-                number += 1
-                name = f"{stem}_{number}.png"
-            figures[name] = Picture(f"Ladder of attacks: {row.title}", _ladder(row))
+            figures[unused_name(stem, figures)] = Picture(
+                f"Ladder of attacks: {row.title}", _ladder(row)
+            )
     return figures
+
+
+def unused_name(stem: str, figures: Container[str]) -> str:
+    """A file name that is not among the figures yet."""
+    name, number = f"{stem}.png", 1
+    while name in figures:
+        number += 1
+        name = f"{stem}_{number}.png"
+    return name
 
 
 def _curves(runs: Sequence[Run], rows: Sequence[Row]) -> bytes:
@@ -88,7 +102,7 @@ def _curves(runs: Sequence[Run], rows: Sequence[Row]) -> bytes:
                 for step, epoch, value in points:
                     if step in evaluated:
                         axes.plot(epoch, value, "o", markersize=7, color=style["color"])
-        _clean(axes, title)
+        clean(axes, title)
         axes.set_xlabel("Epoch", fontsize=12)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if scale == 100:
@@ -114,7 +128,7 @@ def _curves(runs: Sequence[Run], rows: Sequence[Row]) -> bytes:
         frameon=False,
         handlelength=3,
     )
-    return _png(figure)
+    return png(figure)
 
 
 def _style(run: Run, runs: Sequence[Run], labels: Sequence[str]) -> dict[str, Any]:
@@ -125,8 +139,8 @@ def _style(run: Run, runs: Sequence[Run], labels: Sequence[str]) -> dict[str, An
         label = f"{label}, {run.workdir}"
     return {
         "label": label,
-        "color": _COLOURS[labels.index(run.label) % len(_COLOURS)],
-        "linestyle": _LINES[namesakes.index(run) % len(_LINES)],
+        "color": COLOURS[labels.index(run.label) % len(COLOURS)],
+        "linestyle": LINES[namesakes.index(run) % len(LINES)],
     }
 
 
@@ -136,22 +150,22 @@ def _ladder(row: Row) -> bytes:
     figure = Figure(figsize=(max(5.0, 0.95 * len(names) + 2), 3.6), layout="constrained")
     axes = figure.subplots()
     for position, name in enumerate(names):
-        colour = _BARS["natural" if name == NATURAL else scenario_of(name)]
+        colour = _BARS[name if name in (NATURAL, ADAPTIVE) else scenario_of(name)]
         _bar(axes, position, row.accuracy[name], colour, fooled=name in row.fooled_attacks)
     if row.worst_case:
         labels.append("Worst\ncase")
         _bar(axes, len(names), row.worst_case.accuracy, _BARS["worst"], row.worst_case.interval[1])
         low, high = (100 * bound for bound in row.worst_case.interval)
-        axes.vlines(len(names), low, high, color=_INK, linewidth=1.5)
+        axes.vlines(len(names), low, high, color=INK, linewidth=1.5)
     if NATURAL in row.accuracy:
-        axes.axhline(100 * row.accuracy[NATURAL], color=_INK, linestyle=":", linewidth=1)
-    _clean(axes, f"{row.title}\n{_setting(row)}")
+        axes.axhline(100 * row.accuracy[NATURAL], color=INK, linestyle=":", linewidth=1)
+    clean(axes, f"{row.title}\n{_setting(row)}")
     axes.set_xticks(range(len(labels)), labels)
     axes.tick_params(axis="x", length=0, labelsize=11)
     axes.set_ylabel("Accuracy (%)", fontsize=12)
     axes.set_ylim(0, 108)
     axes.set_yticks(range(0, 101, 20))
-    return _png(figure)
+    return png(figure)
 
 
 def _bar(
@@ -178,7 +192,7 @@ def _bar(
         textcoords="offset points",
         ha="center",
         fontsize=12,
-        color=_INK,
+        color=INK,
         bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
     )
 
@@ -188,15 +202,16 @@ def _setting(row: Row) -> str:
     return f"{row.data}, {counts} examples, {row.norm} epsilon {row.epsilon:.4g}"
 
 
-def _clean(axes: Axes, title: str):
-    axes.set_title(title, fontsize=12, loc="left", color=_INK)
-    axes.tick_params(labelsize=11, colors=_INK)
+def clean(axes: Axes, title: str):
+    """The look that all axes share."""
+    axes.set_title(title, fontsize=12, loc="left", color=INK)
+    axes.tick_params(labelsize=11, colors=INK)
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
     """Through the Agg canvas itself: no display and no global state of pyplot."""
     buffer = io.BytesIO()
     figure.set_dpi(150)

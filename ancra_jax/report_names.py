@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 NATURAL = "natural"
 AUTOATTACK = "autoattack"
+ADAPTIVE = "adaptive"
 WITH_P = "_with_p"
 # By the name of a result; what the parentheses match is the number of steps, or a variant.
 _FAMILIES = {
@@ -13,6 +14,7 @@ _FAMILIES = {
     r"fgsm": "FGSM",
     r"cw(\d*)": "C&W",
     r"autoattack(?:_(\w+))?": "AA",
+    r"adaptive": "Adaptive",
 }
 
 
@@ -26,14 +28,19 @@ def is_autoattack(attack: str) -> bool:
     return attack == AUTOATTACK or attack.startswith(f"{AUTOATTACK}_")
 
 
+def in_both_tables(attack: str) -> bool:
+    """Whether an attack is neither with p nor without: AutoAttack, and the adaptive attacks."""
+    return is_autoattack(attack) or attack == ADAPTIVE
+
+
 def attacks_of(scenario: str, attacks: Iterable[str], families: Sequence[str]) -> list[str]:
     """The columns of a scenario's table, in order: natural images apart."""
     names = [
         name
         for name in attacks
-        if name != NATURAL and (scenario_of(name) == scenario or is_autoattack(name))
+        if name != NATURAL and (scenario_of(name) == scenario or in_both_tables(name))
     ]
-    return sorted(names, key=lambda name: attack_order(name, families)[1:])
+    return sorted(names, key=lambda name: attack_order(name, families)[2:])
 
 
 def display_name(attack: str) -> str:
@@ -47,10 +54,12 @@ def display_name(attack: str) -> str:
 
 
 def attack_order(attack: str, families: Sequence[str]) -> tuple:
-    """A sorting key: without p first, then by family in the order given, by steps and by name."""
+    """A sorting key: without p, with p, adaptive; then by family in the order given, by steps and
+    by name."""
     family, _, steps = display_name(attack.removesuffix(WITH_P)).partition("-")
     rank = families.index(family) if family in families else len(families)
-    return scenario_of(attack) == "with_p", rank, int(steps) if steps.isdigit() else 0, attack
+    steps_taken = int(steps) if steps.isdigit() else 0
+    return attack == ADAPTIVE, scenario_of(attack) == "with_p", rank, steps_taken, attack
 
 
 def evaluate_command(workdir: str, checkpoint: str = "best") -> str:

@@ -4,9 +4,12 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ancra_jax.report_data import Evaluation, Run, method_settings, wilson_interval
+from ancra_jax.report_diagnosis import ReportedDiagnosis
 from ancra_jax.report_names import (
+    ADAPTIVE,
     AUTOATTACK,
     NATURAL,
     WITH_P,
@@ -17,6 +20,7 @@ from ancra_jax.report_names import (
     is_autoattack,
     scenario_of,
 )
+from ancra_jax.report_rungs import adaptive_attacks, rungs_of
 
 # The order of the paper's tables.
 FAMILIES = ("Nat", "PGD", "FGSM", "C&W", "AA")
@@ -64,6 +68,10 @@ class Row:
       fooled_attacks: a warning for each that leaves more accuracy than there is without an attack.
       warnings: of the attacks themselves.
       provenance: what made the numbers; several entries where the attacks differ in it.
+      reverse_attention: whether the network has it.
+      rungs: see ``report_rungs``.
+      adaptive: what each adaptive attack did.
+      diagnosis: of the checkpoint, if there is one.
     """
 
     label: str
@@ -83,6 +91,10 @@ class Row:
     fooled_attacks: dict[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     provenance: dict[str, list[str]] = field(default_factory=dict)
+    reverse_attention: bool = False
+    rungs: dict[str, float] = field(default_factory=dict)
+    adaptive: tuple[dict[str, Any], ...] = ()
+    diagnosis: ReportedDiagnosis | None = None
 
     @property
     def title(self) -> str:
@@ -131,6 +143,7 @@ class SeedsRow:
     accuracy: dict[str, Spread]
     mean: dict[str, Spread]
     fooled_attacks: tuple[str, ...]
+    rungs: dict[str, Spread]
 
 
 def in_mean(attack: str) -> bool:
@@ -144,7 +157,12 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
     for run in runs:
         if not run.evaluations:
             rows.append(_row(run, "best"))
-        rows.extend(_evaluated_row(run, evaluation) for evaluation in run.evaluations)
+        for evaluation in run.evaluations:
+            if evaluation.results:
+                rows.append(_evaluated_row(run, evaluation))
+            else:
+                row = _row(run, evaluation.checkpoint)
+                rows.append(dataclasses.replace(row, diagnosis=evaluation.diagnosis))
     return rows
 
 
@@ -172,6 +190,7 @@ def _row(run: Run, checkpoint: str) -> Row:
         epsilon=run.config.evaluation.epsilon,
         network=f"{model.name}, width {model.width}" if model.width else model.name,
         evaluate=(evaluate_command(run.workdir, checkpoint),),
+        reverse_attention=model.reverse_attention,
     )
 
 
@@ -192,6 +211,9 @@ def _evaluated_row(run: Run, evaluation: Evaluation) -> Row:
         mean=_means(accuracy),
         fooled_attacks=evaluation.fooled_attacks(),
         evaluate=_commands(run.workdir, evaluation.checkpoint, records),
+        rungs=rungs_of(evaluation),
+        adaptive=adaptive_attacks(evaluation),
+        diagnosis=evaluation.diagnosis,
         warnings=tuple(
             f"{display_name(name)}: {warning}"
             for name, record in records.items()
@@ -210,6 +232,8 @@ def _commands(workdir: str, checkpoint: str, records: dict[str, dict]) -> tuple[
     commands: dict[str, None] = {}
     for name, (num_examples, seed) in how.items():
         suite = ""  # the paper's, which ends with AutoAttack
+        if name == ADAPTIVE:
+            suite = " --suite=adaptive"
         if name == AUTOATTACK and how.get(NATURAL) != how[name]:
             suite = " --suite=autoattack"
         elif name != AUTOATTACK and is_autoattack(name):
@@ -258,6 +282,7 @@ def _seeds_row(rows: list[Row]) -> SeedsRow:
         accuracy=_spreads([row.accuracy for row in rows]),
         mean=_spreads([row.mean for row in rows]) if alike else {},
         fooled_attacks=tuple({name: None for row in rows for name in row.fooled_attacks}),
+        rungs=_spreads([row.rungs for row in rows]),
     )
 
 

@@ -215,23 +215,25 @@ def _setting_cells(row: Row | SeedsRow, names: Iterable[str]) -> list[str]:
 def _cells(row: Row | SeedsRow, attacks: Sequence[str], scenario: str) -> list[str]:
     fooled = {name for name in attacks if name in row.fooled_attacks}
     return [
-        _worst_cell(row),
-        _cell(row.accuracy.get(NATURAL)),
-        *(_cell(row.accuracy.get(name), name in fooled) for name in attacks),
-        _cell(row.mean.get(scenario), any(map(in_mean, fooled))),
+        worst_cell(row),
+        cell(row.accuracy.get(NATURAL)),
+        *(cell(row.accuracy.get(name), name in fooled) for name in attacks),
+        cell(row.mean.get(scenario), any(map(in_mean, fooled))),
     ]
 
 
-def _worst_cell(row: Row | SeedsRow) -> str:
+def worst_cell(row: Row | SeedsRow) -> str:
+    """The worst case with its interval, or its spread over seeds."""
     if row.worst_case is None:
         return MISSING
     if isinstance(row.worst_case, Spread):
-        return f"**{_cell(row.worst_case)}**"
+        return f"**{cell(row.worst_case)}**"
     low, high = (100 * bound for bound in row.worst_case.interval)
-    return f"**{_cell(row.worst_case.accuracy)}** [{low:.2f}, {high:.2f}]"
+    return f"**{cell(row.worst_case.accuracy)}** [{low:.2f}, {high:.2f}]"
 
 
-def _cell(value: float | Spread | None, fooled: bool = False) -> str:
+def cell(value: float | Spread | None, fooled: bool = False) -> str:
+    """A fraction in percent; marked where it is above the natural accuracy."""
     if value is None:
         return MISSING
     mark = DAGGER if fooled else ""

@@ -19,6 +19,7 @@ from ancra_jax.errors import UsageError
 from ancra_jax.report import main, report
 from ancra_jax.report_data import wilson_interval
 from ancra_jax.report_names import attack_order, display_name
+from ancra_jax.results import write_arrays
 
 
 @pytest.fixture
@@ -401,3 +402,142 @@ def test_flags_that_are_missing(workdirs, output, message):
     values.mark_as_parsed()
     with pytest.raises(UsageError, match=message):
         main(values)
+
+
+def diagnosis(workdir, verdict="masked", **overrides):
+    """Writes what ``evaluate --suite=diagnostics`` would."""
+    check = {"name": "one step beats many", "threshold": 0.002, "severity": "masked"}
+    fired = check | {"value": 0.25, "fired": True, "meaning": "a single step breaks more"}
+    not_run = check | {"name": "adaptive attack beats AutoAttack", "value": None, "fired": None}
+    write_result(workdir, "diagnostics", NATURAL)
+    directory = workdir / "evaluation" / "best"
+    record = json.loads((directory / "diagnostics.json").read_text())
+    del record["accuracy"], record["num_correct"]
+    record |= {
+        "verdict": verdict,
+        "rows": [fired, not_run | {"meaning": "quote the adaptive worst case"}],
+        "epsilon_curve": {
+            "attack": "APGD",
+            "epsilons": [0.0, 8 / 255, 0.5, 1.0],
+            "accuracy": [0.9, 0.5, 0.6, 0.0],
+        },
+    } | overrides
+    (directory / "diagnostics.json").write_text(json.dumps(record))
+    offsets = np.linspace(-0.2, 0.2, 5, dtype=np.float32)
+    losses = np.random.default_rng(0).random((2, 5, 5), np.float32)
+    write_arrays(
+        directory / "diagnostics.npz", {"landscape_offsets": offsets, "landscape_losses": losses}
+    )
+
+
+ADAPTIVE = (1,) * 2 + (0,) * 8
+ATTACKS = [
+    {"name": "a1-gate2", "attacked": 9, "broken": 6, "accuracy_after": 0.3, "own_accuracy": None},
+    {"name": "a2-yk", "attacked": 3, "broken": 0, "accuracy_after": 0.3, "own_accuracy": 0.4},
+    {"name": "a6-square", "attacked": 3, "broken": 1, "accuracy_after": 0.2, "own_accuracy": 0.7},
+]
+
+
+@pytest.fixture
+def hidden_gradient(tmp_path):
+    """A network with reverse attention whose claim is far from its worst case."""
+    above = (1,) * 10
+    others = {"autoattack": FGSM, "fgsm_with_p": FGSM, "pgd40_with_p": PGD}
+    workdir = tmp_path / "ra"
+    make_run(workdir, PAPER | others | {"pgd40": above}, method="trades_ra")
+    return workdir
+
+
+def test_the_ladder_goes_from_the_claim_to_the_worst_case(tmp_path, hidden_gradient):
+    write_result(hidden_gradient, "adaptive", ADAPTIVE, attacks=ATTACKS, gate={"masks_agree": 1.0})
+    diagnosis(hidden_gradient)
+    text = report([str(hidden_gradient)], str(tmp_path / "out"))
+    (row,) = cells(text, "From the claim to the worst case")
+    assert row.pop("Worst case [95 %]").startswith("**20.00**")
+    assert row == {
+        "Model": "trades_ra",
+        "Seed": "0",
+        "Checkpoint": "best",
+        "Nat": "90.00",
+        "FGSM": "70.00",
+        "PGD": "100.00",
+        "AutoAttack": "70.00",
+        "With p": "40.00",  # what neither of the two attacks breaks
+        "Adaptive": "20.00",
+        "Diagnosis": "masked",
+    }
+    assert text.index("From the claim") < text.index("Without p")
+    assert "upper bound" not in text and "not diagnosed" not in text
+    attacks = cells(text, "Adaptive attacks that broke examples")
+    assert [(one["Attack"], one["Broke"], one["Tried on"]) for one in attacks] == [
+        ("a1-gate2", "6", "9"),
+        ("a6-square", "1", "3"),
+    ]
+    assert attacks[1]["By it alone"] == "70.00"
+    (checks,) = cells(text, "Diagnostics")
+    assert checks["Verdict"] == "**masked**"
+    assert checks["Checks that fired"] == "one step beats many (0.25, allowed 0.002)"
+    assert checks["Not run"] == "adaptive attack beats AutoAttack"
+    assert "- Diagnostics, one step beats many: a single step breaks more." in text
+    for title in ("Without p", "With p: the attacker"):  # the adaptive attacks are in both
+        assert cells(text, title)[0]["Adaptive"] == "20.00"
+    content = numbers(tmp_path / "out")["rows"][0]
+    assert content["rungs"]["With p"] == 0.4
+    assert content["diagnosis"]["verdict"] == "masked"
+    assert any(command.endswith("--suite=adaptive --num_examples=10 --seed=7")
+               for command in content["evaluate"])  # fmt: skip
+
+
+def test_without_the_adaptive_attacks_reverse_attention_has_an_upper_bound(
+    tmp_path, hidden_gradient
+):
+    plain = make_run(tmp_path / "plain")
+    text = report([plain, str(hidden_gradient)], str(tmp_path / "out"))
+    command = f"python -m ancra_jax.evaluate --workdir={hidden_gradient} --suite=adaptive"
+    assert f"attack made for that was run. Run `{command}`." in text
+    assert text.count("upper bound") == 1
+    command = f"python -m ancra_jax.evaluate --workdir={plain} --suite=diagnostics"
+    assert f"not diagnosed. Run `{command}`" in text
+    rows = cells(text, "From the claim to the worst case")
+    assert [row["Diagnosis"] for row in rows] == ["—", "—"]
+    assert rows[0]["With p"] == "—"
+
+
+def test_seeds_have_a_ladder_with_their_spread(tmp_path):
+    one = make_run(tmp_path / "one", PAPER | {"adaptive": ADAPTIVE})
+    two = make_run(tmp_path / "two", PAPER | {"adaptive": (1,) * 4 + (0,) * 6}, seed=1)
+    text = report([one, two], str(tmp_path / "out"))
+    last = cells(text, "From the claim to the worst case")[-1]
+    assert last["Seed"] == "2 seeds"
+    assert last["Adaptive"] == f"30.00 ± {100 * np.std([0.2, 0.4], ddof=1):.2f}"
+
+
+def test_a_diagnosis_of_another_step_is_left_out(tmp_path, hidden_gradient):
+    diagnosis(hidden_gradient, step=10)
+    text = report([str(hidden_gradient)], str(tmp_path / "out"))
+    assert "the diagnosis is of another checkpoint or data set and left out" in text
+    assert cells(text, "From the claim to the worst case")[0]["Diagnosis"] == "—"
+
+
+def test_a_diagnosis_alone_has_its_verdict(tmp_path):
+    make_run(tmp_path / "run", {})
+    diagnosis(tmp_path / "run", verdict="trustworthy")
+    text = report([str(tmp_path / "run")], str(tmp_path / "out"))
+    (row,) = cells(text, "From the claim to the worst case")
+    assert (row["Diagnosis"], row["Worst case [95 %]"]) == ("trustworthy", "—")
+    assert "not evaluated yet" in text
+
+
+def test_a_damaged_diagnosis_is_named(tmp_path, hidden_gradient):
+    diagnosis(hidden_gradient, rows=[{"name": "incomplete"}])
+    with pytest.raises(UsageError, match=r"diagnostics\.json: is not what the diagnostics write"):
+        report([str(hidden_gradient)], str(tmp_path / "out"))
+
+
+def test_figures_of_the_diagnostics(tmp_path, hidden_gradient, figures):
+    diagnosis(hidden_gradient)
+    report([str(hidden_gradient)], str(tmp_path / "out"))
+    for name in ("epsilon.png", "landscape_ra_best.png", "ladder_ra_best.png"):
+        with Image.open(tmp_path / "out" / name) as image:
+            assert min(image.size) > 300
+            assert np.asarray(image.convert("L")).std() > 5
