@@ -22,8 +22,9 @@ def iterate(
 
     On the CPU backend XLA runs the gradient of a convolution inside a compiled loop 10 to 18 times
     slower than outside of one (jax issue 12868), and not every convolution of somebody else's model
-    can be replaced (see ``with_fast_convolutions``). So there the steps are dispatched from Python, asynchronously (over several
-    devices one at a time); elsewhere, and inside a ``jit``, the loop is compiled whole.
+    can be replaced (see ``with_fast_convolutions``). So there the steps are dispatched from Python,
+    asynchronously (over several devices one at a time); elsewhere, and inside a ``jit``, the loop
+    is compiled whole.
 
     Args:
       step: pure function of ``(i: Int[Array, ""], state, *operands)``. It is a static argument of
