@@ -3,11 +3,14 @@
 This package imports nothing of the rest of the library.
 """
 
+from ancra_jax.attacks.adaptive import AdaptiveBudget as AdaptiveBudget
+from ancra_jax.attacks.adaptive import adaptive as adaptive
 from ancra_jax.attacks.apgd import apgd as apgd
-from ancra_jax.attacks.autoattack import AutoAttackResult as AutoAttackResult
 from ancra_jax.attacks.autoattack import autoattack as autoattack
-from ancra_jax.attacks.autoattack import worst_case as worst_case
 from ancra_jax.attacks.autoattack_attacks import Attack as Attack
+from ancra_jax.attacks.autoattack_result import AttackRecord as AttackRecord
+from ancra_jax.attacks.autoattack_result import AutoAttackResult as AutoAttackResult
+from ancra_jax.attacks.autoattack_result import worst_case as worst_case
 from ancra_jax.attacks.diagnostics import Diagnosis as Diagnosis
 from ancra_jax.attacks.diagnostics import diagnose as diagnose
 from ancra_jax.attacks.fab import fab as fab
@@ -28,6 +31,10 @@ from ancra_jax.attacks.progress import print_progress as print_progress
 from ancra_jax.attacks.results import AttackResult as AttackResult
 from ancra_jax.attacks.square import square as square
 from ancra_jax.attacks.success import is_adversarial as is_adversarial
+from ancra_jax.attacks.surrogates import Defence as Defence
+from ancra_jax.attacks.surrogates import Surrogate as Surrogate
+from ancra_jax.attacks.surrogates import SurrogateAttack as SurrogateAttack
+from ancra_jax.attacks.surrogates import register_defence as register_defence
 from ancra_jax.attacks.threat_models import L2 as L2
 from ancra_jax.attacks.threat_models import Linf as Linf
 from ancra_jax.attacks.threat_models import ThreatModel as ThreatModel

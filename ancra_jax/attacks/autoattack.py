@@ -7,15 +7,15 @@ References:
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Key
 
 from ancra_jax.attacks.autoattack_attacks import Attack, Budget, describe, plan
 from ancra_jax.attacks.autoattack_checks import check_model, warnings_of
+from ancra_jax.attacks.autoattack_result import AutoAttackResult, record
 from ancra_jax.attacks.autoattack_run import Job, run
 from ancra_jax.attacks.autoattack_state import CLEAN, Store, fingerprint, new_state
 from ancra_jax.attacks.batches import Placement, default_batch_size
@@ -23,44 +23,6 @@ from ancra_jax.attacks.model import AnyImages, AnyLabels, LogitsFn, as_pytree
 from ancra_jax.attacks.progress import Progress, print_progress
 from ancra_jax.attacks.threat_models import threat_model
 from ancra_jax.attacks.validation import check_images, check_labels, check_positive_int
-
-_PER_EXAMPLE = ("images", "robust", "broken_by", "target", "norms")
-
-
-@dataclass(frozen=True)
-class AutoAttackResult:
-    """What AutoAttack found.
-
-    Attributes:
-      images: adversarial images where an attack succeeded, the natural images elsewhere.
-      robust: classified correctly when clean and broken by no attack.
-      broken_by: name of the attack that broke the example, 'clean' if the clean image is
-        misclassified already, '' if robust.
-      target: the class which that attack aimed at; -1 if it was untargeted or there was none.
-      norms: size of the perturbation in the threat model's norm; 0 where no attack succeeded.
-      queries: forward passes spent on the example.
-      accuracies: 'clean' and, in order, every attack: the accuracy that was left after it.
-      warnings: why the result may be too optimistic, or differ from what was asked for.
-    """
-
-    images: Float[np.ndarray, "examples height width channels"]
-    robust: Bool[np.ndarray, "examples"]
-    broken_by: np.ndarray
-    target: Int[np.ndarray, "examples"]
-    norms: Float[np.ndarray, "examples"]
-    queries: Int[np.ndarray, "examples"]
-    accuracies: dict[str, float]
-    warnings: list[str]
-
-    @property
-    def clean_accuracy(self) -> float:
-        """Share of clean images that are classified correctly."""
-        return self.accuracies[CLEAN]
-
-    @property
-    def robust_accuracy(self) -> float:
-        """Share of examples that are classified correctly whatever the attacks did."""
-        return float(self.robust.mean())
 
 
 def autoattack(
@@ -84,6 +46,10 @@ def autoattack(
     state_path: str | os.PathLike | None = None,
     progress: Callable[[Progress], None] | None = print_progress,
     matmul_precision: str = "highest",
+    exhaustive: bool = False,
+    rank_by: LogitsFn | None = None,
+    max_seconds: float | int | None = None,
+    checks: bool = True,
 ) -> AutoAttackResult:
     """Evaluates the robust accuracy of a model.
 
@@ -118,6 +84,14 @@ def autoattack(
         same directory continues where the last one was interrupted, with identical results.
       progress: called after every batch.
       matmul_precision: of matrix products and convolutions, see ``jax.default_matmul_precision``.
+      exhaustive: give every attack all examples that are classified correctly when clean, not just
+        those that are still robust: slower, but every attack's own accuracy is known. The robust
+        accuracy is the same.
+      rank_by: a model whose clean logits rank the targets, instead of ``logits_fn``.
+      max_seconds: stop before the first batch that begins after so many seconds, the clean images
+        excepted; the result then says ``complete=False``, its robust accuracy is what is left so
+        far, and with ``state_path`` the next call goes on from there.
+      checks: look for randomness, probabilities, coarse logits and zero gradients.
 
     Returns:
       Flags, images, norms and warnings per example; see ``AutoAttackResult``.
@@ -158,6 +132,8 @@ def autoattack(
             placement=placement,
             randomized=randomized,
             num_steps=num_steps,
+            rank_by=None if rank_by is None else placement.replicate(as_pytree(rank_by)),
+            check_gradients=checks,
         )
         probe = job.probe()
         num_classes = probe.shape[1]
@@ -170,14 +146,25 @@ def autoattack(
             "num_targets": num_targets,
             "key": np.asarray(jax.random.key_data(key)).tolist(),
             "randomized": randomized,
+            "exhaustive": exhaustive,
+            "ranked_by_another": rank_by is not None,
         }
         digest = fingerprint(job.images, job.labels, job.indices, settings)
-        warnings = notes + check_model(logits_fn, job.images, randomized, version)
+        warnings = list(notes)
+        if checks:
+            warnings += check_model(logits_fn, job.images, randomized, version)
         store = Store(None if state_path is None else Path(state_path), job.images)
-        state = store.resume(new_state(digest, probe, len(images), num_targets, len(attacks)))
-        run(job, attacks, state, store, progress)
+        fresh = new_state(digest, probe, len(images), num_targets, len(attacks), exhaustive)
+        state = store.resume(fresh)
+        run(job, attacks, state, store, progress, max_seconds)
 
     names = [attack.name for attack in attacks]
+    finished = state.attack
+    if finished < len(attacks):
+        warnings.append(
+            f"stopped after {max_seconds:g} s in {names[finished]} (attack {finished + 1} of "
+            f"{len(attacks)}): the robust accuracy is what was left by then"
+        )
     return AutoAttackResult(
         images=store.in_memory(),
         robust=state.robust,
@@ -185,38 +172,10 @@ def autoattack(
         target=state.target,
         norms=state.norms,
         queries=state.queries,
-        accuracies=dict(zip([CLEAN, *names], state.accuracies.tolist(), strict=True)),
+        accuracies=dict(
+            zip([CLEAN, *names][: finished + 1], state.accuracies.tolist(), strict=False)
+        ),
         warnings=warnings + warnings_of(state, names),
+        records=tuple(record(state, number, attacks[number]) for number in range(finished)),
+        complete=finished == len(attacks),
     )
-
-
-def worst_case(results: Sequence[AutoAttackResult]) -> AutoAttackResult:
-    """The pointwise worst case of several evaluations of the same examples, as of several seeds.
-
-    Args:
-      results: of one model on the same images, in the same order.
-
-    Returns:
-      For every example the first result that broke it; ``accuracies`` has, after 'clean', what is
-      left after each result: 'run 1', 'run 2' ... Queries add up, warnings are united.
-
-    Raises:
-      ValueError: no results, or results over different examples.
-    """
-    if not results:
-        raise ValueError("results is empty")
-    first = results[0]
-    for other in results[1:]:
-        same = (other.broken_by == CLEAN).tolist() == (first.broken_by == CLEAN).tolist()
-        if other.images.shape != first.images.shape or not same:
-            raise ValueError("results are of different examples or models")
-    merged = {name: np.copy(getattr(first, name)) for name in _PER_EXAMPLE}
-    queries = np.sum([result.queries for result in results], axis=0)
-    accuracies = {CLEAN: first.clean_accuracy, "run 1": first.robust_accuracy}
-    for number, other in enumerate(results[1:], start=2):
-        newly = merged["robust"] & ~other.robust
-        for name in _PER_EXAMPLE:
-            merged[name][newly] = getattr(other, name)[newly]
-        accuracies[f"run {number}"] = float(merged["robust"].mean())
-    warnings = list(dict.fromkeys(line for result in results for line in result.warnings))
-    return AutoAttackResult(queries=queries, accuracies=accuracies, warnings=warnings, **merged)

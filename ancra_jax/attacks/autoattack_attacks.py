@@ -26,6 +26,9 @@ class Attack:
         second, third ...
       num_restarts: passes of an untargeted attack, each with its own randomness.
       options: further keyword arguments of ``run``.
+      group: of attacks that belong together, for the reader of the result.
+      cost: forward passes that a pass spends on an example, roughly; the estimate of the remaining
+        time is made of it.
     """
 
     name: str
@@ -33,6 +36,12 @@ class Attack:
     targeted: bool = False
     num_restarts: int = 1
     options: dict[str, Any] = field(default_factory=dict)
+    group: str = ""
+    cost: float | int = 1
+
+    def num_passes(self, num_targets: int) -> int:
+        """One per target, or one per restart."""
+        return num_targets if self.targeted else self.num_restarts
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,9 @@ class Budget:
     gradient_draws: int = 20
     randomized: bool = False
 
+
+GRADIENT_COST = 3.0
+"""Forward passes that a value with its input gradient takes as much time as."""
 
 VERSIONS = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
@@ -100,8 +112,11 @@ def plan(
 
 
 def describe(attack: Attack) -> str:
-    """What distinguishes an attack from others, as text."""
-    options = sorted((name, repr(value)) for name, value in attack.options.items())
+    """What distinguishes an attack from others, as text that is the same in every process."""
+    options = sorted(
+        (name, getattr(value, "__qualname__", repr(value)))
+        for name, value in attack.options.items()
+    )
     return f"{attack.name} targeted={attack.targeted} restarts={attack.num_restarts} {options}"
 
 
@@ -113,28 +128,37 @@ def _named(name, num_classes, restarts, budget, notes):
     if budget.randomized and name not in GRADIENT_ONLY:
         raise ValueError(f"{name} does not attack randomised models; use version='rand'")
     if name == "square":
-        return Attack(name, square, options={"num_queries": budget.num_queries})
+        options = {"num_queries": budget.num_queries}
+        return Attack(name, square, options=options, cost=budget.num_queries)
+    cost = GRADIENT_COST * budget.num_steps
     if name == "fab":
         options = {"num_steps": budget.num_steps, "num_restarts": restarts}
-        return Attack(name, fab, options=options)
+        return Attack(name, fab, options=options, cost=restarts * num_classes * cost)
     if name == "fab-t":
-        return Attack(name, fab, targeted=True, options={"num_steps": budget.num_steps})
+        options = {"num_steps": budget.num_steps}
+        return Attack(name, fab, targeted=True, options=options, cost=cost)
     options = {
         "num_steps": budget.num_steps,
         "randomized": budget.randomized,
         "gradient_draws": budget.gradient_draws,
     }
+    if budget.randomized:
+        cost *= budget.gradient_draws
+
+    def apgd_attack(loss, targeted=False, num_restarts=1):
+        return Attack(name, partial(apgd, loss=loss), targeted, num_restarts, options, cost=cost)
+
     if name == "apgd-ce":
-        return Attack(name, partial(apgd, loss="ce"), False, restarts, options)
+        return apgd_attack("ce", num_restarts=restarts)
     if name == "apgd-dlr":
         loss = "dlr" if num_classes >= 3 else "margin"
         if loss == "margin":
             notes.append("apgd-dlr: DLR needs 3 classes, the model has 2; the margin was used")
-        return Attack(name, partial(apgd, loss=loss), False, restarts, options)
+        return apgd_attack(loss, num_restarts=restarts)
     loss = "targeted_dlr" if num_classes >= 4 else "targeted_margin"
     if loss == "targeted_margin":
         notes.append(
             f"apgd-t: targeted DLR needs 4 classes, the model has {num_classes}; "
             "the targeted margin was used"
         )
-    return Attack(name, partial(apgd, loss=loss), True, 1, options)
+    return apgd_attack(loss, targeted=True)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from ancra_jax.attacks.autoattack_attacks import Attack
 from ancra_jax.attacks.autoattack_checks import check_start
-from ancra_jax.attacks.autoattack_state import CLEAN, State, Store
+from ancra_jax.attacks.autoattack_state import BROKEN, CLEAN, WITHSTOOD, State, Store
 from ancra_jax.attacks.batches import Placement
 from ancra_jax.attacks.gradients import WithKeys
 from ancra_jax.attacks.model import LogitsFn, example_keys
@@ -37,6 +37,8 @@ class Job:
       placement: batch shape and devices.
       randomized: whether the model takes a key.
       num_steps: gradient steps of APGD.
+      rank_by: the model whose clean logits rank the targets.
+      check_gradients: whether to look for zero gradients.
     """
 
     model: LogitsFn
@@ -48,6 +50,8 @@ class Job:
     placement: Placement
     randomized: bool
     num_steps: int
+    rank_by: LogitsFn | None = None
+    check_gradients: bool = True
 
     def purpose_key(self, purpose: str, number: int = 0) -> Key[Array, ""]:
         """The key of an attack's pass, whatever else is in the list of attacks."""
@@ -86,15 +90,17 @@ def run(
     state: State,
     store: Store,
     progress: Callable[[Progress], None] | None,
+    max_seconds: float | int | None = None,
 ) -> None:
-    """Runs what ``state`` has still to do, and brings it to its end.
+    """Runs what ``state`` has still to do, and brings it to its end, or as far as time allows.
 
     Raises:
       ValueError: clean logits that are not finite, or labels beyond the model's classes.
     """
     started = time.monotonic()
+    pace = Pace(attacks)
 
-    def report(name, rounds):
+    def report(name, rounds, remaining=None):
         store.save(state)
         if progress is not None:
             event = Progress(
@@ -105,6 +111,7 @@ def run(
                 todo=state.tackled,
                 robust_accuracy=float(state.robust.mean()),
                 seconds=time.monotonic() - started,
+                remaining=remaining,
             )
             progress(event)
 
@@ -115,15 +122,44 @@ def run(
         state.end_attack()
     while state.attack < len(attacks):
         attack = attacks[state.attack]
-        rounds = state.targets.shape[1] if attack.targeted else attack.num_restarts
+        rounds = attack.num_passes(state.targets.shape[1])
         for rows, active in job.placement.batches(np.flatnonzero(state.todo)):
+            if max_seconds is not None and time.monotonic() - started >= max_seconds:
+                store.save(state)
+                return
+            begun = time.monotonic()
             _attack(job, attack, state, store, rows, active)
-            report(attack.name, rounds)
+            pace.took(time.monotonic() - begun, attack, int(active.sum()))
+            report(attack.name, rounds, pace.remaining(state))
         if state.round + 1 < rounds:
             state.end_round()
         else:
             state.end_attack()
     store.save(state)
+
+
+class Pace:
+    """Seconds per forward pass so far, and what this makes of the work that is left."""
+
+    def __init__(self, attacks: Sequence[Attack]):
+        self._attacks = attacks
+        self._seconds, self._cost = 0.0, 0.0
+
+    def took(self, seconds: float, attack: Attack, examples: int) -> None:
+        """Notes a batch."""
+        self._seconds += seconds
+        self._cost += examples * attack.cost
+
+    def remaining(self, state: State) -> float:
+        """Seconds for the rest of this pass, of this attack, and for the later attacks."""
+        targets = state.targets.shape[1]
+        attack, *later = self._attacks[state.attack :]
+        unbroken = int((state.standing() & (state.outcomes[state.attack] != BROKEN)).sum())
+        passes_left = attack.num_passes(targets) - state.round - 1
+        cost = attack.cost * (int(state.todo.sum()) + passes_left * unbroken)
+        standing = int(state.standing().sum())
+        cost += sum(standing * other.cost * other.num_passes(targets) for other in later)
+        return self._seconds / max(self._cost, 1.0) * cost
 
 
 def _classify(job, state, rows, active):
@@ -134,18 +170,20 @@ def _classify(job, state, rows, active):
     rows = rows[active]
     check_logits(logits, len(rows))
     check_labels(job.labels[rows], len(rows), logits.shape[1])
-    keys = example_keys(job.purpose_key("check"), indices)
-    zero, not_finite = jax.device_get(
-        check_start(model, x, y, keys, job.threat_model, job.num_steps)
-    )
-
     correct = logits.argmax(axis=1) == job.labels[rows]
-    ranked = np.argsort(-logits, axis=1, kind="stable")
-    state.targets[rows] = ranked[:, 1 : 1 + state.targets.shape[1]]
+    scores = logits if job.rank_by is None else np.array(forward(job.rank_by, x))[active]
+    others = np.where(np.arange(scores.shape[1]) == job.labels[rows, None], -np.inf, scores)
+    ranked = np.argsort(-others, axis=1, kind="stable")
+    state.targets[rows] = ranked[:, : state.targets.shape[1]]
     state.robust[rows] = correct
     state.broken_by[rows[~correct]] = CLEAN
-    state.zero_gradient[rows] = zero[active]
-    state.not_finite[rows] = not_finite[active]
+    if job.check_gradients:
+        keys = example_keys(job.purpose_key("check"), indices)
+        zero, not_finite = jax.device_get(
+            check_start(model, x, y, keys, job.threat_model, job.num_steps)
+        )
+        state.zero_gradient[rows] = zero[active]
+        state.not_finite[rows] = not_finite[active]
     state.queries[rows] += 1
     state.todo[rows] = False
 
@@ -172,13 +210,15 @@ def _attack(job, attack, state, store, rows, active):
         (adversarial, norms, found.best_loss, found.queries)
     )
     broken = adversarial & active
-    if broken.any():
-        store.write(rows[broken], np.asarray(found.images)[broken])
-    state.robust[rows[broken]] = False
-    state.broken_by[rows[broken]] = attack.name
+    state.outcomes[state.attack, rows[active]] = np.where(broken[active], BROKEN, WITHSTOOD)
+    newly = broken & state.robust[rows]
+    if newly.any():
+        store.write(rows[newly], np.asarray(found.images)[newly])
+    state.robust[rows[newly]] = False
+    state.broken_by[rows[newly]] = attack.name
     if attack.targeted:
-        state.target[rows[broken]] = state.targets[rows[broken], state.round]
-    state.norms[rows[broken]] = norms[broken]
+        state.target[rows[newly]] = state.targets[rows[newly], state.round]
+    state.norms[rows[newly]] = norms[newly]
     state.queries[rows[active]] += queries[active] + 1
     state.not_finite[rows[active]] |= np.isnan(loss[active])
     state.todo[rows[active]] = False

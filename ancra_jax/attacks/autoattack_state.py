@@ -13,6 +13,7 @@ import numpy as np
 _ARRAYS = "state.npz"
 _IMAGES = "images.npy"
 ROBUST, CLEAN = "", "clean"
+NOT_ATTACKED, WITHSTOOD, BROKEN = range(3)
 
 
 @dataclass
@@ -36,6 +37,8 @@ class State:
       accuracies: robust accuracy after every finished attack, after clean accuracy.
       zero_gradient: examples whose input gradient was exactly 0.
       not_finite: examples with NaN or infinite logits near the clean image.
+      outcomes: per attack and example 0 (not attacked), 1 (withstood) or 2 (broken).
+      exhaustive: whether an attack gets the examples that others broke, too.
     """
 
     fingerprint: str
@@ -53,22 +56,36 @@ class State:
     accuracies: np.ndarray
     zero_gradient: np.ndarray
     not_finite: np.ndarray
+    outcomes: np.ndarray
+    exhaustive: bool
+
+    def standing(self) -> np.ndarray:
+        """Examples that an attack gets: the robust ones, or all that are correct when clean."""
+        return self.broken_by != CLEAN if self.exhaustive else self.robust
 
     def end_round(self) -> None:
-        """Moves on to the next pass, on what is still robust."""
+        """Moves on to the next pass, on what this attack has not broken."""
         self.round += 1
-        self.todo = self.robust.copy()
+        self.todo = self.standing() & (self.outcomes[self.attack] != BROKEN)
         self.tackled = int(self.todo.sum())
 
     def end_attack(self) -> None:
-        """Notes the accuracy that is left and moves on to the next attack."""
+        """Notes the accuracy that is left and moves on to the next attack, if there is one."""
         self.attack += 1
         self.accuracies[self.attack] = self.robust.mean()
-        self.end_round()
         self.round = 0
+        self.todo = self.standing().copy()
+        self.tackled = int(self.todo.sum())
 
 
-def new_state(digest: str, probe: np.ndarray, examples: int, num_targets: int, attacks: int):
+def new_state(
+    digest: str,
+    probe: np.ndarray,
+    examples: int,
+    num_targets: int,
+    attacks: int,
+    exhaustive: bool,
+):
     """The state before anything is known."""
     return State(
         fingerprint=digest,
@@ -86,6 +103,8 @@ def new_state(digest: str, probe: np.ndarray, examples: int, num_targets: int, a
         accuracies=np.full(attacks + 1, np.nan),
         zero_gradient=np.zeros(examples, bool),
         not_finite=np.zeros(examples, bool),
+        outcomes=np.full((attacks, examples), NOT_ATTACKED, np.int8),
+        exhaustive=exhaustive,
     )
 
 

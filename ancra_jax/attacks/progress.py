@@ -15,6 +15,9 @@ class Progress(NamedTuple):
       todo: examples that it treats in all.
       robust_accuracy: share of all examples that nothing has broken so far.
       seconds: since the call.
+      remaining: an estimate of the seconds that are left, at the pace so far; too long rather than
+        too short, since examples that are broken meanwhile are not attacked again. None while clean
+        images are classified.
     """
 
     attack: str
@@ -24,6 +27,7 @@ class Progress(NamedTuple):
     todo: int
     robust_accuracy: float
     seconds: float
+    remaining: float | None = None
 
 
 def print_progress(progress: Progress) -> None:
@@ -37,4 +41,6 @@ def print_progress(progress: Progress) -> None:
         f"{progress.done}/{progress.todo} attacked, "
         f"robust accuracy {progress.robust_accuracy:.2%}, {progress.seconds:.1f} s"
     )
+    if progress.remaining:
+        line += f", {progress.remaining:.0f} s left"
     print(f"\r{line:<78}" if live else line, end="\n" if last else "", file=sys.stderr, flush=True)

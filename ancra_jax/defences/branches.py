@@ -1,0 +1,95 @@
+"""The branches of reverse attention: pairs of masks, each of which makes the network a smooth one.
+
+Inference takes one of ``classes ** 2`` branches (i, j): the first mask is class i's row, the second
+class j's. It takes (i, j) exactly where i is the largest auxiliary logit of the first block and j,
+under the first mask i, that of the second.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ancra_jax.attacks.model import Images, LogitsFn, as_pytree, model_outputs
+from ancra_jax.attacks.pytree import pytree_dataclass
+from ancra_jax.defences.attention_objective import branch_terms
+
+_AT_ONCE = 10  # first masks that are computed together
+
+
+@pytree_dataclass()
+class RankedMask:
+    """An attention rule: the row of the class with a given rank among the auxiliary logits."""
+
+    ranks: Int[Array, "2"]
+
+    def __call__(
+        self,
+        aux_logits: Float[Array, "batch classes"],
+        class_rows: Float[Array, "classes features"],
+        labels: Int[Array, "batch"] | None,
+        block: int,
+    ) -> Float[Array, "batch features"]:
+        """The mask of every example."""
+        return class_rows[self.classes(aux_logits, block)]
+
+    def classes(self, aux_logits: Float[Array, "batch classes"], block: int) -> Int[Array, "batch"]:
+        """The classes of this rank; of equal logits the smaller class comes first."""
+        order = jnp.argsort(-aux_logits, axis=-1, stable=True)
+        return order[:, self.ranks[block]]
+
+
+def branch_maximum(
+    predict: LogitsFn,
+    images: Images,
+    labels: Int[Array, "batch"],
+    ranks: int | None = None,
+) -> Float[Array, "batch"]:
+    """How far the best of all branches is from making the network err: the certificate.
+
+    The maximum over all branches (i, j) of the smallest of ``a_1[i] - max_{q != i} a_1[q]``,
+    ``a_2[j] - max_{q != j} a_2[q]`` and ``max_{q != y} f_q - f_y``, the latter two under the masks
+    i and (i, j). It is > 0 exactly where the network errs, unless logits are equal: the network
+    then follows ``argmax``, which takes the first, and the maximum is 0 if it errs, at most 0 if
+    not.
+
+    Args:
+      predict: a network with reverse attention on two blocks, variables bound, called with
+        ``attention=``.
+      images: pixels in [0, 1].
+      labels: class numbers.
+      ranks: only branches whose classes rank among the first so many; all if None. The sign is the
+        same for any number, the time and memory grow with its square.
+    """
+    if ranks is None:
+        ranks = jax.eval_shape(predict, images).logits.shape[-1]
+    return _branch_maximum(as_pytree(predict), jnp.asarray(images), jnp.asarray(labels), ranks)
+
+
+@partial(jax.jit, static_argnames="ranks")
+def _branch_maximum(predict, images, labels, ranks):
+    def value(first, second):
+        mask = RankedMask(jnp.stack([first, second]))
+        logits, aux_logits = model_outputs(lambda x: predict(x, attention=mask), images)
+        classes = jnp.stack([mask.classes(aux, block) for block, aux in enumerate(aux_logits)])
+        return jnp.min(branch_terms(aux_logits, logits, classes, labels), axis=0)
+
+    # Under vmap all that comes before a mask is computed once.
+    numbers = jnp.arange(ranks)
+    over_second = jax.vmap(value, in_axes=(None, 0))
+    values = jax.lax.map(lambda first: over_second(first, numbers), numbers, batch_size=_AT_ONCE)
+    return jnp.max(values, axis=(0, 1))
+
+
+@pytree_dataclass(static=("ranks",))
+class BranchObjective:
+    """``branch_maximum`` as an objective of a batch."""
+
+    predict: LogitsFn
+    labels: Int[Array, "batch"]
+    ranks: int
+
+    def __call__(self, images: Images) -> Float[Array, "batch"]:
+        """Evaluates the objective."""
+        return branch_maximum(self.predict, images, self.labels, self.ranks)
