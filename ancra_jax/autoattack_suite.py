@@ -2,17 +2,19 @@
 
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
+from ancra_jax.attacks import AutoAttackResult
 from ancra_jax.attacks.autoattack import autoattack
 from ancra_jax.attacks.progress import Progress
 from ancra_jax.config import EvaluationConfig
 from ancra_jax.paper_suite import Target
-from ancra_jax.progress import Bar
+from ancra_jax.progress import Bar, format_seconds
 from ancra_jax.results import ResultStore
 
 
@@ -48,19 +50,8 @@ class AutoAttackSpec:
           store: where the result goes.
           bar: is told where the evaluation stands.
         """
-        num_examples = identity["num_examples"]
-        labels = target.split.labels[:num_examples]
-        images = target.split.images[:num_examples].astype(np.float32) / np.float32(255)
+        images, labels = first_examples(target, identity)
         state = store.partial_path(identity).with_suffix(".state")
-
-        def show(progress: Progress):
-            bar.update(
-                progress.done,
-                f"{progress.attack} {progress.round}/{progress.rounds}, "
-                f"robust accuracy {progress.robust_accuracy:.2%}",
-                total=progress.todo,
-            )
-
         started = time.monotonic()
         result = autoattack(
             target.predict,
@@ -72,24 +63,50 @@ class AutoAttackSpec:
             key=jax.random.key(identity["seed"]),
             batch_size=target.batch_size,
             state_path=state,
-            progress=show,
+            progress=shown_on(bar),
         )
-        arrays = {
-            "labels": labels,
-            "correct": result.robust,
-            "broken_by": result.broken_by.astype(str),
-            "target": result.target,
-            "norms": result.norms,
-            "queries": result.queries,
-        }
         store.write(
             identity,
-            arrays,
+            arrays_of(result, labels),
             time.monotonic() - started,
             accuracy_after=result.accuracies,
             warnings=result.warnings,
         )
         shutil.rmtree(state, ignore_errors=True)
+
+
+def first_examples(target: Target, identity: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Images in [0, 1] and labels of the examples that an evaluation is about."""
+    num_examples = identity["num_examples"]
+    images = target.split.images[:num_examples].astype(np.float32) / np.float32(255)
+    return images, target.split.labels[:num_examples]
+
+
+def shown_on(bar: Bar) -> Callable[[Progress], None]:
+    """Tells a bar where an evaluation stands."""
+
+    def show(progress: Progress):
+        left = f", {format_seconds(progress.remaining)} left in all" if progress.remaining else ""
+        bar.update(
+            progress.done,
+            f"{progress.attack} {progress.round}/{progress.rounds}, "
+            f"robust accuracy {progress.robust_accuracy:.2%}{left}",
+            total=progress.todo,
+        )
+
+    return show
+
+
+def arrays_of(result: AutoAttackResult, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """What is kept of every example."""
+    return {
+        "labels": labels,
+        "correct": result.robust,
+        "broken_by": result.broken_by.astype(str),
+        "target": result.target,
+        "norms": result.norms,
+        "queries": result.queries,
+    }
 
 
 def spec(config: EvaluationConfig, version: str) -> AutoAttackSpec:

@@ -3,16 +3,22 @@
 Interrupted, the same command continues; a finished result is never overwritten without ``--force``.
 """
 
+import functools
+import pathlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from jax.sharding import Mesh
 from rich.console import Console
+from rich.panel import Panel
 from rich.table import Table
 
 from ancra_jax import (
+    adaptive_suite,
     autoattack_suite,
     cli,
     components,
@@ -21,13 +27,15 @@ from ancra_jax import (
     sharding,
 )
 from ancra_jax import workdir as workdir_lib
+from ancra_jax.attacks.surrogates import LEVELS, Level, declared
 from ancra_jax.checkpoint import Checkpoints
 from ancra_jax.config import Config
+from ancra_jax.data import Dataset
 from ancra_jax.errors import UsageError
 from ancra_jax.progress import Bar
 from ancra_jax.results import ResultStore, read_arrays, read_result
 
-SUITES = ("quick", "paper", "autoattack", "diagnostics")
+SUITES = ("quick", "paper", "autoattack", "adaptive", "diagnostics", "all")
 
 
 def evaluate(
@@ -40,6 +48,9 @@ def evaluate(
     force: bool = False,
     suite: str = "paper",
     autoattack_version: str = "standard",
+    adaptive_budget: Level = "standard",
+    max_minutes: float = 0.0,
+    transfer_from: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Runs a suite on a checkpoint; results that are there already are kept.
 
@@ -50,10 +61,11 @@ def evaluate(
       batch_size: examples on the devices at a time; 0 for the training batch size.
       seed: of the attacks' randomness.
       force: compute again what is there.
-      suite: ``'paper'`` (FGSM, PGD and C&W, without and with p, and AutoAttack), ``'autoattack'``
-        alone, ``'quick'``: the paper's without AutoAttack, or ``'diagnostics'``, which compare the
-        results that are there.
+      suite: see ``attacks_of_suite``.
       autoattack_version: ``'standard'`` or ``'plus'``.
+      adaptive_budget: ``'quick'``, ``'standard'`` or ``'thorough'``.
+      max_minutes: stop the adaptive attacks after so many; 0: no limit. The same call goes on.
+      transfer_from: directories of runs whose adversarial images the adaptive attacks try.
 
     Returns:
       The results, as their JSON files hold them.
@@ -77,11 +89,21 @@ def evaluate(
         batch_size,
         sharding.batch_sharded(mesh),
     )
+    adaptive = functools.partial(
+        adaptive_suite.AdaptiveSpec,
+        adaptive_suite.NAME,
+        config.evaluation.norm,
+        config.evaluation.epsilon,
+        adaptive_budget,
+        max_minutes,
+        declared(model, target.predict),
+        load_sources(transfer_from, dataset, mesh),
+    )
     store = ResultStore(workdir, checkpoint)
     results = []
     # An attack that computes in less than float32 finds less.
     with jax.default_matmul_precision("highest"):
-        for spec in attacks_of_suite(suite, config, autoattack_version):
+        for spec in attacks_of_suite(suite, config, autoattack_version, adaptive):
             identity = {
                 "attack": spec.name,
                 "method": config.name,
@@ -100,17 +122,65 @@ def evaluate(
     return results
 
 
-def attacks_of_suite(suite: str, config: Config, autoattack_version: str) -> list[Any]:
-    """The attacks of a suite, in the order in which they run: the cheap ones first."""
-    autoattack = autoattack_suite.spec(config.evaluation, autoattack_version)
-    if suite == "autoattack":
-        return [autoattack]
-    if suite == "diagnostics":
-        return [diagnostics_suite.spec(config.evaluation)]
+def attacks_of_suite(
+    suite: str, config: Config, autoattack_version: str, adaptive: Callable[[], Any]
+) -> list[Any]:
+    """The attacks of a suite, in the order in which they run: the cheap ones first.
+
+    Args:
+      suite: ``'quick'``: natural images, FGSM, PGD and C&W, without and with p; ``'paper'``: these
+        and AutoAttack; ``'autoattack'`` alone; ``'adaptive'``: natural images, AutoAttack and the
+        attacks made for the network's defence; ``'diagnostics'``, which compare the results that
+        are there; ``'all'``: everything.
+      config: of the run.
+      autoattack_version: see there.
+      adaptive: makes the adaptive attacks.
+    """
     paper = paper_suite.specs(
         config.evaluation, config.method.aux_weight, config.model.reverse_attention
     )
-    return paper if suite == "quick" else [*paper, autoattack]
+    autoattack = autoattack_suite.spec(config.evaluation, autoattack_version)
+    diagnostics = diagnostics_suite.spec(config.evaluation)
+    match suite:
+        case "quick":
+            return paper
+        case "paper":
+            return [*paper, autoattack]
+        case "autoattack":
+            return [autoattack]
+        case "adaptive":
+            return [paper[0], autoattack, adaptive()]
+        case "diagnostics":
+            return [diagnostics]
+    return [*paper, autoattack, adaptive(), diagnostics]
+
+
+def load_sources(
+    directories: Sequence[str], dataset: Dataset, mesh: Mesh
+) -> list[adaptive_suite.Source]:
+    """Loads the best checkpoints of other runs, of any method and network.
+
+    Raises:
+      UsageError: a directory holds no such run, or one of another data set.
+    """
+    sources: list[adaptive_suite.Source] = []
+    for directory in directories:
+        try:
+            config = workdir_lib.read_config(directory)
+            if config.data.name != dataset.name:
+                raise UsageError(
+                    f"--workdir={directory}: is a run on {config.data.name}, not {dataset.name}"
+                )
+            model = components.create_model(config, dataset.num_classes, dtype="float32")
+            variables, step = load_variables(directory, model, dataset.image_shape, "best", mesh)
+        except UsageError as error:
+            raise UsageError(str(error).replace("--workdir", "--transfer_from", 1)) from error
+        name = pathlib.Path(directory).resolve().name
+        if name in [source.name for source in sources]:
+            raise UsageError(f"--transfer_from={directory}: another directory is called {name} too")
+        predict = jax.tree_util.Partial(model.apply, variables)
+        sources.append(adaptive_suite.Source(name, config.name, step, predict))
+    return sources
 
 
 def load_variables(workdir: str, model, image_shape, checkpoint: str, mesh):
@@ -143,29 +213,41 @@ def print_table(config: Config, results: list[dict[str, Any]], store: ResultStor
     if not results:
         return
     accuracy = {result["attack"]: result["accuracy"] for result in results}
-    survivors = np.logical_and.reduce(
-        [read_arrays(store.path(name).with_suffix(".npz"))["correct"] for name in accuracy]
-    )
+    correct = {
+        name: read_arrays(store.path(name).with_suffix(".npz"))["correct"] for name in accuracy
+    }
+    survivors = np.logical_and.reduce(list(correct.values()))
     first = results[0]
     console.print(
-        f"\n{first['method']} on {first['data']}, {first['checkpoint']} checkpoint (step "
-        f"{first['step']}), {first['num_examples']} test examples, "
-        f"{config.evaluation.norm} epsilon {config.evaluation.epsilon:.4g}"
+        Panel(
+            f"[bold]robust accuracy: {survivors.mean():.2%}[/bold]\n"
+            "correct on the natural image and under every attack below",
+            expand=False,
+        )
     )
     console.print(
-        f"[bold]robust accuracy: {survivors.mean():.2%}[/bold] "
-        "(correct on the natural image and under every attack below)"
+        f"{first['method']} on {first['data']}, {first['checkpoint']} checkpoint (step "
+        f"{first['step']}), {first['num_examples']} test examples, "
+        f"{config.evaluation.norm} epsilon {config.evaluation.epsilon:.4g}"
     )
     table = Table("attack", "without p", "with p")
     for name in accuracy:
         if not name.endswith("_with_p"):
             with_p = accuracy.get(f"{name}_with_p")
             table.add_row(name, f"{accuracy[name]:.2%}", "" if with_p is None else f"{with_p:.2%}")
-    if {"natural", "autoattack"} <= set(accuracy):
-        without_p, with_p = paper_mean(accuracy, ""), paper_mean(accuracy, "_with_p")
+    without_p, with_p = paper_mean(accuracy, ""), paper_mean(accuracy, "_with_p")
+    if without_p is not None:
         table.add_row("mean", f"{without_p:.2%}", "" if with_p is None else f"{with_p:.2%}")
     console.print(table)
     warnings = fooled_attacks(accuracy) + [w for r in results for w in r.get("warnings", [])]
+    if adaptive_suite.NAME in accuracy:
+        adaptive = next(r for r in results if r["attack"] == adaptive_suite.NAME)
+        adaptive_suite.print_attacks(console, adaptive, correct)
+    elif config.model.reverse_attention:
+        warnings.append(
+            "this network hides its gradient behind reverse attention, and no attack above was "
+            "made for that: --suite=adaptive"
+        )
     for warning in warnings:
         console.print(f"[yellow]warning:[/yellow] {warning}", soft_wrap=True)
 
@@ -193,7 +275,7 @@ def paper_mean(accuracy: dict[str, float], suffix: str) -> float | None:
         for name in accuracy
         if name.startswith(("fgsm", "pgd", "cw")) and name.endswith("_with_p") == bool(suffix)
     ]
-    if not names:
+    if not names or "autoattack" not in accuracy:
         return None
     return sum(accuracy[name] for name in [*names, "autoattack"]) / (len(names) + 1)
 
@@ -219,6 +301,16 @@ def define_flags():
     flags.DEFINE_enum(
         "autoattack_version", "standard", ["standard", "plus"], "Which list of attacks."
     )
+    flags.DEFINE_enum("adaptive_budget", "standard", LEVELS, "What the adaptive attacks may spend.")
+    flags.DEFINE_float(
+        "max_minutes",
+        0.0,
+        "Stop the adaptive attacks after so many minutes; the same command goes on. 0: no limit.",
+        lower_bound=0.0,
+    )
+    flags.DEFINE_list(
+        "transfer_from", [], "Directories of runs whose adversarial images are tried too."
+    )
     flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which checkpoint.")
     flags.DEFINE_integer(
         "num_examples", 0, "Evaluate the first N test examples; 0: all.", lower_bound=0
@@ -243,6 +335,9 @@ def main(arguments: flags.FlagValues):
         force=arguments.force,
         suite=arguments.suite,
         autoattack_version=arguments.autoattack_version,
+        adaptive_budget=arguments.adaptive_budget,
+        max_minutes=arguments.max_minutes,
+        transfer_from=arguments.transfer_from,
     )
     config = workdir_lib.read_config(arguments.workdir)
     print_table(config, results, ResultStore(arguments.workdir, arguments.checkpoint))

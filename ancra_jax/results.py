@@ -43,6 +43,8 @@ class ResultStore:
     def finished(self, identity: dict[str, Any], *, force: bool) -> dict[str, Any] | None:
         """The finished result of an attack, if there is one and it is the one asked for.
 
+        A result that says ``"complete": false`` was stopped by a time limit and is not finished.
+
         Args:
           identity: what determines the numbers (attack, step, settings, seed, examples ...).
           force: compute again, whatever there is.
@@ -60,7 +62,7 @@ class ResultStore:
                     f"{path} holds a result with {name}={result.get(name)!r}, asked for is "
                     f"{name}={identity[name]!r}: --force replaces it"
                 )
-        return result
+        return result if result.get("complete", True) else None
 
     def path(self, attack: str) -> pathlib.Path:
         """Where the JSON of an attack is; its arrays are beside it as ``.npz``."""

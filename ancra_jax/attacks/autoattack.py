@@ -154,11 +154,11 @@ def autoattack(
         if checks:
             warnings += check_model(logits_fn, job.images, randomized, version)
         store = Store(None if state_path is None else Path(state_path), job.images)
-        fresh = new_state(digest, probe, len(images), num_targets, len(attacks), exhaustive)
+        names = [attack.name for attack in attacks]
+        fresh = new_state(digest, probe, len(images), num_targets, names, exhaustive)
         state = store.resume(fresh)
         run(job, attacks, state, store, progress, max_seconds)
 
-    names = [attack.name for attack in attacks]
     finished = state.attack
     if finished < len(attacks):
         warnings.append(

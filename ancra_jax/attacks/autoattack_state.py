@@ -83,10 +83,10 @@ def new_state(
     probe: np.ndarray,
     examples: int,
     num_targets: int,
-    attacks: int,
+    names: list[str],
     exhaustive: bool,
 ):
-    """The state before anything is known."""
+    """The state before anything is known; ``names`` are the attacks'."""
     return State(
         fingerprint=digest,
         probe=probe,
@@ -95,15 +95,15 @@ def new_state(
         todo=np.ones(examples, bool),
         tackled=examples,
         robust=np.ones(examples, bool),
-        broken_by=np.full(examples, ROBUST, dtype="U64"),
+        broken_by=np.full(examples, ROBUST, dtype=f"U{max(map(len, [CLEAN, *names]))}"),
         target=np.full(examples, -1, np.int32),
         norms=np.zeros(examples, np.float32),
         queries=np.zeros(examples, np.int64),
         targets=np.zeros((examples, num_targets), np.int32),
-        accuracies=np.full(attacks + 1, np.nan),
+        accuracies=np.full(len(names) + 1, np.nan),
         zero_gradient=np.zeros(examples, bool),
         not_finite=np.zeros(examples, bool),
-        outcomes=np.full((attacks, examples), NOT_ATTACKED, np.int8),
+        outcomes=np.full((len(names), examples), NOT_ATTACKED, np.int8),
         exhaustive=exhaustive,
     )
 

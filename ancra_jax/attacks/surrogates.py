@@ -99,12 +99,15 @@ class Defence:
       decision: what decides the model's prediction and has a gradient; warm starts go on along it.
         The margin of the model's own logits if None.
       rank_by: whose clean logits rank the targets; the model's own if None.
+      gate: ``(images, adversarial, labels, broken, placement)`` to named numbers that say how the
+        part without a gradient behaves; for the result.
     """
 
     name: str
     attacks: Sequence[Surrogate | SurrogateAttack]
     decision: ObjectiveOf | None = None
     rank_by: LogitsFn | None = None
+    gate: Callable[..., dict[str, float | None]] | None = None
 
 
 Declare = Callable[[Any, LogitsFn], Defence | None]

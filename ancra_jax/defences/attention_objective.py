@@ -4,6 +4,7 @@ What an attack forces, relaxes and ascends is data: one compiled program, in whi
 occurs once, serves them all.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -90,7 +91,7 @@ class Ascent:
 
 def ascent(
     loss: str,
-    heads: tuple[float, float, float] = (0, 0, 1),
+    heads: Sequence[float | int] = (0, 0, 1),
     *,
     branch: tuple[int, int] = (FREE, FREE),
     temperature: float = 1.0,

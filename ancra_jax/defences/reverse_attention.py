@@ -13,6 +13,7 @@ the final logits are f = Omega (g_2 * Omega_{c_2}) + bias. Attacks on f alone ar
 So these attacks ascend what decides. Success is judged by the network itself, masks and all.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from ancra_jax.attacks.model import LogitsFn, model_outputs
 from ancra_jax.attacks.surrogates import Defence, SurrogateAttack, register_defence
 from ancra_jax.defences.attention_objective import LABEL, TARGET, Goal, ascent
 from ancra_jax.defences.branches import BranchObjective
+from ancra_jax.defences.gate import gate_statistics
 
 NAME = "reverse_attention"
 _A_1, _A_2, _F = (1, 0, 0), (0, 1, 0), (0, 0, 1)
@@ -48,27 +50,27 @@ def reverse_attention(network: Any, predict: LogitsFn) -> Defence | None:
 
     gate = "A1 gate"
     attacks = [
-        attack(gate, "a2-ce", along("cross_entropy", _A_2)),
-        attack(gate, "a2-margin", along("targeted_margin", _A_2), True),
-        attack(gate, "a2-dlr", along("targeted_dlr", _A_2), True, "standard"),
-        attack(gate, "a1-margin", along("targeted_margin", _A_1), True, "standard"),
-        attack(gate, "a1-dlr", along("targeted_dlr", _A_1), True, "thorough"),
+        attack(gate, "gate2-ce", along("cross_entropy", _A_2)),
+        attack(gate, "gate2-margin", along("targeted_margin", _A_2), True),
+        attack(gate, "gate2-dlr", along("targeted_dlr", _A_2), True, "standard"),
+        attack(gate, "gate1-margin", along("targeted_margin", _A_1), True, "standard"),
+        attack(gate, "gate1-dlr", along("targeted_dlr", _A_1), True, "thorough"),
     ]
     branches = "A2 branches"
     for name, branch in _BRANCHES.items():
         level = "quick" if name == "kk" else "standard"
         attacks += [
-            attack(branches, f"{name}-min", along("branch", branch=branch), True, level),
+            attack(branches, f"branch-{name}-min", along("branch", branch=branch), True, level),
             attack(
                 branches,
-                f"{name}-soft-min",
+                f"branch-{name}-soft-min",
                 along("branch", branch=branch, softness=1.0),
                 True,
                 "thorough",
             ),
         ]
     unchanged = along("branch", branch=(LABEL, LABEL))
-    attacks.append(attack(branches, "yy-min", unchanged, level="standard"))
+    attacks.append(attack(branches, "branch-yy-min", unchanged, level="standard"))
 
     soft = "A3 soft mask"
     for temperature in (1.0, 0.3, 0.1):
@@ -87,8 +89,8 @@ def reverse_attention(network: Any, predict: LogitsFn) -> Defence | None:
         heads = (weight / 2, weight / 2, 1)
         level = "quick" if weight == 2 else "standard"
         attacks += [
-            attack(joint, f"ce-{weight}", along("cross_entropy", heads), level=level),
-            attack(joint, f"margin-{weight}", along("margin", heads), level="standard"),
+            attack(joint, f"joint-ce-{weight}", along("cross_entropy", heads), level=level),
+            attack(joint, f"joint-margin-{weight}", along("margin", heads), level="standard"),
         ]
 
     both = (TARGET, TARGET)
@@ -105,7 +107,7 @@ def reverse_attention(network: Any, predict: LogitsFn) -> Defence | None:
 
     decision = along("margin", _A_2)
     attacks += [
-        attack("A6 black box", "square-a2", decision, search="square"),
+        attack("A6 black box", "square-gate2", decision, search="square"),
         attack(
             "A6 black box",
             "square-branches",
@@ -116,7 +118,13 @@ def reverse_attention(network: Any, predict: LogitsFn) -> Defence | None:
         attack("A7 transfer", "trunk-ce", along("cross_entropy", _A_2, off=True)),
         attack("A7 transfer", "trunk-warm", decision, warm_start=along("margin", _A_2, off=True)),
     ]
-    return Defence(NAME, attacks, decision, jax.tree_util.Partial(_last_aux_logits, predict))
+    return Defence(
+        NAME,
+        attacks,
+        decision,
+        rank_by=jax.tree_util.Partial(_last_aux_logits, predict),
+        gate=partial(gate_statistics, predict),
+    )
 
 
 def _last_aux_logits(predict, images):

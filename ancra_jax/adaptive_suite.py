@@ -1,0 +1,178 @@
+"""The adaptive attacks as a part of the evaluation of a work directory."""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+import ancra_jax.defences  # noqa: F401  (registers what the networks declare)
+from ancra_jax.attacks import Defence, adaptive
+from ancra_jax.attacks.batches import Placement, default_batch_size
+from ancra_jax.attacks.surrogates import Level
+from ancra_jax.autoattack_suite import arrays_of, first_examples, shown_on
+from ancra_jax.paper_suite import Target
+from ancra_jax.progress import Bar
+from ancra_jax.results import ResultStore
+
+NAME = "adaptive"
+GATE_SENTENCES = {
+    "final_is_last_mask": "share of natural images whose prediction is the last mask's class",
+    "masks_agree": "share of natural images on which both masks are of one class",
+    "final_is_last_mask_adversarial": "the same of adversarial images: prediction and last mask",
+    "masks_agree_adversarial": "the same of adversarial images: both masks",
+    "last_mask_changes": "share of adversarial images on which the last mask changes",
+    "gradient_cosine": "cosine between the gradients of the final margin and of the last mask's",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Another network, whose adversarial images are tried.
+
+    Attributes:
+      name: base name of its work directory.
+      method: that trained it.
+      step: of its checkpoint.
+      predict: its inference with variables bound.
+    """
+
+    name: str
+    method: str
+    step: int
+    predict: Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class AdaptiveSpec:
+    """The attacks that a network's defences declare, and transfer from other networks.
+
+    Attributes:
+      name: file name of the result.
+      norm: ``'linf'`` or ``'l2'``.
+      epsilon: radius of the ball, on the [0, 1] pixel scale.
+      budget: ``'quick'``, ``'standard'`` or ``'thorough'``.
+      max_minutes: stop after so many; 0: no limit. It decides no number of a complete result.
+      defences: what the network declares.
+      sources: networks to transfer from.
+    """
+
+    name: str
+    norm: str
+    epsilon: float
+    budget: Level
+    max_minutes: float
+    defences: Sequence[Defence]
+    sources: Sequence[Source]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What determines the numbers, as the result file keeps it."""
+        return {
+            "norm": self.norm,
+            "epsilon": self.epsilon,
+            "budget": self.budget,
+            "defences": [defence.name for defence in self.defences],
+            "transfer_from": [
+                {"name": source.name, "method": source.method, "step": source.step}
+                for source in self.sources
+            ],
+        }
+
+    def run(self, target: Target, identity: dict[str, Any], store: ResultStore, bar: Bar) -> None:
+        """Attacks the first examples of the test split and writes the result.
+
+        Interrupted or stopped by ``max_minutes``, it continues after the last finished batch, with
+        identical numbers.
+
+        Args:
+          target: what is attacked.
+          identity: what determines the numbers; see ``ResultStore``.
+          store: where the result goes.
+          bar: is told where the evaluation stands.
+        """
+        images, labels = first_examples(target, identity)
+        state = store.partial_path(identity).with_suffix(".state")
+        started = time.monotonic()
+        result = adaptive(
+            target.predict,
+            images,
+            labels,
+            epsilon=self.epsilon,
+            norm=self.norm,
+            defences=self.defences,
+            transfer_from={source.name: source.predict for source in self.sources},
+            budget=self.budget,
+            key=jax.random.key(identity["seed"]),
+            batch_size=min(target.batch_size, default_batch_size()),
+            state_path=state,
+            max_seconds=60 * self.max_minutes or None,
+            progress=shown_on(bar),
+        )
+        gate = None
+        if result.complete:
+            broken = ~result.robust & (result.broken_by != "clean")
+            placement = Placement.over(jax.devices(), target.batch_size, len(images))
+            for defence in self.defences:
+                if defence.gate is not None:
+                    gate = defence.gate(images, result.images, labels, broken, placement)
+        store.write(
+            identity,
+            arrays_of(result, labels),
+            time.monotonic() - started,
+            complete=result.complete,
+            attacks=[record._asdict() for record in result.records],
+            accuracy_after=result.accuracies,
+            gate=gate,
+            warnings=self._warnings() + result.warnings,
+        )
+        if result.complete:
+            shutil.rmtree(state, ignore_errors=True)
+
+    def _warnings(self) -> list[str]:
+        if any(defence.attacks for defence in self.defences):
+            return []
+        by = " and ".join(["Square", *(["transfer"] if self.sources else [])])
+        return [
+            f"the network declares no surrogate: it was attacked by {by}; AutoAttack is the "
+            "measure of a network that hides no gradient"
+        ]
+
+
+def print_attacks(
+    console: Console, result: dict[str, Any], correct: Mapping[str, np.ndarray]
+) -> None:
+    """Prints what each adaptive attack did, and how the masks behave.
+
+    Args:
+      console: where to.
+      result: of the adaptive attacks, as the result file holds it.
+      correct: by attack the examples that it leaves, of all results.
+    """
+    table = Table("adaptive attack", "tried on", "broke", "left after it", "by it alone")
+    for record in result["attacks"]:
+        own = record["own_accuracy"]
+        table.add_row(
+            record["name"],
+            str(record["attacked"]),
+            str(record["broken"]),
+            f"{record['accuracy_after']:.2%}",
+            "" if own is None else f"{own:.2%}",
+        )
+    console.print(table)
+    if "autoattack" in correct:
+        left = correct["autoattack"]
+        broken = int((left & ~correct[NAME]).sum())
+        console.print(
+            f"{broken} of the {int(left.sum())} examples that AutoAttack leaves are broken by "
+            "adaptive attacks",
+            soft_wrap=True,
+        )
+    for name, value in (result["gate"] or {}).items():
+        if value is not None:
+            console.print(f"{GATE_SENTENCES[name]}: {value:.2f}", soft_wrap=True)
