@@ -2,14 +2,11 @@
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 import ancra_jax.defences  # noqa: F401  (registers what the networks declare)
 from ancra_jax.attacks import Defence, adaptive
@@ -21,14 +18,6 @@ from ancra_jax.progress import Bar
 from ancra_jax.results import ResultStore
 
 NAME = "adaptive"
-GATE_SENTENCES = {
-    "final_is_last_mask": "share of natural images whose prediction is the last mask's class",
-    "masks_agree": "share of natural images on which both masks are of one class",
-    "final_is_last_mask_adversarial": "the same of adversarial images: prediction and last mask",
-    "masks_agree_adversarial": "the same of adversarial images: both masks",
-    "last_mask_changes": "share of adversarial images on which the last mask changes",
-    "gradient_cosine": "cosine between the gradients of the final margin and of the last mask's",
-}
 
 
 @dataclass(frozen=True)
@@ -142,37 +131,3 @@ class AdaptiveSpec:
             f"the network declares no surrogate: it was attacked by {by}; AutoAttack is the "
             "measure of a network that hides no gradient"
         ]
-
-
-def print_attacks(
-    console: Console, result: dict[str, Any], correct: Mapping[str, np.ndarray]
-) -> None:
-    """Prints what each adaptive attack did, and how the masks behave.
-
-    Args:
-      console: where to.
-      result: of the adaptive attacks, as the result file holds it.
-      correct: by attack the examples that it leaves, of all results.
-    """
-    table = Table("adaptive attack", "tried on", "broke", "left after it", "by it alone")
-    for record in result["attacks"]:
-        own = record["own_accuracy"]
-        table.add_row(
-            record["name"],
-            str(record["attacked"]),
-            str(record["broken"]),
-            f"{record['accuracy_after']:.2%}",
-            "" if own is None else f"{own:.2%}",
-        )
-    console.print(table)
-    if "autoattack" in correct:
-        left = correct["autoattack"]
-        broken = int((left & ~correct[NAME]).sum())
-        console.print(
-            f"{broken} of the {int(left.sum())} examples that AutoAttack leaves are broken by "
-            "adaptive attacks",
-            soft_wrap=True,
-        )
-    for name, value in (result["gate"] or {}).items():
-        if value is not None:
-            console.print(f"{GATE_SENTENCES[name]}: {value:.2f}", soft_wrap=True)

@@ -10,12 +10,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import flags
 from jax.sharding import Mesh
-from rich.console import Console
-from rich.panel import Panel
-from rich.table import Table
 
 from ancra_jax import (
     adaptive_suite,
@@ -32,8 +28,9 @@ from ancra_jax.checkpoint import Checkpoints
 from ancra_jax.config import Config
 from ancra_jax.data import Dataset
 from ancra_jax.errors import UsageError
+from ancra_jax.evaluation_table import print_table
 from ancra_jax.progress import Bar
-from ancra_jax.results import ResultStore, read_arrays, read_result
+from ancra_jax.results import ResultStore, read_result
 
 SUITES = ("quick", "paper", "autoattack", "adaptive", "diagnostics", "all")
 
@@ -201,93 +198,6 @@ def load_variables(workdir: str, model, image_shape, checkpoint: str, mesh):
     )
     variables, _ = checkpoints.restore(step, abstract)
     return variables, step
-
-
-def print_table(config: Config, results: list[dict[str, Any]], store: ResultStore):
-    """Prints the worst case first, then every attack, then what should make a reader wary."""
-    console = Console(highlight=False)
-    for result in results:
-        if result["attack"] == diagnostics_suite.NAME:
-            print_diagnosis(console, result)
-    results = [result for result in results if "accuracy" in result]
-    if not results:
-        return
-    accuracy = {result["attack"]: result["accuracy"] for result in results}
-    correct = {
-        name: read_arrays(store.path(name).with_suffix(".npz"))["correct"] for name in accuracy
-    }
-    survivors = np.logical_and.reduce(list(correct.values()))
-    first = results[0]
-    console.print(
-        Panel(
-            f"[bold]robust accuracy: {survivors.mean():.2%}[/bold]\n"
-            "correct on the natural image and under every attack below",
-            expand=False,
-        )
-    )
-    console.print(
-        f"{first['method']} on {first['data']}, {first['checkpoint']} checkpoint (step "
-        f"{first['step']}), {first['num_examples']} test examples, "
-        f"{config.evaluation.norm} epsilon {config.evaluation.epsilon:.4g}"
-    )
-    table = Table("attack", "without p", "with p")
-    for name in accuracy:
-        if not name.endswith("_with_p"):
-            with_p = accuracy.get(f"{name}_with_p")
-            table.add_row(name, f"{accuracy[name]:.2%}", "" if with_p is None else f"{with_p:.2%}")
-    without_p, with_p = paper_mean(accuracy, ""), paper_mean(accuracy, "_with_p")
-    if without_p is not None:
-        table.add_row("mean", f"{without_p:.2%}", "" if with_p is None else f"{with_p:.2%}")
-    console.print(table)
-    warnings = fooled_attacks(accuracy) + [w for r in results for w in r.get("warnings", [])]
-    if adaptive_suite.NAME in accuracy:
-        adaptive = next(r for r in results if r["attack"] == adaptive_suite.NAME)
-        adaptive_suite.print_attacks(console, adaptive, correct)
-    elif config.model.reverse_attention:
-        warnings.append(
-            "this network hides its gradient behind reverse attention, and no attack above was "
-            "made for that: --suite=adaptive"
-        )
-    for warning in warnings:
-        console.print(f"[yellow]warning:[/yellow] {warning}", soft_wrap=True)
-
-
-def print_diagnosis(console: Console, result: dict[str, Any]):
-    """Prints the verdict, every check, and what the checks that fired mean."""
-    console.print(
-        f"\n{result['method']} on {result['data']}, {result['checkpoint']} checkpoint (step "
-        f"{result['step']}), {result['num_examples']} test examples"
-    )
-    console.print(f"[bold]diagnosis: {result['verdict']}[/bold]")
-    table = Table("check", "value", "fires if", "finding")
-    for line in diagnostics_suite.table_rows(result):
-        table.add_row(*line)
-    console.print(table)
-    for row in diagnostics_suite.rows_in(result):
-        if row.fired:
-            console.print(f"[yellow]{row.name}:[/yellow] {row.meaning}", soft_wrap=True)
-
-
-def paper_mean(accuracy: dict[str, float], suffix: str) -> float | None:
-    """The paper's mean over FGSM, PGD, C&W (without or with p) and AutoAttack; None if not run."""
-    names = [
-        name
-        for name in accuracy
-        if name.startswith(("fgsm", "pgd", "cw")) and name.endswith("_with_p") == bool(suffix)
-    ]
-    if not names or "autoattack" not in accuracy:
-        return None
-    return sum(accuracy[name] for name in [*names, "autoattack"]) / (len(names) + 1)
-
-
-def fooled_attacks(accuracy: dict[str, float]) -> list[str]:
-    """A warning for every attack that leaves more accuracy than there is without an attack."""
-    return [
-        f"{name} leaves {value:.2%}, more than the natural accuracy {accuracy['natural']:.2%}: "
-        "an attack that works cannot do that; the network hides its gradient from it"
-        for name, value in accuracy.items()
-        if value > accuracy.get("natural", 1.0)
-    ]
 
 
 def _round_up(number: int, multiple: int) -> int:

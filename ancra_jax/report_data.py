@@ -16,7 +16,7 @@ from jaxtyping import Bool
 from ancra_jax import workdir as workdir_lib
 from ancra_jax.config import Config, to_mapping
 from ancra_jax.errors import UsageError
-from ancra_jax.evaluate import fooled_attacks
+from ancra_jax.evaluation_table import fooled_attacks
 from ancra_jax.metrics import read_json_lines
 from ancra_jax.report_diagnosis import FILE, ReportedDiagnosis, load_diagnosis
 from ancra_jax.report_names import NATURAL, display_name, evaluate_command

@@ -25,7 +25,7 @@ LAYERS = [
     {"methods", "components", "selection", "defences"},
     {"train_state", "checkpoint", "metrics", "progress", "results", "workdir", "training_log"},
     {"paper_suite", "autoattack_suite", "adaptive_suite", "diagnostics_suite"},
-    {"cli"},
+    {"cli", "evaluation_table"},
     {"train", "evaluate", "report"},
     {"publish"},
 ]

@@ -5,14 +5,16 @@ import numpy as np
 import pytest
 from small_runs import small_config
 
-from ancra_jax import autoattack_suite, paper_suite
-from ancra_jax import evaluate as evaluate_lib
-from ancra_jax.attacks import diagnostics_landscape
+from ancra_jax import attacks, autoattack_suite, paper_suite
+from ancra_jax.attacks import autoattack_run, diagnostics_landscape
 from ancra_jax.attacks import diagnostics_measurements as measurements
+from ancra_jax.attacks.adaptive import BUDGETS
+from ancra_jax.attacks.success import judge
 from ancra_jax.errors import UsageError
-from ancra_jax.evaluate import evaluate, fooled_attacks
+from ancra_jax.evaluate import evaluate
+from ancra_jax.evaluation_table import fooled_attacks, print_table
 from ancra_jax.report_data import load_runs
-from ancra_jax.results import read_arrays
+from ancra_jax.results import ResultStore, read_arrays
 from ancra_jax.train import train
 
 
@@ -121,8 +123,8 @@ def test_accuracy_above_the_natural_one_is_called_out():
 
 def test_the_table_shows_the_worst_case_first(workdir, capsys):
     results = evaluate(str(workdir), suite="quick")
-    store = evaluate_lib.ResultStore(workdir, "best")
-    evaluate_lib.print_table(small_config("trades_ra"), results, store)
+    store = ResultStore(workdir, "best")
+    print_table(small_config("trades_ra"), results, store)
     printed = capsys.readouterr().out
     survivors = np.logical_and.reduce([arrays_of(workdir, name)["correct"] for name in NAMES])
     assert f"robust accuracy: {survivors.mean():.2%}" in printed
@@ -172,10 +174,98 @@ def test_diagnostics_compare_what_is_in_the_store(workdir, monkeypatch, capsys):
     assert by_name["adaptive attack beats AutoAttack"]["fired"] is None
     assert not list((workdir / "evaluation/last").glob("*.state"))
 
-    store = evaluate_lib.ResultStore(workdir, "last")
-    evaluate_lib.print_table(small_config("trades_ra"), [result], store)
+    store = ResultStore(workdir, "last")
+    print_table(small_config("trades_ra"), [result], store)
     printed = capsys.readouterr().out
     assert f"diagnosis: {result['verdict']}" in printed and "not run" in printed
     (run,) = load_runs([str(workdir)])  # a report does not take it for an attack
     last = next(one for one in run.evaluations if one.checkpoint == "last")
     assert "diagnostics" not in last.results and "natural" in last.results
+
+
+TINY = attacks.AdaptiveBudget(
+    num_steps=2, num_targets=1, num_restarts=1, num_queries=4, exhaustive=False
+)
+
+
+@pytest.fixture
+def tiny_attacks(monkeypatch):
+    """AutoAttack and the adaptive attacks with next to no steps."""
+    full = autoattack_suite.autoattack
+
+    def one_attack(*args, version, **options):
+        return full(*args, version="custom", attacks_to_run=["apgd-ce"], num_steps=2, **options)
+
+    monkeypatch.setattr(autoattack_suite, "autoattack", one_attack)
+    monkeypatch.setitem(BUDGETS, "quick", TINY)
+
+
+@pytest.mark.slow
+def test_adaptive_attacks_on_a_work_directory(workdir, tmp_path, tiny_attacks, capsys, monkeypatch):
+    options = {
+        "suite": "adaptive", "num_examples": 8, "checkpoint": "last", "adaptive_budget": "quick",
+    }  # fmt: skip
+    source = tmp_path / "plain"
+    train(small_config("trades", epochs=1), str(source))
+    options["transfer_from"] = [str(source)]
+    now = [0.0]
+    monkeypatch.setattr(autoattack_run.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(
+        autoattack_run, "judge", lambda *args: (now.append(now.pop() + 1), judge(*args))[1]
+    )
+    stopped = evaluate(str(workdir), force=True, max_minutes=2.5 / 60, **options)[-1]
+    assert stopped["attack"] == "adaptive" and not stopped["complete"]
+    assert "stopped after 2.5 s in a1-gate2-cross_entropy" in stopped["warnings"][-1]
+    assert stopped["gate"] is None and len(stopped["attacks"]) == 3
+    result = evaluate(str(workdir), **options)[-1]
+    assert result["complete"] and result["warnings"] == []
+    assert not list((workdir / "evaluation/last").glob("*.state"))
+    assert evaluate(str(workdir), **options)[-1] == result  # finished: not computed again
+
+    names = [record["name"] for record in result["attacks"]]
+    assert {"a1-gate1-cross_entropy", "transfer-plain-ce", "warm-plain"} <= set(names)
+    assert result["settings"]["transfer_from"] == [{"name": "plain", "method": "trades", "step": 4}]
+    assert result["settings"]["defences"] == ["reverse_attention"]
+    assert 0 <= result["gate"]["masks_agree"] <= 1
+    arrays = arrays_of(workdir, "adaptive", "last")
+    assert result["accuracy"] == arrays["correct"].mean() == result["attacks"][-1]["accuracy_after"]
+    natural = arrays_of(workdir, "natural", "last")["correct"]
+    assert not (arrays["correct"] & ~natural).any()
+    broken = sum(record["broken"] for record in result["attacks"])
+    assert broken == natural.sum() - arrays["correct"].sum()
+    assert set(arrays["broken_by"]) <= {"", "clean", *names}
+
+    results = evaluate(str(workdir), **options)
+    store = ResultStore(workdir, "last")
+    print_table(small_config("trades_ra"), results, store)
+    printed = capsys.readouterr().out
+    survivors = arrays["correct"] & arrays_of(workdir, "autoattack", "last")["correct"]
+    assert f"robust accuracy: {survivors.mean():.2%}" in printed
+    assert "that AutoAttack leaves are broken by adaptive attacks" in printed
+    assert all(name in printed for name in names)
+
+
+@pytest.mark.slow
+def test_a_plain_network_declares_no_surrogate(tmp_path, tiny_attacks):
+    train(small_config("trades", epochs=1), str(tmp_path / "run"))
+    options = {"suite": "adaptive", "num_examples": 4, "adaptive_budget": "quick"}
+    result = evaluate(str(tmp_path / "run"), **options)[-1]
+    assert [record["name"] for record in result["attacks"]] == ["square-margin"]
+    assert "declares no surrogate: it was attacked by Square; " in result["warnings"][0]
+    assert result["gate"] is None
+
+
+def test_what_cannot_be_transferred_from(workdir, tmp_path):
+    suite = functools.partial(evaluate, str(workdir), suite="adaptive", num_examples=4)
+    with pytest.raises(UsageError, match=r"--transfer_from=nowhere: holds no run"):
+        suite(transfer_from=["nowhere"])
+    values = json.loads((workdir / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UsageError, match=r"--transfer_from=.*: has no best checkpoint yet"):
+        suite(transfer_from=[str(tmp_path)])
+    values["data"]["name"] = "cifar10"
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UsageError, match=r"--transfer_from=.*: is a run on cifar10, not digits"):
+        suite(transfer_from=[str(tmp_path)])
+    with pytest.raises(UsageError, match=r"another directory is called run too"):
+        suite(transfer_from=[str(workdir), str(workdir)])

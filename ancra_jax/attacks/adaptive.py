@@ -59,7 +59,7 @@ class AdaptiveBudget:
 
 BUDGETS: dict[Level, AdaptiveBudget] = {
     "quick": AdaptiveBudget(20, 3, 1, 200, False),
-    "standard": AdaptiveBudget(50, 9, 1, 1000, True),
+    "standard": AdaptiveBudget(50, 9, 1, 500, True),
     "thorough": AdaptiveBudget(100, 9, 5, 5000, True),
 }
 

@@ -25,7 +25,7 @@ from ancra_jax.defences.branches import BranchObjective
 from ancra_jax.defences.gate import gate_statistics
 
 NAME = "reverse_attention"
-_A_1, _A_2, _F = (1, 0, 0), (0, 1, 0), (0, 0, 1)
+_A_1, _A_2, _F = (1, 0, 0), (0, 1, 0), (0, 0, 1)  # weights of the heads in an objective
 _BRANCHES = {"kk": (TARGET, TARGET), "yk": (LABEL, TARGET), "ky": (TARGET, LABEL)}
 _RANKS = 3  # of each mask's classes in the black-box search: 9 branches a query
 
@@ -40,91 +40,122 @@ def reverse_attention(network: Any, predict: LogitsFn) -> Defence | None:
     """
     if not getattr(network, "reverse_attention", False):
         return None
+    parts = (_gate, _branches, _soft_masks, _joint, _fixed_target, _black_box, _transfer)
+    return Defence(
+        NAME,
+        [attack for part in parts for attack in part(predict)],
+        decision=Goal(predict, ascent("margin", (1, 1, 0))),
+        rank_by=jax.tree_util.Partial(_last_aux_logits, predict),
+        gate=partial(gate_statistics, predict),
+    )
 
-    def attack(group, name, goal, targeted=False, level="quick", **more):
-        name = f"{group[:2].lower()}-{name}"
-        return SurrogateAttack(name, goal, targeted, group=group, level=level, **more)
 
-    def along(*arguments, **options):
-        return Goal(predict, ascent(*arguments, **options))
+def _gate(predict):
+    """The margins that choose the masks; those of a_1 are the ones no mask comes before."""
+    attacks = []
+    for number, head in ((1, _A_1), (2, _A_2)):
+        for loss, targeted, level in (
+            ("cross_entropy", False, "quick"),
+            ("targeted_margin", True, "quick"),
+            ("targeted_dlr", True, "standard"),
+        ):
+            goal = Goal(predict, ascent(loss, head))
+            attacks.append(_attack("A1 gate", f"gate{number}-{loss}", goal, targeted, level))
+    return attacks
 
-    gate = "A1 gate"
-    attacks = [
-        attack(gate, "gate2-ce", along("cross_entropy", _A_2)),
-        attack(gate, "gate2-margin", along("targeted_margin", _A_2), True),
-        attack(gate, "gate2-dlr", along("targeted_dlr", _A_2), True, "standard"),
-        attack(gate, "gate1-margin", along("targeted_margin", _A_1), True, "standard"),
-        attack(gate, "gate1-dlr", along("targeted_dlr", _A_1), True, "thorough"),
-    ]
-    branches = "A2 branches"
+
+def _branches(predict):
+    """Forced masks and the smallest of the three margins that make the branch real and wrong."""
+
+    def attack(name, branch, targeted, level, softness=0.0):
+        goal = Goal(predict, ascent("branch", branch=branch, softness=softness))
+        return _attack("A2 branches", f"branch-{name}", goal, targeted, level)
+
+    attacks = [attack("yy-min", (LABEL, LABEL), False, "standard")]
     for name, branch in _BRANCHES.items():
-        level = "quick" if name == "kk" else "standard"
         attacks += [
-            attack(branches, f"branch-{name}-min", along("branch", branch=branch), True, level),
-            attack(
-                branches,
-                f"branch-{name}-soft-min",
-                along("branch", branch=branch, softness=1.0),
-                True,
-                "thorough",
-            ),
+            attack(f"{name}-min", branch, True, "quick" if name == "kk" else "standard"),
+            attack(f"{name}-soft-min", branch, True, "thorough", softness=1.0),
         ]
-    unchanged = along("branch", branch=(LABEL, LABEL))
-    attacks.append(attack(branches, "branch-yy-min", unchanged, level="standard"))
+    return attacks
 
-    soft = "A3 soft mask"
+
+def _soft_masks(predict):
+    """A gradient through the softmax of a mask's logits, its value kept hard or soft as well."""
+    attacks = []
     for temperature in (1.0, 0.3, 0.1):
-        level = "quick" if temperature == 0.3 else "standard"
-        through = {"temperature": temperature, "gradient": True}
-        name = f"through-{temperature:g}"
-        attacks += [
-            attack(soft, f"{name}-ce", along("cross_entropy", _F, **through), level=level),
-            attack(soft, f"{name}-margin", along("margin", _F, **through), level="standard"),
-        ]
-        relaxed = along("cross_entropy", _F, hard=False, **through)
-        attacks.append(attack(soft, f"soft-{temperature:g}-ce", relaxed, level=level))
+        for name, loss, hard in (
+            ("through", "cross_entropy", True),
+            ("through", "margin", True),
+            ("soft", "cross_entropy", False),
+        ):
+            what = ascent(loss, _F, temperature=temperature, hard=hard, gradient=True)
+            quick = temperature == 0.3 and loss == "cross_entropy"
+            attacks.append(
+                _attack(
+                    "A3 soft mask",
+                    f"{name}-{temperature:g}-{loss}",
+                    Goal(predict, what),
+                    level="quick" if quick else "standard",
+                )
+            )
+    return attacks
 
-    joint = "A4 joint"
-    for weight in (1, 2, 10):
-        heads = (weight / 2, weight / 2, 1)
-        level = "quick" if weight == 2 else "standard"
-        attacks += [
-            attack(joint, f"joint-ce-{weight}", along("cross_entropy", heads), level=level),
-            attack(joint, f"joint-margin-{weight}", along("margin", heads), level="standard"),
-        ]
 
-    both = (TARGET, TARGET)
-    attacks += [
-        attack(
+def _joint(predict):
+    """The final loss and, lambda times, the mean of the auxiliary ones."""
+    return [
+        _attack(
+            "A4 joint",
+            f"joint-{weight}-{loss}",
+            Goal(predict, ascent(loss, (weight / 2, weight / 2, 1))),
+            level="quick" if weight == 2 and loss == "cross_entropy" else "standard",
+        )
+        for weight in (1, 2, 10)
+        for loss in ("cross_entropy", "margin")
+    ]
+
+
+def _fixed_target(predict):
+    """All masks the target's, and the target's margin over all others."""
+    return [
+        _attack(
             "A5 fixed target",
             f"masks-k-{weight}",
-            along("class_margin", (weight, weight, 1), branch=both),
+            Goal(predict, ascent("class_margin", (weight, weight, 1), branch=(TARGET, TARGET))),
             True,
             level,
         )
         for weight, level in ((1, "quick"), (10, "thorough"))
     ]
 
-    decision = along("margin", _A_2)
-    attacks += [
-        attack("A6 black box", "square-gate2", decision, search="square"),
-        attack(
-            "A6 black box",
-            "square-branches",
-            lambda labels, targets: BranchObjective(predict, labels, _RANKS),
-            level="standard",
-            search="square",
-        ),
-        attack("A7 transfer", "trunk-ce", along("cross_entropy", _A_2, off=True)),
-        attack("A7 transfer", "trunk-warm", decision, warm_start=along("margin", _A_2, off=True)),
+
+def _black_box(predict):
+    """Square, which uses values only."""
+    margin = Goal(predict, ascent("margin", _A_2))
+
+    def branches(labels, targets):
+        return BranchObjective(predict, labels, _RANKS)
+
+    return [
+        _attack("A6 black box", "square-gate2", margin, search="square"),
+        _attack("A6 black box", "square-branches", branches, level="standard", search="square"),
     ]
-    return Defence(
-        NAME,
-        attacks,
-        decision,
-        rank_by=jax.tree_util.Partial(_last_aux_logits, predict),
-        gate=partial(gate_statistics, predict),
-    )
+
+
+def _transfer(predict):
+    """From the same network without masks, classified by a_2; and on from there."""
+    plain = Goal(predict, ascent("cross_entropy", _A_2, off=True))
+    masked = Goal(predict, ascent("margin", (1, 1, 0)))
+    return [
+        _attack("A7 transfer", "trunk", plain),
+        _attack("A7 transfer", "trunk-warm", masked, warm_start=plain),
+    ]
+
+
+def _attack(group, name, objective, targeted=False, level="quick", **more):
+    name = f"{group[:2].lower()}-{name}"
+    return SurrogateAttack(name, objective, targeted, group=group, level=level, **more)
 
 
 def _last_aux_logits(predict, images):

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from ancra_jax import attacks
+
 PAGE = Path(__file__).parents[2] / "docs" / "attacks.md"
+NEED_A_NETWORK = ("One attack alone", "A defence that no gradient passes", "Diagnostics")
 NEEDS = {"Equinox": "equinox", "Haiku": "haiku"}
 
 
@@ -30,9 +33,11 @@ def test_example(heading):
     if heading in NEEDS:
         pytest.importorskip(NEEDS[heading])
     settings = {"epsilon": 8 / 255, "num_steps": 2, "num_queries": 3, "n_target_classes": 2}
+    if heading == "A defence that no gradient passes":
+        settings = {"epsilon": 8 / 255, "budget": attacks.AdaptiveBudget(2, 2, 1, 3, True)}
     names = {"settings": settings | {"progress": None}}
     exec(CODE[""], names)
-    if heading in ("One attack alone", "Diagnostics"):
+    if heading in NEED_A_NETWORK:
         exec(CODE["Flax NNX"], names)
     exec(CODE[heading], names)
     if heading == "Diagnostics":
