@@ -51,7 +51,7 @@ def reverse_attention(network: Any, predict: LogitsFn) -> Defence | None:
 
 
 def _gate(predict):
-    """The margins that choose the masks; those of a_1 are the ones no mask comes before."""
+    """The gate: the margins that choose the masks; those of a_1 are the ones no mask comes before."""
     attacks = []
     for number, head in ((1, _A_1), (2, _A_2)):
         for loss, targeted, level in (
@@ -60,7 +60,7 @@ def _gate(predict):
             ("targeted_dlr", True, "standard"),
         ):
             goal = Goal(predict, ascent(loss, head))
-            attacks.append(_attack("A1 gate", f"gate{number}-{loss}", goal, targeted, level))
+            attacks.append(_attack("A1", f"gate{number}-{loss}", goal, targeted, level))
     return attacks
 
 
@@ -69,7 +69,7 @@ def _branches(predict):
 
     def attack(name, branch, targeted, level, softness=0.0):
         goal = Goal(predict, ascent("branch", branch=branch, softness=softness))
-        return _attack("A2 branches", f"branch-{name}", goal, targeted, level)
+        return _attack("A2", f"branch-{name}", goal, targeted, level)
 
     attacks = [attack("yy-min", (LABEL, LABEL), False, "standard")]
     for name, branch in _BRANCHES.items():
@@ -93,7 +93,7 @@ def _soft_masks(predict):
             quick = temperature == 0.3 and loss == "cross_entropy"
             attacks.append(
                 _attack(
-                    "A3 soft mask",
+                    "A3",
                     f"{name}-{temperature:g}-{loss}",
                     Goal(predict, what),
                     level="quick" if quick else "standard",
@@ -106,7 +106,7 @@ def _joint(predict):
     """The final loss and, lambda times, the mean of the auxiliary ones."""
     return [
         _attack(
-            "A4 joint",
+            "A4",
             f"joint-{weight}-{loss}",
             Goal(predict, ascent(loss, (weight / 2, weight / 2, 1))),
             level="quick" if weight == 2 and loss == "cross_entropy" else "standard",
@@ -120,7 +120,7 @@ def _fixed_target(predict):
     """All masks the target's, and the target's margin over all others."""
     return [
         _attack(
-            "A5 fixed target",
+            "A5",
             f"masks-k-{weight}",
             Goal(predict, ascent("class_margin", (weight, weight, 1), branch=(TARGET, TARGET))),
             True,
@@ -138,8 +138,8 @@ def _black_box(predict):
         return BranchObjective(predict, labels, _RANKS)
 
     return [
-        _attack("A6 black box", "square-gate2", margin, search="square"),
-        _attack("A6 black box", "square-branches", branches, level="standard", search="square"),
+        _attack("A6", "square-gate2", margin, search="square"),
+        _attack("A6", "square-branches", branches, level="standard", search="square"),
     ]
 
 
@@ -148,13 +148,13 @@ def _transfer(predict):
     plain = Goal(predict, ascent("cross_entropy", _A_2, off=True))
     masked = Goal(predict, ascent("margin", (1, 1, 0)))
     return [
-        _attack("A7 transfer", "trunk", plain),
-        _attack("A7 transfer", "trunk-warm", masked, warm_start=plain),
+        _attack("A7", "trunk", plain),
+        _attack("A7", "trunk-warm", masked, warm_start=plain),
     ]
 
 
 def _attack(group, name, objective, targeted=False, level="quick", **more):
-    name = f"{group[:2].lower()}-{name}"
+    name = f"{group.lower()}-{name}"
     return SurrogateAttack(name, objective, targeted, group=group, level=level, **more)
 
 
