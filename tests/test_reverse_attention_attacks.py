@@ -10,6 +10,7 @@ from reference_weights import random_variables
 from small_runs import TinyNetwork
 
 from ancra_jax import attacks
+from ancra_jax.attacks.adaptive import BUDGETS
 from ancra_jax.attacks.batches import Placement
 from ancra_jax.attacks.surrogates import declared
 from ancra_jax.defences import branch_maximum, gate_statistics, reverse_attention
@@ -272,7 +273,7 @@ def test_gate_statistics(batch):
     assert nothing["final_is_last_mask"] == found["final_is_last_mask"]
 
 
-def test_the_suite_on_a_network_with_reverse_attention():
+def test_the_suite_on_a_network_with_reverse_attention(monkeypatch):
     """Sound, exhaustive, and independent of the size of batches."""
     predict = network(5)
     images, _ = examples(12)
@@ -280,8 +281,9 @@ def test_the_suite_on_a_network_with_reverse_attention():
     budget = attacks.AdaptiveBudget(
         num_steps=5, num_targets=1, num_restarts=1, num_queries=10, exhaustive=True
     )
+    monkeypatch.setitem(BUDGETS, "quick", budget)
     attack = partial(
-        attacks.adaptive, predict, images, labels, epsilon=0.02, budget=budget,
+        attacks.adaptive, predict, images, labels, epsilon=0.02, budget="quick",
         defences=declared(MODULE, predict), progress=None,
     )  # fmt: skip
     result = attack(batch_size=12)

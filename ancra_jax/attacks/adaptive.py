@@ -36,7 +36,7 @@ from ancra_jax.attacks.surrogates import (
 from ancra_jax.attacks.validation import check_images
 
 TRANSFER = "A7"
-"""The group of attacks that come from other models, after the seventh of those on reverse attention."""
+"""The group of attacks from other models, the seventh of those on reverse attention."""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def reverse_attention(network: Any, predict: LogitsFn) -> Defence | None:
 
 
 def _gate(predict):
-    """The gate: the margins that choose the masks; those of a_1 are the ones no mask comes before."""
+    """The gate: the margins that choose the masks. No mask comes before those of a_1."""
     attacks = []
     for number, head in ((1, _A_1), (2, _A_2)):
         for loss, targeted, level in (
