@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from ancra_jax.data import pipeline
 from ancra_jax.methods.core import Examples, Method, MethodState, Metrics
 from ancra_jax.sharding import batch_sharded
-from ancra_jax.types import ApplyFn, Variables
+from ancra_jax.types import ApplyFn, Batch, Variables
 
 
 class TrainState(NamedTuple):
@@ -62,6 +62,42 @@ def create_train_state(
     )
 
 
+def batch_of_step(
+    step: Int[Array, ""],
+    data: pipeline.DeviceSplit,
+    permutation: Int[Array, "examples"],
+    *,
+    batch_size: int,
+    steps_per_epoch: int,
+    augmentation: pipeline.Augmentation,
+    key: Key[Array, ""],
+    mesh: Mesh,
+) -> tuple[Batch, Key[Array, ""]]:
+    """The augmented batch of a step, and the key of everything else in it; to be called under jit.
+
+    Args:
+      step: number of updates made before.
+      data: the training split on the devices.
+      permutation: the epoch's order.
+      batch_size: see `make_train_step`, as for the others.
+      steps_per_epoch: steps per pass over the permutation.
+      augmentation: of the natural images.
+      key: of the run.
+      mesh: devices that share the batch.
+    """
+    data_key, method_key = jax.random.split(jax.random.fold_in(key, step))
+    batch = pipeline.training_batch(
+        data,
+        permutation,
+        step % steps_per_epoch * batch_size,
+        batch_size,
+        data_key,
+        augmentation,
+        batch_sharded(mesh),
+    )
+    return batch, method_key
+
+
 def make_train_step(
     apply: ApplyFn,
     method: Method,
@@ -91,18 +127,17 @@ def make_train_step(
     """
 
     def step(state: TrainState, data, permutation):
-        epoch, position = jnp.divmod(state.step, steps_per_epoch)
-        data_key, method_key = jax.random.split(jax.random.fold_in(key, state.step))
-        batch = pipeline.training_batch(
+        epoch = state.step // steps_per_epoch
+        batch, method_key = batch_of_step(
+            state.step,
             data,
             permutation,
-            position * batch_size,
-            batch_size,
-            data_key,
-            augmentation,
-            batch_sharded(mesh),
+            batch_size=batch_size,
+            steps_per_epoch=steps_per_epoch,
+            augmentation=augmentation,
+            key=key,
+            mesh=mesh,
         )
-
         predict = jax.tree_util.Partial(apply, state.variables)
         plan = method.prepare(predict, batch, method_key, epoch)
         attacked, method_state = method.attack(predict, plan.requests, state.method_state)

@@ -96,20 +96,28 @@ def _run_group(predict, settings, group, threat_model):
     sign = _interleave(
         [jnp.full(len(r.labels), -1.0 if r.descend else 1.0, jnp.float32) for r in group]
     )
-    if settings.start == "gaussian":
-        start = attacks.gaussian_start(keys, images, sigma=START_SIGMA)
-    else:
-        start = threat_model.random_start(keys, images)
     result = attacks.pgd(
         signed_objective(predict, settings, images, labels, sign),
         images,
         threat_model,
         step_size=settings.step_size,
         num_steps=settings.num_steps,
-        start=start,
+        start=random_start(settings, threat_model, keys, images),
         loop="compiled",
     )
     return [result[i :: len(group)] for i in range(len(group))]
+
+
+def random_start(
+    settings: AttackSettings,
+    threat_model: attacks.ThreatModel,
+    keys: Key[Array, "batch"],
+    images: Images,
+) -> Images:
+    """Where the attack on ``images`` starts, in the manner of ``settings.start``."""
+    if settings.start == "gaussian":
+        return attacks.gaussian_start(keys, images, sigma=START_SIGMA)
+    return threat_model.random_start(keys, images)
 
 
 def _interleave(arrays):

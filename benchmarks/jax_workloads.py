@@ -1,0 +1,208 @@
+"""What is measured, in JAX: the library's training step, PGD and input pipeline."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ancra_jax import attacks, components, data, methods, optim, sharding
+from ancra_jax import config as config_lib
+from ancra_jax.config import Config
+from ancra_jax.interop import pytorch
+from ancra_jax.methods.attack import random_start
+from ancra_jax.models.layers import gradient_rule
+from ancra_jax.train_state import batch_of_step, create_train_state, make_train_step
+from benchmarks import flops
+from benchmarks.autoattack import timed
+
+IMAGE_SHAPE, NUM_CLASSES = (32, 32, 3), 10
+STEPS_PER_EPOCH = 8
+
+
+class Workload(NamedTuple):
+    """Something that is run over and over.
+
+    Attributes:
+      run: starts one run and returns arrays to wait for.
+      images: in one run.
+      operations: floating-point operations of one run, see ``benchmarks.flops``.
+      compile_seconds: before the first run.
+      loss: of the first run; that of another library with the same weights and draws is equal.
+      shared: those weights and draws.
+    """
+
+    run: Callable[[], Any]
+    images: int
+    operations: int
+    compile_seconds: float
+    loss: float | None
+    shared: dict[str, np.ndarray]
+
+
+def create(row: str, config_values: Mapping[str, Any]) -> Workload:
+    """Builds the workload of a row and runs it once.
+
+    Args:
+      row: ``'pgd40'``, ``'data_pipeline'``, or anything else for the configuration's training step.
+      config_values: a configuration as plain data.
+    """
+    config = config_lib.from_mapping(config_values)
+    makers = {"pgd40": evaluation_attack, "data_pipeline": data_pipeline}
+    return makers.get(row, training_step)(config)
+
+
+def training_step(config: Config) -> Workload:
+    """One step of training, batch and augmentation included, as ``ancra_jax.train`` takes it."""
+    mesh = sharding.create_mesh(jax.devices()[:1])
+    everywhere = sharding.replicated(mesh)
+    model = components.create_model(config, NUM_CLASSES)
+    optimizer = optim.create(config.optimizer, config.epochs, STEPS_PER_EPOCH)
+    method = methods.create(config)
+    split, order = _examples(config, everywhere)
+    state = jax.jit(
+        lambda: create_train_state(
+            model.init,
+            optimizer,
+            IMAGE_SHAPE,
+            jax.random.key(config.seed),
+            method.init_state(split.labels, NUM_CLASSES),
+        ),
+        out_shardings=everywhere,
+    )()
+    key = jax.random.key(1)
+    augmentation = components.augmentation(config.data)
+    options = {"batch_size": config.batch_size, "steps_per_epoch": STEPS_PER_EPOCH}
+    options |= {"augmentation": augmentation, "key": key, "mesh": mesh}
+    step = make_train_step(model.apply, method, optimizer, **options)
+
+    @jax.jit
+    def draws(state, split, order):
+        batch, key = batch_of_step(state.step, split, order, **options)
+        predict = jax.tree_util.Partial(model.apply, state.variables)
+        plan = method.prepare(predict, batch, key, jnp.zeros((), jnp.int32))
+        drawn = {"images": batch.images, "labels": batch.labels}
+        for name, (settings, images, _, _, keys) in plan.requests.items():
+            ball = settings.threat_model
+            drawn[f"start_{name}"] = random_start(settings, ball, keys, images)
+        if "negatives" in plan.extras:
+            drawn["negatives"] = plan.extras["negatives"].positions
+        return drawn
+
+    shared = _weights(state.variables) | jax.device_get(draws(state, split, order))
+    with gradient_rule("stock"):
+        operations = flops.count(step, state, split, order)
+    compile_seconds, compiled = timed(lambda: step.lower(state, split, order).compile())
+    state, metrics = compiled(state, split, order)
+
+    def run():
+        nonlocal state
+        state, metrics = compiled(state, split, order)
+        return metrics
+
+    return Workload(
+        run, config.batch_size, operations, compile_seconds, float(metrics["loss"]), shared
+    )
+
+
+def evaluation_attack(config: Config) -> Workload:
+    """PGD on the cross-entropy from a uniform start, as in the evaluation."""
+    settings = config.evaluation
+    model = components.create_model(config, NUM_CLASSES)
+    variables = jax.jit(model.init)(
+        jax.random.key(config.seed), jnp.zeros((1, *IMAGE_SHAPE), jnp.float32)
+    )
+    split, _ = _examples(config, None)
+    images = data.pipeline.to_float(split.images[: config.batch_size])
+    labels = split.labels[: config.batch_size]
+    threat_model = attacks.threat_model(settings.norm, settings.epsilon)
+    start = threat_model.random_start(jax.random.split(jax.random.key(1), len(images)), images)
+    objective = attacks.cross_entropy(jax.tree_util.Partial(model.apply, variables), labels)
+    attack = partial(
+        attacks.pgd,
+        threat_model=threat_model,
+        step_size=settings.step_size,
+        num_steps=settings.num_steps,
+    )
+    with gradient_rule("stock"):
+        operations = flops.count(
+            lambda x, start: attack(objective, x, start=start, loop="compiled"), images, start
+        )
+    run = partial(attack, objective, images, start=start)
+    first, attacked = timed(lambda: waited(run()))
+    loss = float(jnp.mean(objective(attacked)))
+    again, _ = timed(lambda: waited(run()))
+    shared = _weights(variables) | {
+        "images": np.asarray(images),
+        "labels": np.asarray(labels),
+        "start_adversarial": np.asarray(start),
+    }
+    return Workload(run, len(images), operations, first - again, loss, shared)
+
+
+def data_pipeline(config: Config) -> Workload:
+    """The batches of a training step, cropped and flipped, without the step."""
+    split, order = _examples(config, None)
+    options = {
+        "batch_size": config.batch_size,
+        "steps_per_epoch": STEPS_PER_EPOCH,
+        "augmentation": components.augmentation(config.data),
+        "key": jax.random.key(1),
+        "mesh": sharding.create_mesh(jax.devices()[:1]),
+    }
+
+    @jax.jit
+    def take(step, split, order):
+        batch, _ = batch_of_step(step, split, order, **options)
+        return step + 1, batch.images
+
+    step = jnp.zeros((), jnp.int32)
+    compile_seconds, compiled = timed(lambda: take.lower(step, split, order).compile())
+
+    def run():
+        nonlocal step
+        step, images = compiled(step, split, order)
+        return images
+
+    return Workload(run, config.batch_size, 0, compile_seconds, None, {})
+
+
+def matmul(size: int, dtype: str) -> Callable[[], None]:
+    """Computes a square matrix product and waits for it."""
+    matrix = jnp.ones((size, size), dtype)
+    product = jax.jit(lambda m: m @ m)
+    return lambda: product(matrix).block_until_ready()
+
+
+def waited(arrays: Any) -> Any:
+    """The arrays of a run once they are there."""
+    return jax.block_until_ready(arrays)
+
+
+def device_mib() -> float | None:
+    """Peak memory of an accelerator; None on CPU, where the process's own counts."""
+    statistics = jax.devices()[0].memory_stats()
+    return statistics["peak_bytes_in_use"] / 2**20 if statistics else None
+
+
+def device_kind() -> str:
+    """What JAX calls the device."""
+    return jax.devices()[0].device_kind
+
+
+def _examples(config, placement):
+    """Random images, enough for a few steps, and their order."""
+    rng = np.random.default_rng(0)
+    number = config.batch_size * STEPS_PER_EPOCH
+    split = data.Split(
+        rng.integers(0, 256, (number, *IMAGE_SHAPE), np.uint8),
+        rng.integers(0, NUM_CLASSES, number).astype(np.int32),
+    )
+    order = jax.device_put(jnp.arange(number, dtype=jnp.int32), placement)
+    return data.put_on_device(split, placement), order
+
+
+def _weights(variables):
+    return {f"weight/{k}": v for k, v in pytorch.from_variables("resnet18", variables).items()}
