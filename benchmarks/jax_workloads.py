@@ -13,7 +13,6 @@ from ancra_jax import config as config_lib
 from ancra_jax.config import Config
 from ancra_jax.interop import pytorch
 from ancra_jax.methods.attack import random_start
-from ancra_jax.models.layers import gradient_rule
 from ancra_jax.train_state import batch_of_step, create_train_state, make_train_step
 from benchmarks import flops
 from benchmarks.autoattack import timed
@@ -92,8 +91,7 @@ def training_step(config: Config) -> Workload:
         return drawn
 
     shared = _weights(state.variables) | jax.device_get(draws(state, split, order))
-    with gradient_rule("stock"):
-        operations = flops.count(step, state, split, order)
+    operations = flops.count(step, state, split, order)
     compile_seconds, compiled = timed(lambda: step.lower(state, split, order).compile())
     state, metrics = compiled(state, split, order)
 
@@ -126,10 +124,9 @@ def evaluation_attack(config: Config) -> Workload:
         step_size=settings.step_size,
         num_steps=settings.num_steps,
     )
-    with gradient_rule("stock"):
-        operations = flops.count(
-            lambda x, start: attack(objective, x, start=start, loop="compiled"), images, start
-        )
+    operations = flops.count(
+        lambda x, start: attack(objective, x, start=start, loop="compiled"), images, start
+    )
     run = partial(attack, objective, images, start=start)
     first, attacked = timed(lambda: waited(run()))
     loss = float(jnp.mean(objective(attacked)))
