@@ -4,7 +4,8 @@
     python -m benchmarks --width=64 --batch_size=128 --dtype=bfloat16 --rows=natural,trades_ancra
 
 Rows are training steps by the name of their method, pgd40 (the evaluation's attack), data_pipeline
-(the batches of a step alone) and autoattack (benchmarks/autoattack.py). Libraries take turns on the
+(the batches of a step alone), autoattack (benchmarks/autoattack.py) and, on demand, gradient_loop
+(input gradients in a compiled loop, for --libraries=jax,jax_stock). Libraries take turns on the
 same weights and draws, and their first losses have to agree. Writes JSON with provenance.
 """
 
@@ -29,6 +30,7 @@ from configs import cifar10
 
 STEPS = ("natural", "pgd_at", "trades", "trades_ancra")
 ROWS = (*STEPS, "pgd40", "data_pipeline", "autoattack")
+ON_DEMAND = ("gradient_loop",)
 TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 
@@ -36,6 +38,8 @@ RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 def main() -> int:
     """The command."""
     arguments = parse()
+    if arguments.cores:  # of every process that this one starts
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.cores])
     try:
         report = measure(arguments)
         path = arguments.output or default_path(report)
@@ -63,16 +67,18 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--cores", type=int, help="of the host (all; 1 on a busy machine, where threads wait)"
     )
-    parser.add_argument("--libraries", help="jax and, if installed, torch; torch_compile")
+    parser.add_argument("--libraries", help="jax first; torch, torch_compile, jax_stock")
     parser.add_argument("--quick", action="store_true", help="a narrow network and small batches")
     parser.add_argument("--output", type=Path, help="JSON file (default: in results/benchmarks/)")
     arguments = parser.parse_args()
     arguments.width = arguments.width or (8 if arguments.quick else 64)
     arguments.batch_size = arguments.batch_size or (32 if arguments.quick else 128)
     arguments.rows = arguments.rows.split(",")
-    unknown = [row for row in arguments.rows if row not in ROWS]
+    unknown = [row for row in arguments.rows if row not in (*ROWS, *ON_DEMAND)]
     if unknown:
-        parser.error(f"--rows: unknown {unknown[0]!r}; allowed are {', '.join(ROWS)}")
+        parser.error(
+            f"--rows: unknown {unknown[0]!r}; allowed are {', '.join((*ROWS, *ON_DEMAND))}"
+        )
     arguments.libraries = (arguments.libraries or default_libraries()).split(",")
     if arguments.libraries[0] != "jax":
         parser.error(f"--libraries={','.join(arguments.libraries)}: must start with jax")
@@ -106,7 +112,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 ["jax"] if name == "data_pipeline" else arguments.libraries,
                 turns=arguments.turns,
                 turn_seconds=arguments.turn_seconds,
-                cores=arguments.cores,
                 tolerance=TOLERANCE[arguments.dtype],
             )
         rows.append(row | {"load_average": os.getloadavg()})

@@ -13,6 +13,7 @@ from ancra_jax import config as config_lib
 from ancra_jax.config import Config
 from ancra_jax.interop import pytorch
 from ancra_jax.methods.attack import random_start
+from ancra_jax.models.layers import gradient_rule
 from ancra_jax.train_state import batch_of_step, create_train_state, make_train_step
 from benchmarks import flops
 from benchmarks.autoattack import timed
@@ -41,16 +42,22 @@ class Workload(NamedTuple):
     shared: dict[str, np.ndarray]
 
 
-def create(row: str, config_values: Mapping[str, Any]) -> Workload:
+def create(row: str, config_values: Mapping[str, Any], stock: bool = False) -> Workload:
     """Builds the workload of a row and runs it once.
 
     Args:
-      row: ``'pgd40'``, ``'data_pipeline'``, or anything else for the configuration's training step.
+      row: a key of ``makers``, or anything else for the configuration's training step.
       config_values: a configuration as plain data.
+      stock: with JAX's own rule for convolutions.
     """
     config = config_lib.from_mapping(config_values)
-    makers = {"pgd40": evaluation_attack, "data_pipeline": data_pipeline}
-    return makers.get(row, training_step)(config)
+    makers = {
+        "pgd40": evaluation_attack,
+        "gradient_loop": gradient_loop,
+        "data_pipeline": data_pipeline,
+    }
+    with gradient_rule("stock" if stock else "auto"):
+        return makers.get(row, training_step)(config)
 
 
 def training_step(config: Config) -> Workload:
@@ -108,13 +115,7 @@ def training_step(config: Config) -> Workload:
 def evaluation_attack(config: Config) -> Workload:
     """PGD on the cross-entropy from a uniform start, as in the evaluation."""
     settings = config.evaluation
-    model = components.create_model(config, NUM_CLASSES)
-    variables = jax.jit(model.init)(
-        jax.random.key(config.seed), jnp.zeros((1, *IMAGE_SHAPE), jnp.float32)
-    )
-    split, _ = _examples(config, None)
-    images = data.pipeline.to_float(split.images[: config.batch_size])
-    labels = split.labels[: config.batch_size]
+    model, variables, images, labels = _network_and_batch(config)
     threat_model = attacks.threat_model(settings.norm, settings.epsilon)
     start = threat_model.random_start(jax.random.split(jax.random.key(1), len(images)), images)
     objective = attacks.cross_entropy(jax.tree_util.Partial(model.apply, variables), labels)
@@ -137,6 +138,31 @@ def evaluation_attack(config: Config) -> Workload:
         "start_adversarial": np.asarray(start),
     }
     return Workload(run, len(images), operations, first - again, loss, shared)
+
+
+def gradient_loop(config: Config, steps: int = 5) -> Workload:
+    """Input gradients in a compiled loop of our own: what `gradient_rule` is for on CPU.
+
+    Not an attack of the library, which puts its convolution into any model.
+    """
+    model, variables, images, labels = _network_and_batch(config)
+
+    def loss(x, variables):
+        return attacks.objectives.cross_entropy_term(model.apply(variables, x).logits, labels).sum()
+
+    def step(_, carry):
+        x, variables = carry
+        return x + 2 / 255 * jnp.sign(jax.grad(loss)(x, variables)), variables
+
+    def ascend(x, variables):
+        return jax.lax.fori_loop(0, steps, step, (x, variables))[0]
+
+    operations = flops.count(ascend, images, variables)
+    compile_seconds, compiled = timed(lambda: jax.jit(ascend).lower(images, variables).compile())
+    run = partial(compiled, images, variables)
+    return Workload(
+        run, len(images), operations, compile_seconds, float(loss(run(), variables)), {}
+    )
 
 
 def data_pipeline(config: Config) -> Workload:
@@ -199,6 +225,16 @@ def _examples(config, placement):
     )
     order = jax.device_put(jnp.arange(number, dtype=jnp.int32), placement)
     return data.put_on_device(split, placement), order
+
+
+def _network_and_batch(config):
+    model = components.create_model(config, NUM_CLASSES)
+    variables = jax.jit(model.init)(
+        jax.random.key(config.seed), jnp.zeros((1, *IMAGE_SHAPE), jnp.float32)
+    )
+    split, _ = _examples(config, None)
+    images = data.pipeline.to_float(split.images[: config.batch_size])
+    return model, variables, images, split.labels[: config.batch_size]
 
 
 def _weights(variables):

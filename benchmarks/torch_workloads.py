@@ -271,7 +271,7 @@ def _draws_of(shared):
         name.removeprefix("start_"): images(name) for name in shared if name.startswith("start_")
     }
     numbers = {
-        name: torch.from_numpy(shared[name]).long().to(DEVICE)
+        name: torch.tensor(shared[name], dtype=torch.long, device=DEVICE)
         for name in ("labels", "negatives")
         if name in shared
     }

@@ -62,7 +62,6 @@ def compare(
     *,
     turns: int,
     turn_seconds: float,
-    cores: int | None,
     tolerance: float,
 ) -> dict[str, Any]:
     """Measures one row.
@@ -73,7 +72,6 @@ def compare(
       libraries: of ``benchmarks.worker.LIBRARIES``, ``'jax'`` first.
       turns: how often every library's turn comes; the order is reversed from one to the next.
       turn_seconds: a turn is as many runs of the workload as take JAX about so long.
-      cores: of the host that a library may use; None for all.
       tolerance: by how much another library's first loss may differ, relative to JAX's.
 
     Returns:
@@ -85,7 +83,7 @@ def compare(
     with ExitStack() as stack, tempfile.TemporaryDirectory() as directory:
         workers = {}
         for library in libraries:
-            request = {"library": library, "row": row, "config": config, "cores": cores}
+            request = {"library": library, "row": row, "config": config}
             worker = Worker(request | {"shared": str(Path(directory) / "shared.npz")})
             stack.callback(worker.close)
             workers[library] = worker

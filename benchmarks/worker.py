@@ -6,7 +6,6 @@ for each from standard output.
 
 import importlib
 import json
-import os
 import sys
 import time
 from types import ModuleType
@@ -19,6 +18,7 @@ from benchmarks.peaks import matmul_peak
 
 LIBRARIES = {
     "jax": "benchmarks.jax_workloads",
+    "jax_stock": "benchmarks.jax_workloads",  # with JAX's own convolution
     "torch": "benchmarks.torch_workloads",
     "torch_compile": "benchmarks.torch_workloads",
 }
@@ -28,8 +28,6 @@ def main():
     """Builds the workload that the argument describes, then obeys until standard input ends."""
     answers, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints is no answer
     request = json.loads(sys.argv[1])
-    if request["cores"]:  # before a library makes its threads
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: request["cores"]])
     library = importlib.import_module(LIBRARIES[request["library"]])
     base = resident_mib()
     workload, facts = _build(library, request)
@@ -48,11 +46,11 @@ def main():
 def _build(library: ModuleType, request: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     row, config = request["row"], request["config"]
     facts: dict[str, Any] = {"device_kind": library.device_kind()}
-    if request["library"] == "jax":
+    if request["library"].startswith("jax"):
         import jax
 
         jax.config.update("jax_enable_compilation_cache", False)  # compile times are to be measured
-        workload = library.create(row, config)
+        workload = library.create(row, config, request["library"] == "jax_stock")
         np.savez(request["shared"], **workload.shared)
         facts["operations"] = workload.operations
         facts["version"] = f"jax {jax.__version__}"
