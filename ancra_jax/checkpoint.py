@@ -1,8 +1,10 @@
 """Checkpoints of a run: the latest two and the best, checked when loaded."""
 
+import math
 import os
 import pathlib
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,36 +15,41 @@ from orbax.checkpoint import checkpoint_managers
 
 from ancra_jax import multihost
 from ancra_jax.errors import UsageError
-
-SELECTION_METRIC = "robust_accuracy"
+from ancra_jax.selection import ROBUST_ACCURACY
 
 
 class Checkpoints:
     """The checkpoints of one run, a directory each, named by step.
 
     Kept are the latest two (if the last one is damaged there is one to fall back to) and the one
-    with the best robust accuracy on the selection split; of equally good ones the later. Writes
-    are asynchronous and atomic: a killed run leaves no half-written checkpoint under a step's name.
+    with the best robust accuracy on the selection split (for averaged weights, by their own
+    accuracy, another one); of equally good ones the later. Writes are asynchronous and atomic: a
+    killed run leaves no half-written checkpoint under a step's name.
     """
 
-    def __init__(self, directory: str | os.PathLike, *, read_only: bool = False):
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        read_only: bool = False,
+        metrics: Sequence[str] = (ROBUST_ACCURACY,),
+    ):
         """Opens the directory; creates it unless ``read_only``.
+
+        Args:
+          directory: of all checkpoints.
+          read_only: whether nothing will be saved.
+          metrics: names of the accuracies by each of which the best checkpoint is kept.
 
         Raises:
           UsageError: the directory cannot be created or written.
         """
         self.directory = pathlib.Path(directory).absolute()
-        metric = lambda metrics: metrics[SELECTION_METRIC]  # noqa: E731
         options = ocp.CheckpointManagerOptions(
-            best_fn=metric,
+            best_fn=lambda saved: saved[ROBUST_ACCURACY],
             best_mode="max",
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(
-                [
-                    checkpoint_managers.LatestN(2),
-                    checkpoint_managers.BestN(
-                        get_metric_fn=metric, n=1, keep_checkpoints_without_metrics=False
-                    ),
-                ]
+                [checkpoint_managers.LatestN(2), *map(_keep_best, metrics)]
             ),
             read_only=read_only,
         )
@@ -90,9 +97,11 @@ class Checkpoints:
         """Steps that have a checkpoint, ascending."""
         return sorted(self._manager.all_steps())
 
-    def best_step(self) -> int | None:
-        """The step with the best robust accuracy on the selection split, if any was evaluated."""
-        return self._manager.best_step()
+    def best_step(self, metric: str = ROBUST_ACCURACY) -> int | None:
+        """The step with the best accuracy on the selection split, if any was evaluated."""
+        saved = {step: self._manager.metrics(step) or {} for step in self.steps()}
+        ranked = [(metrics[metric], step) for step, metrics in saved.items() if metric in metrics]
+        return max(ranked)[1] if ranked else None
 
     def restore(self, step: int, abstract: PyTree) -> tuple[PyTree, dict[str, Any]]:
         """Loads the parts of a checkpoint that ``abstract`` names, and checks them.
@@ -196,6 +205,15 @@ class Checkpoints:
 
 class DamagedCheckpointError(UsageError):
     """A checkpoint's files are missing, truncated or changed."""
+
+
+def _keep_best(metric: str) -> checkpoint_managers.BestN:
+    # SWA's accuracy is not there before its first epoch.
+    return checkpoint_managers.BestN(
+        get_metric_fn=lambda saved: saved.get(metric, -math.inf),
+        n=1,
+        keep_checkpoints_without_metrics=False,
+    )
 
 
 def _to_host(leaf) -> np.ndarray:

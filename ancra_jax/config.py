@@ -13,6 +13,8 @@ from ml_collections import ConfigDict
 from ancra_jax.config_fields import build, choice, number
 from ancra_jax.errors import UsageError
 
+WEIGHTS = ("raw", "ema", "swa")  # of a run: the optimiser's, and averages of them
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -107,6 +109,39 @@ class DistributionalRobustnessConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EmaConfig:
+    """Exponential moving average of the weights; off while ``decay`` is 0."""
+
+    decay: float = number(at_least=0, at_most=1, default=0.0)  # at a step, once it is warm
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwaConfig:
+    """Stochastic weight averaging: the mean of the weights at the ends of epochs."""
+
+    start_epoch: int = number(at_least=0, default=0)  # 1-based, the first that counts; 0: off
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtraDataConfig:
+    """Generated images, mixed into every batch; off while ``fraction`` is 0."""
+
+    path: str = ""  # an .npz file with 'image' and 'label'
+    fraction: float = number(at_least=0, at_most=1, default=0.0)  # of every batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationConfig:
+    """Knowledge distillation from another run; off while ``weight`` is 0."""
+
+    teacher: str = ""  # the directory of that run
+    teacher_checkpoint: str = choice("best", "last", default="best")
+    teacher_weights: str = choice(*WEIGHTS, default="raw")
+    weight: float = number(at_least=0, at_most=1, default=0.0)  # of the term; the rest is the loss'
+    temperature: float = number(above=0, default=4.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """SGD with momentum and coupled weight decay on all parameters, as PyTorch's."""
 
@@ -161,6 +196,10 @@ class Config:
     optimizer: OptimizerConfig
     selection: SelectionConfig
     evaluation: EvaluationConfig
+    ema: EmaConfig = EmaConfig()
+    swa: SwaConfig = SwaConfig()
+    extra_data: ExtraDataConfig = ExtraDataConfig()
+    distillation: DistillationConfig = DistillationConfig()
 
 
 def from_mapping(values: Mapping[str, Any] | ConfigDict) -> Config:
@@ -197,3 +236,33 @@ def _check_combinations(config: Config):
                 f"config.{group}.epsilon={settings.epsilon}: must be at most 1 for the norm 'linf' "
                 "(pixels are on the [0, 1] scale: write 8/255 as 0.03137)"
             )
+    if config.swa.start_epoch > config.epochs:
+        raise UsageError(
+            f"config.swa.start_epoch={config.swa.start_epoch}: must be at most config.epochs="
+            f"{config.epochs}, the last epoch; 0 turns the average off"
+        )
+    extra, distillation = config.extra_data, config.distillation
+    _check_both("config.extra_data", "path", extra.path, "fraction", extra.fraction)
+    _check_both(
+        "config.distillation", "teacher", distillation.teacher, "weight", distillation.weight
+    )
+    if extra.fraction and not 0 < extra_examples(config) < config.batch_size:
+        raise UsageError(
+            f"config.extra_data.fraction={extra.fraction}: makes {extra_examples(config)} of the "
+            f"{config.batch_size} examples of a batch; must be 1 to {config.batch_size - 1} of them"
+        )
+
+
+def extra_examples(config: Config) -> int:
+    """How many examples of every batch are extra data."""
+    return round(config.extra_data.fraction * config.batch_size)
+
+
+def _check_both(group, source, given, share, value):
+    """An option that needs a source of data, and is off while its share is 0."""
+    if value and not given:
+        raise UsageError(f"{group}.{share}={value}: needs {group}.{source}, which is empty")
+    if given and not value:
+        raise UsageError(
+            f"{group}.{source}={given!r}: is of no use while {group}.{share} is 0; must be above 0"
+        )

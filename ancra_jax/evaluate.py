@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from absl import flags
 from jax.sharding import Mesh
 
@@ -24,13 +23,13 @@ from ancra_jax import (
 )
 from ancra_jax import workdir as workdir_lib
 from ancra_jax.attacks.surrogates import LEVELS, Level, declared
-from ancra_jax.checkpoint import Checkpoints
-from ancra_jax.config import Config
+from ancra_jax.config import WEIGHTS, Config
 from ancra_jax.data import Dataset
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluation_table import print_table
 from ancra_jax.progress import Bar
-from ancra_jax.results import ResultStore, read_result
+from ancra_jax.results import ResultStore, evaluation_name, read_result
+from ancra_jax.weights import load_weights
 
 SUITES = ("quick", "paper", "autoattack", "adaptive", "diagnostics", "all")
 
@@ -39,6 +38,7 @@ def evaluate(
     workdir: str,
     *,
     checkpoint: str = "best",
+    weights: str = "raw",
     num_examples: int = 0,
     batch_size: int = 0,
     seed: int = 0,
@@ -54,6 +54,7 @@ def evaluate(
     Args:
       workdir: of a run.
       checkpoint: ``'best'`` on the selection split, or ``'last'``.
+      weights: ``'raw'``, or an average that the run keeps: ``'ema'``, ``'swa'``.
       num_examples: the first so many of the test split; 0 for all.
       batch_size: examples on the devices at a time; 0 for the training batch size.
       seed: of the attacks' randomness.
@@ -79,7 +80,9 @@ def evaluate(
     mesh = sharding.create_mesh()
     batch_size = _round_up(min(batch_size or config.batch_size, num_examples), mesh.size)
     model = components.create_model(config, dataset.num_classes, dtype="float32")
-    variables, step = load_variables(workdir, model, dataset.image_shape, checkpoint, mesh)
+    variables, step, _ = load_weights(
+        workdir, model, dataset.image_shape, mesh, checkpoint=checkpoint, weights=weights
+    )
     target = paper_suite.Target(
         jax.tree_util.Partial(model.apply, variables),
         test,
@@ -96,7 +99,8 @@ def evaluate(
         declared(model, target.predict),
         load_sources(transfer_from, dataset, mesh),
     )
-    store = ResultStore(workdir, checkpoint)
+    name = evaluation_name(checkpoint, weights)
+    store = ResultStore(workdir, name)
     results = []
     # An attack that computes in less than float32 finds less.
     with jax.default_matmul_precision("highest"):
@@ -106,7 +110,7 @@ def evaluate(
                 "method": config.name,
                 "data": dataset.title,
                 "data_fingerprint": dataset.fingerprint,
-                "checkpoint": checkpoint,
+                "checkpoint": name,
                 "step": step,
                 "num_examples": num_examples,
                 "seed": seed,
@@ -169,7 +173,7 @@ def load_sources(
                     f"--workdir={directory}: is a run on {config.data.name}, not {dataset.name}"
                 )
             model = components.create_model(config, dataset.num_classes, dtype="float32")
-            variables, step = load_variables(directory, model, dataset.image_shape, "best", mesh)
+            variables, step, _ = load_weights(directory, model, dataset.image_shape, mesh)
         except UsageError as error:
             raise UsageError(str(error).replace("--workdir", "--transfer_from", 1)) from error
         name = pathlib.Path(directory).resolve().name
@@ -180,24 +184,6 @@ def load_sources(
     return sources
 
 
-def load_variables(workdir: str, model, image_shape, checkpoint: str, mesh):
-    """Parameters and batch statistics of a run's best or last checkpoint, and its step.
-
-    Raises:
-      UsageError: there is no such checkpoint, it is damaged, or of another network.
-    """
-    checkpoints = Checkpoints(f"{workdir}/checkpoints", read_only=True)
-    steps = checkpoints.steps()
-    step = checkpoints.best_step() if checkpoint == "best" else max(steps, default=None)
-    if step is None:
-        raise UsageError(f"--workdir={workdir}: has no {checkpoint} checkpoint yet; train first")
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
-    abstract = sharding.abstract_on(
-        {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})},
-        sharding.replicated(mesh),
-    )
-    variables, _ = checkpoints.restore(step, abstract)
-    return variables, step
 
 
 def _round_up(number: int, multiple: int) -> int:
@@ -222,6 +208,9 @@ def define_flags():
         "transfer_from", [], "Directories of runs whose adversarial images are tried too."
     )
     flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which checkpoint.")
+    flags.DEFINE_enum(
+        "weights", "raw", WEIGHTS, "Which weights: the optimiser's, or an average of them."
+    )
     flags.DEFINE_integer(
         "num_examples", 0, "Evaluate the first N test examples; 0: all.", lower_bound=0
     )
@@ -239,6 +228,7 @@ def main(arguments: flags.FlagValues):
     results = evaluate(
         arguments.workdir,
         checkpoint=arguments.checkpoint,
+        weights=arguments.weights,
         num_examples=arguments.num_examples,
         batch_size=arguments.batch_size,
         seed=arguments.seed,
@@ -250,7 +240,8 @@ def main(arguments: flags.FlagValues):
         transfer_from=arguments.transfer_from,
     )
     config = workdir_lib.read_config(arguments.workdir)
-    print_table(config, results, ResultStore(arguments.workdir, arguments.checkpoint))
+    name = evaluation_name(arguments.checkpoint, arguments.weights)
+    print_table(config, results, ResultStore(arguments.workdir, name))
 
 
 if __name__ == "__main__":

@@ -14,15 +14,17 @@ import numpy as np
 from jaxtyping import Bool
 
 from ancra_jax import workdir as workdir_lib
-from ancra_jax.config import Config, to_mapping
+from ancra_jax.config import WEIGHTS, Config, to_mapping
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluation_table import fooled_attacks
 from ancra_jax.metrics import read_json_lines
 from ancra_jax.report_diagnosis import FILE, ReportedDiagnosis, load_diagnosis
 from ancra_jax.report_names import NATURAL, display_name, evaluate_command
-from ancra_jax.results import read_arrays, read_result
+from ancra_jax.results import evaluation_name, read_arrays, read_result
 
-CHECKPOINTS = ("best", "last")
+CHECKPOINTS = tuple(
+    evaluation_name(checkpoint, weights) for weights in WEIGHTS for checkpoint in ("best", "last")
+)
 MAX_SETTINGS_IN_LABEL = 3
 _Z = NormalDist().inv_cdf(0.975)
 _DAMAGED = (zipfile.BadZipFile, zlib.error)
@@ -56,7 +58,7 @@ class Evaluation:
     """The attacks on one checkpoint of a run that can be looked at together.
 
     Attributes:
-      checkpoint: ``'best'`` or ``'last'``.
+      checkpoint: ``'best'``, ``'last'``, or of an average (``'best_ema'``).
       results: by the attack's name.
       notes: what was left out, and why.
       diagnosis: of the same checkpoint, if there is one.
@@ -114,7 +116,8 @@ class Run:
       config: of the training.
       label: the method, with the settings in which runs of that method differ.
       curves: the records of ``metrics.jsonl``.
-      evaluations: of the best, then of the last checkpoint, where there are any.
+      evaluations: of the best, then of the last checkpoint, where there are any; then those of
+        averaged weights.
     """
 
     workdir: str

@@ -63,6 +63,8 @@ def attack_order(attack: str, families: Sequence[str]) -> tuple:
 
 
 def evaluate_command(workdir: str, checkpoint: str = "best") -> str:
-    """The command that evaluates a checkpoint."""
+    """The command that evaluates a checkpoint, ``'best_ema'`` with the weights named."""
     command = f"python -m ancra_jax.evaluate --workdir={workdir}"
-    return command if checkpoint == "best" else f"{command} --checkpoint={checkpoint}"
+    name, _, weights = checkpoint.partition("_")
+    command += "" if name == "best" else f" --checkpoint={name}"
+    return f"{command} --weights={weights}" if weights else command

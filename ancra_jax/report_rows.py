@@ -53,7 +53,7 @@ class Row:
     Attributes:
       label: of the method.
       workdir: of the run.
-      checkpoint: ``'best'`` or ``'last'``.
+      checkpoint: ``'best'``, ``'last'``, or of an average (``'best_ema'``).
       seed: of the training.
       data: the data set; of an evaluated row with what sets it apart, ``CIFAR-10 (JPEG)``.
       norm: of the threat model.

@@ -164,7 +164,7 @@ def notes(runs: Sequence[Run], rows: Sequence[Row], seeds_rows: Sequence[SeedsRo
         f"{', '.join(map(str, seeds.seeds))} of {seeds.label} ({seeds.checkpoint} checkpoint)."
         for seeds in seeds_rows
     ]
-    chosen = {row.label for row in _of(runs, rows, "test") if row.checkpoint == "best"}
+    chosen = {row.label for row in _of(runs, rows, "test") if row.checkpoint.startswith("best")}
     lines += [
         f"{label}: its best checkpoint was chosen on the test split, so that its numbers are "
         "optimistic."

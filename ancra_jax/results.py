@@ -21,6 +21,11 @@ SCHEMA = 1
 _IDENTITY = ("attack", "checkpoint", "step", "num_examples", "seed", "settings", "data_fingerprint")
 
 
+def evaluation_name(checkpoint: str, weights: str) -> str:
+    """What results of a checkpoint are kept under: ``'best'``, ``'best_ema'``, ..."""
+    return checkpoint if weights == "raw" else f"{checkpoint}_{weights}"
+
+
 class ResultStore:
     """The directory ``evaluation/<checkpoint>`` of a work directory.
 
@@ -29,7 +34,7 @@ class ResultStore:
     """
 
     def __init__(self, workdir: str | pathlib.Path, checkpoint: str):
-        """Creates the directory.
+        """Creates the directory; ``checkpoint`` is an ``evaluation_name``.
 
         Raises:
           UsageError: it cannot be written.

@@ -12,6 +12,8 @@ from ancra_jax.config import AttackConfig, SelectionConfig
 from ancra_jax.data import Split, batches_for_evaluation
 from ancra_jax.types import ApplyFn, Batch, Variables
 
+NATURAL_ACCURACY, ROBUST_ACCURACY = "natural_accuracy", "robust_accuracy"
+
 Counts = tuple[Int[Array, ""], Int[Array, ""]]
 
 
@@ -47,18 +49,32 @@ def make_count_correct(
 
 def evaluate_selection(
     count_correct: Callable[[Variables, Batch, Bool[Array, "batch"]], Counts],
-    variables: Variables,
+    variables_of: dict[str, Variables],
     split: Split,
     batch_size: int,
     sharding: jax.sharding.Sharding,
 ) -> dict[str, float]:
-    """Accuracies on a split, fetched from the devices once, at the end."""
+    """Accuracies on a split, of each of a run's weights, named by ``metric_name``."""
+    accuracies: dict[str, float] = {}
+    for weights, variables in variables_of.items():
+        found = _accuracies(count_correct, variables, split, batch_size, sharding)
+        accuracies |= {metric_name(weights, name): value for name, value in found.items()}
+    return accuracies
+
+
+def metric_name(weights: str, name: str) -> str:
+    """What an accuracy of one of a run's weights is called; the raw weights' have no prefix."""
+    return name if weights == "raw" else f"{weights}_{name}"
+
+
+def _accuracies(count_correct, variables, split, batch_size, sharding):
+    # Fetched from the devices once, at the end.
     counts = [
         count_correct(variables, batch, mask)
         for batch, mask in batches_for_evaluation(split, batch_size, sharding=sharding)
     ]
     natural, robust = (sum(int(count) for count in column) for column in zip(*counts, strict=True))
     return {
-        "natural_accuracy": natural / len(split),
-        "robust_accuracy": robust / len(split),
+        NATURAL_ACCURACY: natural / len(split),
+        ROBUST_ACCURACY: robust / len(split),
     }

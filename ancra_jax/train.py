@@ -16,12 +16,14 @@ from ml_collections import config_flags
 from ancra_jax import cli, components, data, methods, multihost, optim, selection, sharding
 from ancra_jax import config as config_lib
 from ancra_jax import workdir as workdir_lib
+from ancra_jax.averaging import make_refresh_statistics
 from ancra_jax.checkpoint import Checkpoints
 from ancra_jax.config import Config
 from ancra_jax.errors import UsageError
 from ancra_jax.interruption import Interrupted, StopSignal
 from ancra_jax.metrics import MetricsWriter
 from ancra_jax.progress import Bar
+from ancra_jax.teacher import load_teacher
 from ancra_jax.train_state import TrainState, create_train_state, make_train_step
 from ancra_jax.training_log import TrainingLog
 
@@ -46,27 +48,33 @@ def train(config: Config, workdir: str) -> TrainState:
     method = methods.create(config)
     dataset = components.load_dataset(config.data)
     splits = components.split_dataset(dataset, config)
-    num_examples = len(splits.train)
+    train_split = data.extend(splits.train, splits.extra)
     mesh = sharding.create_mesh()
-    sharding.check_batch_size(config.batch_size, num_examples, mesh, "config.batch_size")
+    sharding.check_batch_size(config.batch_size, len(train_split), mesh, "config.batch_size")
     selection_batch = config.selection.batch_size or config.batch_size
     if config.selection.batch_size:
         sharding.check_batch_size(
             selection_batch, selection_batch, mesh, "config.selection.batch_size"
         )
+    init_key, order_key, step_key, selection_key, extra_key = jax.random.split(
+        jax.random.key(config.seed), 5
+    )
+    batches = components.batch_plan(config, splits, step_key, extra_key, mesh)
     model = components.create_model(config, dataset.num_classes)
+    components.check_attention(config, model, dataset.image_shape)
+    averaging = components.averaging(config)
+    teacher = load_teacher(config.distillation, dataset, mesh)
     if multihost.is_main():
         workdir_lib.open_for_training(workdir, config)
     multihost.barrier("workdir")
     path = Path(workdir)
 
     # ---- State, step ----
-    steps_per_epoch = data.batches_per_epoch(num_examples, config.batch_size)
+    steps_per_epoch = batches.steps_per_epoch
     last_step = config.epochs * steps_per_epoch
     if config.max_steps:
         last_step = min(last_step, config.max_steps)
     optimizer = optim.create(config.optimizer, config.epochs, steps_per_epoch)
-    init_key, order_key, step_key, selection_key = jax.random.split(jax.random.key(config.seed), 4)
     everywhere = sharding.replicated(mesh)
     create_state = jax.jit(
         lambda: create_train_state(
@@ -74,20 +82,14 @@ def train(config: Config, workdir: str) -> TrainState:
             optimizer,
             dataset.image_shape,
             init_key,
-            method.init_state(jnp.asarray(splits.train.labels), dataset.num_classes),
+            method.init_state(jnp.asarray(train_split.labels), dataset.num_classes),
+            averaging,
         ),
         out_shardings=everywhere,
     )
-    train_step = make_train_step(
-        model.apply,
-        method,
-        optimizer,
-        batch_size=config.batch_size,
-        steps_per_epoch=steps_per_epoch,
-        augmentation=components.augmentation(config.data),
-        key=step_key,
-        mesh=mesh,
-    )
+    train_step = make_train_step(model.apply, method, optimizer, batches, averaging)
+    refresh_statistics = make_refresh_statistics(model.apply, batches)
+    num_examples = len(splits.train)
     permutation_of = jax.jit(
         lambda epoch: data.epoch_permutation(jax.random.fold_in(order_key, epoch), num_examples),
         out_shardings=everywhere,
@@ -98,16 +100,29 @@ def train(config: Config, workdir: str) -> TrainState:
 
     # ---- Continue or start ----
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(path / "checkpoints")))
-        state = _restore(checkpoints, create_state, everywhere, dataset.fingerprint)
+        checkpoints = stack.enter_context(
+            contextlib.closing(
+                Checkpoints(
+                    path / "checkpoints",
+                    metrics=[
+                        selection.metric_name(weights, selection.ROBUST_ACCURACY)
+                        for weights in averaging.weights
+                    ],
+                )
+            )
+        )
+        inputs = _fingerprints(dataset, splits, teacher)
+        state = _restore(checkpoints, create_state, everywhere, inputs)
         state = create_state() if state is None else state
         first_step = int(state.step)
         if first_step >= last_step:
             print(f"{workdir}: finished already, at step {first_step}; nothing to do")
             return state
-        train_data = data.put_on_device(splits.train, everywhere)
-        selection_split, fingerprint = splits.selection, dataset.fingerprint
-        del dataset, splits  # the devices' copy is the only one from here on
+        train_data = data.put_on_device(train_split, everywhere)
+        facts = {"class_names": dataset.class_names, "image_shape": dataset.image_shape, **inputs}
+        selection_split = splits.selection
+        predict_teacher = teacher.predict if teacher else None
+        del dataset, splits, train_split  # the devices' copy is the only one from here on
         writer = None
         if multihost.is_main():
             writer = stack.enter_context(
@@ -127,8 +142,13 @@ def train(config: Config, workdir: str) -> TrainState:
         for step in range(first_step + 1, last_step + 1):
             if (step - 1) % steps_per_epoch == 0:
                 permutation = permutation_of((step - 1) // steps_per_epoch)
-            state, metrics = train_step(state, train_data, permutation)
+            state, metrics = train_step(state, train_data, permutation, predict_teacher)
             log.add(step, metrics)
+
+            weights = averaging.weights_after(step // steps_per_epoch)
+            if "swa" in weights and step % steps_per_epoch == 0:
+                averages = refresh_statistics(state.averages, train_data, permutation, step)
+                state = state._replace(averages=averages)
 
             epoch_ends = step % steps_per_epoch == 0 or step == last_step
             epoch = math.ceil(step / steps_per_epoch)
@@ -141,31 +161,49 @@ def train(config: Config, workdir: str) -> TrainState:
             if epoch_ends and (epoch % config.selection.every_epochs == 0 or step == last_step):
                 accuracies = selection.evaluate_selection(
                     count_correct,
-                    state.variables,
+                    {name: state.variables_of(name) for name in weights},
                     selection_split,
                     selection_batch,
                     sharding.batch_sharded(mesh),
                 )
                 log.selection(step, epoch, accuracies)
             if save:
-                extra = {"epoch": epoch, "data": fingerprint}
-                checkpoints.save(step, state, accuracies, extra)
+                checkpoints.save(step, state, accuracies, {"epoch": epoch, **facts})
             if stopping and step < last_step:
                 raise Interrupted(stop.signal, step)
     return state
 
 
-def _restore(checkpoints, create_state, everywhere, fingerprint) -> TrainState | None:
+_SETTINGS = {
+    "data": "config.data",
+    "extra_data": "config.extra_data.path",
+    "teacher": "config.distillation.teacher",
+}
+
+
+def _fingerprints(dataset, splits, teacher) -> dict[str, str]:
+    """What a run is made of besides its configuration, as far as it is used."""
+    fingerprints = {"data": dataset.fingerprint}
+    if splits.extra is not None:
+        fingerprints["extra_data"] = splits.extra.fingerprint
+    if teacher is not None:
+        fingerprints["teacher"] = teacher.fingerprint
+    return fingerprints
+
+
+def _restore(checkpoints, create_state, everywhere, inputs) -> TrainState | None:
     abstract = sharding.abstract_on(jax.eval_shape(create_state), everywhere)
     restored = checkpoints.restore_latest(abstract)
     if restored is None:
         return None
     state, extra = restored
-    if extra["data"] != fingerprint:
-        raise UsageError(
-            f"config.data: the data differ from those that {checkpoints.directory.parent} was "
-            f"trained on (fingerprint {fingerprint}, was {extra['data']})"
-        )
+    for name, fingerprint in inputs.items():
+        if extra[name] != fingerprint:
+            raise UsageError(
+                f"{_SETTINGS[name]}: its contents differ from those that "
+                f"{checkpoints.directory.parent} was trained on (fingerprint {fingerprint}, was "
+                f"{extra[name]})"
+            )
     return state
 
 

@@ -5,11 +5,12 @@ import time
 
 import jax
 
-from ancra_jax.config import Config
+from ancra_jax.config import WEIGHTS, Config
 from ancra_jax.errors import NonFiniteLossError
 from ancra_jax.methods.core import Metrics
 from ancra_jax.metrics import MetricsWriter
 from ancra_jax.progress import Bar
+from ancra_jax.selection import NATURAL_ACCURACY, ROBUST_ACCURACY, metric_name
 
 IN_FLIGHT_STEPS = 2  # dispatched ahead of the device: enough to keep it busy, few to wait for
 
@@ -66,10 +67,13 @@ class TrainingLog:
 
     def selection(self, step: int, epoch: int, accuracies: dict[str, float]):
         """Prints and writes what was found on the selection split after an epoch."""
-        self._bar.print(
-            f"epoch {epoch}: natural {accuracies['natural_accuracy']:.2%}, "
-            f"robust {accuracies['robust_accuracy']:.2%} on the selection split"
-        )
+        found = []
+        for weights in WEIGHTS:
+            if (robust := accuracies.get(metric_name(weights, ROBUST_ACCURACY))) is not None:
+                natural = accuracies[metric_name(weights, NATURAL_ACCURACY)]
+                name = "" if weights == "raw" else f"{weights} "
+                found.append(f"{name}natural {natural:.2%}, robust {robust:.2%}")
+        self._bar.print(f"epoch {epoch}: {'; '.join(found)} on the selection split")
         if self._writer:
             self._writer.write("selection", step, {"epoch": epoch, **accuracies})
         self._since, self._timed = time.monotonic(), 0

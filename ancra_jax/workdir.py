@@ -45,8 +45,12 @@ def open_for_training(workdir: str, config: Config) -> pathlib.Path:
     return path
 
 
-def read_config(workdir: str) -> Config:
+def read_config(workdir: str, field: str = "--workdir") -> Config:
     """The configuration of the run in a directory.
+
+    Args:
+      workdir: the directory.
+      field: what errors call it.
 
     Raises:
       UsageError: there is no run, or its configuration cannot be read.
@@ -55,9 +59,9 @@ def read_config(workdir: str) -> Config:
     try:
         values = json.loads(file.read_text())
     except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"--workdir={workdir}: holds no run (there is no config.json)") from None
+        raise UsageError(f"{field}={workdir}: holds no run (there is no config.json)") from None
     except (OSError, ValueError) as error:
-        raise UsageError(f"--workdir={workdir}: config.json cannot be read: {error}") from error
+        raise UsageError(f"{field}={workdir}: config.json cannot be read: {error}") from error
     return config_lib.from_mapping(values)
 
 

@@ -14,7 +14,7 @@ from ancra_jax.config import Config
 from ancra_jax.interop import pytorch
 from ancra_jax.methods.attack import random_start
 from ancra_jax.models.layers import gradient_rule
-from ancra_jax.train_state import batch_of_step, create_train_state, make_train_step
+from ancra_jax.train_state import create_train_state, make_train_step
 from benchmarks import flops
 from benchmarks.autoattack import timed
 
@@ -78,15 +78,13 @@ def training_step(config: Config) -> Workload:
         ),
         out_shardings=everywhere,
     )()
-    key = jax.random.key(1)
-    augmentation = components.augmentation(config.data)
-    options = {"batch_size": config.batch_size, "steps_per_epoch": STEPS_PER_EPOCH}
-    options |= {"augmentation": augmentation, "key": key, "mesh": mesh}
-    step = make_train_step(model.apply, method, optimizer, **options)
+    batches = _batches(config, mesh)
+    step = make_train_step(model.apply, method, optimizer, batches)
 
     @jax.jit
     def draws(state, split, order):
-        batch, key = batch_of_step(state.step, split, order, **options)
+        batch = batches.batch(split, order, state.step)
+        _, key = batches.keys(state.step)
         predict = jax.tree_util.Partial(model.apply, state.variables)
         plan = method.prepare(predict, batch, key, jnp.zeros((), jnp.int32))
         drawn = {"images": batch.images, "labels": batch.labels}
@@ -168,18 +166,11 @@ def gradient_loop(config: Config, steps: int = 5) -> Workload:
 def data_pipeline(config: Config) -> Workload:
     """The batches of a training step, cropped and flipped, without the step."""
     split, order = _examples(config, None)
-    options = {
-        "batch_size": config.batch_size,
-        "steps_per_epoch": STEPS_PER_EPOCH,
-        "augmentation": components.augmentation(config.data),
-        "key": jax.random.key(1),
-        "mesh": sharding.create_mesh(jax.devices()[:1]),
-    }
+    batches = _batches(config, sharding.create_mesh(jax.devices()[:1]))
 
     @jax.jit
     def take(step, split, order):
-        batch, _ = batch_of_step(step, split, order, **options)
-        return step + 1, batch.images
+        return step + 1, batches.batch(split, order, step).images
 
     step = jnp.zeros((), jnp.int32)
     compile_seconds, compiled = timed(lambda: take.lower(step, split, order).compile())
@@ -190,6 +181,16 @@ def data_pipeline(config: Config) -> Workload:
         return images
 
     return Workload(run, config.batch_size, 0, compile_seconds, None, {})
+
+
+def _batches(config, mesh):
+    return data.BatchPlan(
+        batch_size=config.batch_size,
+        steps_per_epoch=STEPS_PER_EPOCH,
+        augmentation=components.augmentation(config.data),
+        key=jax.random.key(1),
+        sharding=sharding.batch_sharded(mesh),
+    )
 
 
 def matmul(size: int, dtype: str) -> Callable[[], None]:

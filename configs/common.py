@@ -71,6 +71,8 @@ ARGUMENTS = {
     "aux_weight": ("method.aux_weight", float),
     "label_smoothing": ("method.label_smoothing", float),
     "gamma": ("awp.gamma", float),
+    "ema": ("ema.decay", float),
+    "swa": ("swa.start_epoch", int),
     "zeta": ("negative_contrast.zeta", float),
     "alpha": ("negative_contrast.alpha", float),
     "strategy": ("negative_contrast.strategy", str),
@@ -183,6 +185,23 @@ def base() -> ml_collections.ConfigDict:
     config.negative_contrast.strategy = "random"
     config.negative_contrast.targeted = True
     config.negative_contrast.random_epochs = 10
+
+    config.ema = ml_collections.ConfigDict()
+    config.ema.decay = 0.0
+
+    config.swa = ml_collections.ConfigDict()
+    config.swa.start_epoch = 0
+
+    config.extra_data = ml_collections.ConfigDict()
+    config.extra_data.path = ""
+    config.extra_data.fraction = 0.0
+
+    config.distillation = ml_collections.ConfigDict()
+    config.distillation.teacher = ""
+    config.distillation.teacher_checkpoint = "best"
+    config.distillation.teacher_weights = "raw"
+    config.distillation.weight = 0.0
+    config.distillation.temperature = 4.0
 
     config.attack = ml_collections.ConfigDict()
     config.attack.objective = "cross_entropy"

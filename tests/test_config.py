@@ -148,6 +148,14 @@ def test_wrong_arguments_are_named(argument, message):
         ("awp.gamma", -0.1, r"gamma=-0\.1: must be at least 0"),
         ("udr.interval", 0, r"interval=0: must be at least 1"),
         ("negative_contrast.alpha", 1.5, r"alpha=1\.5: must be at most 1"),
+        ("ema.decay", 1.5, r"config\.ema\.decay=1\.5: must be at most 1"),
+        ("swa.start_epoch", 16, r"config\.swa\.start_epoch=16: must be at most config\.epochs=15"),
+        ("extra_data.fraction", 0.5, r"fraction=0\.5: needs config\.extra_data\.path, which is em"),
+        ("extra_data.path", "a.npz", r"path='a\.npz': is of no use while .*\.fraction is 0"),
+        ("distillation.weight", 0.5, r"weight=0\.5: needs config\.distillation\.teacher, which"),
+        ("distillation.teacher", "runs/a", r"teacher='runs/a': is of no use while .*\.weight is 0"),
+        ("distillation.temperature", 0.0, r"temperature=0\.0: must be greater than 0"),
+        ("distillation.teacher_weights", "mean", r"allowed are 'raw', 'ema', 'swa'"),
         ("model.dtype", "float16", r"dtype='float16'"),
         ("batch_size", "many", r"batch_size='many': must be of type int"),
         ("seed", True, r"seed=True: must be of type int"),
@@ -162,6 +170,22 @@ def test_values_out_of_range_are_named(field, value, message):
     target[name] = value
     with pytest.raises(UsageError, match=message):
         config_lib.from_mapping(values)
+
+
+@pytest.mark.parametrize(("fraction", "count"), [(0.001, 0), (0.999, 128), (1.0, 128)])
+def test_a_batch_of_own_or_of_extra_examples_only_is_refused(fraction, count):
+    values = config_lib.to_mapping(config_lib.from_mapping(digits.get_config("trades")))
+    values["extra_data"] = {"path": "a.npz", "fraction": fraction}
+    with pytest.raises(UsageError, match=rf"makes {count} of the 128 .* must be 1 to 127 of them"):
+        config_lib.from_mapping(values)
+
+
+def test_a_configuration_from_before_the_plug_ins_has_none_of_them():
+    config = config_lib.from_mapping(digits.get_config("trades"))
+    values = config_lib.to_mapping(config)
+    for group in ("ema", "swa", "extra_data", "distillation"):
+        del values[group]
+    assert config_lib.from_mapping(values) == config
 
 
 def test_unknown_and_missing_settings_are_named():

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from small_runs import small_config
 
-from ancra_jax import components, evaluate, methods, sharding
+from ancra_jax import components, methods, sharding
 from ancra_jax import config as config_lib
 from ancra_jax.train import train
+from ancra_jax.weights import load_weights
 from configs import cifar10, cifar100, common, digits, tiny_imagenet
 
 FILES = {"cifar10": cifar10, "cifar100": cifar100, "digits": digits, "tiny_imagenet": tiny_imagenet}
@@ -45,7 +46,7 @@ def test_two_steps_then_resumed_after_the_first_then_loaded(name, tmp_path):
 
     model = components.create_model(config, 10)
     mesh = sharding.create_mesh()
-    variables, step = evaluate.load_variables(str(tmp_path), model, (8, 8, 1), "last", mesh)
+    variables, step, _ = load_weights(str(tmp_path), model, (8, 8, 1), mesh, checkpoint="last")
     assert step == 2
     chex.assert_trees_all_equal(jax.tree.map(np.asarray, variables), expected.variables)
 
@@ -65,47 +66,69 @@ def check_state(name, state):
 
 
 EIGHT_DEVICES = """
+import sys
 import chex, jax, numpy as np
 from jax import numpy as jnp
 from small_runs import small_config
 from ancra_jax import components, data, methods, optim, sharding
+from ancra_jax.averaging import make_refresh_statistics
 from ancra_jax.train_state import create_train_state, make_train_step
 
 assert jax.device_count() == 8
+EXTRA = f"{sys.argv[1]}/extra.npz"
+rng = np.random.default_rng(0)
+images = rng.integers(0, 256, (50, 8, 8, 1), dtype=np.uint8)
+np.savez(EXTRA, image=images, label=rng.integers(0, 10, 50))
+PLUG_INS = dict(
+    ema__decay=0.9, swa__start_epoch=1, extra_data__path=EXTRA, extra_data__fraction=0.25,
+    distillation__weight=0.5, distillation__teacher="given below",
+)
 
-def after_one_step(name, devices):
+def after_one_step(name, devices, **options):
     mesh = sharding.create_mesh(devices)
     everywhere = sharding.replicated(mesh)
-    config = small_config(name, self_adaptive__start_epoch=1, awp__warmup_epochs=0, udr__interval=1)
+    options |= {"self_adaptive__start_epoch": 1, "awp__warmup_epochs": 0, "udr__interval": 1}
+    config = small_config(name, **options)
     dataset = components.load_dataset(config.data)
-    split = components.split_dataset(dataset, config).train
+    splits = components.split_dataset(dataset, config)
     model, method = components.create_model(config, 10), methods.create(config)
     optimizer = optim.create(config.optimizer, 2, 4)
-    method_state = method.init_state(jnp.asarray(split.labels), 10)
-    state = create_train_state(model.init, optimizer, (8, 8, 1), jax.random.key(0), method_state)
-    step = make_train_step(
-        model.apply, method, optimizer, batch_size=32, steps_per_epoch=4,
-        augmentation=components.augmentation(config.data), key=jax.random.key(1), mesh=mesh,
+    split, averaging = data.extend(splits.train, splits.extra), components.averaging(config)
+    state = create_train_state(
+        model.init, optimizer, (8, 8, 1), jax.random.key(0),
+        method.init_state(jnp.asarray(split.labels), 10), averaging,
     )
-    operands = data.put_on_device(split, everywhere), jax.device_put(jnp.arange(128), everywhere)
-    state, _ = step(jax.device_put(state, everywhere), *operands)
+    batches = components.batch_plan(config, splits, jax.random.key(1), jax.random.key(2), mesh)
+    step = make_train_step(model.apply, method, optimizer, batches, averaging)
+    permutation = jax.device_put(jnp.arange(128), everywhere)
+    operands = data.put_on_device(split, everywhere), permutation
+    teacher = None
+    if config.distillation.weight:
+        variables = model.init(jax.random.key(3), jnp.zeros((1, 8, 8, 1)))
+        teacher = jax.tree_util.Partial(model.apply, jax.device_put(variables, everywhere))
+    state, _ = step(jax.device_put(state, everywhere), *operands, teacher)
+    if "swa" in state.averages:
+        refresh = make_refresh_statistics(model.apply, batches)
+        averages = refresh(state.averages, *operands, batches.steps_per_epoch)
+        state = state._replace(averages=averages)
     first = jax.tree.map(np.asarray, state)
-    step(state, *operands)
+    step(state, *operands, teacher)
     assert step._cache_size() == 1, f"{name}: what a step returns is laid out otherwise"
     return first
 
-for name in ("sat", "udr_trades", "at_awp", "trades_s2o", "mart_ancra"):
-    eight, one = (after_one_step(name, d) for d in (jax.devices(), jax.devices()[:1]))
-    for field in ("params", "batch_stats", "method_state"):
+cases = [(name, {}) for name in ("udr_trades", "at_awp", "trades_s2o", "mart_ancra")]
+for name, options in [*cases, ("sat", PLUG_INS)]:
+    eight, one = (after_one_step(name, d, **options) for d in (jax.devices(), jax.devices()[:1]))
+    for field in ("params", "batch_stats", "method_state", "averages"):
         pair = getattr(eight, field), getattr(one, field)
         chex.assert_trees_all_close(*pair, rtol=1e-5, atol=1e-5)
 """
 
 
 @pytest.mark.slow
-def test_eight_devices_make_the_step_of_one():
+def test_eight_devices_make_the_step_of_one(tmp_path):
     subprocess.run(
-        [sys.executable, "-c", EIGHT_DEVICES],
+        [sys.executable, "-c", EIGHT_DEVICES, str(tmp_path)],
         env=os.environ
         | {
             "JAX_NUM_CPU_DEVICES": "8",

@@ -3,6 +3,7 @@
 from ancra_jax.data import cifar, digits, folder, tiny_imagenet  # noqa: F401 (they register)
 from ancra_jax.data.augment import Augmentation, augment
 from ancra_jax.data.dataset import Dataset, Split
+from ancra_jax.data.extra import ExtraDraws, extend, load_extra
 from ancra_jax.data.pipeline import (
     DeviceSplit,
     EvaluationBatch,
@@ -13,22 +14,27 @@ from ancra_jax.data.pipeline import (
     to_float,
     training_batch,
 )
+from ancra_jax.data.plan import BatchPlan
 from ancra_jax.data.registry import SourceOptions, load, names, register
 from ancra_jax.data.splits import hold_out, subset
 
 __all__ = [
     "Augmentation",
+    "BatchPlan",
     "Dataset",
     "DeviceSplit",
     "EvaluationBatch",
+    "ExtraDraws",
     "SourceOptions",
     "Split",
     "augment",
     "batches_for_evaluation",
     "batches_per_epoch",
     "epoch_permutation",
+    "extend",
     "hold_out",
     "load",
+    "load_extra",
     "names",
     "put_on_device",
     "register",

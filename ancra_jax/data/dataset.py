@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -44,6 +45,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the contents: equal on every machine for equal images and labels."""
+        return fingerprint_of([self.images, self.labels])
 
     def take(self, indices: np.ndarray) -> "Split":
         """The examples at ``indices``, copied."""
@@ -96,7 +102,9 @@ class Dataset:
                 f"test images {self.test.images.shape[1:]}"
             )
         if not self.fingerprint:
-            object.__setattr__(self, "fingerprint", _fingerprint(self))
+            splits = (self.train, self.test)
+            arrays = [array for split in splits for array in (split.images, split.labels)]
+            object.__setattr__(self, "fingerprint", fingerprint_of(arrays, self.class_names))
 
     @property
     def title(self) -> str:
@@ -116,13 +124,10 @@ class Dataset:
         return height, width, channels
 
 
-def _fingerprint(dataset: Dataset) -> str:
-    parts = [
-        (array.shape, zlib.crc32(np.ascontiguousarray(array).data))
-        for split in (dataset.train, dataset.test)
-        for array in (split.images, split.labels)
-    ]
-    contents = json.dumps([parts, dataset.class_names])
+def fingerprint_of(arrays: Sequence[np.ndarray], class_names: tuple[str, ...] = ()) -> str:
+    """Identifies arrays and class names by their contents."""
+    parts = [(array.shape, zlib.crc32(np.ascontiguousarray(array).data)) for array in arrays]
+    contents = json.dumps([parts, class_names])
     return hashlib.sha256(contents.encode()).hexdigest()[:16]
 
 

@@ -85,6 +85,7 @@ def training_batch(
     key: Key[Array, ""],
     augmentation: Augmentation,
     sharding: jax.sharding.Sharding | None = None,
+    more_indices: Int32[Array, "more"] | None = None,
 ) -> Batch:
     """Takes the next examples of the epoch and augments them; to be called under jit.
 
@@ -93,16 +94,19 @@ def training_batch(
       permutation: the epoch's order.
       position: place in the permutation of the batch's first example, at most
         ``examples - batch_size``.
-      batch_size: static.
+      batch_size: static; how many to take from the permutation.
       key: of this step; an example's augmentation depends on it and the example's index alone.
       augmentation: static.
       sharding: how to spread the batch over devices, which then gather and augment their part
         only.
+      more_indices: further examples of the split, which follow those of the permutation.
 
     Returns:
       Images in [0, 1], float32, equal to ``uint8 / 255`` to the last bit.
     """
     indices = jax.lax.dynamic_slice(permutation, (position,), (batch_size,))
+    if more_indices is not None:
+        indices = jnp.concatenate([indices, more_indices])
     if sharding is not None:
         indices = jax.lax.with_sharding_constraint(indices, sharding)
     images = augment(split.images[indices], indices, key, augmentation)

@@ -2,6 +2,7 @@
 
 from ancra_jax.losses.basic import cross_entropy as cross_entropy
 from ancra_jax.losses.basic import kl_divergence as kl_divergence
+from ancra_jax.losses.distillation import distillation as distillation
 from ancra_jax.losses.heads import combined as combined
 from ancra_jax.losses.mart import boosted_cross_entropy as boosted_cross_entropy
 from ancra_jax.losses.mart import weighted_kl as weighted_kl

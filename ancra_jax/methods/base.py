@@ -38,7 +38,7 @@ def pgd_at(settings: AttackSettings, aux_weight: float, label_smoothing: float =
         outputs, batch_stats = forward(batch_stats, examples.attacked["adversarial"], labels)
         value = cross_entropy(outputs, labels, aux_weight, label_smoothing)
         metrics = {"batch_accuracy_adversarial": accuracy(outputs, labels)}
-        return Terms(value, batch_stats, None, metrics, examples.state)
+        return Terms(value, batch_stats, None, metrics, examples.state, outputs)
 
     return Method(untargeted(settings), loss)
 

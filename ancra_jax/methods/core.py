@@ -36,6 +36,7 @@ class Examples(NamedTuple):
       extras: what ``Method.prepare`` wants to hand to ``Method.loss`` (the negatives, ...).
       state: of the method, after the attack.
       epoch: from 0.
+      teacher_logits: what the teacher says about the natural images, if there is one.
     """
 
     batch: Batch
@@ -43,6 +44,7 @@ class Examples(NamedTuple):
     extras: dict[str, Any]
     state: MethodState
     epoch: Int[Array, ""]
+    teacher_logits: Float[Array, "batch classes"] | None = None
 
 
 class Terms(NamedTuple):
@@ -54,6 +56,7 @@ class Terms(NamedTuple):
       natural: outputs of the training-phase forward of the natural images, if there was one.
       metrics: scalars worth logging.
       state: of the method, for the next step.
+      adversarial: as ``natural``, of the adversarial images.
     """
 
     loss: Float[Array, ""]
@@ -61,6 +64,7 @@ class Terms(NamedTuple):
     natural: Outputs | None
     metrics: Metrics
     state: MethodState
+    adversarial: Outputs | None = None
 
 
 class Plan(NamedTuple):

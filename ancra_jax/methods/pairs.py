@@ -31,7 +31,7 @@ def natural_and_adversarial(settings: AttackSettings, pair_loss: PairLoss) -> Me
             "batch_accuracy_natural": accuracy(natural, labels),
             "batch_accuracy_adversarial": accuracy(adversarial, labels),
         }
-        return Terms(value, batch_stats, natural, metrics | accuracies, state)
+        return Terms(value, batch_stats, natural, metrics | accuracies, state, adversarial)
 
     return Method(untargeted(settings), loss)
 

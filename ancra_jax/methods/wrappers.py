@@ -7,9 +7,23 @@ from ancra_jax.config import Config
 from ancra_jax.errors import UsageError
 from ancra_jax.methods.attack import AttackSettings
 from ancra_jax.methods.core import Method
+from ancra_jax.methods.distillation import distillation
 from ancra_jax.methods.negative_contrast import negative_contrast
 from ancra_jax.methods.udr import distributional_robustness
 from ancra_jax.methods.weight_perturbation import weight_perturbation
+
+
+def with_distillation(method: Method, config: Config, settings: AttackSettings) -> Method:
+    """Distillation from a teacher for ``config.distillation.weight`` above 0."""
+    del settings
+    if config.distillation.weight == 0:
+        return method
+    return distillation(
+        method,
+        weight=config.distillation.weight,
+        temperature=config.distillation.temperature,
+        aux_weight=config.method.aux_weight,
+    )
 
 
 def with_negative_contrast(method: Method, config: Config, settings: AttackSettings) -> Method:
@@ -63,6 +77,7 @@ def with_weight_perturbation(method: Method, config: Config, settings: AttackSet
 Wrapper = Callable[[Method, Config, AttackSettings], Method]
 
 WRAPPERS: tuple[Wrapper, ...] = (
+    with_distillation,
     with_negative_contrast,
     with_distributional_robustness,
     with_weight_perturbation,

@@ -77,20 +77,14 @@ def test_kernels_move_by_gamma_times_their_norm_and_nothing_else_moves():
 def test_on_a_network_only_kernels_move_and_the_step_leaves_the_weights_to_the_optimiser():
     config = small_config("trades_awp", awp__warmup_epochs=0)
     method = methods.create(config)
-    split = components.split_dataset(components.load_dataset(config.data), config).train
+    splits = components.split_dataset(components.load_dataset(config.data), config)
+    split = splits.train
     model = components.create_model(config, 10)
     optimizer = optax.sgd(0.0)  # no update at all: what is left is what AWP did to the weights
     mesh = sharding.create_mesh(jax.devices()[:1])
-    step = make_train_step(
-        model.apply,
-        method,
-        optimizer,
-        batch_size=32,
-        steps_per_epoch=4,
-        augmentation=components.augmentation(config.data),
-        key=jax.random.key(0),
-        mesh=mesh,
-    )
+    key = jax.random.key(0)
+    batches = components.batch_plan(config, splits, key, key, mesh)
+    step = make_train_step(model.apply, method, optimizer, batches)
     state = create_train_state(model.init, optimizer, (8, 8, 1), jax.random.key(1), {})
     params = jax.tree.map(np.asarray, state.params)
     after, metrics = step(state, data.put_on_device(split), jnp.arange(len(split)))

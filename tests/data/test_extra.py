@@ -1,0 +1,136 @@
+"""Extra data: what is refused, and what a batch gets of them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ancra_jax import data
+from ancra_jax.errors import UsageError
+
+SHAPE, CLASSES = (4, 4, 3), 10
+
+
+def arrays(count=20, shape=SHAPE, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (count, *shape), dtype=np.uint8), rng.integers(0, CLASSES, count)
+
+
+def written(path, **named):
+    np.savez(path, **named)
+    return str(path)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8])
+def test_images_and_labels_are_read(tmp_path, dtype):
+    images, labels = arrays()
+    path = written(tmp_path / "extra.npz", image=images, label=labels.astype(dtype), more=images)
+    split = data.load_extra(path, SHAPE, CLASSES)
+    np.testing.assert_array_equal(split.images, images)
+    np.testing.assert_array_equal(split.labels, labels)
+    assert split.labels.dtype == np.int32
+    assert split.fingerprint == data.Split(images, labels.astype(np.int32)).fingerprint
+    assert split.fingerprint != data.Split(images, labels[::-1].astype(np.int32)).fingerprint
+
+
+IMAGES, LABELS = arrays()
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        (
+            {"images": IMAGES, "label": LABELS},
+            r"must hold 'image' and 'label'; it holds 'images', ",
+        ),
+        ({"image": IMAGES / 255, "label": LABELS}, r"image is float64 of shape \(20, 4, 4, 3\); "),
+        (
+            {"image": IMAGES[..., :1], "label": LABELS},
+            r"must be uint8 of shape \(examples, 4, 4, 3",
+        ),
+        (
+            {"image": IMAGES, "label": LABELS[:19]},
+            r"label is int64 of shape \(19,\); must be whole",
+        ),
+        (
+            {"image": IMAGES, "label": LABELS / 1},
+            r"label is float64 of shape \(20,\); must be whole",
+        ),
+        ({"image": IMAGES, "label": LABELS + 1}, r"label 10 of example \d+ is outside 0\.\.9"),
+        ({"image": IMAGES, "label": LABELS - 10}, r"label -\d+ of example \d+ is outside 0\.\.9"),
+        ({"image": IMAGES[:0], "label": LABELS[:0]}, r"has no examples"),
+        ({"image": np.array([{}]), "label": LABELS}, r"cannot be read .*allow_pickle=False"),
+    ],
+)
+def test_what_is_not_such_a_file_is_refused(tmp_path, named, message):
+    path = written(tmp_path / "extra.npz", **named)
+    with pytest.raises(UsageError, match=rf"^config\.extra_data\.path='{path}': .*{message}"):
+        data.load_extra(path, SHAPE, CLASSES)
+
+
+def test_files_that_cannot_be_read_are_refused(tmp_path):
+    refused = lambda path: data.load_extra(str(path), SHAPE, CLASSES)  # noqa: E731
+    with pytest.raises(UsageError, match="there is no such file"):
+        refused(tmp_path / "nothing.npz")
+    with pytest.raises(UsageError, match="must be a file on this machine"):
+        refused("gs://bucket/extra.npz")
+    np.save(tmp_path / "one.npy", IMAGES)
+    with pytest.raises(UsageError, match=r"it is an \.npy file"):
+        refused(tmp_path / "one.npy")
+    (tmp_path / "text.npz").write_text("no arrays")
+    with pytest.raises(UsageError, match="cannot be read"):
+        refused(tmp_path / "text.npz")
+    whole = tmp_path / "whole.npz"
+    written(whole, image=IMAGES, label=LABELS)
+    (tmp_path / "part.npz").write_bytes(whole.read_bytes()[:-200])
+    with pytest.raises(UsageError, match="cannot be read"):
+        refused(tmp_path / "part.npz")
+
+
+OWN, EXTRA, BATCH, COUNT = 24, 7, 8, 3
+
+
+def plan(seed=0):
+    keys = jax.random.split(jax.random.key(seed))
+    draws = data.ExtraDraws(COUNT, OWN, EXTRA, keys[1])
+    return data.BatchPlan(BATCH, OWN // (BATCH - COUNT), data.Augmentation(), keys[0], None, draws)
+
+
+def batches(seed=0, steps=range(8)):
+    own, extra = (
+        data.Split(i, n.astype(np.int32)) for i, n in (arrays(OWN), arrays(EXTRA, seed=1))
+    )
+    split = data.extend(own, extra)
+    on_device = data.put_on_device(split)
+    permutation = data.epoch_permutation(jax.random.key(9), OWN)
+    take = jax.jit(plan(seed).batch)
+    return split, [take(on_device, permutation, jnp.asarray(step)) for step in steps]
+
+
+def test_every_batch_holds_exactly_its_share_of_extra_examples():
+    split, found = batches()
+    for batch in found:
+        extra = np.asarray(batch.indices) >= OWN
+        assert extra.sum() == COUNT and len(extra) == BATCH
+        assert np.asarray(batch.indices).max() < OWN + EXTRA
+        np.testing.assert_array_equal(batch.labels, split.labels[batch.indices])
+        np.testing.assert_array_equal(
+            batch.images, data.to_float(jnp.asarray(split.images[batch.indices]))
+        )
+
+
+def test_epochs_are_counted_by_the_own_examples():
+    steps = OWN // (BATCH - COUNT)
+    own = [np.asarray(b.indices)[np.asarray(b.indices) < OWN] for b in batches()[1][:steps]]
+    seen = np.concatenate(own)
+    assert len(seen) == len(np.unique(seen)) == steps * (BATCH - COUNT)
+
+
+def test_extra_examples_depend_on_the_key_and_the_step_alone():
+    drawn = lambda found: [tuple(np.asarray(b.indices)[-COUNT:]) for b in found]  # noqa: E731
+    first = drawn(batches()[1])
+    assert drawn(batches(steps=[5])[1]) == [first[5]]
+    assert len(set(first)) > 1 and drawn(batches(seed=1)[1]) != first
+    # All of them are drawn, one about as often as another.
+    counts = np.bincount(np.concatenate(drawn(batches(steps=range(200))[1])) - OWN)
+    assert len(counts) == EXTRA and counts.min() > 50 and counts.max() < 130
