@@ -184,8 +184,6 @@ def load_sources(
     return sources
 
 
-
-
 def _round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
