@@ -1,7 +1,8 @@
 """How a report names and orders attacks."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 NATURAL = "natural"
 AUTOATTACK = "autoattack"
@@ -68,3 +69,38 @@ def evaluate_command(workdir: str, checkpoint: str = "best") -> str:
     name, _, weights = checkpoint.partition("_")
     command += "" if name == "best" else f" --checkpoint={name}"
     return f"{command} --weights={weights}" if weights else command
+
+
+def evaluate_commands(
+    workdir: str, checkpoint: str, records: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, ...]:
+    """The commands that compute results: one for each suite, number of examples and seed.
+
+    Args:
+      workdir: of the run.
+      checkpoint: ``'best'``, ``'last'``, or of an average (``'best_ema'``).
+      records: the results' JSON files by attack. Of a run that was transferred from they know the
+        directory's base name alone.
+    """
+    how = {name: (record["num_examples"], record["seed"]) for name, record in records.items()}
+    commands: dict[str, None] = {}
+    for name, (num_examples, seed) in how.items():
+        suite = ""  # the paper's, which ends with AutoAttack
+        if name == ADAPTIVE:
+            suite = f" --suite=adaptive{_adaptive_flags(records[name]['settings'])}"
+        if name == AUTOATTACK and how.get(NATURAL) != how[name]:
+            suite = " --suite=autoattack"
+        elif name != AUTOATTACK and is_autoattack(name):
+            version = name.removeprefix(f"{AUTOATTACK}_")
+            suite = f" --suite=autoattack --autoattack_version={version}"
+        command = evaluate_command(workdir, checkpoint)
+        commands[f"{command}{suite} --num_examples={num_examples} --seed={seed}"] = None
+    return tuple(commands)
+
+
+def _adaptive_flags(settings: Mapping[str, Any]) -> str:
+    """What of the adaptive attacks was not left at its default."""
+    budget = settings.get("budget", "standard")
+    sources = ",".join(source["name"] for source in settings.get("transfer_from", ()))
+    flags = f" --adaptive_budget={budget}" if budget != "standard" else ""
+    return f"{flags} --transfer_from={sources}" if sources else flags

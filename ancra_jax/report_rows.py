@@ -9,15 +9,13 @@ from typing import Any
 from ancra_jax.report_data import Evaluation, Run, method_settings, wilson_interval
 from ancra_jax.report_diagnosis import ReportedDiagnosis
 from ancra_jax.report_names import (
-    ADAPTIVE,
-    AUTOATTACK,
     NATURAL,
     WITH_P,
     attack_order,
     attacks_of,
     display_name,
     evaluate_command,
-    is_autoattack,
+    evaluate_commands,
     scenario_of,
 )
 from ancra_jax.report_rungs import adaptive_attacks, rungs_of
@@ -210,7 +208,7 @@ def _evaluated_row(run: Run, evaluation: Evaluation) -> Row:
         accuracy=accuracy,
         mean=_means(accuracy),
         fooled_attacks=evaluation.fooled_attacks(),
-        evaluate=_commands(run.workdir, evaluation.checkpoint, records),
+        evaluate=evaluate_commands(run.workdir, evaluation.checkpoint, records),
         rungs=rungs_of(evaluation),
         adaptive=adaptive_attacks(evaluation),
         diagnosis=evaluation.diagnosis,
@@ -224,24 +222,6 @@ def _evaluated_row(run: Run, evaluation: Evaluation) -> Row:
             for name in PROVENANCE
         },
     )
-
-
-def _commands(workdir: str, checkpoint: str, records: dict[str, dict]) -> tuple[str, ...]:
-    """One for each suite, number of examples and seed."""
-    how = {name: (record["num_examples"], record["seed"]) for name, record in records.items()}
-    commands: dict[str, None] = {}
-    for name, (num_examples, seed) in how.items():
-        suite = ""  # the paper's, which ends with AutoAttack
-        if name == ADAPTIVE:
-            suite = " --suite=adaptive"
-        if name == AUTOATTACK and how.get(NATURAL) != how[name]:
-            suite = " --suite=autoattack"
-        elif name != AUTOATTACK and is_autoattack(name):
-            version = name.removeprefix(f"{AUTOATTACK}_")
-            suite = f" --suite=autoattack --autoattack_version={version}"
-        command = evaluate_command(workdir, checkpoint)
-        commands[f"{command}{suite} --num_examples={num_examples} --seed={seed}"] = None
-    return tuple(commands)
 
 
 def _worst_case(evaluation: Evaluation) -> WorstCase | None:

@@ -147,6 +147,17 @@ def test_the_commands_of_an_evaluation(tmp_path, attack, num_examples, flags):
     ]
 
 
+def test_the_command_of_adaptive_attacks_has_their_budget_and_sources(tmp_path):
+    make_run(tmp_path / "run")
+    sources = [{"name": "plain", "method": "trades", "step": 9}]
+    settings = {"norm": "linf", "epsilon": 0.1, "budget": "quick", "transfer_from": sources}
+    write_result(tmp_path / "run", "adaptive", FGSM, settings=settings)
+    report([str(tmp_path / "run")], str(tmp_path / "out"))
+    command = numbers(tmp_path / "out")["rows"][0]["evaluate"][-1]
+    flags = "--adaptive_budget=quick --transfer_from=plain --num_examples=10 --seed=7"
+    assert command.endswith(f"run --suite=adaptive {flags}")
+
+
 def test_an_attack_above_the_natural_accuracy_is_marked(tmp_path):
     text = report(
         [make_run(tmp_path / "run", PAPER | {"fgsm": (1,) * EXAMPLES})], str(tmp_path / "out")
