@@ -1,6 +1,7 @@
 """What the configurations of all data sets share: the base, and the methods as small differences.
 
-An argument names a method and may refine it: ``trades_ancra,strategy=soft,alpha=0.5``.
+An argument names a method and may refine it: ``trades_ancra,strategy=soft,alpha=0.5``. With
+``scale=tiny`` it is a rehearsal of the same recipe for a CPU.
 """
 
 import difflib
@@ -79,19 +80,53 @@ ARGUMENTS = {
     "targeted": ("negative_contrast.targeted", lambda text: {"true": True, "false": False}[text]),
     "seed": ("seed", int),
     "width": ("model.width", int),
+    "scale": ("scale", {"full": "full", "tiny": "tiny"}.__getitem__),
 }
 
+# A narrow network, a part of the data, few and cheap steps. No number of such a run reproduces
+# anything: it shows that a method runs from its first step to its table.
+TINY = {
+    "epochs": 4,
+    "log_every_steps": 10,
+    "data.train_examples": 2000,
+    "data.selection_examples": 200,
+    "model.width": 8,
+    "attack.num_steps": 5,
+    "optimizer.learning_rate": 0.1,
+    "selection.num_steps": 5,
+}
+RECIPE_EPOCHS = (
+    ("self_adaptive", "start_epoch"),
+    ("awp", "warmup_epochs"),
+    ("negative_contrast", "random_epochs"),
+)
 
-def config_of(argument: str | None, settings: dict) -> ml_collections.ConfigDict:
+
+def config_of(
+    argument: str | None, settings: dict, tiny: dict | None = None
+) -> ml_collections.ConfigDict:
     """The base with a method's recipe, then a data set's ``settings``, then the argument's.
 
     A data set wins over a recipe, which is written for CIFAR-10: the digits keep their few epochs.
+    ``tiny`` is what the data set has otherwise than others at that scale.
     """
     config = base()
     name, overrides = parse(argument)
     config.name = name
-    config.update_from_flattened_dict(METHODS[name] | settings | overrides)
+    config.update_from_flattened_dict(METHODS[name] | settings)
+    if overrides.pop("scale", "full") == "tiny":
+        config.name = f"{name} (tiny)"
+        config.update_from_flattened_dict(_shrunk(config, TINY | (tiny or {})))
+    config.update_from_flattened_dict(overrides)
     return config
+
+
+def _shrunk(config: ml_collections.ConfigDict, tiny: dict) -> dict:
+    """The tiny settings; what a recipe does at an epoch, it does after the same share of a run."""
+    scaled = lambda epoch: -(-epoch * tiny["epochs"] // config.epochs)  # noqa: E731  rounded up
+    recipe = {f"{group}.{name}": scaled(config[group][name]) for group, name in RECIPE_EPOCHS}
+    milestones = tuple(sorted({scaled(epoch) for epoch in config.optimizer.milestones}))
+    return recipe | {"optimizer.milestones": milestones} | tiny
 
 
 class UnknownNameError(LookupError):

@@ -33,6 +33,8 @@ SETTINGS = {
     "evaluation.step_size": EPSILON / 10,
 }
 
+TINY = {"data.train_examples": 1000}
+
 
 def get_config(argument=None):
-    return common.config_of(argument, SETTINGS)
+    return common.config_of(argument, SETTINGS, TINY)

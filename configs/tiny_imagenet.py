@@ -18,6 +18,8 @@ SETTINGS = {
     "second_order.diagonal": 0.01,  # twice the even share, as on CIFAR-10 and CIFAR-100
 }
 
+TINY = {"model.width": 4}  # the images have four times as many pixels
+
 
 def get_config(argument=None):
-    return common.config_of(argument, SETTINGS)
+    return common.config_of(argument, SETTINGS, TINY)
