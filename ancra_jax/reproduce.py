@@ -100,6 +100,8 @@ def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
     dry_run = values.dry_run
     del values.dry_run
     values.output = values.output or OUTPUTS[values.scale]
+    if "," in values.output:
+        cli.fail(f"--output={values.output}: must not hold a comma")
     return Options(**vars(values), overrides=tuple(others)), dry_run
 
 
