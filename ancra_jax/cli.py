@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -27,7 +28,7 @@ def run(main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[
     app.run(guarded, flags_parser=_parse_flags)
 
 
-def fail(message: str):
+def fail(message: str) -> NoReturn:
     """Prints one line on standard error and exits with the status for wrong usage."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(EXIT_USAGE)

@@ -39,7 +39,6 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         cli.fail(message)
-        raise AssertionError("cli.fail exits")
 
 
 def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
@@ -66,9 +65,7 @@ def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
         default="full",
         help="tiny: a rehearsal for a CPU, narrow networks and few epochs; no reproduction",
     )
-    parser.add_argument(
-        "--dry_run", action="store_true", help="print the commands and run nothing"
-    )
+    parser.add_argument("--dry_run", action="store_true", help="print the commands and run nothing")
     parser.add_argument("--data_dir", default="", help="of the data sets; see docs/data.md")
     parser.add_argument(
         "--output",

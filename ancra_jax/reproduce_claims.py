@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ancra_jax.metrics import write_atomically
+from ancra_jax.publish_groups import mean_and_deviation
 from ancra_jax.report_data import load_runs
 from ancra_jax.report_names import NATURAL, WITH_P, display_name
 from ancra_jax.report_rows import Row, rows_of
@@ -20,7 +21,7 @@ SCHEMA = 1
 WORST_CASE = "worst_case"
 REHEARSAL = (
     "**A rehearsal, no reproduction** (`--scale=tiny`): narrow networks, a part of the training "
-    "data, 4 epochs, few test examples. The numbers measured here say nothing about the paper's."
+    "data, few epochs, few test examples. The numbers measured here say nothing about the paper's."
 )
 
 
@@ -30,7 +31,7 @@ class ClaimRow:
 
     Attributes:
       title: as in the paper.
-      data: the data set.
+      data: the data set; as measured with what sets it apart, ``CIFAR-10 (JPEG)``.
       checkpoint: ``'best'`` or ``'last'``.
       claimed: by column, what the paper prints, in %; None where we know of nothing.
       measured: by column and for the worst case, in %, of each seed that has it.
@@ -99,7 +100,7 @@ def claim_rows(table: PaperTable, runs: Sequence[Run]) -> list[ClaimRow]:
             rows.append(
                 ClaimRow(
                     title=first.title,
-                    data=first.data,
+                    data=next((one.data for one, _ in found.values()), first.data),
                     checkpoint=checkpoint,
                     claimed=dict(
                         zip(table.columns, claim or [None] * len(table.columns), strict=True)
@@ -143,8 +144,8 @@ def markdown(table: PaperTable, rows: Sequence[ClaimRow], *, rehearsal: bool) ->
     ]
     if seeds:
         notes.append(
-            f"Measured on the first {' / '.join(map(str, counts))} test examples, training seeds "
-            f"{', '.join(map(str, seeds))}{' (mean ± sample standard deviation)' * bool(seeds[1:])}."
+            f"Measured on the first {' / '.join(map(str, counts))} test examples; training seeds "
+            f"{', '.join(map(str, seeds))}, of several mean ± sample standard deviation."
         )
     if rehearsal:
         notes.insert(0, REHEARSAL)
@@ -178,7 +179,4 @@ def _cell(row: ClaimRow, column: str) -> str:
 
 
 def _numbers(values: Sequence[float]) -> str:
-    if not values:
-        return MISSING
-    mean = f"{statistics.fmean(values):.2f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
+    return mean_and_deviation(values) if values else MISSING

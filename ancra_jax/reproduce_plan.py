@@ -12,7 +12,7 @@ from ancra_jax.reproduce_tables import TABLES, TableRow
 
 Command = tuple[str, ...]
 
-TINY_EXAMPLES = 32
+TINY_EXAMPLES = 16
 
 
 @dataclass(frozen=True)

@@ -158,9 +158,7 @@ TABLES = {
                 )
                 for alpha in (0, 0.25, 0.5, 0.75)
             ),
-            TableRow(
-                "alpha = 1", "cifar10", "trades_ancra", {"best": (81.70, 61.68)}, ("quick",)
-            ),
+            TableRow("alpha = 1", "cifar10", "trades_ancra", {"best": (81.70, 61.68)}, ("quick",)),
         ),
     ),
     "tiny_imagenet": PaperTable(

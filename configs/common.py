@@ -87,9 +87,8 @@ ARGUMENTS = {
 # anything: it shows that a method runs from its first step to its table.
 TINY = {
     "epochs": 4,
-    "batch_size": 64,
     "log_every_steps": 10,
-    "data.train_examples": 1200,
+    "data.train_examples": 2000,
     "data.selection_examples": 200,
     "model.width": 8,
     "attack.num_steps": 5,

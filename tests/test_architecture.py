@@ -29,6 +29,7 @@ LAYERS = [
     {"cli", "evaluation_table"},
     {"train", "evaluate", "report"},
     {"publish"},
+    {"reproduce"},
 ]
 
 

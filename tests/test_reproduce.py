@@ -1,6 +1,6 @@
 """The paper's tables by one command: its plan, what it makes of failures, and the claims."""
 
-import json
+import dataclasses
 import os
 import pathlib
 import re
@@ -14,13 +14,13 @@ import time
 import jax
 import jax.numpy as jnp
 import pytest
-from test_report import make_run, write_result
+from fake_runs import make_run, write_result
 
 from ancra_jax import components, methods, reproduce
 from ancra_jax import config as config_lib
 from ancra_jax.metrics import read_json_lines
 from ancra_jax.reproduce_claims import claim_rows, markdown
-from ancra_jax.reproduce_plan import Run, report_command, runs_of
+from ancra_jax.reproduce_plan import Run, runs_of
 from ancra_jax.reproduce_runner import Runner, Stopped, unfinished
 from ancra_jax.reproduce_tables import TABLES, PaperTable, TableRow
 from configs import cifar10, cifar100, tiny_imagenet
@@ -61,7 +61,7 @@ NETWORKS = {
 @pytest.mark.parametrize("data, model", sorted(NETWORKS, key=str), ids=str)
 def test_every_network_of_the_tables_takes_its_images(data, model):
     config = config_lib.from_mapping(FILES[data].get_config("trades"))
-    check_network(config_lib.dataclasses.replace(config, model=model), data)
+    check_network(dataclasses.replace(config, model=model), data)
 
 
 @pytest.mark.parametrize("name", ["wide_resnet28_10", "wide_resnet34_10"])
@@ -131,7 +131,7 @@ def test_a_rehearsal_has_a_directory_and_a_configuration_of_its_own():
     (run,) = runs_of(options("table3", "--scale=tiny", "--rows=trades_ra"))
     assert "--config=configs/cifar10.py:trades_ra,scale=tiny" in run.commands[0]
     assert run.workdir == "runs/reproduce-tiny/cifar10/trades_ra-seed0"
-    assert "--num_examples=32" in run.commands[1]
+    assert "--num_examples=16" in run.commands[1]
 
 
 @pytest.mark.parametrize(
@@ -266,8 +266,14 @@ def test_claims_stand_beside_what_was_measured(tmp_path):
     assert (last.checkpoint, last.seeds, last.measured["natural"]) == ("last", [1], [75])
     text = markdown(TABLE, [plain, best, last], rehearsal=True)
     lines = [re.sub(" +", " ", line) for line in text.splitlines()]
-    assert "| Plain | digits | best | 80.00 / 75.00 ± 0.00 | 50.00 / 50.00 ± 0.00 | 50.00 ± 0.00 |" in lines
-    assert "| Attention | digits | best | 70.00 / 75.00 ± 0.00 | 75.00† / 100.00† | 50.00 ± 0.00 |" in lines
+    assert (
+        "| Plain | digits | best | 80.00 / 75.00 ± 0.00 | 50.00 / 50.00 ± 0.00 | 50.00 ± 0.00 |"
+        in lines
+    )
+    assert (
+        "| Attention | digits | best | 70.00 / 75.00 ± 0.00 | 75.00† / 100.00† | 50.00 ± 0.00 |"
+        in lines
+    )
     assert "| Attention | digits | last | — / 75.00 | — / — | — |" in lines
-    assert "no reproduction" in text and "first 4 test examples, training seeds 0, 1" in text
+    assert "no reproduction" in text and "first 4 test examples; training seeds 0, 1" in text
     assert "no reproduction" not in markdown(TABLE, [plain], rehearsal=False)
