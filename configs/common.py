@@ -83,6 +83,14 @@ ARGUMENTS = {
     "scale": ("scale", {"full": "full", "tiny": "tiny"}.__getitem__),
 }
 
+# Settings that change nothing while another one is off; as arguments they are then refused.
+NEEDS = {
+    "negative_contrast.alpha": "negative_contrast.zeta",
+    "negative_contrast.strategy": "negative_contrast.zeta",
+    "negative_contrast.targeted": "negative_contrast.zeta",
+    "method.aux_weight": "model.reverse_attention",
+}
+
 # A narrow network, a part of the data, few and cheap steps. No number of such a run reproduces
 # anything: it shows that a method runs from its first step to its table.
 TINY = {
@@ -118,6 +126,13 @@ def config_of(
         config.name = f"{name} (tiny)"
         config.update_from_flattened_dict(_shrunk(config, TINY | (tiny or {})))
     config.update_from_flattened_dict(overrides)
+    for field in overrides.keys() & NEEDS.keys():
+        group, _, switch = NEEDS[field].partition(".")
+        if not config[group][switch]:
+            raise UnknownNameError(
+                f"method argument {argument!r}: {field} is of no use while {NEEDS[field]} is "
+                f"{config[group][switch]}"
+            )
     return config
 
 
@@ -130,7 +145,7 @@ def _shrunk(config: ml_collections.ConfigDict, tiny: dict) -> dict:
 
 
 class UnknownNameError(LookupError):
-    """A method or a method's argument that does not exist, or a value that cannot be read.
+    """A method or argument that does not exist or is of no use, or a value that cannot be read.
 
     Not a ValueError: the flags library would bury the message in a traceback.
     """

@@ -42,6 +42,8 @@ SMALL = {
     "model.width": 4,
     "attack.num_steps": 2,
     "negative_contrast.random_epochs": 1,
+    "self_adaptive.start_epoch": 2,
+    "awp.warmup_epochs": 1,
     "selection.num_steps": 2,
     "evaluation.num_steps": 3,
 }

@@ -123,6 +123,9 @@ def test_arguments_refine_a_method():
         ("trades_ancra,strateggy=soft", r"argument 'strateggy': did you mean 'strategy'\?"),
         ("trades_ancra,alpha=high", r"alpha='high'"),
         ("trades_ancra,targeted=maybe", r"targeted='maybe'"),
+        ("trades_ancra,scale=huge", r"scale='huge'"),
+        ("trades,strategy=soft", r"negative_contrast\.strategy is of no use while .*zeta is 0\.0"),
+        ("trades_anc,aux_weight=1", r"aux_weight is of no use while .*reverse_attention is False"),
     ],
 )
 def test_wrong_arguments_are_named(argument, message):

@@ -39,6 +39,11 @@ def _sat(config: Config, settings: AttackSettings) -> Method:
             f"config.method.label_smoothing={config.method.label_smoothing}: must be 0 for the "
             "method 'sat', whose labels are soft already"
         )
+    if config.self_adaptive.start_epoch > config.epochs:
+        raise UsageError(
+            f"config.self_adaptive.start_epoch={config.self_adaptive.start_epoch}: must be at most "
+            f"config.epochs={config.epochs}, or no soft label ever moves"
+        )
     return self_adaptive_trades(
         settings,
         config.method.beta,

@@ -11,6 +11,7 @@ from ancra_jax.methods.distillation import distillation
 from ancra_jax.methods.negative_contrast import negative_contrast
 from ancra_jax.methods.udr import distributional_robustness
 from ancra_jax.methods.weight_perturbation import weight_perturbation
+from ancra_jax.negatives import RANDOM
 
 
 def with_distillation(method: Method, config: Config, settings: AttackSettings) -> Method:
@@ -32,6 +33,8 @@ def with_negative_contrast(method: Method, config: Config, settings: AttackSetti
     if contrast.zeta == 0:
         return method
     _needs_an_attack(config, f"config.negative_contrast.zeta={contrast.zeta}")
+    if contrast.strategy != RANDOM:
+        _needs_epochs_after(config, "negative_contrast.random_epochs", contrast.random_epochs)
     return negative_contrast(
         method,
         # The negatives' attack always descends the cross-entropy (paper eq. 5).
@@ -71,6 +74,7 @@ def with_weight_perturbation(method: Method, config: Config, settings: AttackSet
     if awp.gamma == 0:
         return method
     _needs_an_attack(config, f"config.awp.gamma={awp.gamma}")
+    _needs_epochs_after(config, "awp.warmup_epochs", awp.warmup_epochs)
     return weight_perturbation(method, gamma=awp.gamma, warmup_epochs=awp.warmup_epochs)
 
 
@@ -89,4 +93,12 @@ def _needs_an_attack(config, setting):
     if config.method.name == "natural":
         raise UsageError(
             f"{setting}: needs an adversarial method (config.method.name), not 'natural'"
+        )
+
+
+def _needs_epochs_after(config, field, epochs):
+    if epochs >= config.epochs:
+        raise UsageError(
+            f"config.{field}={epochs}: must be less than config.epochs={config.epochs}, or what "
+            "comes after them never does"
         )

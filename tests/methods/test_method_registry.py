@@ -13,6 +13,17 @@ from ancra_jax.errors import UsageError
         ("natural", {"udr__multiplier": 1.0}, r"udr\.multiplier=1\.0: needs an adversarial method"),
         ("udr_pgd", {"attack__norm": "l2"}, r"needs config\.attack\.norm='linf', not 'l2'"),
         ("sat", {"method__label_smoothing": 0.1}, r"label_smoothing=0\.1: must be 0 for .*'sat'"),
+        (
+            "sat",
+            {"self_adaptive__start_epoch": 3},
+            r"start_epoch=3: must be at most config\.epochs=2",
+        ),
+        ("at_awp", {"awp__warmup_epochs": 2}, r"warmup_epochs=2: must be less than .*epochs=2"),
+        (
+            "trades_ancra,strategy=soft",
+            {"negative_contrast__random_epochs": 2},
+            r"random_epochs=2: must be less than config\.epochs=2",
+        ),
         ("trades", {"method__name": "trade"}, r"'trade': .*did you mean 'trades'\? allowed are"),
         (
             "trades_ancra",
