@@ -4,6 +4,7 @@ import os
 import pathlib
 
 import jax
+import pytest
 
 _CACHE = {
     "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(__file__).parents[1] / ".jax_cache"),
@@ -16,3 +17,11 @@ jax.config.update(
     "jax_persistent_cache_min_compile_time_secs",
     float(os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"]),
 )
+
+
+@pytest.fixture
+def quick_compilation():
+    """For tests that compile much and compute little; numbers change by rounding alone."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

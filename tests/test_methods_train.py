@@ -28,8 +28,9 @@ def test_every_configuration_names_a_method(file, name):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("name", common.METHODS)
-def test_two_steps_then_resumed_after_the_first_then_loaded(name, tmp_path):
+def test_two_steps_then_resumed_after_the_first_then_evaluated(name, tmp_path):
     config = small_config(
         name,
         max_steps=2,
@@ -49,6 +50,10 @@ def test_two_steps_then_resumed_after_the_first_then_loaded(name, tmp_path):
     variables, step, _ = load_weights(str(tmp_path), model, (8, 8, 1), mesh, checkpoint="last")
     assert step == 2
     chex.assert_trees_all_equal(jax.tree.map(np.asarray, variables), expected.variables)
+
+    results = evaluate.evaluate(str(tmp_path), suite="quick", num_examples=8, checkpoint="last")
+    assert len(results) == (7 if config.model.reverse_attention else 4)
+    assert {(result["step"], result["num_examples"]) for result in results} == {(2, 8)}
 
 
 def check_state(name, state):
