@@ -5,7 +5,7 @@
 The paper's claims (natural / PGD-40 / FGSM / C&W-40 / AutoAttack, %):
 TRADES-ANCRA 53.73 / 51.24 / 52.17 / 52.55 / 35.81.
 
-All methods are in docs/methods.md.
+All methods are in docs/methods.md, all tables in docs/reproduce.md.
 """
 
 from configs import common

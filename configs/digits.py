@@ -5,7 +5,7 @@
 Nothing is downloaded. The network is a ResNet-18 of width 8; epsilon is 0.1 (26/255): these images
 are larger strokes on a clean background, and 8/255 would be no challenge.
 
-All methods are in docs/methods.md.
+All methods are in docs/methods.md, all tables in docs/reproduce.md.
 """
 
 from configs import common

@@ -6,7 +6,7 @@
 The learning rate is the paper's, 0.01; the authors' code uses 0.1
 (``--config.optimizer.learning_rate=0.1``).
 
-All methods are in docs/methods.md.
+All methods are in docs/methods.md, all tables in docs/reproduce.md.
 """
 
 from configs import common
