@@ -2,6 +2,8 @@
 
 import shutil
 import time
+import zipfile
+import zlib
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,15 +11,16 @@ import jax
 import numpy as np
 
 from ancra_jax.attacks.diagnostics import Diagnosis, Row, diagnose
+from ancra_jax.attacks.diagnostics_rows import PARTS, TRANSFER, WHITE_BOX
 from ancra_jax.attacks.progress import Progress
 from ancra_jax.config import EvaluationConfig
+from ancra_jax.errors import UsageError
 from ancra_jax.paper_suite import Target
 from ancra_jax.progress import Bar
 from ancra_jax.results import ResultStore, read_arrays, read_result
 
 NAME = "diagnostics"
 _SAME = ("checkpoint", "step", "data_fingerprint")
-_TRANSFER_GROUPS = ("A6", "A7")  # of the adaptive suite: black-box and transferred
 
 
 @dataclass(frozen=True)
@@ -83,10 +86,11 @@ class DiagnosticsSpec:
             {
                 "landscape_offsets": found.landscape_offsets,
                 "landscape_losses": found.landscape_losses,
+                "curve_correct": found.correct_at,
             },
             time.monotonic() - started,
             **content(found),
-            compared_with=sorted(results),
+            compared_with=sorted(results.keys() - set(PARTS)),
         )
         shutil.rmtree(state, ignore_errors=True)
 
@@ -115,24 +119,59 @@ def rows_in(record: dict[str, Any]) -> list[Row]:
     return [Row(**row) for row in record["rows"]]
 
 
-def results_in(store: ResultStore, identity: dict[str, Any]) -> dict[str, np.ndarray]:
+def results_in(store: ResultStore, record: dict[str, Any]) -> dict[str, np.ndarray]:
     """Which examples stayed correct under the attacks in the store that saw the same examples.
 
-    'transfer' is what the adaptive suite's black-box and transferred attacks left.
+    Args:
+      store: of the checkpoint.
+      record: the identity of the diagnosis, or its result.
+
+    Returns:
+      What ``attacks.diagnose`` takes as ``results``.
+
+    Raises:
+      UsageError: a result is damaged.
     """
-    count = identity["num_examples"]
-    results = {}
+    count = record["num_examples"]
+    results: dict[str, np.ndarray] = {}
     for path in sorted(store.directory.glob("*.json")):
-        record = read_result(path)
-        same = all(record.get(name) == identity[name] for name in _SAME)
-        if path.stem == NAME or not same or record["num_examples"] < count:
+        if path.stem == NAME or not _comparable(read_result(path), record):
             continue
-        arrays = read_arrays(path.with_suffix(".npz"))
-        results[path.stem] = arrays["correct"][:count]
-        if path.stem == "adaptive":
-            names = [one["name"] for one in record["attacks"] if one["group"] in _TRANSFER_GROUPS]
-            results["transfer"] = ~np.isin(arrays["broken_by"][:count], names)
+        try:
+            arrays = read_arrays(path.with_suffix(".npz"))
+            correct = arrays["correct"][:count]
+            parts = _parts(path.stem, correct, arrays.get("broken_by", np.array([]))[:count])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise UsageError(f"{path.with_suffix('.npz')}: is damaged: {error!r}") from error
+        for name, flags in parts.items():
+            results[name] = results.get(name, True) & flags
+        results[path.stem] = correct
     return results
+
+
+def _comparable(one: dict[str, Any], record: dict[str, Any]) -> bool:
+    same = all(one.get(name) == record[name] for name in _SAME)
+    settings, asked = one["settings"], record["settings"]
+    return (
+        same
+        and one["num_examples"] >= record["num_examples"]
+        and all(settings.get(name) == asked[name] for name in ("norm", "epsilon"))
+    )
+
+
+def _parts(name, correct, broken_by):
+    """What followed the gradient of the network's own output, and what did not."""
+    if name == "natural":
+        return {}
+    if name == "adaptive" or name.endswith("_with_p"):
+        return {TRANSFER: correct}
+    by_square = broken_by == "square" if len(broken_by) else np.zeros(len(correct), bool)
+    return {WHITE_BOX: correct | by_square, TRANSFER: ~by_square}
+
+
+def not_compared(store: ResultStore, record: dict[str, Any]) -> list[str]:
+    """The attacks in the store that were not there when the diagnosis was made."""
+    return sorted(results_in(store, record).keys() - {*record["compared_with"], *PARTS})
 
 
 def table_rows(record: dict[str, Any]) -> list[tuple[str, str, str, str]]:

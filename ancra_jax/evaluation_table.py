@@ -30,7 +30,7 @@ def print_table(config: Config, results: list[dict[str, Any]], store: ResultStor
         _print_accuracies(console, config, accuracies, store)
     for result in results:
         if result["attack"] == diagnostics_suite.NAME:
-            print_diagnosis(console, result)
+            print_diagnosis(console, result, store)
 
 
 def _print_accuracies(console, config, results, store):
@@ -111,7 +111,7 @@ def _print_attacks(
             console.print(f"{_GATE[name]}: {value:.2f}", soft_wrap=True)
 
 
-def print_diagnosis(console: Console, result: dict[str, Any]):
+def print_diagnosis(console: Console, result: dict[str, Any], store: ResultStore):
     """Prints the verdict, every check, and what the checks that fired mean."""
     console.print(
         f"\n{result['method']} on {result['data']}, {result['checkpoint']} checkpoint (step "
@@ -125,6 +125,12 @@ def print_diagnosis(console: Console, result: dict[str, Any]):
     for row in diagnostics_suite.rows_in(result):
         if row.fired:
             console.print(f"[yellow]{row.name}:[/yellow] {row.meaning}", soft_wrap=True)
+    if newer := diagnostics_suite.not_compared(store, result):
+        console.print(
+            f"[yellow]warning:[/yellow] made before the results of {', '.join(newer)}: --force "
+            "compares them too",
+            soft_wrap=True,
+        )
 
 
 def paper_mean(accuracy: dict[str, float], suffix: str) -> float | None:

@@ -38,6 +38,7 @@ class Diagnosis:
       clean_accuracy: share of clean images that are classified correctly.
       epsilons: Linf radii, on the [0, 1] pixel scale.
       accuracies: what 20 steps of APGD leave at each of them.
+      correct_at: the same for every example.
       landscape_offsets: offsets along both directions, on the pixel scale.
       landscape_losses: cross-entropy along the gradient's sign (rows) and random signs (columns).
     """
@@ -47,6 +48,7 @@ class Diagnosis:
     clean_accuracy: float
     epsilons: Float[np.ndarray, "radii"]
     accuracies: Float[np.ndarray, "radii"]
+    correct_at: Bool[np.ndarray, "examples radii"]
     landscape_offsets: Float[np.ndarray, "points"]
     landscape_losses: Float[np.ndarray, "shown points points"]
 
@@ -87,10 +89,12 @@ def diagnose(
       labels: class numbers.
       epsilon: radius of the threat model, on the [0, 1] pixel scale.
       norm: ``'linf'`` or ``'l2'``.
-      results: which examples stayed correct under attacks that were run elsewhere, by name. All
-        count for "robust accuracy above clean accuracy"; 'autoattack' and 'adaptive' are compared
-        with each other, 'transfer' (attacks that do not follow this model's gradient) with the
-        white-box attacks here. Rows that lack what they need have the value None.
+      results: which examples stayed correct under attacks that were run elsewhere, by name; each
+        counts for "robust accuracy above clean accuracy", and 'autoattack' and 'adaptive' are
+        compared with each other. Two names stand for parts of such results: 'white-box' says what
+        attacks along this model's gradient left, 'transfer' what other attacks left, without
+        gradient, through surrogates or from other models; they join the attacks made here. Rows
+        that lack what they need have the value None.
       key: source of all randomness; ``jax.random.key(0)`` by default.
       indices: data-set indices of the images, from which an example's randomness is derived.
       batch_size: rounded up to a multiple of the number of devices; 64 on CPU, else 256.
@@ -161,6 +165,7 @@ def diagnose(
         clean_accuracy=float(measured["clean"]["correct"].mean()),
         epsilons=np.asarray(EPSILONS),
         accuracies=measured["curve"]["correct"].mean(axis=0),
+        correct_at=measured["curve"]["correct"],
         landscape_offsets=measured["landscape"]["offsets"],
         landscape_losses=measured["landscape"]["losses"],
     )

@@ -7,8 +7,8 @@ import numpy as np
 from ancra_jax.attacks.autoattack_run import Job
 from ancra_jax.attacks.diagnostics_batches import Known, over_batches
 from ancra_jax.attacks.gradients import value_and_input_gradient
-from ancra_jax.attacks.model import Images, example_keys, float32_logits, fold_each
-from ancra_jax.attacks.objectives import Objective, Values, cross_entropy, margin_term
+from ancra_jax.attacks.model import example_keys, float32_logits, fold_each
+from ancra_jax.attacks.objectives import cross_entropy, margin_term
 from ancra_jax.attacks.threat_models import Linf
 
 NOISE_DRAWS, NOISE = 100, 4 / 255
@@ -53,7 +53,7 @@ def landscape(job: Job, known: Known) -> dict[str, np.ndarray]:
     keys = example_keys(job.purpose_key("landscape"), indices)
     directions = _directions(objective, x, keys)
     losses = [
-        [value(objective, _moved(x, directions, along, across)) for across in offsets]
+        [_value(objective, _moved(x, directions, along, across)) for across in offsets]
         for along in offsets
     ]
     grid = np.asarray(jax.device_get(losses))  # [gradient, random, batch]
@@ -61,8 +61,7 @@ def landscape(job: Job, known: Known) -> dict[str, np.ndarray]:
 
 
 @jax.jit
-def value(objective: Objective, images: Images) -> Values:
-    """An objective at some images, compiled."""
+def _value(objective, images):
     return objective(images)
 
 

@@ -15,8 +15,8 @@ from ancra_jax.attacks.apgd import apgd
 from ancra_jax.attacks.autoattack_checks import check_start, difference_between_calls
 from ancra_jax.attacks.autoattack_run import Job
 from ancra_jax.attacks.diagnostics_batches import Known, left_by, over_batches
-from ancra_jax.attacks.diagnostics_landscape import landscape, noise, value
-from ancra_jax.attacks.model import example_keys, model_outputs
+from ancra_jax.attacks.diagnostics_landscape import landscape, noise
+from ancra_jax.attacks.model import example_keys, misclassified, model_outputs
 from ancra_jax.attacks.objectives import cross_entropy
 from ancra_jax.attacks.pgd import fgsm, pgd
 from ancra_jax.attacks.square import square
@@ -29,7 +29,7 @@ Measurement = Callable[[Job, Known], dict[str, np.ndarray]]
 UNBOUNDED = 1.0  # under Linf every image is within 1 of every other
 EPSILONS = (0.0, 2 / 255, 4 / 255, 8 / 255, 16 / 255, 32 / 255, 64 / 255, 0.5, UNBOUNDED)
 CURVE_STEPS = 20
-PGD_CHUNKS, PGD_CHUNK = 4, 10
+PGD_STEPS = 40
 TARGETS, QUERIES = 9, 1000
 AUX_WEIGHT = 2.0
 
@@ -66,22 +66,25 @@ def one_step(job: Job, known: Known) -> dict[str, np.ndarray]:
 
 
 def many_steps(job: Job, known: Known) -> dict[str, np.ndarray]:
-    """What the last iterate of 40 steps of PGD leaves, and the best loss after 0, 10, ... 40."""
+    """What the last iterate of 40 steps of PGD leaves, where any iterate was misclassified, and the
+    best loss so far at every iterate."""
     del known
 
     def compute(x, y, indices, active):
         objective = cross_entropy(job.judged_model("attack pgd", 0, indices), y)
         ball = job.threat_model
         current = ball.random_start(example_keys(job.purpose_key("pgd"), indices), x)
-        losses = [value(objective, current)]
-        for _ in range(PGD_CHUNKS):
+        seen = [_look(objective, current)]
+        for _ in range(PGD_STEPS):
             step_size = ball.epsilon / 10
-            current = pgd(
-                objective, x, ball, step_size=step_size, num_steps=PGD_CHUNK, start=current
-            )
-            losses.append(value(objective, current))
-        best = np.maximum.accumulate(np.stack(jax.device_get(losses), axis=1), axis=1)
-        return {"correct": _correct(job, "pgd", current, y, indices), "loss": best}
+            current = pgd(objective, x, ball, step_size=step_size, num_steps=1, start=current)
+            seen.append(_look(objective, current))
+        losses, fooled = map(np.stack, zip(*jax.device_get(seen), strict=True))
+        return {
+            "correct": _correct(job, "pgd", current, y, indices),
+            "met": fooled.any(axis=0),
+            "loss": np.maximum.accumulate(losses, axis=0).T,
+        }
 
     return over_batches(job, np.arange(len(job.images)), compute)
 
@@ -117,7 +120,7 @@ def targeted(job: Job, known: Known) -> dict[str, np.ndarray]:
     loss = "targeted_dlr" if int(known["clean"]["classes"][0]) >= 4 else "targeted_margin"
     broken = np.zeros(len(job.images), bool)
     for rank in range(1, ranked.shape[1]):
-        left = np.setdiff1d(left_by(known, ("apgd", "longer", "restarted")), np.flatnonzero(broken))
+        left = np.setdiff1d(left_by(known, ("apgd",)), np.flatnonzero(broken))
 
         def compute(x, y, indices, active, rows, rank=rank):
             targets = job.placement.place(ranked[rows, rank])
@@ -130,10 +133,10 @@ def targeted(job: Job, known: Known) -> dict[str, np.ndarray]:
 
 
 def heads(job: Job, known: Known) -> dict[str, np.ndarray]:
-    """APGD on the cross-entropy of all heads, for a model with auxiliary logits."""
+    """APGD on the cross-entropy of all heads; nothing for a model without auxiliary logits."""
     few = job.placement.place(job.images[: job.placement.batch_size])
     if job.randomized or _num_heads(job.model, few) == 0:
-        return {"broken": np.zeros(len(job.images), bool)}
+        return {}
 
     def compute(x, y, indices, active):
         objective = cross_entropy(job.model, y, aux_weight=AUX_WEIGHT)
@@ -144,9 +147,9 @@ def heads(job: Job, known: Known) -> dict[str, np.ndarray]:
 
 
 def gradient_free(job: Job, known: Known) -> dict[str, np.ndarray]:
-    """Square on what white-box attacks left; a randomised model is not searched."""
+    """Square on what white-box attacks left; nothing for a randomised model, which it misjudges."""
     if job.randomized:
-        return {"broken": np.zeros(len(job.images), bool)}
+        return {}
 
     def compute(x, y, indices, active):
         key = job.purpose_key("square")
@@ -182,7 +185,7 @@ def curve(job: Job, known: Known) -> dict[str, np.ndarray]:
     return {"correct": np.stack(columns, axis=1)}
 
 
-_WHITE_BOX = ("apgd", "longer", "restarted", "targeted")
+_WHITE_BOX = ("apgd", "targeted", "longer", "restarted")
 
 MEASUREMENTS: dict[str, Measurement] = {
     "clean": clean,
@@ -191,9 +194,9 @@ MEASUREMENTS: dict[str, Measurement] = {
     "gradient": gradients,
     "noise": noise,
     "apgd": partial(auto_pgd, name="apgd", after=()),
-    "longer": partial(auto_pgd, name="longer", after=("apgd",), effort=2),
-    "restarted": partial(auto_pgd, name="restarted", after=("apgd", "longer")),
     "targeted": targeted,
+    "longer": partial(auto_pgd, name="longer", after=("apgd", "targeted"), effort=2),
+    "restarted": partial(auto_pgd, name="restarted", after=("apgd", "targeted", "longer")),
     "heads": heads,
     "square": gradient_free,
     "curve": curve,
@@ -226,6 +229,12 @@ def _broken(job, name, found, x, y, indices, ball=None):
 
 def _correct(job, name, images, y, indices):
     return jnp.argmax(forward(job.judged_model(name, 0, indices), images), axis=-1) == y
+
+
+@jax.jit
+def _look(objective, images):
+    values, logits = objective.values_and_logits(images)
+    return values, misclassified(logits, objective.operands[0])
 
 
 def _num_heads(model, images):

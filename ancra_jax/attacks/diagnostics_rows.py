@@ -11,6 +11,8 @@ Flags = Bool[np.ndarray, "examples"]
 Arrays = Mapping[str, np.ndarray]
 Verdict = Literal["trustworthy", "suspicious", "masked"]
 
+AUTOATTACK, ADAPTIVE, WHITE_BOX, TRANSFER = "autoattack", "adaptive", "white-box", "transfer"
+PARTS = (WHITE_BOX, TRANSFER)  # names in ``results`` that are no attack's accuracy
 SHARE = 0.002
 RISING = 0.05
 NOISY = 0.1
@@ -50,71 +52,67 @@ def rows_of(measured: Mapping[str, Arrays], results: Mapping[str, Flags]) -> lis
 
     Shares are of all examples. A share of examples that one attack breaks and a better one does not
     can be chance when it is a single example: such rows ask for more than one example as well as
-    for more than 0.2 %.
+    for more than 0.2 %. FGSM and PGD both break some that the other leaves, on any network: there
+    the difference has to exceed twice its standard deviation as well.
 
     Args:
       measured: see ``diagnostics_measurements``.
-      results: which examples stayed correct under attacks that were run elsewhere, by name;
-        'autoattack', 'adaptive' and 'transfer' have a meaning here.
+      results: which examples stayed correct under attacks that were run elsewhere, by name; see
+        ``diagnose``.
     """
     clean = measured["clean"]["correct"]
-    count = len(clean)
-    several = max(SHARE, 1 / count)  # the share that has to be exceeded
-    base = clean & ~measured["apgd"]["broken"]
-    pgd, fgsm = measured["pgd"]["correct"], measured["fgsm"]["correct"]
+    several = max(SHARE, 1 / len(clean))  # the share that has to be exceeded
+    pgd, fgsm = measured["pgd"], measured["fgsm"]
+    apgd = measured["apgd"]
     more = measured["longer"]["broken"] | measured["restarted"]["broken"]
-    white_box = base & ~more & ~measured["targeted"]["broken"]
-    indirect = measured["square"]["broken"] | measured["heads"]["broken"]
-    if "transfer" in results:
-        indirect |= ~results["transfer"]
-    accuracies = {"fgsm": fgsm, "pgd": pgd} | dict(results)
+    attacked = {"fgsm": fgsm["correct"], "pgd": pgd["correct"]} | dict(results)
+    above = max(_share(flags) for name, flags in attacked.items() if name not in PARTS)
+    one_step = clean & ~fgsm["correct"] & pgd["correct"]  # what it alone breaks
+    many_steps = clean & fgsm["correct"] & ~pgd["correct"]
     curve = measured["curve"]["correct"].mean(axis=0)
     chance = 1 / int(measured["clean"]["classes"][0])
-    losses = measured["pgd"]["loss"]
-    last_steps = (losses[:, -1] - losses[:, -2])[clean].sum()
-    whole = (losses[:, -1] - losses[:, 0])[clean].sum()
-    gain = None
-    if {"autoattack", "adaptive"} <= set(results):
-        gain = _share(results["autoattack"] & clean) - _share(
-            results["autoattack"] & results["adaptive"] & clean
-        )
+    lost = (pgd["met"] & pgd["correct"]) | (apgd["claimed"] & ~apgd["broken"])
 
     return [
         _row(
             "robust accuracy above clean accuracy",
-            max(_share(flags) for flags in accuracies.values()) - _share(clean),
+            above - _share(clean),
             0.0,
             "masked",
-            "an attack that works cannot raise the accuracy: its gradient leads the wrong way",
+            "an attack that works cannot raise the accuracy, so its gradient leads the wrong way: "
+            "do not quote this accuracy, attack a surrogate that has a gradient",
         ),
         _row(
             "one step beats many",
-            _share(clean & ~fgsm & pgd),
-            several,
+            _share(one_step) - _share(many_steps),
+            max(several, 2 * np.sqrt(np.sum(one_step | many_steps)) / len(clean)),
             "masked",
-            "a single step breaks examples that 40 steps leave standing: the loss surface between "
-            "is not what its gradient says",
+            "a single step breaks more examples than 40 steps do, so the loss between is not what "
+            "its gradient says: count the worst of several attacks",
         ),
         _row(
             "robust accuracy rises with epsilon",
             float(np.diff(curve).max()),
             several,
             "masked",
-            "a larger ball holds the smaller one: the attack fails, not the model's robustness",
+            "a larger ball holds the smaller one, so it is the attack that fails: quote no radius "
+            "before a stronger attack makes the curve fall",
         ),
         _row(
             "accuracy above chance at Linf 0.5",
             float(curve[-2]) - chance,
             0.0,
             "masked",
-            "within 0.5 every image can be made grey: whatever is still right was not attacked",
+            "within 0.5 every image can be made grey, so what is still right was not attacked: "
+            "find out what stops the gradient",
         ),
         _row(
             "accuracy under an unbounded attack",
             float(curve[-1]),
             several,
             "masked",
-            "an attack that may show any image at all must break every example",
+            "an attack that may show any image at all must break every example: find out what "
+            "stops the gradient",
         ),
         _row(
             "zero input gradient",
@@ -122,19 +120,19 @@ def rows_of(measured: Mapping[str, Arrays], results: Mapping[str, Flags]) -> lis
             0.0,
             "masked",
             "where the gradient is exactly 0 gradient attacks are blind (saturated logits, "
-            "quantisation); use a surrogate or a loss that is not saturated",
+            "quantisation): use a surrogate, or a loss that is not saturated",
         ),
         _row(
             "gradient-free or transfer beats white-box",
-            _share(white_box & indirect),
+            _indirect_gain(measured, results, more),
             several,
             "masked",
-            "attacks that do not see this gradient break what attacks that follow it leave: the "
-            "gradient is masked",
+            "attacks that do not follow this gradient break what attacks that follow it leave, so "
+            "the gradient is masked: attack what decides the output through a surrogate",
         ),
         _row(
             "adaptive attack beats AutoAttack",
-            gain,
+            _adaptive_gain(clean, results),
             several,
             "masked",
             "attacks made for this defence lower the robust accuracy that AutoAttack reports: "
@@ -142,7 +140,7 @@ def rows_of(measured: Mapping[str, Arrays], results: Mapping[str, Flags]) -> lis
         ),
         _row(
             "more effort breaks more",
-            _share(base & more),
+            _share(clean & ~apgd["broken"] & more),
             several,
             "suspicious",
             "twice the iterations or a second start still help: attack longer before quoting a "
@@ -150,27 +148,27 @@ def rows_of(measured: Mapping[str, Arrays], results: Mapping[str, Flags]) -> lis
         ),
         _row(
             "loss still rises at the end",
-            float(last_steps / whole) if whole > 0 else 1.0,
+            _late_rise(pgd["loss"][clean]),
             RISING,
             "suspicious",
-            "the attack's last 10 steps bring more than 5 % of all it gained (or it gained "
-            "nothing): it has not converged",
+            "the last 10 of 40 steps bring more than 5 % of all that the loss gained (or it gained "
+            "nothing), so the attack has not converged: give it more steps or larger ones",
         ),
         _row(
             "noisy landscape",
             float(measured["noise"]["change"][clean].mean()) if clean.any() else None,
             NOISY,
             "suspicious",
-            "random noise within 4/255 changes the margin by more than 10 %: single gradients say "
-            "little; average them (EOT) or smooth the model",
+            "random noise within 4/255 changes the margin by more than 10 %, so single gradients "
+            "say little: average them over noise or draws (EOT)",
         ),
         _row(
             "adversarial iterate lost",
-            _share(measured["apgd"]["claimed"] & ~measured["apgd"]["broken"]),
+            _share(clean & lost),
             several,
             "suspicious",
-            "the attack saw a misclassification that a fresh forward pass denies: the model is "
-            "randomised or numerically unstable",
+            "an attack met a misclassified image and returned one that is not (its last iterate, "
+            "or a fresh forward pass denies it): keep the worst iterate, average over draws",
         ),
         _row(
             "outputs differ between calls",
@@ -183,9 +181,41 @@ def rows_of(measured: Mapping[str, Arrays], results: Mapping[str, Flags]) -> lis
     ]
 
 
+def _indirect_gain(measured, results, more):
+    """What attacks that do not follow the gradient break of what those that follow it leave."""
+    indirect = [
+        measured[name]["broken"] for name in ("heads", "square") if "broken" in measured[name]
+    ]
+    if TRANSFER in results:
+        indirect.append(~results[TRANSFER])
+    if not indirect:
+        return None
+    left = measured["clean"]["correct"] & ~measured["apgd"]["broken"] & ~more
+    left &= ~measured["targeted"]["broken"]
+    if WHITE_BOX in results:
+        left &= results[WHITE_BOX]
+    return _share(left & np.logical_or.reduce(indirect))
+
+
+def _adaptive_gain(clean, results):
+    """What the adaptive attacks take away from AutoAttack's robust accuracy."""
+    if not {AUTOATTACK, ADAPTIVE} <= set(results):
+        return None
+    return _share(clean & results[AUTOATTACK] & ~results[ADAPTIVE])
+
+
+def _late_rise(losses):
+    """What the last 10 steps add to the best loss, relative to all it gained; 1 if it gained
+    nothing, None without examples."""
+    if len(losses) == 0:
+        return None
+    gained = (losses[:, -1] - losses[:, 0]).sum()
+    return float((losses[:, -1] - losses[:, -11]).sum() / gained) if gained > 0 else 1.0
+
+
 def _row(name, value, threshold, severity, meaning):
     fired = None if value is None else bool(value > threshold + 1e-9)
-    return Row(name, value, threshold, fired, severity, meaning)
+    return Row(name, value, float(threshold), fired, severity, meaning)
 
 
 def _share(flags):
