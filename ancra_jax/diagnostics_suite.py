@@ -140,7 +140,8 @@ def results_in(store: ResultStore, record: dict[str, Any]) -> dict[str, np.ndarr
         try:
             arrays = read_arrays(path.with_suffix(".npz"))
             correct = arrays["correct"][:count]
-            parts = _parts(path.stem, correct, arrays.get("broken_by", np.array([]))[:count])
+            broken_by = arrays.get("broken_by", np.full(count, ""))[:count]
+            parts = _parts(path.stem, correct, broken_by)
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise UsageError(f"{path.with_suffix('.npz')}: is damaged: {error!r}") from error
         for name, flags in parts.items():
@@ -163,9 +164,12 @@ def _parts(name, correct, broken_by):
     """What followed the gradient of the network's own output, and what did not."""
     if name == "natural":
         return {}
-    if name == "adaptive" or name.endswith("_with_p"):
+    if name.endswith("_with_p"):
         return {TRANSFER: correct}
-    by_square = broken_by == "square" if len(broken_by) else np.zeros(len(correct), bool)
+    if name == "adaptive":
+        # Warm starts go on along the gradient of the output itself unless a defence says otherwise.
+        return {TRANSFER: correct | np.char.startswith(broken_by, "warm-")}
+    by_square = broken_by == "square"
     return {WHITE_BOX: correct | by_square, TRANSFER: ~by_square}
 
 
