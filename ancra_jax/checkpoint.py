@@ -134,14 +134,34 @@ class Checkpoints:
         except UsageError:
             raise
         except Exception as error:  # whatever a damaged file makes the readers raise
-            reason = " ".join(str(error).split())[:200]
-            raise DamagedCheckpointError(f"checkpoint {path}: cannot be read: {reason}") from error
-        for name, (checksum, _) in _checksums(jax.tree.map(_to_host, state)).items():
-            if extra["checksums"][name][0] != checksum:
-                raise DamagedCheckpointError(
-                    f"checkpoint {path}: {name} is not what was written (its checksum differs)"
-                )
+            raise _unreadable(path, error) from error
+        _check_content(path, jax.tree.map(_to_host, state), saved_shapes)
         return state, extra
+
+    def read(self, step: int) -> tuple[PyTree, dict[str, float] | None, dict[str, Any]]:
+        """All of a checkpoint, whatever network and method it is of.
+
+        Returns:
+          The arrays on the host, in dictionaries and lists, and what was saved as ``metrics`` and
+          ``extra``: what ``save`` takes to write the same checkpoint elsewhere.
+
+        Raises:
+          DamagedCheckpointError: as ``restore``.
+        """
+        path = self.directory / str(step)
+        try:
+            arguments = ocp.args.PyTreeRestore()
+            tree = self._restore_item(path / "state", ocp.PyTreeCheckpointHandler(), arguments)
+            tree = jax.tree.map(np.asarray, tree)
+            extra = self._restore_item(
+                path / "extra", ocp.JsonCheckpointHandler(), ocp.args.JsonRestore()
+            )
+            metrics = self._manager.metrics(step)
+            checksums = extra.pop("checksums")
+        except Exception as error:  # whatever a damaged file makes the readers raise
+            raise _unreadable(path, error) from error
+        _check_content(path, tree, checksums)
+        return tree, metrics and dict(metrics), extra
 
     def restore_latest(self, abstract: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
         """Loads the latest checkpoint that is whole; damaged ones are set aside, saying so.
@@ -214,6 +234,19 @@ def _keep_best(metric: str) -> checkpoint_managers.BestN:
         n=1,
         keep_checkpoints_without_metrics=False,
     )
+
+
+def _unreadable(path: pathlib.Path, error: Exception) -> DamagedCheckpointError:
+    reason = " ".join(str(error).split())[:200]
+    return DamagedCheckpointError(f"checkpoint {path}: cannot be read: {reason}")
+
+
+def _check_content(path: pathlib.Path, host_state: PyTree, checksums: dict[str, list]):
+    for name, (checksum, _) in _checksums(host_state).items():
+        if checksums[name][0] != checksum:
+            raise DamagedCheckpointError(
+                f"checkpoint {path}: {name} is not what was written (its checksum differs)"
+            )
 
 
 def _to_host(leaf) -> np.ndarray:

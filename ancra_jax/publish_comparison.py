@@ -74,13 +74,23 @@ def difference(group: Group, comparison: Comparison, attack: str) -> Difference 
     """
     methods = _by_seed(group.of_method(comparison.method))
     baselines = _by_seed(group.of_method(comparison.baseline))
+    shared = sorted(methods.keys() & baselines.keys())
+    return _difference([(methods[seed], attack, baselines[seed], attack) for seed in shared])
+
+
+def row_difference(group: Group, method: str, attack: str, other: str) -> Difference | None:
+    """What a method has more under one attack than under another."""
+    return _difference([(one, attack, one, other) for one in group.of_method(method)])
+
+
+def _difference(pairs: Sequence[tuple[Published, str, Published, str]]) -> Difference | None:
     rows = []
-    for seed in sorted(methods.keys() & baselines.keys()):
-        one, other = (correct_under(of[seed], attack) for of in (methods, baselines))
-        if one is None or other is None:
+    for one, attack, other, other_attack in pairs:
+        correct, baseline = correct_under(one, attack), correct_under(other, other_attack)
+        if correct is None or baseline is None:
             return None
-        count = methods[seed].num_examples
-        rows.append(one[:count].astype(int) - other[:count])
+        count = one.num_examples
+        rows.append(correct[:count].astype(int) - baseline[:count])
     if not rows:
         return None
     paired = np.stack(rows)

@@ -1,6 +1,5 @@
 """Published rows that can be compared: one data set, network, setting and threat model each."""
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,7 +52,7 @@ def groups_of(published: Sequence[Published]) -> list[Group]:
 
 def method_title(method: str) -> str:
     """``'TRADES-ANCRA'`` for ``'trades_ancra'``."""
-    return method.upper().replace("_", "-")
+    return "Natural" if method == "natural" else method.upper().replace("_", "-")
 
 
 def correct_under(one: Published, attack: str) -> Bool[np.ndarray, "examples"] | None:
@@ -72,12 +71,6 @@ def accuracies(rows: Sequence[Published], attack: str) -> list[float]:
     """In %, of each seed that was attacked so."""
     correct = [correct_under(one, attack) for one in rows]
     return [100 * float(bits.mean()) for bits in correct if bits is not None]
-
-
-def mean_and_deviation(values: Sequence[float]) -> str:
-    """``'31.20 ± 0.80'``: mean and sample standard deviation over seeds."""
-    mean = f"{statistics.fmean(values):.2f}"
-    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
 
 
 def _key(one: Published) -> tuple:

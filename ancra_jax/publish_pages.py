@@ -2,21 +2,21 @@
 
 from collections.abc import Sequence
 
+from ancra_jax.publish_claims import claims_table
 from ancra_jax.publish_comparison import COMPARISONS, RESAMPLES, Comparison, Difference, difference
 from ancra_jax.publish_groups import (
     WORST_CASE,
     Group,
     accuracies,
     correct_under,
-    mean_and_deviation,
 )
 from ancra_jax.publish_record import Published, file_name
 from ancra_jax.report_names import WITH_P, attack_order, display_name
 from ancra_jax.report_rows import FAMILIES
-from ancra_jax.report_table import MISSING, Table
+from ancra_jax.report_table import MISSING, Table, mean_and_deviation
 
 NOTHING = "No row has been published yet."
-_README_FAMILIES = ("Nat", "PGD", "AA")
+_README_FAMILIES = ("Nat", "PGD", "AA", "Adaptive")
 _HOW_TO_READ = (
     "Accuracy in % on test images, mean ± sample standard deviation over training seeds; of one "
     "seed the worst case has its 95 % Wilson interval. **Worst case**: right on the natural image "
@@ -31,6 +31,11 @@ _HOW_COMPARED = (
     "correction is made for looking at many attacks. The worst cases of two rows are over the "
     "attacks that each was evaluated with: a network with reverse attention is also attacked in "
     "ways that another cannot be. With p, a network without auxiliary heads is attacked as without."
+)
+_HOW_CLAIMED = (
+    "Differences in points of 100. A claim stands here where the difference has the claimed sign "
+    "and an interval without 0; that says nothing of its size, nor of the paper's setting where "
+    "this is another. The paper has no worst case."
 )
 
 
@@ -57,7 +62,10 @@ def results_page(groups: Sequence[Group]) -> str:
     parts = [*head, _HOW_TO_READ, _HOW_COMPARED]
     for number, group in enumerate(groups, start=1):
         parts += [f"## Setting {number}", group.title, "### Every attack", _ladder(group)]
-        parts += [*_comparisons(group), "### Rows", *_rows(group)]
+        parts += [*_adaptive(group), *_comparisons(group)]
+        if claims := claims_table(group):
+            parts += ["### Which claims of the paper stand?", _HOW_CLAIMED, claims]
+        parts += ["### Rows", *_rows(group)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -86,6 +94,28 @@ def _ladder(group: Group) -> str:
     ]
     rows.append(["**Worst case**", *(_worst_case(row) for row in group.rows.values())])
     return Table("", ["Attack", *group.rows], rows, numeric=len(group.rows)).markdown()
+
+
+def _adaptive(group: Group) -> list[str]:
+    """What the adaptive attacks broke, after AutoAttack, and what the diagnostics say."""
+    rows = []
+    for label, row in group.rows.items():
+        for one in row:
+            broke = [f"{attack['name']} {attack['broken']}" for attack in one.record["adaptive"]]
+            diagnosis = one.record["diagnosis"]
+            fired = diagnosis.get("fired") or ["none"]
+            verdict = f"{diagnosis['verdict']} ({', '.join(fired)})" if diagnosis else MISSING
+            if broke or diagnosis:
+                seed = str(one.record["seed"])
+                rows.append([label, seed, "; ".join(broke) or MISSING, verdict])
+    headers = [
+        "Method",
+        "Seed",
+        "Adaptive attacks: examples broken",
+        "Diagnosis (checks that fired)",
+    ]
+    table = Table("", headers, rows, numeric=0)
+    return ["### Adaptive attacks and diagnostics", table.markdown()] if rows else []
 
 
 def _accuracy(row: Sequence[Published], attack: str) -> str:

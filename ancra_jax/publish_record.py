@@ -5,7 +5,6 @@ number in it, and every comparison of two rows, can be computed again from those
 """
 
 import hashlib
-import importlib
 import json
 import pathlib
 import shlex
@@ -20,6 +19,7 @@ from ancra_jax import config as config_lib
 from ancra_jax import workdir as workdir_lib
 from ancra_jax.config import Config
 from ancra_jax.errors import UsageError
+from ancra_jax.recipes import recipe
 from ancra_jax.report_data import Evaluation, Run, load_runs, method_settings, wilson_interval
 from ancra_jax.report_names import NATURAL
 from ancra_jax.report_rows import Row, rows_of
@@ -46,6 +46,8 @@ _FIELDS: dict[str, type] = {
     "evaluation": dict,
     "notes": list,
     "attacks": dict,
+    "adaptive": list,
+    "diagnosis": dict,
     "worst_case": dict,
     "config": dict,
 }
@@ -119,18 +121,9 @@ def overrides_of(config: Config) -> dict[str, Any]:
     """What a run has set otherwise than its method's recipe in ``configs/``.
 
     Raises:
-      UsageError: ``configs/`` is not here or has no such method.
+      UsageError: see ``recipe``.
     """
-    method = config.name.partition(" ")[0]
-    try:
-        module = importlib.import_module(f"configs.{config.data.name}")
-        base = config_lib.from_mapping(module.get_config(method))
-    except ImportError:
-        raise UsageError(
-            f"there is no configs/{config.data.name}.py here: publish in the root of the repository"
-        ) from None
-    except LookupError as error:
-        raise UsageError(f"{config.name}: {error.args[0]}") from error
+    base = config_lib.from_mapping(recipe(config.data.name, config.name.partition(" ")[0]))
     original = method_settings(base)
     settings = method_settings(config).items()
     return {name: value for name, value in settings if value != original[name]}
@@ -193,6 +186,9 @@ def _record(run: Run, evaluation: Evaluation, row: Row) -> dict[str, Any]:
     config = run.config
     overrides = overrides_of(config)
     attacks = {name: evaluation.results[name] for name in row.accuracy}
+    for name, one in attacks.items():
+        if not one.record.get("complete", True):
+            raise UsageError(f"--workdirs: {name} of {run.workdir} was stopped before its end")
     published = Published({}, {name: one.correct for name, one in attacks.items()})
     workdir = f"runs/{config.name.replace(' ', '_')}-{config.seed}"
     settings = config_lib.to_mapping(config)
@@ -235,9 +231,19 @@ def _record(run: Run, evaluation: Evaluation, row: Row) -> dict[str, Any]:
             }
             for name, one in attacks.items()
         },
+        "adaptive": [attack for attack in row.adaptive if attack["broken"]],
+        "diagnosis": _diagnosis(row),
         "worst_case": _worst_case(published),
         "config": settings,
     }
+
+
+def _diagnosis(row: Row) -> dict[str, Any]:
+    """The verdict of the diagnostics and the checks that fired; empty if they were not run."""
+    if row.diagnosis is None:
+        return {}
+    fired = [check.name for check in row.diagnosis.fired]
+    return {"verdict": row.diagnosis.verdict, "fired": fired}
 
 
 def _train_command(config: Config, overrides: dict[str, Any], workdir: str) -> str:

@@ -1,5 +1,6 @@
 """The tables of a report as text, and what has to be said beneath them."""
 
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -240,6 +241,12 @@ def cell(value: float | Spread | None, fooled: bool = False) -> str:
     if isinstance(value, Spread):
         return f"{100 * value.mean:.2f} ± {100 * value.std:.2f}{mark}"
     return f"{100 * value:.2f}{mark}"
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """``'31.20 ± 0.80'``: mean and sample standard deviation over seeds."""
+    mean = f"{statistics.fmean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.2f}"
 
 
 def _at_step(row: Row) -> str:

@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ancra_jax.metrics import write_atomically
-from ancra_jax.publish_groups import mean_and_deviation
 from ancra_jax.report_data import load_runs
 from ancra_jax.report_names import NATURAL, WITH_P, display_name
 from ancra_jax.report_rows import Row, rows_of
-from ancra_jax.report_table import DAGGER, MISSING, Table
+from ancra_jax.report_table import DAGGER, MISSING, Table, mean_and_deviation
 from ancra_jax.reproduce_plan import Options, Run, report_directory
 from ancra_jax.reproduce_tables import TABLES, PaperTable
 

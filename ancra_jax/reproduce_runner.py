@@ -14,6 +14,7 @@ from ancra_jax.errors import UsageError
 from ancra_jax.metrics import read_json_lines
 from ancra_jax.reproduce_plan import Command, Run
 
+GRACE_SECONDS = 30.0  # after a deadline, to write what was done
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -86,10 +87,13 @@ class Runner:
                     file.write(json.dumps(record) + "\n")
         return None
 
-    def call(self, command: Command, lock: IO | None = None) -> int:
+    def call(self, command: Command, lock: IO | None = None, deadline: float | None = None) -> int:
         """Runs a command and returns its exit status.
 
-        It holds the lock for as long as it lives, even should this process be killed.
+        Args:
+          command: the program and its arguments.
+          lock: the command holds it for as long as it lives, even should this process be killed.
+          deadline: when ``time.monotonic`` says so, the command is told to stop.
 
         Raises:
           Stopped: by a signal, after the command has come to its end.
@@ -102,7 +106,7 @@ class Runner:
             self._child = subprocess.Popen(command, process_group=0, pass_fds=files)
             if self._signal:  # it came just before there was a child
                 self._child.terminate()
-            status = self._child.wait()
+            status = _wait(self._child, deadline)
             self._child = None
         if self._signal:
             raise Stopped(self._signal)
@@ -113,6 +117,20 @@ class Runner:
         self._signal = number
         if self._child:
             self._child.terminate()
+
+
+def _wait(child: subprocess.Popen, deadline: float | None) -> int:
+    """The exit status, of a process that is terminated at the deadline, and killed soon after."""
+    if deadline is not None:
+        try:
+            return child.wait(max(deadline - time.monotonic(), 0))
+        except subprocess.TimeoutExpired:
+            child.terminate()
+        try:
+            return child.wait(GRACE_SECONDS)
+        except subprocess.TimeoutExpired:
+            child.kill()
+    return child.wait()
 
 
 def unfinished(run: Run) -> list[Command]:

@@ -9,7 +9,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 PACKAGE = ROOT / "ancra_jax"
 
 LAYERS = [
-    {"types", "errors", "config"},
+    {"types", "errors", "config", "recipes", "compact"},
     {
         "models",
         "attacks",
@@ -28,8 +28,8 @@ LAYERS = [
     {"paper_suite", "autoattack_suite", "adaptive_suite", "diagnostics_suite"},
     {"cli", "evaluation_table"},
     {"train", "evaluate", "report"},
-    {"publish"},
     {"reproduce"},
+    {"publish", "campaign"},
 ]
 
 

@@ -187,6 +187,31 @@ def test_the_pages_say_what_the_numbers_say(tmp_path, place):
     assert "**ANCRA** (TRADES-ANCRA − TRADES, 3 seeds), worst case: **it harms**, -26.00" in page
     assert "Less accuracy: PGD-40 (-26.00), AA (-26.00)." in page
     assert "PGD-AT-ANCRA − PGD-AT" not in page  # was not run
+    claims = page.split("### Which claims")[1].split("### Rows")[0]
+    for claim in (
+        r"TRADES-ANCRA − TRADES: PGD-40 +\| \+34.56 +\| -26.00 \[.*\] +\| \*\*is contradicted",
+        r"TRADES-ANCRA − TRADES: AA +\| \+14.26 +\| -26.00 \[.*\] +\| \*\*is contradicted",
+        r"TRADES-RA − TRADES: AA +\| \+15.58 +\| \+0.00 \[.*\] +\| is not shown",
+        r"TRADES-ANC − TRADES: AA +\| \+3.07 +\| \+20.00 \[.*\] +\| stands",
+        r"TRADES-ANCRA − TRADES: worst case +\| +\| -26.00 \[.*\] +\| —",
+        r"TRADES-ANCRA: PGD-40 − Nat +\| \+1.26 +\| -75.00 \[.*\] +\| \*\*is contradicted",
+    ):
+        assert re.search(claim, claims), claim
+
+
+def test_what_the_adaptive_attacks_broke_is_said_and_unfinished_ones_are_refused(tmp_path, place):
+    run = make_run(tmp_path / "run", method="trades_ra")
+    attacks = [{"name": "branch", "broken": 3}, {"name": "soft", "broken": 0}]
+    correct = (1,) + (0,) * 9
+    write_result(run, "adaptive", correct, attacks=attacks, complete=False)
+    with pytest.raises(UsageError, match=r"adaptive of .* was stopped before its end"):
+        publish([run], *place)
+    write_result(run, "adaptive", correct, attacks=attacks, complete=True)
+    publish([run], *place)
+    record = the_record(place)
+    assert record["adaptive"] == attacks[:1] and record["worst_case"]["num_correct"] == 1
+    page = (pathlib.Path(place[0]) / "README.md").read_text()
+    assert re.search(r"\| TRADES-RA \| 0 +\| branch 3 +\| — +\|", page)
 
 
 def test_rows_of_other_settings_are_not_put_together(tmp_path, place):

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# The rows for a CPU: a ResNet-18 of width 8 on 6,000 images of CIFAR-10, 12 epochs, three seeds, with
+# and without the parts of ANCRA. Small scale: not the paper's setting. Hours; called again, it
+# continues where it stopped.
+#
+#   ./launch/cpu_rows.sh DATA_DIR [OUT]          # DATA_DIR: see docs/data.md; OUT: runs/cpu_rows
+#   EXAMPLES=200 SEEDS=0 METHODS="trades trades_ancra" ./launch/cpu_rows.sh cifar10_jpeg.npz
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source launch/environment.sh
+ensure_environment
+
+data_dir="${1:?the directory or file of CIFAR-10 is missing}"
+out="${2:-runs/cpu_rows}"
+methods="${METHODS:-trades trades_ancra trades_ra trades_anc pgd_at pgd_at_ancra}"
+settings=(
+  --config.model.width=8
+  --config.data.train_examples=6000
+  --config.epochs=12
+  --config.optimizer.schedule=one_cycle
+  --config.optimizer.learning_rate=0.2
+  --config.negative_contrast.random_epochs=2
+  --config.selection.every_epochs=4
+)
+export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.jax_cache}"
+failed=()
+
+# A row that fails holds nobody up; a signal stops all.
+run() {
+  .venv/bin/python -m "$@" && return
+  status=$?
+  if [ "$status" -gt 128 ]; then exit "$status"; fi
+  failed+=("$2")
+  return 1
+}
+
+for seed in ${SEEDS:-0 1 2}; do
+  for method in $methods; do
+    row="$out/$method-$seed"
+    echo "== $row"
+    run ancra_jax.train "--workdir=$row" "--config=configs/cifar10.py:$method" \
+      "--config.seed=$seed" "--config.data.data_dir=$data_dir" "${settings[@]}" &&
+      run ancra_jax.evaluate "--workdir=$row" "--suite=${SUITE:-all}" "--num_examples=${EXAMPLES:-500}" ||
+      continue
+  done
+done
+if [ "${#failed[@]}" -gt 0 ]; then
+  printf 'failed: %s\n' "${failed[@]}" >&2
+  exit 1
+fi
+rows=$(printf ',%s' "$out"/*-[0-9]*)
+echo "all rows are there; to publish them:"
+echo ".venv/bin/python -m ancra_jax.publish --workdirs=${rows#,}"
