@@ -96,7 +96,7 @@ def define_flags():
 def main(arguments: flags.FlagValues):
     """The command."""
     publish(arguments.workdirs, arguments.results, arguments.readme, replace=arguments.replace)
-    number = len(list(pathlib.Path(arguments.results).glob("*.json")))
+    number = len(list(pathlib.Path(arguments.results).glob("rows/*.json")))
     print(f"{arguments.results}: {number} rows; its README.md and {arguments.readme} are written")
 
 
