@@ -161,11 +161,13 @@ def test_diagnostics_compare_what_is_in_the_store(workdir, monkeypatch, capsys):
     (result,) = evaluate(str(workdir), suite="diagnostics", **options)
     assert result["verdict"] in ("trustworthy", "suspicious", "masked")
     assert set(NAMES) <= set(result["compared_with"])
+    assert not {"white-box", "transfer"} & set(result["compared_with"])
     arrays = arrays_of(workdir, "diagnostics", "last")
     assert arrays["landscape_losses"].shape == (4, 3, 3)
     assert arrays["landscape_offsets"].shape == (3,)
     curve = result["epsilon_curve"]
     assert len(curve["epsilons"]) == len(curve["accuracy"])
+    np.testing.assert_allclose(arrays["curve_correct"].mean(axis=0), curve["accuracy"])
     accuracies = [r["accuracy"] for r in evaluate(str(workdir), suite="quick", **options)]
     assert curve["accuracy"][0] == result["clean_accuracy"] == accuracies[0]
     by_name = {row["name"]: row for row in result["rows"]}
@@ -178,6 +180,9 @@ def test_diagnostics_compare_what_is_in_the_store(workdir, monkeypatch, capsys):
     print_table(small_config("trades_ra"), [result], store)
     printed = capsys.readouterr().out
     assert f"diagnosis: {result['verdict']}" in printed and "not run" in printed
+    assert "made before" not in printed
+    print_table(small_config("trades_ra"), [result | {"compared_with": NAMES[:-1]}], store)
+    assert f"made before the results of {NAMES[-1]}: --force" in capsys.readouterr().out
     (run,) = load_runs([str(workdir)])  # a report does not take it for an attack
     last = next(one for one in run.evaluations if one.checkpoint == "last")
     assert "diagnostics" not in last.results and "natural" in last.results
