@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 
 from ancra_jax import config as config_lib
 from ancra_jax.errors import UsageError
-from ancra_jax.publish import pages, publish, read_all
+from ancra_jax.publish import main, pages, publish, read_all
 from ancra_jax.publish_comparison import bootstrap_interval
 from ancra_jax.publish_record import Published, validate
 from ancra_jax.report_data import method_settings
@@ -93,6 +93,17 @@ def test_a_row_is_not_overwritten_silently(tmp_path, place):
     assert the_record(place) == before
     publish([run], *place, replace=True)
     assert the_record(place)["worst_case"]["num_correct"] == 0
+
+
+def test_the_command_says_how_many_rows_there_are(tmp_path, place, capsys):
+    values = flags.FlagValues()
+    flags.DEFINE_list("workdirs", [make_run(tmp_path / "run")], "", flag_values=values)
+    flags.DEFINE_string("results", place[0], "", flag_values=values)
+    flags.DEFINE_string("readme", place[1], "", flag_values=values)
+    flags.DEFINE_bool("replace", False, "", flag_values=values)
+    values.mark_as_parsed()
+    main(values)
+    assert f"{place[0]}: 1 rows; its README.md" in capsys.readouterr().out
 
 
 def change(record, path, value):
