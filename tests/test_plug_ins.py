@@ -13,7 +13,6 @@ import pytest
 from small_runs import TinyNetwork, small_config
 
 from ancra_jax import components, data, methods, models, optim, sharding
-from ancra_jax.averaging import Averaging
 from ancra_jax.checkpoint import Checkpoints
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate import evaluate
@@ -22,6 +21,8 @@ from ancra_jax.metrics import read_json_lines
 from ancra_jax.results import read_result
 from ancra_jax.train import train
 from ancra_jax.train_state import TrainState, create_train_state, make_train_step
+from ancra_jax.weights import load_weights
+from ancra_jax.workdir import open_for_training
 
 
 def arrays(state):
@@ -70,8 +71,8 @@ def spelled_out_step(model, method, optimizer, config, key, mesh):
 
 
 @pytest.mark.slow
-def test_options_that_are_off_leave_the_step_as_it_is_and_averages_do_not_touch_it():
-    config = small_config("trades", data__crop_padding=1)
+def test_options_that_are_off_leave_the_step_as_it_is():
+    config = small_config("pgd_at", data__crop_padding=1)
     splits = components.split_dataset(components.load_dataset(config.data), config)
     model, method = components.create_model(config, 10), methods.create(config)
     optimizer = optim.create(config.optimizer, 2, 4)
@@ -79,23 +80,15 @@ def test_options_that_are_off_leave_the_step_as_it_is_and_averages_do_not_touch_
     batches = components.batch_plan(config, splits, key, jax.random.key(4), mesh)
     operands = data.put_on_device(splits.train), jnp.arange(128)
 
-    def after_two_steps(step, averaging):
-        create = create_train_state
-        state = create(model.init, optimizer, (8, 8, 1), jax.random.key(1), {}, averaging)
+    def after_two_steps(step):
+        state = create_train_state(model.init, optimizer, (8, 8, 1), jax.random.key(1), {})
         for _ in range(2):
             state, _ = step(state, *operands)
         return arrays(state)
 
-    off, averaging = Averaging(), Averaging(ema_decay=0.9, swa_start_epoch=1)
-    spelled_out = spelled_out_step(model, method, optimizer, config, key, mesh)
-    expected = after_two_steps(spelled_out, off)
     step = make_train_step(model.apply, method, optimizer, batches)
-    chex.assert_trees_all_equal(after_two_steps(step, off), expected)
-    averaged = make_train_step(model.apply, method, optimizer, batches, averaging)
-    found = after_two_steps(averaged, averaging)
-    # The compiler may fuse the same arithmetic otherwise.
-    chex.assert_trees_all_close(found._replace(averages={}), expected, rtol=1e-5, atol=1e-7)
-    assert set(found.averages) == {"ema", "swa"}
+    spelled_out = spelled_out_step(model, method, optimizer, config, key, mesh)
+    chex.assert_trees_all_equal(after_two_steps(step), after_two_steps(spelled_out))
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +135,10 @@ def test_everything_composes_and_a_run_stopped_twice_equals_an_uninterrupted_one
     continued = train(small_config("trades_ancra", **plug_ins), str(tmp_path))
     chex.assert_trees_all_equal(arrays(continued), expected)
 
+    (extra,) = (workdir / "checkpoints/10/extra").glob("metadata")
+    saved = json.loads(extra.read_text())
+    assert saved["image_shape"] == [8, 8, 1] and saved["class_names"] == list("0123456789")
+    assert not any("teacher" in name for name in saved["checksums"])
     records = read_json_lines(workdir / "metrics.jsonl")
     losses = [record for record in records if record["kind"] == "train"]
     assert all(r["loss_distillation"] > 0 and "loss_negative_contrast" in r for r in losses)
@@ -173,8 +170,16 @@ def test_weights_that_a_run_does_not_keep_are_refused(teacher):
         evaluate(str(teacher), weights="ema")
 
 
-def test_a_mean_that_has_not_begun_is_refused(tmp_path):
-    train(small_config("natural", max_steps=1, swa__start_epoch=2), str(tmp_path))
+def test_averages_do_not_touch_the_training_and_one_that_has_not_begun_is_refused(
+    teacher, tmp_path
+):
+    averages = {"ema__decay": 0.9, "swa__start_epoch": 2}
+    state = arrays(train(small_config("natural", max_steps=2, **averages), str(tmp_path)))
+    mesh = sharding.create_mesh()
+    model = components.create_model(small_config("natural"), 10)
+    without = load_weights(str(teacher), model, (8, 8, 1), mesh, checkpoint="last").variables
+    # The compiler may fuse the same arithmetic otherwise.
+    chex.assert_trees_all_close(state.variables, arrays(without), rtol=1e-5, atol=1e-7)
     with pytest.raises(UsageError, match=r"--weights=swa: .*before the end of epoch 2 \(config"):
         evaluate(str(tmp_path), weights="swa", checkpoint="last")
     with pytest.raises(UsageError, match=r"has no best swa checkpoint yet"):
@@ -246,13 +251,6 @@ def test_inputs_that_changed_are_refused(teacher, plug_ins, tmp_path):
         continued()
 
 
-def pictures(shape, classes):
-    rng = np.random.default_rng(0)
-    labels = np.arange(120, dtype=np.int32) % classes
-    split = data.Split(rng.integers(0, 256, (120, *shape), dtype=np.uint8), labels)
-    return data.Dataset("pictures", split, split, tuple(map(str, range(classes))))
-
-
 @pytest.mark.parametrize(
     ("shape", "classes", "message"),
     [
@@ -266,10 +264,14 @@ def pictures(shape, classes):
     ],
 )
 def test_a_teacher_of_other_classes_or_images_is_refused(tmp_path, shape, classes, message):
-    data.register("pictures")(lambda options: pictures(shape, classes))
-    options = {"data__train_examples": 0, "data__test_examples": 0, "max_steps": 1}
-    config = small_config("natural", data__name="pictures", **options)
-    train(config, str(tmp_path / "teacher"))
+    config = small_config("natural", data__name="pictures")
+    open_for_training(str(tmp_path / "teacher"), config)
+    model = components.create_model(config, classes)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, *shape)))
+    checkpoints = Checkpoints(tmp_path / "teacher/checkpoints")
+    trained_on = {"image_shape": shape, "class_names": list(map(str, range(classes)))}
+    checkpoints.save(1, variables, {"robust_accuracy": 0.5}, trained_on)
+    checkpoints.close()
     student = small_config(
         distillation__teacher=str(tmp_path / "teacher"), distillation__weight=0.5
     )
