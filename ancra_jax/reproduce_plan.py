@@ -113,6 +113,7 @@ def _run(row: TableRow, seed: int, options: Options) -> Run:
             f"--workdir={workdir}",
             f"--checkpoint={checkpoint}",
             f"--suite={suite}",
+            *(["--adaptive_budget=quick"] if tiny and suite in ("adaptive", "all") else []),
             *([f"--num_examples={num_examples}"] if num_examples else []),
         )
         for checkpoint in row.claims

@@ -47,6 +47,7 @@ def test_every_row_is_a_valid_method_of_its_data_set(name, scale):
     config = config_of(ROWS[name], scale)
     assert callable(methods.create(config).loss)
     assert config.data.name == ROWS[name].data
+    assert config.model.reverse_attention == ("adaptive" in ROWS[name].suites)
     assert config.name.endswith("(tiny)") == (scale == "tiny")
 
 
@@ -121,8 +122,9 @@ def test_the_commands_of_a_row():
         "--workdir=O/cifar10/trades_ancra-strategy=soft-seed5",
         *(
             "-m ancra_jax.evaluate --workdir=O/cifar10/trades_ancra-strategy=soft-seed5 "
-            f"--checkpoint={checkpoint} --suite=quick --num_examples=9"
+            f"--checkpoint={checkpoint} --suite={suite} --num_examples=9"
             for checkpoint in ("best", "last")
+            for suite in ("quick", "adaptive")
         ),
     ]
 
@@ -132,6 +134,7 @@ def test_a_rehearsal_has_a_directory_and_a_configuration_of_its_own():
     assert "--config=configs/cifar10.py:trades_ra,scale=tiny" in run.commands[0]
     assert run.workdir == "runs/reproduce-tiny/cifar10/trades_ra-seed0"
     assert "--num_examples=16" in run.commands[1]
+    assert run.commands[2][-2:] == ("--adaptive_budget=quick", "--num_examples=16")
 
 
 @pytest.mark.parametrize(
