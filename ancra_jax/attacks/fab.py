@@ -111,7 +111,7 @@ def fab(
             keys = example_keys(jax.random.fold_in(key, restart), indices)
             state = _random_restart(state, keys, natural, threat_model)
         operands = (logits_fn, natural, labels, targets, threat_model)
-        state = iterate(_step, state, *operands, num_steps=num_steps, loop=loop)
+        state = iterate((_linearise, _move), state, *operands, num_steps=num_steps, loop=loop)
     queries = 1 + 2 * num_steps * num_restarts
     return _result(state, natural, threat_model, active, queries, return_outside)
 
@@ -138,13 +138,17 @@ def _random_restart(state, keys, natural, threat_model):
     return state._replace(point=point)
 
 
-def _step(i, state, logits_fn, natural, labels, targets, threat_model):
-    point = state.point
+def _linearise(i, state, logits_fn, natural, labels, targets, threat_model):
+    """First part of a step: the boundary's value and normal at the current point."""
     if targets is None:
-        values, normals = _nearest_boundary(logits_fn, point, labels, threat_model)
-    else:
-        values, normals = _target_boundary(logits_fn, point, labels, targets)
+        return state, _nearest_boundary(logits_fn, state.point, labels, threat_model)
+    return state, _target_boundary(logits_fn, state.point, labels, targets)
 
+
+def _move(i, state_and_boundary, logits_fn, natural, labels, targets, threat_model):
+    """Second part: the projections, the next point, and what it is worth."""
+    state, (values, normals) = state_and_boundary
+    point = state.point
     to_boundary, from_natural = _project_both(point, natural, normals, values, threat_model)
     distance = jnp.maximum(threat_model.norm(to_boundary), 1e-8)
     natural_distance = jnp.maximum(threat_model.norm(from_natural), 1e-8)

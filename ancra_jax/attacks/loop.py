@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
+
+from ancra_jax.attacks.rows import layout_of, on_own_rows, over_several_devices
 
 State = TypeVar("State")
 LoopKind = Literal["auto", "host", "compiled"]
 
 
 def iterate(
-    step: Callable[..., State],
+    step: Callable[..., State] | tuple[Callable[..., Any], ...],
     state: State,
     *operands,
     num_steps: int,
@@ -23,14 +25,16 @@ def iterate(
     On the CPU backend XLA runs the gradient of a convolution inside a compiled loop 10 to 18 times
     slower than outside of one (jax issue 12868), and not every convolution of somebody else's model
     can be replaced (see ``with_fast_convolutions``). So there the steps are dispatched from Python,
-    asynchronously (over several devices one at a time); elsewhere, and inside a ``jit``, the loop
-    is compiled whole.
+    asynchronously; elsewhere, and inside a ``jit``, the loop is compiled whole. If the batch is
+    spread over devices, each works by itself on its own rows (see ``attacks.rows``).
 
     Args:
       step: pure function of ``(i: Int[Array, ""], state, *operands)``. It is a static argument of
         ``jit``: pass a module-level function (or a ``jax.tree_util.Partial`` of one as an operand),
-        not a fresh lambda, or every call compiles again.
-      state: pytree of arrays.
+        not a fresh lambda, or every call compiles again. It may be given in parts, each of which
+        takes what the one before it returned for the state: dispatched one after the other they
+        need less memory at a time.
+      state: pytree of arrays over the batch.
       *operands: pytrees of arrays that do not change in the loop (model, labels, keys ...).
       num_steps: how many steps to take; not traced.
       loop: ``'host'`` dispatches the steps from Python, ``'compiled'`` uses ``fori_loop``,
@@ -43,29 +47,41 @@ def iterate(
         raise ValueError(f"loop={loop!r}: allowed are 'auto', 'host', 'compiled'")
     if num_steps <= 0:
         return state
+    parts = step if isinstance(step, tuple) else (step,)
+    traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((state, operands)))
     if loop == "auto":
-        traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((state, operands)))
         loop = "compiled" if traced or jax.default_backend() != "cpu" else "host"
+    layout = None if traced else layout_of(state, operands)
     if loop == "compiled":
-        return _compiled(step, num_steps, state, operands)
-    sharded = any(
-        isinstance(x, jax.Array) and len(x.devices()) > 1
-        for x in jax.tree.leaves((state, operands))
-    )
+        return _compiled(parts, num_steps, layout, state, operands)
+    together = not traced and layout is None and over_several_devices((state, operands))
     for i in range(num_steps):
-        state = _one_step(step, jnp.asarray(i, jnp.int32), state, operands)
-        if sharded:
+        number = jnp.asarray(i, jnp.int32)
+        for part in parts:
+            state = _one_step(part, layout, number, state, operands)
+        if together:
             # Several CPU devices share one pool of threads. With more than one step under way,
             # a collective of one can wait for a thread that the next one holds.
             jax.block_until_ready(state)
     return state
 
 
-@partial(jax.jit, static_argnums=0)
-def _one_step(step, i, state, operands):
-    return step(i, state, *operands)
-
-
 @partial(jax.jit, static_argnums=(0, 1))
-def _compiled(step, num_steps, state, operands):
-    return jax.lax.fori_loop(0, num_steps, lambda i, s: step(i, s, *operands), state)
+def _one_step(step, layout, i, state, operands):
+    def take(i, state, operands):
+        return step(i, state, *operands)
+
+    return (take if layout is None else on_own_rows(take, layout))(i, state, operands)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _compiled(parts, num_steps, layout, state, operands):
+    def take_all(_, state, operands):
+        def step(i, state):
+            for part in parts:
+                state = part(i, state, *operands)
+            return state
+
+        return jax.lax.fori_loop(0, num_steps, step, state)
+
+    return (take_all if layout is None else on_own_rows(take_all, layout))(None, state, operands)

@@ -1,5 +1,6 @@
 """The Square attack: a random search that sees nothing but the model's outputs."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ from ancra_jax.attacks.model import (
 )
 from ancra_jax.attacks.objectives import Objective, margin_term
 from ancra_jax.attacks.results import AttackResult
+from ancra_jax.attacks.rows import layout_of, on_own_rows
 from ancra_jax.attacks.square_proposals import Windows, proposal, starting_point, windows
 from ancra_jax.attacks.threat_models import ThreatModel
 
@@ -124,16 +126,21 @@ def square(
     problem = Problem(example_keys(key, indices), natural, labels)
     state = _start(judge, problem, active)
     if loop == "compiled" or (loop == "auto" and _prefers_compiled(judge, problem)):
-        _, state = _search(judge, problem, state, 0, num_queries - 2)
+        layout = None if _is_traced((judge, problem)) else layout_of(state, (judge, problem))
+        state = _search(layout, judge, problem, state, 0, num_queries - 2)
     else:
         state = _search_from_host(judge, problem, state, num_queries - 2)
     return _result(state, natural, active)
 
 
 def _prefers_compiled(judge, problem):
-    if any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((judge, problem))):
+    if _is_traced((judge, problem)):
         return True
     return jax.default_backend() != "cpu" or len(problem.natural.sharding.device_set) > 1
+
+
+def _is_traced(tree):
+    return any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(tree))
 
 
 def _evaluate(judge, images, labels):
@@ -160,19 +167,27 @@ def _start(judge, problem, active):
     )
 
 
-@jax.jit
-def _search(judge, problem, state, first, stop):
+@partial(jax.jit, static_argnums=0)
+def _search(layout, judge, problem, state, first, stop):
     """Proposals ``first .. stop - 1``, fewer if every example is done before."""
 
-    def unfinished(carry):
-        step, state = carry
-        return (step < stop) & jnp.any(~state.done)
+    def search(steps, state, operands):
+        first, stop = steps
+        judge, problem = operands
 
-    def propose(carry):
-        step, state = carry
-        return step + 1, _step(judge, problem, state, step)
+        def unfinished(carry):
+            step, state = carry
+            return (step < stop) & jnp.any(~state.done)
 
-    return jax.lax.while_loop(unfinished, propose, (jnp.asarray(first, jnp.int32), state))
+        def propose(carry):
+            step, state = carry
+            return step + 1, _step(judge, problem, state, step)
+
+        return jax.lax.while_loop(unfinished, propose, (first, state))[1]
+
+    steps = jnp.asarray(first, jnp.int32), jnp.asarray(stop, jnp.int32)
+    on_rows = search if layout is None else on_own_rows(search, layout)
+    return on_rows(steps, state, (judge, problem))
 
 
 def _step(judge, problem, state, step):
@@ -207,7 +222,7 @@ def _search_from_host(judge, problem, state, stop):
     rows, part, part_problem = np.arange(len(state.done)), state, problem
     step = 0
     while step < stop:
-        _, part = _search(judge, part_problem, part, step, min(step + _CHUNK, stop))
+        part = _search(None, judge, part_problem, part, step, min(step + _CHUNK, stop))
         step += _CHUNK
         num_left = int(np.sum(~np.asarray(part.done)))
         if num_left == 0:

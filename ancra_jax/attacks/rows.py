@@ -1,0 +1,95 @@
+"""Programs that every device runs on its own rows of a batch.
+
+An attack has no operation across examples, but a compiler that partitions a program for several
+devices does not know: it puts collectives around a ``top_k``, a gather, the end of a ``while``
+loop. They cost time, and on CPU, where all devices share one pool of threads, the collectives of
+two programs under way can wait for each other for ever. So a batch that is spread over devices is
+attacked by the program for one device, on each.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+
+class Layout(NamedTuple):
+    """How operands are spread over devices; hashable.
+
+    Attributes:
+      mesh: the devices.
+      rows: of arrays over the batch.
+      operands: of every leaf of the operands, ``rows`` or replicated.
+    """
+
+    mesh: Mesh
+    rows: PartitionSpec
+    operands: tuple[PartitionSpec, ...]
+
+
+def over_several_devices(tree: Any) -> bool:
+    """Whether any array of the tree is."""
+    return any(isinstance(x, jax.Array) and len(x.devices()) > 1 for x in jax.tree.leaves(tree))
+
+
+def layout_of(state: Any, operands: Any) -> Layout | None:
+    """The layout in which every device can work by itself.
+
+    Args:
+      state: pytree of arrays over the batch.
+      operands: pytree of arrays over the batch, and of others (weights, settings).
+
+    Returns:
+      None if there is but one device, and where it is not clear which operands are over the batch:
+      one is split in another way than by rows, or is as long as the batch and was put on no mesh.
+    """
+    lengths = {jnp.shape(x)[:1] for x in jax.tree.leaves(state)}
+    leaves = jax.tree.leaves(operands)
+    shardings = [getattr(x, "sharding", None) for x in [*leaves, *jax.tree.leaves(state)]]
+    found = {(s.mesh, *s.spec) for s in shardings if s is not None and _is_split(s)}
+    if len(lengths) != 1 or len({parts[:2] for parts in found}) != 1:
+        return None
+    mesh, axes = next(iter(found))[:2]
+    if any(axis is not None for _, _, *others in found for axis in others):
+        return None
+    rows = PartitionSpec(axes)
+    specs = []
+    for leaf, sharding in zip(leaves, shardings, strict=False):
+        if _is_split(sharding):
+            specs.append(rows)
+        elif isinstance(sharding, NamedSharding) or jnp.shape(leaf)[:1] not in lengths:
+            specs.append(PartitionSpec())
+        else:
+            return None
+    return Layout(mesh, rows, tuple(specs))
+
+
+def _is_split(sharding):
+    return isinstance(sharding, NamedSharding) and not sharding.is_fully_replicated
+
+
+def on_own_rows(function: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
+    """``function(scalars, state, operands)``, by every device on its rows alone.
+
+    Args:
+      function: returns a pytree of arrays over the batch.
+      layout: of ``state`` and ``operands``; ``scalars`` are replicated.
+    """
+
+    def spread(scalars, state, operands):
+        leaves, structure = jax.tree.flatten(operands)
+
+        def local(scalars, state, *leaves):
+            return function(scalars, state, jax.tree.unflatten(structure, leaves))
+
+        return jax.shard_map(
+            local,
+            mesh=layout.mesh,
+            in_specs=(PartitionSpec(), layout.rows, *layout.operands),
+            out_specs=layout.rows,
+            check_vma=False,
+        )(scalars, state, *leaves)
+
+    return spread
