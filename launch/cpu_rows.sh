@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The rows for a CPU: a ResNet-18 of width 8 on 6,000 images of CIFAR-10, 12 epochs, three seeds, with
+# The rows for a CPU: a ResNet-18 of width 8 on 4,000 images of CIFAR-10, 8 epochs, three seeds, with
 # and without the parts of ANCRA. Small scale: not the paper's setting. Hours; called again, it
 # continues where it stopped.
 #
@@ -15,8 +15,9 @@ out="${2:-runs/cpu_rows}"
 methods="${METHODS:-trades trades_ancra trades_ra trades_anc pgd_at pgd_at_ancra}"
 settings=(
   --config.model.width=8
-  --config.data.train_examples=6000
-  --config.epochs=12
+  --config.data.train_examples=4000
+  --config.epochs=8
+  --config.batch_size=64
   --config.optimizer.schedule=one_cycle
   --config.optimizer.learning_rate=0.2
   --config.negative_contrast.random_epochs=2
@@ -40,7 +41,7 @@ for seed in ${SEEDS:-0 1 2}; do
     echo "== $row"
     run ancra_jax.train "--workdir=$row" "--config=configs/cifar10.py:$method" \
       "--config.seed=$seed" "--config.data.data_dir=$data_dir" "${settings[@]}" &&
-      run ancra_jax.evaluate "--workdir=$row" "--suite=${SUITE:-all}" "--num_examples=${EXAMPLES:-500}" ||
+      run ancra_jax.evaluate "--workdir=$row" "--suite=${SUITE:-all}" "--num_examples=${EXAMPLES:-200}" ||
       continue
   done
 done

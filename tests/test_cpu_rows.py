@@ -49,7 +49,7 @@ def test_every_seed_of_every_method_is_trained_and_evaluated(tree):
     train, evaluate = calls[-2:]
     assert "--config=configs/cifar10.py:pgd_at --config.seed=1 " in train
     assert "--config.data.data_dir=data.npz --config.model.width=8 " in train
-    assert evaluate.endswith("--suite=all --num_examples=500")
+    assert evaluate.endswith("--suite=all --num_examples=200")
 
 
 def test_a_row_that_fails_holds_nobody_up(tree):
