@@ -80,8 +80,8 @@ def square(
 ) -> AttackResult:
     """Changes random windows and keeps what raises the objective, until misclassified.
 
-    The natural image is the first query, a random starting point the second; every proposal is one
-    more. An example stops as soon as an image of it is misclassified.
+    From a random starting point ``num_queries`` proposals are tried one after the other. An example
+    stops as soon as an image of it is misclassified, the natural one and the start included.
 
     Args:
       logits_fn: the model, see ``attacks.model.LogitsFn``; only called, never differentiated.
@@ -91,8 +91,9 @@ def square(
       key: source of all randomness.
       indices: data-set indices, from which (and from ``key``) every example's randomness is
         derived; 0, 1, 2 ... by default.
-      num_queries: most images evaluated per example, at least 2. The schedule of window sizes is
-        that of 5,000 queries whatever their number.
+      num_queries: most proposals per example, at least 1; as in the reference, the natural image
+        and the starting point are not among them. The schedule of window sizes is that of 5,000
+        queries whatever their number.
       p_init: fraction of the pixels in the first windows, in (0, 1].
       active: rows to attack; others return unsuccessful with the natural image. All by default.
       loop: ``'compiled'`` searches in one compiled loop; ``'host'`` in chunks of 100 proposals,
@@ -105,13 +106,14 @@ def square(
         belongs to its batch, finished examples then stay in it.
 
     Returns:
-      See ``AttackResult``; ``queries`` counts evaluated images.
+      See ``AttackResult``; ``queries`` counts evaluated images, natural and start included: at most
+      ``num_queries + 2``.
 
     Raises:
       ValueError: ``num_queries``, ``p_init``, ``loop`` or the threat model is not an allowed one.
     """
-    if num_queries < 2:
-        raise ValueError(f"num_queries={num_queries}: at least 2, the image and a starting point")
+    if num_queries < 1:
+        raise ValueError(f"num_queries={num_queries}: expected at least 1")
     if not 0 < p_init <= 1:
         raise ValueError(f"p_init={p_init}: a fraction of the pixels, in (0, 1]")
     if loop not in ("auto", "host", "compiled"):
@@ -127,9 +129,9 @@ def square(
     state = _start(judge, problem, active)
     if loop == "compiled" or (loop == "auto" and _prefers_compiled(judge, problem)):
         layout = None if _is_traced((judge, problem)) else layout_of(state, (judge, problem))
-        state = _search(layout, judge, problem, state, 0, num_queries - 2)
+        state = _search(layout, judge, problem, state, 0, num_queries)
     else:
-        state = _search_from_host(judge, problem, state, num_queries - 2)
+        state = _search_from_host(judge, problem, state, num_queries)
     return _result(state, natural, active)
 
 

@@ -1,3 +1,5 @@
+import sys
+
 import cnn_a
 import jax
 import jax.numpy as jnp
@@ -42,7 +44,7 @@ def test_robust_examples_agree_with_the_reference():
     robust = int(np.sum(~np.asarray(result.success)))
     recorded = [net.ref[f"robust_square_seed{seed}"][rows].sum() for seed in range(3)]
     assert min(recorded) - 1 <= robust <= max(recorded) + 1
-    assert np.max(result.queries) == 5000
+    assert np.max(result.queries) == 5002
 
 
 @pytest.mark.parametrize("ball", BALLS)
@@ -56,7 +58,7 @@ def test_what_counts_as_success_is_inside_the_ball_and_misclassified(ball):
     np.testing.assert_array_equal(result.images[~success], x[~success])
     wrong = net.ref["logits"][:16].argmax(-1) != y
     np.testing.assert_array_equal(result.queries[wrong], 1)
-    np.testing.assert_array_equal(result.queries[~success], 100)
+    np.testing.assert_array_equal(result.queries[~success], 102)
     assert np.all(np.asarray(result.best_loss)[~success] <= 0)
 
 
@@ -86,7 +88,7 @@ def test_more_queries_continue_the_same_search(ball):
     model, images, labels = problem()
     losses = [
         np.asarray(square(model, images, labels, ball, key=KEY, num_queries=n).best_loss)
-        for n in (2, 20, 200)
+        for n in (1, 20, 200)
     ]
     assert np.all(losses[0] <= losses[1]) and np.all(losses[1] <= losses[2])
     assert np.any(losses[1] < losses[2])
@@ -216,6 +218,30 @@ def test_forward_passes_only_and_none_when_all_are_done():
         assert len(calls) == 2, loop
 
 
+@pytest.mark.parametrize("loop", ["host", "compiled"])
+@pytest.mark.parametrize("ball", BALLS)
+def test_as_many_proposals_as_queries_on_the_schedule_of_the_reference(ball, loop, monkeypatch):
+    """N proposals after the start, numbered from 0 on the schedule of window sizes."""
+    steps, calls = [], []
+
+    def watched(threat_model, keys, images, natural, step, table):
+        jax.debug.callback(lambda i: steps.append(int(i)), step, ordered=True)
+        return eager_proposal(threat_model, keys, images, natural, step, table)
+
+    def never_fooled(x):
+        jax.debug.callback(lambda: calls.append(1))
+        return jnp.array([[1.0, 0.0]] * len(x))
+
+    monkeypatch.setattr(sys.modules[square.__module__], "proposal", watched)
+    images = np.full((2, 8, 8, 1), 0.5, np.float32)
+    result = square(
+        never_fooled, images, np.array([0, 0]), ball, key=KEY, num_queries=113, loop=loop
+    )
+    jax.effects_barrier()
+    assert steps == list(range(113))
+    assert len(calls) == 115 and result.queries.tolist() == [115, 115]
+
+
 def test_one_compilation_serves_every_checkpoint_and_epsilon():
     traces = []
 
@@ -252,7 +278,7 @@ def test_a_model_that_returns_nan_is_never_fooled():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"num_queries": 1}, "num_queries=1"), ({"p_init": 0.0}, "p_init=0.0")],
+    [({"num_queries": 0}, "num_queries=0"), ({"p_init": 0.0}, "p_init=0.0")],
 )
 def test_options_out_of_range_are_refused(options, message):
     model, images, labels = problem()
