@@ -78,7 +78,8 @@ class AutoAttackSpec:
 def first_examples(target: Target, identity: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Images in [0, 1] and labels of the examples that an evaluation is about."""
     num_examples = identity["num_examples"]
-    images = target.split.images[:num_examples].astype(np.float32) / np.float32(255)
+    pixels = target.split.images[:num_examples]
+    images = np.divide(pixels, np.float32(255), dtype=np.float32)
     return images, target.split.labels[:num_examples]
 
 

@@ -118,7 +118,7 @@ def fingerprint(images: np.ndarray, labels, indices, settings: dict[str, Any]) -
 
 
 class Store:
-    """Keeps the state and the adversarial images; on disk if there is a directory for them.
+    """Keeps the state, and the adversarial images: on disk if there is a directory, else in memory.
 
     Images are written in place, row by row, before the state that speaks of them, which is replaced
     as a whole: an interruption at any moment leaves a state that is true.
@@ -127,7 +127,8 @@ class Store:
     def __init__(self, directory: Path | None, images: np.ndarray):
         self.directory = directory
         self.natural = images
-        self.images: np.ndarray = images if directory is not None else images.copy()
+        self._images = images.copy() if directory is None else None
+        self._offset = 0
 
     def resume(self, fresh: State) -> State:
         """The saved state if there is one, else ``fresh``.
@@ -140,24 +141,31 @@ class Store:
         saved = self._load()
         if saved is not None:
             self._check_same(saved, fresh)
-            self.images = self._open_images()
+            self._offset = self._check_images()
             return saved
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             temporary = self.directory / (_IMAGES + ".tmp")
             with temporary.open("wb") as file:
-                np.save(file, self.natural)
+                np.save(file, np.ascontiguousarray(self.natural))
             os.replace(temporary, self.directory / _IMAGES)
         except OSError as error:
             raise ValueError(f"state_path={self.directory}: cannot be written: {error}") from error
-        self.images = self._open_images()
+        self._offset = self._check_images()
         return fresh
 
     def write(self, rows: np.ndarray, images: np.ndarray) -> None:
         """Records adversarial images."""
-        self.images[rows] = images
-        if isinstance(self.images, np.memmap):
-            self.images.flush()
+        if self._images is not None:
+            self._images[rows] = images
+            return
+        with self._path(_IMAGES).open("r+b") as file:
+            for row, image in zip(rows.tolist(), images, strict=True):
+                pixels = image.astype(self.natural.dtype).tobytes()
+                file.seek(self._offset + row * len(pixels))
+                file.write(pixels)
+            file.flush()
+            os.fsync(file.fileno())
 
     def save(self, state: State) -> None:
         """Replaces the saved state atomically."""
@@ -171,12 +179,15 @@ class Store:
         os.replace(temporary, self.directory / _ARRAYS)
 
     def in_memory(self) -> np.ndarray:
-        """The images, independent of the file if there is one."""
-        return np.array(self.images) if isinstance(self.images, np.memmap) else self.images
+        """The images. Those of a directory are read now: until then they take no memory."""
+        return np.load(self._path(_IMAGES)) if self._images is None else self._images
+
+    def _path(self, name: str) -> Path:
+        assert self.directory is not None
+        return self.directory / name
 
     def _load(self) -> State | None:
-        assert self.directory is not None
-        path = self.directory / _ARRAYS
+        path = self._path(_ARRAYS)
         if not path.exists():
             return None
         try:
@@ -186,17 +197,15 @@ class Store:
             raise _unreadable(self.directory, _ARRAYS, error) from error
         return State(**{k: v.item() if v.ndim == 0 else v for k, v in values.items()})
 
-    def _open_images(self) -> np.ndarray:
-        assert self.directory is not None
+    def _check_images(self) -> int:
+        """Looks at the file of images; returns where in it the first pixel is."""
         try:
-            # Opened for reading first: opened for writing, a truncated file would be filled up.
-            shape = np.load(self.directory / _IMAGES, mmap_mode="r").shape
-            images = np.load(self.directory / _IMAGES, mmap_mode="r+")
+            images = np.load(self._path(_IMAGES), mmap_mode="r")
         except (OSError, ValueError) as error:
             raise _unreadable(self.directory, _IMAGES, error) from error
-        if shape != self.natural.shape:
-            raise _unreadable(self.directory, _IMAGES, f"shape {shape}")
-        return images
+        if images.shape != self.natural.shape:
+            raise _unreadable(self.directory, _IMAGES, f"shape {images.shape}")
+        return images.offset
 
     def _check_same(self, saved: State, fresh: State) -> None:
         if saved.fingerprint != fresh.fingerprint:

@@ -1,5 +1,9 @@
 """Options of AutoAttack's driver that lists of attacks of one's own use."""
 
+import os
+import resource
+import subprocess
+import sys
 from functools import partial
 
 import jax.numpy as jnp
@@ -136,3 +140,48 @@ def test_targets_can_be_ranked_by_another_model():
         logits = np.array((rank_by or mlp_model())(jnp.asarray(images)))[2:]
         logits[np.arange(9), labels[2:]] = -np.inf
         np.testing.assert_array_equal(np.stack(seen, 1), np.argsort(-logits, axis=1)[:, :4])
+
+
+def brightened(logits_fn, images, labels, threat_model, *, active, **_):
+    """Breaks every example of ``bright`` below."""
+    found = threat_model.project(images + 0.1, images)
+    return AttackResult(found, active, jnp.zeros(len(images)), jnp.ones(len(images), int))
+
+
+def bright(x):
+    level = x.mean(axis=(1, 2, 3)) - 0.53
+    return jnp.stack([-level, level], axis=1)
+
+
+def peaks(state_path):
+    """Runs in a process of its own: how many times the images an evaluation takes beside them."""
+
+    def evaluate(number, path=None):
+        images = np.random.default_rng(0).random((number, 32, 32, 3), np.float32)
+        with open("/proc/self/statm") as file:
+            before = int(file.read().split()[1]) * resource.getpagesize()
+        result = attacks.autoattack(
+            bright, images, np.zeros(number, int), epsilon=0.1, version="custom", state_path=path,
+            attacks_to_run=[attacks.Attack("brightened", brightened)], batch_size=64, progress=None,
+        )  # fmt: skip
+        assert result.clean_accuracy == 1 and result.robust_accuracy == 0
+        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return (peak - before) / images.nbytes
+
+    evaluate(64)  # compiles
+    print(evaluate(10_000, state_path), evaluate(10_000))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads Linux's /proc")
+def test_ten_thousand_images_take_no_more_memory_than_their_results(tmp_path):
+    here = os.path.dirname(__file__)
+    script = f"import test_autoattack_driver as t; t.peaks({str(tmp_path / 'state')!r})"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([here, *sys.path])}
+    ran = subprocess.run(
+        [sys.executable, "-c", script], env=environment, check=True, timeout=600,
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    on_disk, in_memory = map(float, ran.stdout.split())
+    # The results are as large as the images; the process has its largest size of both runs.
+    assert 0.9 < on_disk < 1.3 and 0.9 < in_memory < 1.3
