@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
+from ancra_jax.compilation_cache import keep_compiled_programs
 from ancra_jax.errors import UsageError
 
 EXIT_USAGE = 2
@@ -20,6 +21,7 @@ def run(main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[
         if len(argv) > 1:
             fail(f"unexpected argument {argv[1]!r}: every setting is a flag, --name=value")
         logging.set_verbosity(logging.ERROR)  # Orbax reports its every step as a warning
+        keep_compiled_programs()
         try:
             return main(flags.FLAGS)
         except UsageError as error:

@@ -48,7 +48,9 @@ class AdaptiveBudget:
       num_targets: most targets of a targeted attack.
       num_restarts: of an untargeted attack along gradients.
       num_queries: queries of Square.
-      exhaustive: see ``autoattack``.
+      exhaustive: whether attacks get all examples that are classified correctly when clean, not
+        just those that are still robust. Their own accuracy is known only then.
+      targeted_on_all: whether that holds of targeted attacks too, which take a pass a target.
     """
 
     num_steps: int
@@ -56,11 +58,12 @@ class AdaptiveBudget:
     num_restarts: int
     num_queries: int
     exhaustive: bool
+    targeted_on_all: bool = True
 
 
 BUDGETS: dict[Level, AdaptiveBudget] = {
     "quick": AdaptiveBudget(20, 3, 1, 200, False),
-    "standard": AdaptiveBudget(50, 9, 1, 500, True),
+    "standard": AdaptiveBudget(50, 9, 1, 500, True, targeted_on_all=False),
     "thorough": AdaptiveBudget(100, 9, 5, 5000, True),
 }
 
@@ -134,7 +137,6 @@ def adaptive(
         state_path=state_path,
         max_seconds=max_seconds,
         progress=progress,
-        exhaustive=chosen.exhaustive,
         rank_by=ranks[0] if ranks else None,
         checks=False,
     )
@@ -197,4 +199,5 @@ def _as_attack(entry: SurrogateAttack, budget: AdaptiveBudget) -> Attack:
         options=options,
         group=entry.group,
         cost=cost,
+        exhaustive=budget.exhaustive and (budget.targeted_on_all or not entry.targeted),
     )

@@ -7,6 +7,7 @@ References:
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -72,7 +73,8 @@ def autoattack(
       key: source of all randomness; ``jax.random.key(0)`` by default.
       indices: data-set indices of the images. An example's randomness comes from its index and the
         key alone, so flags depend neither on batches, nor on order, nor on devices.
-      batch_size: rounded up to a multiple of the number of devices; 64 on CPU, else 256.
+      batch_size: of the largest batch. As few batches as that allows are made, of one size, a
+        multiple of the number of devices. 64 on CPU, else 256.
       n_target_classes: targets of apgd-t and fab-t: the classes ranked 2, 3, ... by the clean
         logits; at most all wrong classes.
       num_steps: gradient steps of APGD and FAB.
@@ -138,6 +140,8 @@ def autoattack(
         probe = job.probe()
         num_classes = probe.shape[1]
         attacks, notes = plan(version, attacks_to_run, num_classes, budget)
+        if exhaustive:
+            attacks = [replace(attack, exhaustive=True) for attack in attacks]
         num_targets = min(n_target_classes, num_classes - 1)
         settings = {
             "epsilon": float(epsilon),
@@ -146,7 +150,6 @@ def autoattack(
             "num_targets": num_targets,
             "key": np.asarray(jax.random.key_data(key)).tolist(),
             "randomized": randomized,
-            "exhaustive": exhaustive,
             "ranked_by_another": rank_by is not None,
         }
         digest = fingerprint(job.images, job.labels, job.indices, settings)
@@ -155,7 +158,8 @@ def autoattack(
             warnings += check_model(logits_fn, job.images, randomized, version)
         store = Store(None if state_path is None else Path(state_path), job.images)
         names = [attack.name for attack in attacks]
-        fresh = new_state(digest, probe, len(images), num_targets, names, exhaustive)
+        on_all = [attack.exhaustive for attack in attacks]
+        fresh = new_state(digest, probe, len(images), num_targets, names, on_all)
         state = store.resume(fresh)
         run(job, attacks, state, store, progress, max_seconds)
 

@@ -29,6 +29,8 @@ class Attack:
       group: of attacks that belong together, for the reader of the result.
       cost: forward passes that a pass spends on an example, roughly; the estimate of the remaining
         time is made of it.
+      exhaustive: whether it gets all examples that are classified correctly when clean, not just
+        those that are still robust. Its own accuracy is known only then.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Attack:
     options: dict[str, Any] = field(default_factory=dict)
     group: str = ""
     cost: float | int = 1
+    exhaustive: bool = False
 
     def num_passes(self, num_targets: int) -> int:
         """One per target, or one per restart."""
@@ -117,7 +120,10 @@ def describe(attack: Attack) -> str:
         (name, getattr(value, "__qualname__", repr(value)))
         for name, value in attack.options.items()
     )
-    return f"{attack.name} targeted={attack.targeted} restarts={attack.num_restarts} {options}"
+    return (
+        f"{attack.name} targeted={attack.targeted} restarts={attack.num_restarts} "
+        f"exhaustive={attack.exhaustive} {options}"
+    )
 
 
 def _named(name, num_classes, restarts, budget, notes):

@@ -153,12 +153,13 @@ class Pace:
     def remaining(self, state: State) -> float:
         """Seconds for the rest of this pass, of this attack, and for the later attacks."""
         targets = state.targets.shape[1]
-        attack, *later = self._attacks[state.attack :]
-        unbroken = int((state.standing() & (state.outcomes[state.attack] != BROKEN)).sum())
+        now, attack = state.attack, self._attacks[state.attack]
+        unbroken = int((state.standing(now) & (state.outcomes[now] != BROKEN)).sum())
         passes_left = attack.num_passes(targets) - state.round - 1
         cost = attack.cost * (int(state.todo.sum()) + passes_left * unbroken)
-        standing = int(state.standing().sum())
-        cost += sum(standing * other.cost * other.num_passes(targets) for other in later)
+        for number, later in enumerate(self._attacks[now + 1 :], start=now + 1):
+            standing = int(state.standing(number).sum())
+            cost += standing * later.cost * later.num_passes(targets)
         return self._seconds / max(self._cost, 1.0) * cost
 
 

@@ -38,7 +38,7 @@ class State:
       zero_gradient: examples whose input gradient was exactly 0.
       not_finite: examples with NaN or infinite logits near the clean image.
       outcomes: per attack and example 0 (not attacked), 1 (withstood) or 2 (broken).
-      exhaustive: whether an attack gets the examples that others broke, too.
+      exhaustive: per attack, whether it gets the examples that others broke, too.
     """
 
     fingerprint: str
@@ -57,16 +57,16 @@ class State:
     zero_gradient: np.ndarray
     not_finite: np.ndarray
     outcomes: np.ndarray
-    exhaustive: bool
+    exhaustive: np.ndarray
 
-    def standing(self) -> np.ndarray:
+    def standing(self, attack: int) -> np.ndarray:
         """Examples that an attack gets: the robust ones, or all that are correct when clean."""
-        return self.broken_by != CLEAN if self.exhaustive else self.robust
+        return self.broken_by != CLEAN if self.exhaustive[attack] else self.robust
 
     def end_round(self) -> None:
         """Moves on to the next pass, on what this attack has not broken."""
         self.round += 1
-        self.todo = self.standing() & (self.outcomes[self.attack] != BROKEN)
+        self.todo = self.standing(self.attack) & (self.outcomes[self.attack] != BROKEN)
         self.tackled = int(self.todo.sum())
 
     def end_attack(self) -> None:
@@ -74,7 +74,8 @@ class State:
         self.attack += 1
         self.accuracies[self.attack] = self.robust.mean()
         self.round = 0
-        self.todo = self.standing().copy()
+        if self.attack < len(self.exhaustive):
+            self.todo = self.standing(self.attack).copy()
         self.tackled = int(self.todo.sum())
 
 
@@ -84,9 +85,9 @@ def new_state(
     examples: int,
     num_targets: int,
     names: list[str],
-    exhaustive: bool,
+    exhaustive: list[bool],
 ):
-    """The state before anything is known; ``names`` are the attacks'."""
+    """The state before anything is known; ``names`` and ``exhaustive`` are the attacks'."""
     return State(
         fingerprint=digest,
         probe=probe,
@@ -104,7 +105,7 @@ def new_state(
         zero_gradient=np.zeros(examples, bool),
         not_finite=np.zeros(examples, bool),
         outcomes=np.full((len(names), examples), NOT_ATTACKED, np.int8),
-        exhaustive=exhaustive,
+        exhaustive=np.asarray(exhaustive, bool),
     )
 
 

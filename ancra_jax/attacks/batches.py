@@ -26,8 +26,12 @@ class Placement:
 
     @classmethod
     def over(cls, devices: Sequence[jax.Device], batch_size: int, examples: int) -> "Placement":
-        """Rounds the batch size up to a multiple of the devices; no larger than is needed."""
-        size = math.ceil(min(batch_size, examples) / len(devices)) * len(devices)
+        """Batches of equal size, as few as ``batch_size`` allows, so that padding is rare.
+
+        Their size is a multiple of the number of devices.
+        """
+        number = math.ceil(examples / batch_size)
+        size = math.ceil(examples / number / len(devices)) * len(devices)
         if len(devices) == 1:
             only = SingleDeviceSharding(devices[0])
             return cls(size, only, only)

@@ -97,7 +97,8 @@ def diagnose(
         that lack what they need have the value None.
       key: source of all randomness; ``jax.random.key(0)`` by default.
       indices: data-set indices of the images, from which an example's randomness is derived.
-      batch_size: rounded up to a multiple of the number of devices; 64 on CPU, else 256.
+      batch_size: of the largest batch. As few batches as that allows are made, of one size, a
+        multiple of the number of devices. 64 on CPU, else 256.
       num_steps: gradient steps of APGD.
       randomized: the model is called as ``logits_fn(images, key=key)``.
       devices: batches are sharded over them; all devices by default.

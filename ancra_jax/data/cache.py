@@ -72,8 +72,11 @@ def _facts(path: os.PathLike[str]) -> tuple[str, int, int]:
 
 
 def _directory(cache_dir: str | os.PathLike[str] | None) -> Path:
-    if cache_dir is not None:
-        return Path(cache_dir).expanduser()
+    return default_directory() if cache_dir is None else Path(cache_dir).expanduser()
+
+
+def default_directory() -> Path:
+    """``$ANCRA_JAX_CACHE``, else ``ancra_jax`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``."""
     if "ANCRA_JAX_CACHE" in os.environ:
         return Path(os.environ["ANCRA_JAX_CACHE"]).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ancra_jax"

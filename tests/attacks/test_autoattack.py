@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ancra_jax import attacks
 from ancra_jax.attacks.autoattack_attacks import Budget, plan
@@ -176,6 +178,15 @@ def test_batches_are_padded_to_one_shape():
     rows, active = zip(*placement.batches(np.array([3, 5, 6, 8, 9, 10])), strict=True)
     assert [r.tolist() for r in rows] == [[3, 5, 6, 8], [9, 10, 9, 9]]
     assert [a.tolist() for a in active] == [[True] * 4, [True, True, False, False]]
+
+
+@given(st.integers(1, 300), st.integers(1, 90))
+def test_no_batches_of_one_size_pad_less(examples, largest):
+    placement = Placement.over(jax.devices()[:1], largest, examples)
+    assert placement.batch_size <= largest
+    batches = -(-examples // largest)
+    assert len(list(placement.batches(np.arange(examples)))) == batches
+    assert 0 <= placement.batch_size * batches - examples < batches
 
 
 def test_one_compilation_for_targets_batches_and_checkpoints():
