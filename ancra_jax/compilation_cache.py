@@ -16,7 +16,7 @@ def keep_compiled_programs() -> None:
     none. The default lies beside the decoded data, and can be deleted at any time. Every kind of
     processor has its own: programs for one may not run on another that shares the home directory.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         directory = default_directory() / "compiled" / _processor()
         jax.config.update("jax_compilation_cache_dir", str(directory))
 
