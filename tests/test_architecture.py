@@ -22,7 +22,7 @@ LAYERS = [
         "interruption",
         "multihost",
     },
-    {"methods", "averaging", "components", "selection", "defences"},
+    {"methods", "averaging", "components", "selection", "defences", "compilation_cache"},
     {"train_state", "checkpoint", "metrics", "progress", "results", "workdir", "training_log"},
     {"weights", "teacher"},
     {"paper_suite", "autoattack_suite", "adaptive_suite", "diagnostics_suite"},
