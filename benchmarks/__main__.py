@@ -4,9 +4,10 @@
     python -m benchmarks --width=64 --batch_size=128 --dtype=bfloat16 --rows=natural,trades_ancra
 
 Rows are training steps by the name of their method, pgd40 (the evaluation's attack), data_pipeline
-(the batches of a step alone), autoattack (benchmarks/autoattack.py) and, on demand, gradient_loop
-(input gradients in a compiled loop, for --libraries=jax,jax_stock). Libraries take turns on the
-same weights and draws, and their first losses have to agree. Writes JSON with provenance.
+(the batches of a step alone), the attacks apgd, fab_t, square and autoattack on a small network of
+their own (benchmarks/autoattack.py) and, on demand, gradient_loop (input gradients in a compiled
+loop, for --libraries=jax,jax_stock). Libraries take turns on the same weights and draws, and their
+first losses have to agree. Writes JSON with provenance.
 """
 
 import argparse
@@ -14,9 +15,7 @@ import datetime
 import importlib.util
 import json
 import os
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,8 @@ from benchmarks.peaks import table_peak
 from configs import cifar10
 
 STEPS = ("natural", "pgd_at", "trades", "trades_ancra")
-ROWS = (*STEPS, "pgd40", "data_pipeline", "autoattack")
+ATTACKS = ("apgd", "fab_t", "square", "autoattack")
+ROWS = (*STEPS, "pgd40", "data_pipeline", *ATTACKS)
 ON_DEMAND = ("gradient_loop",)
 TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
@@ -68,11 +68,16 @@ def parse() -> argparse.Namespace:
         "--cores", type=int, help="of the host (all; 1 on a busy machine, where threads wait)"
     )
     parser.add_argument("--libraries", help="jax first; torch, torch_compile, jax_stock")
+    parser.add_argument("--attack_images", type=int, default=64, help="of the attacks, at most 69")
+    parser.add_argument("--attack_steps", type=int, help="of APGD and FAB (100; quick: 10)")
+    parser.add_argument("--attack_queries", type=int, help="of Square (5000; quick: 100)")
     parser.add_argument("--quick", action="store_true", help="a narrow network and small batches")
     parser.add_argument("--output", type=Path, help="JSON file (default: in results/benchmarks/)")
     arguments = parser.parse_args()
     arguments.width = arguments.width or (8 if arguments.quick else 64)
     arguments.batch_size = arguments.batch_size or (32 if arguments.quick else 128)
+    arguments.attack_steps = arguments.attack_steps or (10 if arguments.quick else 100)
+    arguments.attack_queries = arguments.attack_queries or (100 if arguments.quick else 5000)
     arguments.rows = arguments.rows.split(",")
     unknown = [row for row in arguments.rows if row not in (*ROWS, *ON_DEMAND)]
     if unknown:
@@ -82,7 +87,7 @@ def parse() -> argparse.Namespace:
     arguments.libraries = (arguments.libraries or default_libraries()).split(",")
     if arguments.libraries[0] != "jax":
         parser.error(f"--libraries={','.join(arguments.libraries)}: must start with jax")
-    for name in ("width", "batch_size", "turns"):
+    for name in ("width", "batch_size", "turns", *(n for n in vars(arguments) if "attack_" in n)):
         if getattr(arguments, name) < 1:
             parser.error(f"--{name}={getattr(arguments, name)}: must be at least 1")
     if arguments.output and arguments.output.exists():
@@ -103,17 +108,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     rows, peak = [], None
     print(HEADER)
     for name in arguments.rows:
-        if name == "autoattack":
-            row = autoattack(arguments)
-        else:
-            row = turns.compare(
-                name,
-                configuration(name, arguments),
-                ["jax"] if name == "data_pipeline" else arguments.libraries,
-                turns=arguments.turns,
-                turn_seconds=arguments.turn_seconds,
-                tolerance=TOLERANCE[arguments.dtype],
-            )
+        row = turns.compare(
+            name,
+            configuration(name, arguments),
+            ["jax"] if name == "data_pipeline" else arguments.libraries,
+            turns=arguments.turns,
+            turn_seconds=arguments.turn_seconds,
+            tolerance=TOLERANCE[arguments.dtype],
+        )
         rows.append(row | {"load_average": os.getloadavg()})
         peak = device_peak(rows, arguments.dtype)
         print_row(row, peak["flops"])
@@ -133,7 +135,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def configuration(row: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The configuration of a row, as plain data."""
+    """The configuration of a row, or an attack's settings, as plain data."""
+    if row in ATTACKS:
+        return {
+            "model": {"dtype": "float32"},
+            "num_images": arguments.attack_images,
+            "num_steps": arguments.attack_steps,
+            "num_queries": arguments.attack_queries,
+        }
     config = cifar10.get_config(row if row in STEPS else "natural")
     config.model.width = arguments.width
     config.model.dtype = arguments.dtype
@@ -141,22 +150,9 @@ def configuration(row: str, arguments: argparse.Namespace) -> dict[str, Any]:
     return config_lib.to_mapping(config_lib.from_mapping(config))
 
 
-def autoattack(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Runs ``benchmarks/autoattack.py``, which has settings of its own."""
-    with tempfile.TemporaryDirectory() as directory:
-        output = Path(directory) / "autoattack.json"
-        command = [sys.executable, "-m", "benchmarks.autoattack", f"--output={output}"]
-        if arguments.quick:
-            command += ["--batch=32", "--steps=10", "--repeats=1"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        return {"row": "autoattack", "report": json.loads(output.read_text())}
-
-
 def device_peak(rows: list[dict[str, Any]], dtype: str) -> dict[str, Any]:
     """The data sheet's FLOP/s, or what the faster library's matrix product reached so far."""
-    facts = [facts for row in rows for facts in row.get("libraries", {}).values()]
-    if not facts:
-        return {"flops": None, "source": None}
+    facts = [facts for row in rows for facts in row["libraries"].values()]
     listed = table_peak(facts[0]["device_kind"], dtype)
     if listed:
         return {"flops": listed, "source": "data sheet"}
@@ -165,7 +161,7 @@ def device_peak(rows: list[dict[str, Any]], dtype: str) -> dict[str, Any]:
 
 def pipeline_share(rows: list[dict[str, Any]]) -> dict[str, float]:
     """The input pipeline's time divided by that of every training step."""
-    seconds = {row["row"]: row["libraries"]["jax"]["seconds"] for row in rows if "libraries" in row}
+    seconds = {row["row"]: row["libraries"]["jax"]["seconds"] for row in rows}
     pipeline = seconds.get("data_pipeline")
     if pipeline is None:
         return {}
@@ -180,7 +176,7 @@ HEADER = (
 
 def print_row(row: dict[str, Any], peak: float | None):
     """Prints what was measured, one line for each library."""
-    for library, facts in row.get("libraries", {}).items():
+    for library, facts in row["libraries"].items():
         seconds, images = facts["seconds"], facts["images"]
         flops = row["libraries"]["jax"]["operations"] / seconds
         ratio = ""
@@ -196,8 +192,6 @@ def print_row(row: dict[str, Any], peak: float | None):
             f"{facts['compile_seconds']:>11.1f}   {ratio}",
             flush=True,
         )
-    if "report" in row:
-        print(f"{row['row']:<14}{json.dumps(row['report'])}", flush=True)
 
 
 def default_path(report: dict[str, Any]) -> Path:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,41 +15,24 @@ from ancra_jax.interop import pytorch
 from ancra_jax.methods.attack import random_start
 from ancra_jax.models.layers import gradient_rule
 from ancra_jax.train_state import create_train_state, make_train_step
-from benchmarks import flops
-from benchmarks.autoattack import timed
+from benchmarks import autoattack, flops
+from benchmarks.measure import Workload, timed
 
 IMAGE_SHAPE, NUM_CLASSES = (32, 32, 3), 10
 STEPS_PER_EPOCH = 8
-
-
-class Workload(NamedTuple):
-    """Something that is run over and over.
-
-    Attributes:
-      run: starts one run and returns arrays to wait for.
-      images: in one run.
-      operations: floating-point operations of one run, see ``benchmarks.flops``.
-      compile_seconds: before the first run.
-      loss: of the first run; that of another library with the same weights and draws is equal.
-      shared: those weights and draws.
-    """
-
-    run: Callable[[], Any]
-    images: int
-    operations: int
-    compile_seconds: float
-    loss: float | None
-    shared: dict[str, np.ndarray]
 
 
 def create(row: str, config_values: Mapping[str, Any], stock: bool = False) -> Workload:
     """Builds the workload of a row and runs it once.
 
     Args:
-      row: a key of ``makers``, or anything else for the configuration's training step.
-      config_values: a configuration as plain data.
+      row: of ``benchmarks.autoattack``, a key of ``makers``, or anything else for the
+        configuration's training step.
+      config_values: a configuration, or the attack's settings, as plain data.
       stock: with JAX's own rule for convolutions.
     """
+    if row in autoattack.ROWS:
+        return autoattack.create(row, config_values)
     config = config_lib.from_mapping(config_values)
     makers = {
         "pgd40": evaluation_attack,
@@ -106,7 +89,12 @@ def training_step(config: Config) -> Workload:
         return metrics
 
     return Workload(
-        run, config.batch_size, operations, compile_seconds, float(metrics["loss"]), shared
+        run,
+        config.batch_size,
+        compile_seconds,
+        float(metrics["loss"]),
+        operations=operations,
+        shared=shared,
     )
 
 
@@ -135,7 +123,7 @@ def evaluation_attack(config: Config) -> Workload:
         "labels": np.asarray(labels),
         "start_adversarial": np.asarray(start),
     }
-    return Workload(run, len(images), operations, first - again, loss, shared)
+    return Workload(run, len(images), first - again, loss, operations=operations, shared=shared)
 
 
 def gradient_loop(config: Config, steps: int = 5) -> Workload:
@@ -159,7 +147,7 @@ def gradient_loop(config: Config, steps: int = 5) -> Workload:
     compile_seconds, compiled = timed(lambda: jax.jit(ascend).lower(images, variables).compile())
     run = partial(compiled, images, variables)
     return Workload(
-        run, len(images), operations, compile_seconds, float(loss(run(), variables)), {}
+        run, len(images), compile_seconds, float(loss(run(), variables)), operations=operations
     )
 
 
@@ -180,7 +168,7 @@ def data_pipeline(config: Config) -> Workload:
         step, images = compiled(step, split, order)
         return images
 
-    return Workload(run, config.batch_size, 0, compile_seconds, None, {})
+    return Workload(run, config.batch_size, compile_seconds, loss=None)
 
 
 def _batches(config, mesh):

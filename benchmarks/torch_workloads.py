@@ -11,20 +11,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from benchmarks.autoattack import timed
+from benchmarks import torch_autoattack
+from benchmarks.measure import Workload, timed
 from benchmarks.torch_network import ResNet18
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 START_SIGMA = 0.001
-
-
-class Workload(NamedTuple):
-    """See ``benchmarks.jax_workloads.Workload``."""
-
-    run: Callable[[], Any]
-    images: int
-    compile_seconds: float
-    loss: float
 
 
 class Draws(NamedTuple):
@@ -47,6 +39,8 @@ def create(
     row: str, config: Mapping[str, Any], shared: Mapping[str, np.ndarray], compiled: bool
 ) -> Workload:
     """Builds the workload of a row and runs it once, on the weights and draws that are shared."""
+    if row in torch_autoattack.ROWS:
+        return torch_autoattack.create(row, config, shared, compiled)
     torch.backends.cudnn.benchmark = True
     network = ResNet18(config["model"]["width"], 10, config["model"]["reverse_attention"])
     prefix = "weight/"

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.autoattack import resident_mib
+from benchmarks.measure import resident_mib
 from benchmarks.peaks import matmul_peak
 
 LIBRARIES = {
@@ -61,7 +61,8 @@ def _build(library: ModuleType, request: dict[str, Any]) -> tuple[Any, dict[str,
             shared = dict(file)
         workload = library.create(row, config, shared, request["library"] == "torch_compile")
         facts["version"] = f"torch {torch.__version__}"
-    facts |= {name: getattr(workload, name) for name in ("images", "compile_seconds", "loss")}
+    names = ("images", "compile_seconds", "loss", "robust_accuracy")
+    facts |= {name: getattr(workload, name) for name in names}
     size = 1024 if library.device_mib() is None else 8192
     facts["matmul_flops"] = matmul_peak(library.matmul(size, config["model"]["dtype"]), size)
     return workload, facts

@@ -9,7 +9,7 @@ import pytest
 
 from ancra_jax import models
 from benchmarks import __main__ as command
-from benchmarks import flops, peaks, turns
+from benchmarks import autoattack, flops, peaks, turns
 
 
 def convolution(images, kernel, stride=1, padding="VALID"):
@@ -126,3 +126,30 @@ def test_pytorchs_step_is_the_same_computation(row, monkeypatch):
     theirs = torch_workloads.create(row, config, ours.shared, compiled=False)
     np.testing.assert_allclose(theirs.loss, ours.loss, rtol=1e-4)
     assert np.isfinite(ours.loss) and ours.operations > 0
+
+
+SHORT = {"num_images": 12, "num_steps": 6, "num_queries": 40}
+
+
+@pytest.mark.parametrize("row", ["apgd", "square"])
+def test_attacks_on_the_small_network(row):
+    work = autoattack.create(row, SHORT)
+    assert work.images == 12 and 0 < work.robust_accuracy < 1
+    assert (work.loss is None) == (row == "square")
+    assert work.shared["w.c1.weight"].shape == (24, 3, 3, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", command.ATTACKS)
+def test_pytorchs_attack_is_the_same_computation(row):
+    pytest.importorskip("torch")
+    from benchmarks import torch_autoattack
+
+    assert command.ATTACKS == autoattack.ROWS == torch_autoattack.ROWS
+    ours = autoattack.create(row, SHORT)
+    theirs = torch_autoattack.create(row, SHORT, ours.shared, compiled=False)
+    if ours.loss is not None:
+        np.testing.assert_allclose(theirs.loss, ours.loss, rtol=1e-4)
+        assert theirs.robust_accuracy == ours.robust_accuracy
+    # Random numbers differ: an example more or less.
+    assert abs(theirs.robust_accuracy - ours.robust_accuracy) < 1.5 / ours.images
