@@ -1,5 +1,10 @@
 import functools
 import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -17,11 +22,17 @@ from ancra_jax.report_data import load_runs
 from ancra_jax.results import ResultStore, read_arrays
 from ancra_jax.train import train
 
+EPSILON = 0.06  # of the attacks in evaluation: leaves some to each, and breaks some
+
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
+    """A network with reverse attention that has learnt enough to be attacked."""
     path = tmp_path_factory.mktemp("evaluated") / "run"
-    train(small_config("trades_ra"), str(path))
+    enough = {"epochs": 8, "selection__every_epochs": 4, "data__train_examples": 800}
+    easy = {"attack__epsilon": 0.02, "attack__num_steps": 1}
+    config = small_config("trades_ra", **enough, **easy, evaluation__epsilon=EPSILON)
+    train(config, str(path))
     return path
 
 
@@ -44,7 +55,7 @@ def test_results_and_their_files_agree(workdir):
         np.testing.assert_array_equal(arrays["correct"], correct)
         assert result["accuracy"] == correct.mean()
         assert result["num_correct"] == correct.sum()
-        assert arrays["norms"].max() <= 0.1 + 1e-6
+        assert arrays["norms"].max() <= EPSILON + 1e-6
         assert {"jax", "ancra-jax"} <= set(result["versions"])
     assert not np.any(arrays_of(workdir, "natural")["norms"])
 
@@ -96,7 +107,7 @@ def test_an_interrupted_evaluation_continues_to_the_same_numbers(workdir, monkey
 
 def test_the_last_checkpoint_is_evaluated_beside_the_best(workdir):
     result = evaluate(str(workdir), suite="quick", checkpoint="last")[0]
-    assert result["step"] == 8 and result["checkpoint"] == "last"
+    assert result["step"] == 8 * (800 - 32) // 32 and result["checkpoint"] == "last"
     assert (workdir / "evaluation/last/natural.json").exists()
 
 
@@ -193,16 +204,20 @@ TINY = attacks.AdaptiveBudget(
 )
 
 
-@pytest.fixture
-def tiny_attacks(monkeypatch):
+def shorten(patch):
     """AutoAttack and the adaptive attacks with next to no steps."""
     full = autoattack_suite.autoattack
 
     def one_attack(*args, version, **options):
         return full(*args, version="custom", attacks_to_run=["apgd-ce"], num_steps=2, **options)
 
-    monkeypatch.setattr(autoattack_suite, "autoattack", one_attack)
-    monkeypatch.setitem(BUDGETS, "quick", TINY)
+    patch.setattr(autoattack_suite, "autoattack", one_attack)
+    patch.setitem(BUDGETS, "quick", TINY)
+
+
+@pytest.fixture
+def tiny_attacks(monkeypatch):
+    shorten(monkeypatch)
 
 
 @pytest.mark.slow
@@ -248,6 +263,67 @@ def test_adaptive_attacks_on_a_work_directory(workdir, tmp_path, tiny_attacks, c
     assert f"robust accuracy: {survivors.mean():.2%}" in printed
     assert "that AutoAttack leaves are broken by adaptive attacks" in printed
     assert all(name in printed for name in names)
+
+
+def command(workdir, killed_at=0):
+    """Runs ``evaluate --suite=adaptive``; killed where it would save its state the n-th time."""
+    script = f"""
+import os, signal
+import pytest, test_evaluate as t
+from ancra_jax import cli, evaluate
+from ancra_jax.attacks.autoattack_state import Store
+
+def save(self, state, saved=[], save=Store.save):
+    saved.append(state)
+    if len(saved) == {killed_at}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    save(self, state)
+
+Store.save = save
+t.shorten(pytest.MonkeyPatch())
+cli.run(evaluate.main, evaluate.define_flags)
+"""
+    flags = [
+        f"--workdir={workdir}", "--suite=adaptive", "--adaptive_budget=quick", "--batch_size=4",
+        "--num_examples=12", "--checkpoint=last",
+    ]  # fmt: skip
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(["tests", *sys.path]),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    return subprocess.run(
+        [sys.executable, "-c", script, *flags], env=environment, capture_output=True, text=True,
+        timeout=600,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tiny_attacks", "quick_compilation")
+def test_a_killed_suite_continues_to_the_same_flags(workdir, tmp_path):
+    options = {"suite": "adaptive", "adaptive_budget": "quick", "num_examples": 12, "batch_size": 4}
+    for name in ("whole", "killed"):
+        shutil.copytree(workdir, tmp_path / name, ignore=lambda *_: ["evaluation"])
+    whole = evaluate(str(tmp_path / "whole"), checkpoint="last", **options)[-1]
+    killed = command(tmp_path / "killed", killed_at=17)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    directory = tmp_path / "killed/evaluation/last"
+    assert not (directory / "adaptive.json").exists()
+    (state,) = directory.glob("adaptive.*.state/state.npz")
+    with np.load(state) as half:
+        assert 1 < half["attack"] < len(whole["attacks"]) - 1
+    continued = command(tmp_path / "killed")
+    assert continued.returncode == 0, continued.stderr
+    assert "robust accuracy" in continued.stdout and not list(directory.glob("*.state"))
+    found = json.loads((directory / "adaptive.json").read_text())
+    for name in ("attacks", "accuracy_after", "accuracy", "warnings", "complete"):
+        assert found[name] == whole[name], name
+    assert found["gate"] == pytest.approx(whole["gate"], rel=1e-4)
+    arrays = arrays_of(tmp_path / "killed", "adaptive", "last")
+    expected = arrays_of(tmp_path / "whole", "adaptive", "last")
+    assert 0 < expected["correct"].mean() < 1 and len(set(expected["broken_by"])) > 3
+    for name in ("correct", "broken_by", "target", "queries"):
+        np.testing.assert_array_equal(arrays[name], expected[name], name)
+    np.testing.assert_allclose(arrays["norms"], expected["norms"], atol=1e-6)
 
 
 @pytest.mark.slow

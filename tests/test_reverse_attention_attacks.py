@@ -10,7 +10,6 @@ from reference_weights import random_variables
 from small_runs import TinyNetwork
 
 from ancra_jax import attacks
-from ancra_jax.attacks.adaptive import BUDGETS
 from ancra_jax.attacks.batches import Placement
 from ancra_jax.attacks.surrogates import declared
 from ancra_jax.defences import branch_maximum, gate_statistics, reverse_attention
@@ -271,32 +270,3 @@ def test_gate_statistics(batch):
     nothing = gate_statistics(predict, images, adversarial, labels, broken & False, placement)
     assert nothing["last_mask_changes"] is None
     assert nothing["final_is_last_mask"] == found["final_is_last_mask"]
-
-
-def test_the_suite_on_a_network_with_reverse_attention(monkeypatch):
-    """Sound, exhaustive, and independent of the size of batches."""
-    predict = network(5)
-    images, _ = examples(12)
-    images, labels = np.asarray(images), np.asarray(jnp.argmax(predict(images).logits, -1))
-    budget = attacks.AdaptiveBudget(
-        num_steps=5, num_targets=1, num_restarts=1, num_queries=10, exhaustive=True
-    )
-    monkeypatch.setitem(BUDGETS, "quick", budget)
-    attack = partial(
-        attacks.adaptive, predict, images, labels, epsilon=0.02, budget="quick",
-        defences=declared(MODULE, predict), progress=None,
-    )  # fmt: skip
-    result = attack(batch_size=12)
-    assert 0 < result.robust_accuracy < 1
-    broken = ~result.robust
-    judged = attacks.is_adversarial(predict, result.images, images, labels, attacks.Linf(0.02))
-    np.testing.assert_array_equal(judged, broken)
-    assert {record.attacked for record in result.records} == {12}
-    accuracies = [record.own_accuracy for record in result.records]
-    assert len(set(accuracies)) > 1 and result.robust_accuracy <= min(accuracies)
-    order = [record.name for record in result.records]
-    assert order[0] == "a6-square-gate2"  # ten queries are the cheapest here
-    assert order.index("a4-joint-2-cross_entropy") < order.index("a7-trunk-warm")
-    again = attack(batch_size=5)
-    np.testing.assert_array_equal(again.broken_by, result.broken_by)
-    assert again.records == result.records

@@ -71,17 +71,20 @@ class Job:
         return WithKeys(self.model, example_keys(key, indices))
 
     def probe(self) -> np.ndarray:
-        """Clean logits of the first few images.
+        """Clean logits of the first few images, as many whatever the size of batches.
 
         Raises:
           ValueError: logits of a wrong shape or not finite.
         """
-        rows, _ = next(self.placement.batches(np.arange(len(self.images))))
-        indices = self.placement.place(self.indices[rows])
-        model = self.judged_model(CLEAN, 0, indices)
-        logits = np.asarray(forward(model, self.placement.place(self.images[rows])))
-        check_logits(logits, len(rows))
-        return logits[: min(_PROBED, len(self.images))]
+        first = np.arange(min(_PROBED, len(self.images)))
+        parts = []
+        for rows, active in self.placement.batches(first):
+            indices = self.placement.place(self.indices[rows])
+            model = self.judged_model(CLEAN, 0, indices)
+            logits = np.asarray(forward(model, self.placement.place(self.images[rows])))
+            check_logits(logits, len(rows))
+            parts.append(logits[active])
+        return np.concatenate(parts)
 
 
 def run(

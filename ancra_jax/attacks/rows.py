@@ -34,6 +34,24 @@ def over_several_devices(tree: Any) -> bool:
     return any(isinstance(x, jax.Array) and len(x.devices()) > 1 for x in jax.tree.leaves(tree))
 
 
+def where_the_batch_is(tree: Any, batch: jax.Array) -> Any:
+    """Puts those arrays of the tree that are not on the batch's devices on all of them.
+
+    A model that AutoAttack's driver is given is put there by the driver; what a surrogate keeps of
+    it, or of other models, is not.
+    """
+    sharding = batch.sharding
+    everywhere = sharding
+    if isinstance(sharding, NamedSharding):
+        everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+
+    def put(leaf):
+        elsewhere = isinstance(leaf, jax.Array) and leaf.devices() != batch.devices()
+        return jax.device_put(leaf, everywhere) if elsewhere else leaf
+
+    return jax.tree.map(put, tree)
+
+
 def layout_of(state: Any, operands: Any) -> Layout | None:
     """The layout in which every device can work by itself.
 

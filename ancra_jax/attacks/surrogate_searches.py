@@ -12,6 +12,7 @@ from ancra_jax.attacks.gradients import evaluator
 from ancra_jax.attacks.model import Images, LogitsFn, example_keys
 from ancra_jax.attacks.pgd import pgd
 from ancra_jax.attacks.results import AttackResult
+from ancra_jax.attacks.rows import where_the_batch_is
 from ancra_jax.attacks.square import square
 from ancra_jax.attacks.success import is_adversarial
 from ancra_jax.attacks.surrogates import ObjectiveOf
@@ -37,7 +38,7 @@ def _apgd(
         before, start = None, None
     else:
         start = surface_start(threat_model, example_keys(key, indices), images)
-        judged = evaluator(warm_start(labels, targets), logits_fn)
+        judged = evaluator(_on_batch(warm_start, labels, targets), logits_fn)
         before = run_apgd(judged, start, images, labels, threat_model, num_steps=num_steps)
         start = before.best_images
     found = apgd(
@@ -45,7 +46,7 @@ def _apgd(
         images,
         labels,
         threat_model,
-        loss=objective(labels, targets),
+        loss=_on_batch(objective, labels, targets),
         key=key,
         indices=indices,
         active=active,
@@ -77,7 +78,7 @@ def _pgd(
     targets: Int[Array, "batch"] | None = None,
 ) -> AttackResult:
     """PGD along the objective, from a random start in steps of a quarter epsilon."""
-    ascended = objective(labels, targets)
+    ascended = _on_batch(objective, labels, targets)
     last = pgd(
         ascended,
         images,
@@ -115,7 +116,7 @@ def _square(
         images,
         labels,
         threat_model,
-        objective=objective(labels, targets),
+        objective=_on_batch(objective, labels, targets),
         num_queries=num_queries,
         key=key,
         indices=indices,
@@ -124,6 +125,10 @@ def _square(
 
 
 SEARCHES: dict[str, Callable[..., AttackResult]] = {"apgd": _apgd, "pgd": _pgd, "square": _square}
+
+
+def _on_batch(objective, labels, targets):
+    return where_the_batch_is(objective(labels, targets), labels)
 
 
 @jax.jit

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ancra_jax.attacks.batches import Placement
 from ancra_jax.attacks.gradients import value_and_input_gradient
-from ancra_jax.attacks.model import LogitsFn, model_outputs
+from ancra_jax.attacks.model import LogitsFn, as_pytree, model_outputs
 from ancra_jax.defences.attention_objective import AttentionObjective, ascent
 
 Images = Float[np.ndarray, "examples height width channels"]
@@ -38,6 +38,7 @@ def gate_statistics(
       f_y - f_k and a_2[y] - a_2[k] on the natural images, k the largest wrong logit of a_2. None
       where there are no such examples.
     """
+    predict = placement.replicate(as_pytree(predict))
     natural = _over_batches(_predictions, predict, placement, np.arange(len(images)), images)
     rows = np.flatnonzero(broken)
     attacked = _over_batches(_predictions, predict, placement, rows, adversarial)
