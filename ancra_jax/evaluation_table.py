@@ -108,7 +108,7 @@ def _print_attacks(
         )
     for name, value in (result["gate"] or {}).items():
         if value is not None:
-            console.print(f"{_GATE[name]}: {value:.2f}", soft_wrap=True)
+            console.print(f"{_GATE.get(name, name)}: {value:.2f}", soft_wrap=True)
 
 
 def print_diagnosis(console: Console, result: dict[str, Any], store: ResultStore):

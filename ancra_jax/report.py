@@ -61,7 +61,12 @@ def report(workdirs: Sequence[str], output: str) -> str:
     tables = report_table.accuracy_tables(rows, several)
     if any(row.rungs or row.diagnosis for row in rows):
         tables.insert(0, report_ladder.ladder_table(rows, several))
-    for table in (report_ladder.adaptive_table(rows), report_ladder.checks_table(rows)):
+    for more in (
+        report_ladder.adaptive_table,
+        report_ladder.gate_table,
+        report_ladder.checks_table,
+    ):
+        table = more(rows)
         tables += [table] if table else []
     origins = report_table.runs_table(rows)
     notes = [*report_table.notes(runs, rows, several), *report_ladder.ladder_notes(rows)]

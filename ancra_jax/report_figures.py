@@ -145,20 +145,20 @@ def _style(run: Run, runs: Sequence[Run], labels: Sequence[str]) -> dict[str, An
 
 
 def _ladder(row: Row) -> bytes:
-    names = sorted(row.accuracy, key=lambda name: attack_order(name, LADDER))
+    names = sorted(row.common_accuracy, key=lambda name: attack_order(name, LADDER))
     labels = [display_name(name).replace(" (p)", "\nwith p") for name in names]
     figure = Figure(figsize=(max(5.0, 0.95 * len(names) + 2), 3.6), layout="constrained")
     axes = figure.subplots()
     for position, name in enumerate(names):
         colour = _BARS[name if name in (NATURAL, ADAPTIVE) else scenario_of(name)]
-        _bar(axes, position, row.accuracy[name], colour, fooled=name in row.fooled_attacks)
+        _bar(axes, position, row.common_accuracy[name], colour, fooled=name in row.fooled_attacks)
     if row.worst_case:
         labels.append("Worst\ncase")
         _bar(axes, len(names), row.worst_case.accuracy, _BARS["worst"], row.worst_case.interval[1])
         low, high = (100 * bound for bound in row.worst_case.interval)
         axes.vlines(len(names), low, high, color=INK, linewidth=1.5)
     if NATURAL in row.accuracy:
-        axes.axhline(100 * row.accuracy[NATURAL], color=INK, linestyle=":", linewidth=1)
+        axes.axhline(100 * row.common_accuracy[NATURAL], color=INK, linestyle=":", linewidth=1)
     clean(axes, f"{row.title}\n{_setting(row)}")
     axes.set_xticks(range(len(labels)), labels)
     axes.tick_params(axis="x", length=0, labelsize=11)
@@ -198,8 +198,7 @@ def _bar(
 
 
 def _setting(row: Row) -> str:
-    counts = " / ".join(map(str, row.examples))
-    return f"{row.data}, {counts} examples, {row.norm} epsilon {row.epsilon:.4g}"
+    return f"{row.data}, {row.examples[0]} examples, {row.norm} epsilon {row.epsilon:.4g}"
 
 
 def clean(axes: Axes, title: str):

@@ -7,6 +7,28 @@ from ancra_jax.report_rows import Row, SeedsRow
 from ancra_jax.report_rungs import RUNGS
 from ancra_jax.report_table import MISSING, Table, cell, worst_cell
 
+COSINE = "gradient_cosine"
+# Of natural images; a star marks adversarial ones.
+_GATE = {
+    "final_is_last_mask": "argmax f = c_2",
+    "masks_agree": "c_1 = c_2",
+    "final_is_last_mask_adversarial": "argmax f = c_2 *",
+    "masks_agree_adversarial": "c_1 = c_2 *",
+    "last_mask_changes": "c_2 flipped *",
+    COSINE: "Cosine",
+}
+_GATE_NOTES = (
+    "Masks of reverse attention: the final logits f see the features through the masks of the "
+    "classes c_1 and c_2 that the auxiliary logits a_1 and a_2 choose; no gradient passes this "
+    "choice. argmax f = c_2 and c_1 = c_2: on how many of the natural images, and (*) of the "
+    "adversarial images of the examples that the adaptive attacks broke. Near 100 %, the final "
+    "logits only repeat what was chosen before them.",
+    "c_2 flipped: of how many broken examples the last mask is another class's on the adversarial "
+    "image. Near 100 %, they were broken by the choice that no gradient passes. Cosine: between "
+    "the input gradients of the margins of f and of a_2, natural images, mean. Near 1, attacks on "
+    "f push the same way as attacks on a_2; near 0 or below they do not.",
+)
+
 
 def ladder_table(rows: Sequence[Row], seeds: Sequence[SeedsRow]) -> Table:
     """The worst case first, then the rungs; the gap between them is the gap to the claim."""
@@ -14,22 +36,22 @@ def ladder_table(rows: Sequence[Row], seeds: Sequence[SeedsRow]) -> Table:
     shown = [name for name in RUNGS if any(name in row.rungs for row in evaluated)]
     lines = [
         [
-            *(row.label, str(row.seed), row.checkpoint, worst_cell(row)),
-            *(cell(row.rungs.get(name)) for name in shown),
+            *(row.label, str(row.seed), row.checkpoint, _examples(row.examples)),
+            *(worst_cell(row), *(cell(row.rungs.get(name)) for name in shown)),
             row.diagnosis.verdict if row.diagnosis else MISSING,
         ]
         for row in evaluated
     ]
     lines += [
         [
-            *(one.label, f"{len(one.seeds)} seeds", one.checkpoint, worst_cell(one)),
-            *(cell(one.rungs.get(name)) for name in shown),
+            *(one.label, f"{len(one.seeds)} seeds", one.checkpoint, _examples(one.examples)),
+            *(worst_cell(one), *(cell(one.rungs.get(name)) for name in shown)),
             MISSING,
         ]
         for one in seeds
     ]
-    headers = ["Model", "Seed", "Checkpoint", "Worst case [95 %]", *shown, "Diagnosis"]
-    return Table("From the claim to the worst case", headers, lines, numeric=len(shown) + 2)
+    headers = ["Model", "Seed", "Checkpoint", "Examples", "Worst case [95 %]", *shown, "Diagnosis"]
+    return Table("From the claim to the worst case", headers, lines, numeric=len(shown) + 3)
 
 
 def adaptive_table(rows: Sequence[Row]) -> Table | None:
@@ -51,6 +73,21 @@ def adaptive_table(rows: Sequence[Row]) -> Table | None:
     return Table(title, [*headers, "By it alone"], lines, numeric=4) if lines else None
 
 
+def gate_table(rows: Sequence[Row]) -> Table | None:
+    """How the part without a gradient behaves, of reverse attention its masks; None if unknown."""
+    shown = dict.fromkeys(name for row in rows for name in row.gate)
+    lines = [
+        [
+            *(row.label, str(row.seed), row.checkpoint),
+            *(_gate_cell(name, row.gate.get(name)) for name in shown),
+        ]
+        for row in rows
+        if row.gate
+    ]
+    headers = ["Model", "Seed", "Checkpoint", *(_GATE.get(name, name) for name in shown)]
+    return Table("What hides the gradient", headers, lines, numeric=len(shown)) if lines else None
+
+
 def checks_table(rows: Sequence[Row]) -> Table | None:
     """The checks of the diagnostics that fired, and the verdicts; None if none was run."""
     lines = [
@@ -69,6 +106,11 @@ def checks_table(rows: Sequence[Row]) -> Table | None:
 def ladder_notes(rows: Sequence[Row]) -> Iterable[str]:
     """What a reader must know of the ladder."""
     evaluated = [row for row in rows if row.rungs]
+    if evaluated:
+        yield (
+            "The ladder is of the first examples of the test split, as many as all attacks on the "
+            "model saw (column Examples), so that its worst case is never above a single attack."
+        )
     if any("With p" in row.rungs for row in evaluated):
         yield (
             "With p (in the first table): the examples that no attack on the auxiliary heads "
@@ -81,6 +123,8 @@ def ladder_notes(rows: Sequence[Row]) -> Iterable[str]:
                 f"{row.title}: **an upper bound**. Reverse attention hides its gradient, and no "
                 f"attack made for that was run. Run `{command}`."
             )
+    if any(name in _GATE for row in rows for name in row.gate):
+        yield from _GATE_NOTES
     meanings = {
         check.name: check.meaning for row in rows if row.diagnosis for check in row.diagnosis.fired
     }
@@ -90,6 +134,16 @@ def ladder_notes(rows: Sequence[Row]) -> Iterable[str]:
         if row.accuracy and row.diagnosis is None:
             command = f"{evaluate_command(row.workdir, row.checkpoint)} --suite=diagnostics"
             yield f"{row.title}: not diagnosed. Run `{command}`."
+
+
+def _examples(numbers: Sequence[int]) -> str:
+    return str(numbers[0]) if numbers else MISSING
+
+
+def _gate_cell(name: str, value: float | None) -> str:
+    if value is None or (name in _GATE and name != COSINE):
+        return cell(value)
+    return f"{value:.2f}"
 
 
 def _check(check):

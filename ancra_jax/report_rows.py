@@ -18,7 +18,7 @@ from ancra_jax.report_names import (
     evaluate_commands,
     scenario_of,
 )
-from ancra_jax.report_rungs import adaptive_attacks, rungs_of
+from ancra_jax.report_rungs import adaptive_attacks, common_accuracy, gate_of, rungs_of
 
 # The order of the paper's tables.
 FAMILIES = ("Nat", "PGD", "FGSM", "C&W", "AA")
@@ -68,7 +68,9 @@ class Row:
       provenance: what made the numbers; several entries where the attacks differ in it.
       reverse_attention: whether the network has it.
       rungs: see ``report_rungs``.
+      common_accuracy: as ``accuracy``, on the first examples that all attacks saw, as ``rungs``.
       adaptive: what each adaptive attack did.
+      gate: what the defence says of its part without a gradient, as numbers.
       diagnosis: of the checkpoint, if there is one.
     """
 
@@ -91,7 +93,9 @@ class Row:
     provenance: dict[str, list[str]] = field(default_factory=dict)
     reverse_attention: bool = False
     rungs: dict[str, float] = field(default_factory=dict)
+    common_accuracy: dict[str, float] = field(default_factory=dict)
     adaptive: tuple[dict[str, Any], ...] = ()
+    gate: dict[str, float] = field(default_factory=dict)
     diagnosis: ReportedDiagnosis | None = None
 
     @property
@@ -139,6 +143,7 @@ class SeedsRow:
     seeds: tuple[int, ...]
     worst_case: Spread | None
     accuracy: dict[str, Spread]
+    examples: tuple[int, ...]
     mean: dict[str, Spread]
     fooled_attacks: tuple[str, ...]
     rungs: dict[str, Spread]
@@ -210,7 +215,9 @@ def _evaluated_row(run: Run, evaluation: Evaluation) -> Row:
         fooled_attacks=evaluation.fooled_attacks(),
         evaluate=evaluate_commands(run.workdir, evaluation.checkpoint, records),
         rungs=rungs_of(evaluation),
+        common_accuracy=common_accuracy(evaluation),
         adaptive=adaptive_attacks(evaluation),
+        gate=gate_of(evaluation),
         diagnosis=evaluation.diagnosis,
         warnings=tuple(
             f"{display_name(name)}: {warning}"
@@ -260,6 +267,7 @@ def _seeds_row(rows: list[Row]) -> SeedsRow:
         seeds=tuple(row.seed for row in rows),
         worst_case=_spread([one.accuracy for one in worst_cases]) if alike else None,
         accuracy=_spreads([row.accuracy for row in rows]),
+        examples=rows[0].examples,
         mean=_spreads([row.mean for row in rows]) if alike else {},
         fooled_attacks=tuple({name: None for row in rows for name in row.fooled_attacks}),
         rungs=_spreads([row.rungs for row in rows]),

@@ -16,9 +16,18 @@ RUNGS = ("Nat", "FGSM", "PGD", "AutoAttack", "With p", "Adaptive")
 """With p: the examples that no attack with p breaks. Worst case: those that nothing breaks."""
 
 
+def common_accuracy(evaluation: Evaluation) -> dict[str, float]:
+    """The accuracy under each attack on the first examples, as many as all of them saw.
+
+    On these the worst case is never above a single attack.
+    """
+    count = evaluation.num_examples
+    return {name: float(one.correct[:count].mean()) for name, one in evaluation.results.items()}
+
+
 def rungs_of(evaluation: Evaluation) -> dict[str, float]:
-    """The accuracy on every rung that was climbed, as a fraction."""
-    accuracy = {name: float(one.correct.mean()) for name, one in evaluation.results.items()}
+    """The accuracy on every rung that was climbed, as a fraction; see ``common_accuracy``."""
+    accuracy = common_accuracy(evaluation)
     pgd = sorted((name for name in accuracy if display_name(name).startswith("PGD")), key=len)
     pgd = [name for name in pgd if scenario_of(name) == "without_p"]
     rungs = {
@@ -39,3 +48,11 @@ def adaptive_attacks(evaluation: Evaluation) -> tuple[dict[str, Any], ...]:
     if ADAPTIVE not in evaluation.results:
         return ()
     return tuple(evaluation.results[ADAPTIVE].record.get("attacks", ()))
+
+
+def gate_of(evaluation: Evaluation) -> dict[str, float]:
+    """How the part without a gradient behaves, as the adaptive attacks' result file says."""
+    if ADAPTIVE not in evaluation.results:
+        return {}
+    gate = evaluation.results[ADAPTIVE].record.get("gate") or {}
+    return {name: value for name, value in gate.items() if value is not None}

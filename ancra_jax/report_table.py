@@ -158,7 +158,7 @@ def notes(runs: Sequence[Run], rows: Sequence[Row], seeds_rows: Sequence[SeedsRo
             counts = ", ".join(f"{display_name(k)} {v}" for k, v in row.num_examples.items())
             lines.append(
                 f"{row.title}: the attacks saw different numbers of examples ({counts}); the worst "
-                f"case is of the first {row.examples[0]}."
+                f"case and the ladder are of the first {row.examples[0]}."
             )
     lines += [
         f"Rows of several seeds: mean ± sample standard deviation over the seeds "

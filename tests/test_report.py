@@ -239,7 +239,28 @@ def test_attacks_on_fewer_examples_meet_on_the_first(tmp_path):
     (row,) = cells(text, "Without p")
     assert row["AA"] == "100.00"
     assert numbers(tmp_path / "out")["rows"][0]["worst_case"]["num_examples"] == 4
-    assert "Nat 10, PGD-40 10, FGSM 10, AA 4); the worst case is of the first 4" in text
+    assert "AA 4); the worst case and the ladder are of the first 4" in text
+    (ladder,) = cells(text, "From the claim to the worst case")
+    assert ladder["Examples"] == "4" and ladder["Worst case [95 %]"].startswith("**100.00**")
+    assert {ladder[name] for name in ("Nat", "FGSM", "PGD", "AutoAttack")} == {"100.00"}
+
+
+def test_no_rung_is_below_the_worst_case(tmp_path):
+    """The last six examples, which not all attacks saw, would put FGSM far below the rest."""
+    path = tmp_path / "run"
+    make_run(path, {"natural": NATURAL, "fgsm": (1,) * 4 + (0,) * 6, "pgd40": PGD})
+    write_result(path, "autoattack", (1, 1, 1, 0, 0))
+    write_result(path, "adaptive", (1, 1, 0, 1))
+    text = report([str(path)], str(tmp_path / "out"))
+    (row,) = cells(text, "From the claim to the worst case")
+    expected = {"Nat": 100.0, "FGSM": 100.0, "PGD": 100.0, "AutoAttack": 75.0, "Adaptive": 75.0}
+    assert {name: float(row[name]) for name in expected} == expected
+    assert row["Worst case [95 %]"].startswith("**50.00**") and row["Examples"] == "4"
+    assert "the first examples of the test split, as many as all attacks" in text
+    (content,) = numbers(tmp_path / "out")["rows"]
+    assert min(content["common_accuracy"].values()) >= content["worst_case"]["accuracy"]
+    assert content["accuracy"]["fgsm"] == 0.4  # of all ten, in the tables of single attacks
+    assert cells(text, "Without p")[0]["FGSM"] == "40.00"
 
 
 def test_results_of_another_step_are_left_out(tmp_path):
@@ -449,6 +470,13 @@ ATTACKS = [
 ]
 
 
+GATE = {
+    "final_is_last_mask": 0.9, "masks_agree": 1.0, "masks_agree_adversarial": None,
+    "last_mask_changes": 0.875, "gradient_cosine": -0.25,
+    "depth": 3.0,  # a defence of one's own has numbers of its own
+}  # fmt: skip
+
+
 @pytest.fixture
 def hidden_gradient(tmp_path):
     """A network with reverse attention whose claim is far from its worst case."""
@@ -460,7 +488,7 @@ def hidden_gradient(tmp_path):
 
 
 def test_the_ladder_goes_from_the_claim_to_the_worst_case(tmp_path, hidden_gradient):
-    write_result(hidden_gradient, "adaptive", ADAPTIVE, attacks=ATTACKS, gate={"masks_agree": 1.0})
+    write_result(hidden_gradient, "adaptive", ADAPTIVE, attacks=ATTACKS, gate=GATE)
     diagnosis(hidden_gradient)
     text = report([str(hidden_gradient)], str(tmp_path / "out"))
     (row,) = cells(text, "From the claim to the worst case")
@@ -469,6 +497,7 @@ def test_the_ladder_goes_from_the_claim_to_the_worst_case(tmp_path, hidden_gradi
         "Model": "trades_ra",
         "Seed": "0",
         "Checkpoint": "best",
+        "Examples": "10",
         "Nat": "90.00",
         "FGSM": "70.00",
         "PGD": "100.00",
@@ -485,6 +514,13 @@ def test_the_ladder_goes_from_the_claim_to_the_worst_case(tmp_path, hidden_gradi
         ("a6-square", "1", "3"),
     ]
     assert attacks[1]["By it alone"] == "70.00"
+    (gate,) = cells(text, "What hides the gradient")
+    assert list(gate.values())[:3] == ["trades_ra", "0", "best"]
+    assert list(gate.items())[3:] == [
+        ("argmax f = c_2", "90.00"), ("c_1 = c_2", "100.00"), ("c_2 flipped *", "87.50"),
+        ("Cosine", "-0.25"), ("depth", "3.00"),
+    ]  # fmt: skip
+    assert "c_2 flipped: of how many broken examples the last mask" in text
     (checks,) = cells(text, "Diagnostics")
     assert checks["Verdict"] == "**masked**"
     assert checks["Checks that fired"] == "one step beats many (0.25, allowed 0.002)"
@@ -520,6 +556,7 @@ def test_seeds_have_a_ladder_with_their_spread(tmp_path):
     text = report([one, two], str(tmp_path / "out"))
     last = cells(text, "From the claim to the worst case")[-1]
     assert last["Seed"] == "2 seeds"
+    assert last["Examples"] == "10"
     assert last["Adaptive"] == f"30.00 ± {100 * np.std([0.2, 0.4], ddof=1):.2f}"
 
 
