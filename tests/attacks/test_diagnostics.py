@@ -228,16 +228,20 @@ def test_batches_and_order_do_not_matter(data, ordinary):
     )
     other = diagnose(shuffled, cnn_a.logits_fn, indices=order, batch_size=16)
     np.testing.assert_allclose(values(other), values(ordinary), atol=1e-5)
+    np.testing.assert_array_equal(other.correct_at, ordinary.correct_at[order])
+    assert other.verdict == ordinary.verdict
 
 
 @pytest.mark.slow
 def test_devices_do_not_matter(data, ordinary):
     code = """
+import json
 import jax, pytest
 import test_diagnostics as t
 t.shorten(pytest.MonkeyPatch())
 assert jax.device_count() == 4
-print(t.values(t.diagnose(t.small_data(), t.cnn_a.logits_fn)))
+found = t.diagnose(t.small_data(), t.cnn_a.logits_fn)
+print(json.dumps([found.verdict, t.values(found)]))
 """
     environment = os.environ | {
         "JAX_NUM_CPU_DEVICES": "4",
@@ -252,7 +256,8 @@ print(t.values(t.diagnose(t.small_data(), t.cnn_a.logits_fn)))
         cwd=os.path.dirname(__file__),
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.splitlines()[-1])
+    verdict, found = json.loads(done.stdout.splitlines()[-1])
+    assert verdict == ordinary.verdict
     np.testing.assert_allclose(found, values(ordinary), atol=1e-5)
 
 
