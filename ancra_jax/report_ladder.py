@@ -31,12 +31,16 @@ _GATE_NOTES = (
 
 
 def ladder_table(rows: Sequence[Row], seeds: Sequence[SeedsRow]) -> Table:
-    """The worst case first, then the rungs; the gap between them is the gap to the claim."""
+    """The worst case first, then the rungs; the gap between them is the gap to the claim.
+
+    The examples that they are of have a column where the caption does not say it.
+    """
     evaluated = [row for row in rows if row.rungs or row.diagnosis]
     shown = [name for name in RUNGS if any(name in row.rungs for row in evaluated)]
+    unlike = _of_unlike_examples(evaluated)
     lines = [
         [
-            *(row.label, str(row.seed), row.checkpoint, _examples(row.examples)),
+            *(row.label, str(row.seed), row.checkpoint, *_examples(row, unlike)),
             *(worst_cell(row), *(cell(row.rungs.get(name)) for name in shown)),
             row.diagnosis.verdict if row.diagnosis else MISSING,
         ]
@@ -44,14 +48,16 @@ def ladder_table(rows: Sequence[Row], seeds: Sequence[SeedsRow]) -> Table:
     ]
     lines += [
         [
-            *(one.label, f"{len(one.seeds)} seeds", one.checkpoint, _examples(one.examples)),
+            *(one.label, f"{len(one.seeds)} seeds", one.checkpoint, *_examples(one, unlike)),
             *(worst_cell(one), *(cell(one.rungs.get(name)) for name in shown)),
             MISSING,
         ]
         for one in seeds
     ]
-    headers = ["Model", "Seed", "Checkpoint", "Examples", "Worst case [95 %]", *shown, "Diagnosis"]
-    return Table("From the claim to the worst case", headers, lines, numeric=len(shown) + 3)
+    headers = ["Model", "Seed", "Checkpoint", *["Examples"] * unlike, "Worst case [95 %]"]
+    headers += [*shown, "Diagnosis"]
+    numeric = len(shown) + 2 + unlike
+    return Table("From the claim to the worst case", headers, lines, numeric=numeric)
 
 
 def adaptive_table(rows: Sequence[Row]) -> Table | None:
@@ -106,7 +112,7 @@ def checks_table(rows: Sequence[Row]) -> Table | None:
 def ladder_notes(rows: Sequence[Row]) -> Iterable[str]:
     """What a reader must know of the ladder."""
     evaluated = [row for row in rows if row.rungs]
-    if evaluated:
+    if _of_unlike_examples(evaluated):
         yield (
             "The ladder is of the first examples of the test split, as many as all attacks on the "
             "model saw (column Examples), so that its worst case is never above a single attack."
@@ -136,8 +142,13 @@ def ladder_notes(rows: Sequence[Row]) -> Iterable[str]:
             yield f"{row.title}: not diagnosed. Run `{command}`."
 
 
-def _examples(numbers: Sequence[int]) -> str:
-    return str(numbers[0]) if numbers else MISSING
+def _of_unlike_examples(rows: Sequence[Row]) -> bool:
+    return len({number for row in rows for number in row.examples}) > 1
+
+
+def _examples(row: Row | SeedsRow, unlike: bool) -> list[str]:
+    """How many the ladder is of, as a cell if it is shown."""
+    return [str(row.examples[0]) if row.examples else MISSING] * unlike
 
 
 def _gate_cell(name: str, value: float | None) -> str:

@@ -497,7 +497,6 @@ def test_the_ladder_goes_from_the_claim_to_the_worst_case(tmp_path, hidden_gradi
         "Model": "trades_ra",
         "Seed": "0",
         "Checkpoint": "best",
-        "Examples": "10",
         "Nat": "90.00",
         "FGSM": "70.00",
         "PGD": "100.00",
@@ -556,7 +555,6 @@ def test_seeds_have_a_ladder_with_their_spread(tmp_path):
     text = report([one, two], str(tmp_path / "out"))
     last = cells(text, "From the claim to the worst case")[-1]
     assert last["Seed"] == "2 seeds"
-    assert last["Examples"] == "10"
     assert last["Adaptive"] == f"30.00 ± {100 * np.std([0.2, 0.4], ddof=1):.2f}"
 
 
