@@ -33,8 +33,9 @@ def run(order=None, predict=PREDICT, **options):
     (defence,) = declared(MODULE, predict)
     quick = [attack for attack in defence.attacks if attack.level == "quick"]
     budget = attacks.AdaptiveBudget(
-        num_steps=4, num_targets=2, num_restarts=1, num_queries=8, exhaustive=True
-    )
+        num_steps=4, num_targets=2, num_restarts=1, num_queries=8, exhaustive=True,
+        targeted_on_all=False,
+    )  # fmt: skip
     return attacks.adaptive(
         predict, images[order], labels[order], indices=order, epsilon=EPSILON, budget=budget,
         defences=[dataclasses.replace(defence, attacks=quick)], progress=None, **options,
@@ -64,8 +65,9 @@ def test_there_is_something_to_find(whole):
     assert 0 < whole.robust_accuracy < 1 and len(set(whole.broken_by)) > 3
     judged = attacks.is_adversarial(PREDICT, whole.images, *problem(), attacks.Linf(EPSILON))
     np.testing.assert_array_equal(judged, ~whole.robust)
-    assert {record.attacked for record in whole.records} == {COUNT}
-    accuracies = [record.own_accuracy for record in whole.records]
+    on_all = [record for record in whole.records if record.attacked == COUNT]
+    assert 3 < len(on_all) < len(whole.records)
+    accuracies = [record.own_accuracy for record in on_all]
     assert len(set(accuracies)) > 3 and whole.robust_accuracy <= min(accuracies)
     names = [record.name for record in whole.records]
     assert names[0] == "a6-square-gate2"  # eight queries are the cheapest here
