@@ -9,6 +9,7 @@ from rich.panel import Panel
 from rich.table import Column, Table
 
 from ancra_jax import adaptive_suite, diagnostics_suite
+from ancra_jax.attacks.diagnostics_rows import noticed_share
 from ancra_jax.config import Config
 from ancra_jax.results import ResultStore, read_arrays
 
@@ -125,6 +126,13 @@ def print_diagnosis(console: Console, result: dict[str, Any], store: ResultStore
     for row in diagnostics_suite.rows_in(result):
         if row.fired:
             console.print(f"[yellow]{row.name}:[/yellow] {row.meaning}", soft_wrap=True)
+    if result["verdict"] == "trustworthy":
+        share = noticed_share(result["num_examples"])
+        console.print(
+            f"of {result['num_examples']} examples: what concerns less than {share:.1%} of them "
+            "can go unnoticed",
+            soft_wrap=True,
+        )
     if newer := diagnostics_suite.not_compared(store, result):
         console.print(
             f"[yellow]warning:[/yellow] made before the results of {', '.join(newer)}: --force "

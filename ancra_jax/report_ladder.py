@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from ancra_jax.attacks.diagnostics_rows import noticed_share
 from ancra_jax.report_names import evaluate_command
 from ancra_jax.report_rows import Row, SeedsRow
 from ancra_jax.report_rungs import RUNGS
@@ -137,6 +138,12 @@ def ladder_notes(rows: Sequence[Row]) -> Iterable[str]:
     for name, meaning in meanings.items():
         yield f"Diagnostics, {name}: {meaning}."
     for row in rows:
+        if row.diagnosis and row.diagnosis.verdict == "trustworthy":
+            count = row.diagnosis.num_examples
+            yield (
+                f"{row.title}: trustworthy as far as {count} examples tell; what concerns less "
+                f"than {noticed_share(count):.1%} of them can go unnoticed."
+            )
         if row.accuracy and row.diagnosis is None:
             command = f"{evaluate_command(row.workdir, row.checkpoint)} --suite=diagnostics"
             yield f"{row.title}: not diagnosed. Run `{command}`."

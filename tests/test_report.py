@@ -571,6 +571,7 @@ def test_a_diagnosis_alone_has_its_verdict(tmp_path):
     text = report([str(tmp_path / "run")], str(tmp_path / "out"))
     (row,) = cells(text, "From the claim to the worst case")
     assert (row["Diagnosis"], row["Worst case [95 %]"]) == ("trustworthy", "—")
+    assert "trustworthy as far as 10 examples tell; what concerns less than 39.4% of them" in text
     assert "not evaluated yet" in text
 
 

@@ -1,5 +1,6 @@
 """What measurements say about the trust that a robust accuracy deserves: rows and a verdict."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -45,6 +46,28 @@ def verdict(rows: list[Row]) -> Verdict:
     one did, else ``'trustworthy'``."""
     fired = {row.severity for row in rows if row.fired}
     return "masked" if "masked" in fired else "suspicious" if fired else "trustworthy"
+
+
+def noticed_share(num_examples: int) -> float:
+    """The smallest share of examples for which a row fires in 19 of 20 sets of so many examples.
+
+    Of rows that look for a share of examples; see ``rows_of``. With few examples a network is
+    trustworthy for want of evidence.
+    """
+    passing = max(1, math.floor(SHARE * num_examples + 1e-9))  # so many do not fire
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        share = (low + high) / 2
+        unnoticed = sum(
+            math.exp(_log_binomial(num_examples, count, share)) for count in range(passing + 1)
+        )
+        low, high = (share, high) if unnoticed > 0.05 else (low, share)
+    return high
+
+
+def _log_binomial(trials, count, share):
+    choices = math.lgamma(trials + 1) - math.lgamma(count + 1) - math.lgamma(trials - count + 1)
+    return choices + count * math.log(share) + (trials - count) * math.log1p(-share)
 
 
 def rows_of(measured: Mapping[str, Arrays], results: Mapping[str, Flags]) -> list[Row]:
