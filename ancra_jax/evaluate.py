@@ -22,6 +22,7 @@ from ancra_jax import (
     sharding,
 )
 from ancra_jax import workdir as workdir_lib
+from ancra_jax.attacks.autoattack_state import StateError
 from ancra_jax.attacks.surrogates import LEVELS, Level, declared
 from ancra_jax.config import WEIGHTS, Config
 from ancra_jax.data import Dataset
@@ -69,7 +70,7 @@ def evaluate(
       The results, as their JSON files hold them.
 
     Raises:
-      UsageError: a setting or the directory cannot be used.
+      UsageError: a setting, the directory, or what an interrupted call left there cannot be used.
     """
     config = workdir_lib.read_config(workdir)
     dataset = components.load_dataset(config.data)
@@ -117,8 +118,11 @@ def evaluate(
                 "settings": spec.settings,
             }
             if store.finished(identity, force=force) is None:
-                with Bar(spec.name, num_examples) as bar:
-                    spec.run(target, identity, store, bar)
+                try:
+                    with Bar(spec.name, num_examples) as bar:
+                        spec.run(target, identity, store, bar)
+                except StateError as error:
+                    raise UsageError(str(error)) from error
             results.append(read_result(store.path(spec.name)))
     return results
 

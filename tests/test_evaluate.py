@@ -311,6 +311,11 @@ def test_a_killed_suite_continues_to_the_same_flags(workdir, tmp_path):
     (state,) = directory.glob("adaptive.*.state/state.npz")
     with np.load(state) as half:
         assert 1 < half["attack"] < len(whole["attacks"]) - 1
+    saved = state.read_bytes()
+    state.write_bytes(saved[:100])
+    with pytest.raises(UsageError, match=r"state\.npz is not a readable state .* delete"):
+        evaluate(str(tmp_path / "killed"), checkpoint="last", **options)
+    state.write_bytes(saved)
     found = evaluate(str(tmp_path / "killed"), checkpoint="last", **options)[-1]
     assert not list(directory.glob("*.state"))
     for name in ("attacks", "accuracy_after", "accuracy", "warnings", "complete"):

@@ -16,6 +16,10 @@ ROBUST, CLEAN = "", "clean"
 NOT_ATTACKED, WITHSTOOD, BROKEN = range(3)
 
 
+class StateError(ValueError):
+    """A saved state that cannot be continued; the message names it and says what to do."""
+
+
 @dataclass
 class State:
     """Per-example findings and the position in the list of attacks.
@@ -135,7 +139,7 @@ class Store:
         """The saved state if there is one, else ``fresh``.
 
         Raises:
-          ValueError: the saved state is of another evaluation, or unreadable.
+          StateError: the saved state is of another evaluation, or unreadable.
         """
         if self.directory is None:
             return fresh
@@ -151,7 +155,7 @@ class Store:
                 np.save(file, np.ascontiguousarray(self.natural))
             os.replace(temporary, self.directory / _IMAGES)
         except OSError as error:
-            raise ValueError(f"state_path={self.directory}: cannot be written: {error}") from error
+            raise StateError(f"state_path={self.directory}: cannot be written: {error}") from error
         self._offset = self._check_images()
         return fresh
 
@@ -210,7 +214,7 @@ class Store:
 
     def _check_same(self, saved: State, fresh: State) -> None:
         if saved.fingerprint != fresh.fingerprint:
-            raise ValueError(
+            raise StateError(
                 f"state_path={self.directory} holds an evaluation of other images, labels or "
                 "settings; choose another directory, or delete it to start again"
             )
@@ -221,18 +225,18 @@ def check_same_model(directory: Path | None, saved: np.ndarray, fresh: np.ndarra
     """Refuses a state whose first clean logits are not those of the model at hand.
 
     Raises:
-      ValueError: they differ by more than rounding.
+      StateError: they differ by more than rounding.
     """
     scale = np.abs(saved).max() + 1e-12
     if saved.shape != fresh.shape or not np.allclose(saved / scale, fresh / scale, atol=1e-3):
-        raise ValueError(
+        raise StateError(
             f"state_path={directory} holds an evaluation of another model; choose another "
             "directory, or delete it to start again"
         )
 
 
 def _unreadable(directory, name, reason):
-    return ValueError(
+    return StateError(
         f"state_path={directory}: {name} is not a readable state ({reason}); "
         "delete the directory to start again"
     )

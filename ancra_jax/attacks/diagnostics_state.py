@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ancra_jax.attacks.autoattack_state import check_same_model
+from ancra_jax.attacks.autoattack_state import StateError, check_same_model
 
 _IDENTITY = "identity"
 
@@ -24,7 +24,7 @@ class Measured(MutableMapping[str, dict[str, np.ndarray]]):
           probe: clean logits of the first images, which stand for the model's weights.
 
         Raises:
-          ValueError: the directory holds measurements of something else, or damaged ones.
+          StateError: the directory holds measurements of something else, or damaged ones.
         """
         self._directory = directory
         self._known: dict[str, dict[str, np.ndarray]] = {}
@@ -33,14 +33,14 @@ class Measured(MutableMapping[str, dict[str, np.ndarray]]):
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ValueError(f"state_path={directory}: cannot be written: {error}") from error
+            raise StateError(f"state_path={directory}: cannot be written: {error}") from error
         files = {path.stem: _read(path) for path in sorted(directory.glob("*.npz"))}
         identity = files.pop(_IDENTITY, None)
         if identity is None:
             _write(directory, _IDENTITY, {"fingerprint": np.array(fingerprint), "probe": probe})
             return
         if str(identity["fingerprint"]) != fingerprint:
-            raise ValueError(
+            raise StateError(
                 f"state_path={directory} holds a diagnosis of other images, labels or settings; "
                 "choose another directory, or delete it to start again"
             )
@@ -79,7 +79,7 @@ def _read(path):
         with np.load(path) as arrays:
             return dict(arrays)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(
+        raise StateError(
             f"state_path={path.parent}: {path.name} is not readable ({error}); "
             "delete the directory to start again"
         ) from error
