@@ -25,6 +25,7 @@ from ancra_jax import workdir as workdir_lib
 from ancra_jax.attacks.autoattack_state import StateError
 from ancra_jax.attacks.surrogates import LEVELS, Level, declared
 from ancra_jax.config import WEIGHTS, Config
+from ancra_jax.cpu_devices import use_a_device_per_core
 from ancra_jax.data import Dataset
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluation_table import print_table
@@ -227,6 +228,7 @@ def main(arguments: flags.FlagValues):
     """The command."""
     if not arguments.workdir:
         raise UsageError("--workdir is missing: the directory of a trained run")
+    use_a_device_per_core()
     results = evaluate(
         arguments.workdir,
         checkpoint=arguments.checkpoint,
