@@ -2,8 +2,6 @@
 
 import shutil
 import time
-import zipfile
-import zlib
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +12,6 @@ from ancra_jax.attacks.diagnostics import Diagnosis, Row, diagnose
 from ancra_jax.attacks.diagnostics_rows import PARTS, TRANSFER, WHITE_BOX
 from ancra_jax.attacks.progress import Progress
 from ancra_jax.config import EvaluationConfig
-from ancra_jax.errors import UsageError
 from ancra_jax.paper_suite import Target
 from ancra_jax.progress import Bar
 from ancra_jax.results import ResultStore, read_arrays, read_result
@@ -137,14 +134,10 @@ def results_in(store: ResultStore, record: dict[str, Any]) -> dict[str, np.ndarr
     for path in sorted(store.directory.glob("*.json")):
         if path.stem == NAME or not _comparable(read_result(path), record):
             continue
-        try:
-            arrays = read_arrays(path.with_suffix(".npz"))
-            correct = arrays["correct"][:count]
-            broken_by = arrays.get("broken_by", np.full(count, ""))[:count]
-            parts = _parts(path.stem, correct, broken_by)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise UsageError(f"{path.with_suffix('.npz')}: is damaged: {error!r}") from error
-        for name, flags in parts.items():
+        arrays = read_arrays(path.with_suffix(".npz"), ["correct"])
+        correct = arrays["correct"][:count]
+        broken_by = arrays.get("broken_by", np.full(count, ""))[:count]
+        for name, flags in _parts(path.stem, correct, broken_by).items():
             results[name] = results.get(name, True) & flags
         results[path.stem] = correct
     return results

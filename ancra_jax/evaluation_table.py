@@ -37,7 +37,8 @@ def print_table(config: Config, results: list[dict[str, Any]], store: ResultStor
 def _print_accuracies(console, config, results, store):
     accuracy = {result["attack"]: result["accuracy"] for result in results}
     correct = {
-        name: read_arrays(store.path(name).with_suffix(".npz"))["correct"] for name in accuracy
+        name: read_arrays(store.path(name).with_suffix(".npz"), ["correct"])["correct"]
+        for name in accuracy
     }
     survivors = np.logical_and.reduce(list(correct.values()))
     first = results[0]

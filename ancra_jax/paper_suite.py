@@ -12,6 +12,7 @@ from ancra_jax import attacks
 from ancra_jax.attacks.model import example_keys
 from ancra_jax.config import EvaluationConfig
 from ancra_jax.data import Split, batches_for_evaluation
+from ancra_jax.errors import UsageError
 from ancra_jax.progress import Bar
 from ancra_jax.results import ResultStore, read_arrays, write_arrays
 from ancra_jax.types import Outputs
@@ -133,7 +134,7 @@ def run(
         "norms": np.zeros(num_examples, np.float32),
     }
     if partial.exists():
-        arrays = read_arrays(partial)
+        arrays = _read_partial(partial, arrays)
     threat_model = attacks.threat_model(spec.norm, spec.epsilon)
     key = jax.random.key(identity["seed"])
     started = saved = time.monotonic()
@@ -157,6 +158,15 @@ def run(
     seconds = time.monotonic() - started
     store.write(identity, arrays | {"labels": labels, "correct": correct}, seconds)
     partial.unlink(missing_ok=True)
+
+
+def _read_partial(path, expected):
+    """The arrays of an interrupted attack."""
+    arrays = read_arrays(path, list(expected))
+    for name, array in expected.items():
+        if arrays[name].shape != array.shape or arrays[name].dtype != array.dtype:
+            raise UsageError(f"{path}: is damaged; delete it to begin this attack again")
+    return arrays
 
 
 def _attack(spec, predict, batch, threat_model, key):

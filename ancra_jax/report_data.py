@@ -3,8 +3,6 @@
 import dataclasses
 import math
 import pathlib
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -27,7 +25,6 @@ CHECKPOINTS = tuple(
 )
 MAX_SETTINGS_IN_LABEL = 3
 _Z = NormalDist().inv_cdf(0.975)
-_DAMAGED = (zipfile.BadZipFile, zlib.error)
 _FIELDS: dict[str, Any] = {
     "attack": str,
     "step": int,
@@ -254,13 +251,7 @@ def _load_result(path: pathlib.Path) -> AttackResult:
             raise UsageError(f"{path}: {name}={record.get(name)!r} is not what a result holds")
     if record["attack"] != path.stem:
         raise UsageError(f"{path}: holds the attack {record['attack']!r}")
-    try:
-        arrays = read_arrays(arrays_path)
-        correct = arrays["correct"]
-    except FileNotFoundError:
-        raise UsageError(f"{arrays_path}: is missing; {path.name} is beside it") from None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, *_DAMAGED) as error:
-        raise UsageError(f"{arrays_path}: is damaged: {error!r}") from error
+    correct = read_arrays(arrays_path, ["correct"])["correct"]
     count = record["num_examples"]
     if correct.dtype != bool or correct.shape != (count,) or count < 1:
         raise UsageError(

@@ -8,6 +8,9 @@ import os
 import pathlib
 import platform
 import subprocess
+import zipfile
+import zlib
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
@@ -140,10 +143,26 @@ def read_result(path: pathlib.Path) -> dict[str, Any]:
         raise UsageError(f"{path}: is not a result file: {error!r}") from error
 
 
-def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    """Reads an array file; nothing in it is ever unpickled."""
-    with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+def read_arrays(path: pathlib.Path, needed: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """Reads an array file; nothing in it is ever unpickled.
+
+    Args:
+      path: of the file.
+      needed: names of arrays that have to be there.
+
+    Raises:
+      UsageError: it is missing or damaged, or has not all that is needed.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise UsageError(f"{path}: is missing, but what it belongs to is there") from None
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UsageError(f"{path}: is damaged: {error!r}") from error
+    if missing := [name for name in needed if name not in arrays]:
+        raise UsageError(f"{path}: is damaged: it holds no {' and no '.join(missing)}")
+    return arrays
 
 
 def write_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray]):

@@ -94,7 +94,12 @@ def test_an_interrupted_evaluation_continues_to_the_same_numbers(workdir, monkey
         (workdir / f"evaluation/best/{name}.json").unlink()
     with pytest.raises(KeyboardInterrupt):
         evaluate(str(workdir), suite="quick", batch_size=16)
-    assert list((workdir / "evaluation/best").glob("*.partial.npz"))
+    (partial,) = (workdir / "evaluation/best").glob("*.partial.npz")
+    whole = partial.read_bytes()
+    partial.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UsageError, match=r"partial\.npz: is damaged"):
+        evaluate(str(workdir), suite="quick", batch_size=16)
+    partial.write_bytes(whole)
     evaluate(str(workdir), suite="quick", batch_size=16)
     # 40 examples are 3 batches of 16; the first attack did its first one only once.
     assert len(calls) == 3 * len(NAMES) + 1
