@@ -16,6 +16,7 @@ import numpy as np
 
 from ancra_jax import attacks
 from ancra_jax.attacks.threat_models import at_distance
+from ancra_jax.cpu_devices import use_a_device_per_core
 from benchmarks.measure import Workload, timed
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "cnn_a.npz"
@@ -30,6 +31,8 @@ def create(row: str, settings: Mapping[str, Any]) -> Workload:
       row: ``'apgd'``, ``'fab_t'``, ``'square'`` or ``'autoattack'``.
       settings: ``num_images`` (at most 69), ``num_steps`` and ``num_queries``.
     """
+    if row == "autoattack":
+        use_a_device_per_core()  # as ancra_jax.evaluate does
     with np.load(GOLDEN) as file:
         golden = dict(file)
     weights = {name: value for name, value in golden.items() if name.startswith("w.")}

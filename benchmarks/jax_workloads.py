@@ -11,6 +11,7 @@ import numpy as np
 from ancra_jax import attacks, components, data, methods, optim, sharding
 from ancra_jax import config as config_lib
 from ancra_jax.config import Config
+from ancra_jax.cpu_devices import use_a_device_per_core
 from ancra_jax.interop import pytorch
 from ancra_jax.methods.attack import random_start
 from ancra_jax.models.layers import gradient_rule
@@ -45,7 +46,7 @@ def create(row: str, config_values: Mapping[str, Any], stock: bool = False) -> W
 
 def training_step(config: Config) -> Workload:
     """One step of training, batch and augmentation included, as ``ancra_jax.train`` takes it."""
-    mesh = sharding.create_mesh(jax.devices()[:1])
+    mesh = _mesh()
     everywhere = sharding.replicated(mesh)
     model = components.create_model(config, NUM_CLASSES)
     optimizer = optim.create(config.optimizer, config.epochs, STEPS_PER_EPOCH)
@@ -100,8 +101,12 @@ def training_step(config: Config) -> Workload:
 
 def evaluation_attack(config: Config) -> Workload:
     """PGD on the cross-entropy from a uniform start, as in the evaluation."""
+    use_a_device_per_core()
     settings = config.evaluation
     model, variables, images, labels = _network_and_batch(config)
+    mesh = _mesh()
+    variables = jax.device_put(variables, sharding.replicated(mesh))
+    images, labels = jax.device_put((images, labels), sharding.batch_sharded(mesh))
     threat_model = attacks.threat_model(settings.norm, settings.epsilon)
     start = threat_model.random_start(jax.random.split(jax.random.key(1), len(images)), images)
     objective = attacks.cross_entropy(jax.tree_util.Partial(model.apply, variables), labels)
@@ -154,7 +159,7 @@ def gradient_loop(config: Config, steps: int = 5) -> Workload:
 def data_pipeline(config: Config) -> Workload:
     """The batches of a training step, cropped and flipped, without the step."""
     split, order = _examples(config, None)
-    batches = _batches(config, sharding.create_mesh(jax.devices()[:1]))
+    batches = _batches(config, _mesh())
 
     @jax.jit
     def take(step, split, order):
@@ -214,6 +219,12 @@ def _examples(config, placement):
     )
     order = jax.device_put(jnp.arange(number, dtype=jnp.int32), placement)
     return data.put_on_device(split, placement), order
+
+
+def _mesh():
+    """One accelerator, as PyTorch's side uses; of a CPU all its devices, which are its cores."""
+    devices = jax.devices()
+    return sharding.create_mesh(devices if jax.default_backend() == "cpu" else devices[:1])
 
 
 def _network_and_batch(config):

@@ -45,7 +45,7 @@ def main():
 
 def _build(library: ModuleType, request: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     row, config = request["row"], request["config"]
-    facts: dict[str, Any] = {"device_kind": library.device_kind()}
+    facts: dict[str, Any] = {}
     if request["library"].startswith("jax"):
         import jax
 
@@ -61,6 +61,7 @@ def _build(library: ModuleType, request: dict[str, Any]) -> tuple[Any, dict[str,
             shared = dict(file)
         workload = library.create(row, config, shared, request["library"] == "torch_compile")
         facts["version"] = f"torch {torch.__version__}"
+    facts["device_kind"] = library.device_kind()  # not before: it starts JAX
     names = ("images", "compile_seconds", "loss", "robust_accuracy")
     facts |= {name: getattr(workload, name) for name in names}
     size = 1024 if library.device_mib() is None else 8192
