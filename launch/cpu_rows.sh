@@ -5,6 +5,7 @@
 #
 #   ./launch/cpu_rows.sh DATA_DIR [OUT]          # DATA_DIR: see docs/data.md; OUT: runs/cpu_rows
 #   EXAMPLES=200 SEEDS=0 METHODS="trades trades_ancra" ./launch/cpu_rows.sh cifar10_jpeg.npz
+#   SUITES="paper adaptive diagnostics" BUDGET=standard ./launch/cpu_rows.sh cifar10_jpeg.npz
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
@@ -40,9 +41,11 @@ for seed in ${SEEDS:-0 1 2}; do
     row="$out/$method-$seed"
     echo "== $row"
     run ancra_jax.train "--workdir=$row" "--config=configs/cifar10.py:$method" \
-      "--config.seed=$seed" "--config.data.data_dir=$data_dir" "${settings[@]}" &&
-      run ancra_jax.evaluate "--workdir=$row" "--suite=${SUITE:-all}" "--num_examples=${EXAMPLES:-200}" ||
-      continue
+      "--config.seed=$seed" "--config.data.data_dir=$data_dir" "${settings[@]}" || continue
+    for suite in ${SUITES:-paper adaptive}; do
+      run ancra_jax.evaluate "--workdir=$row" "--suite=$suite" \
+        "--adaptive_budget=${BUDGET:-quick}" "--num_examples=${EXAMPLES:-200}" || break
+    done
   done
 done
 if [ "${#failed[@]}" -gt 0 ]; then

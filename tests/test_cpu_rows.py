@@ -45,11 +45,12 @@ def test_every_seed_of_every_method_is_trained_and_evaluated(tree):
     completed, rows, calls = run(tree)
     assert completed.returncode == 0, completed.stderr
     expected = ["trades-0", "pgd_at-0", "trades-1", "pgd_at-1"]
-    assert rows == [(row, what) for row in expected for what in ("train", "evaluate")]
-    train, evaluate = calls[-2:]
+    assert rows == [(row, what) for row in expected for what in ("train", "evaluate", "evaluate")]
+    train, paper, adaptive = calls[-3:]
     assert "--config=configs/cifar10.py:pgd_at --config.seed=1 " in train
     assert "--config.data.data_dir=data.npz --config.model.width=8 " in train
-    assert evaluate.endswith("--suite=all --num_examples=200")
+    assert paper.endswith("--suite=paper --adaptive_budget=quick --num_examples=200")
+    assert adaptive.endswith("--suite=adaptive --adaptive_budget=quick --num_examples=200")
 
 
 def test_a_row_that_fails_holds_nobody_up(tree):
@@ -57,6 +58,12 @@ def test_a_row_that_fails_holds_nobody_up(tree):
     assert completed.returncode == 1
     assert "failed: --workdir=out/trades-0" in completed.stderr
     assert ("trades-0", "evaluate") not in rows and ("pgd_at-1", "evaluate") in rows
+
+
+def test_an_evaluation_that_fails_ends_its_row(tree):
+    completed, rows, _ = run(tree, fail="evaluate --workdir=out/trades-0", status="1")
+    assert completed.returncode == 1
+    assert rows.count(("trades-0", "evaluate")) == 1 and ("pgd_at-0", "train") in rows
 
 
 def test_a_signal_stops_all(tree):
