@@ -9,7 +9,7 @@ from jaxtyping import Bool
 from ancra_jax import config as config_lib
 from ancra_jax.publish_record import Published
 from ancra_jax.report_data import method_settings
-from ancra_jax.report_names import WITH_P
+from ancra_jax.report_names import ADAPTIVE, WITH_P
 from ancra_jax.report_rows import epsilon_text
 
 WORST_CASE = "worst case"
@@ -58,13 +58,22 @@ def method_title(method: str) -> str:
 def correct_under(one: Published, attack: str) -> Bool[np.ndarray, "examples"] | None:
     """Which of a row's examples are right under an attack, or in the worst case.
 
-    A network without auxiliary heads is attacked with p as without. None if the attack was not run.
+    A network without auxiliary heads is attacked with p as without. None if the attack was not run,
+    and for the adaptive attacks on a network that declares no defence: a short Square is not
+    comparable with attacks that were made for a network.
     """
     if attack == WORST_CASE:
         return one.survivors()
+    if attack == ADAPTIVE and not _declares_defence(one):
+        return None
     if not one.record["config"]["model"]["reverse_attention"]:
         attack = attack.removesuffix(WITH_P)
     return one.correct.get(attack)
+
+
+def _declares_defence(one: Published) -> bool:
+    record = one.record["attacks"].get(ADAPTIVE)
+    return record is not None and bool(record["settings"].get("defences"))
 
 
 def accuracies(rows: Sequence[Published], attack: str) -> list[float]:

@@ -11,7 +11,7 @@ from ancra_jax.publish_groups import (
     correct_under,
 )
 from ancra_jax.publish_record import Published, file_name
-from ancra_jax.report_names import WITH_P, attack_order, display_name
+from ancra_jax.report_names import ADAPTIVE, WITH_P, attack_order, display_name
 from ancra_jax.report_rows import FAMILIES
 from ancra_jax.report_table import MISSING, Table, mean_and_deviation
 
@@ -21,7 +21,8 @@ _HOW_TO_READ = (
     "Accuracy in % on test images, mean ± sample standard deviation over training seeds; of one "
     "seed the worst case has its 95 % Wilson interval. **Worst case**: right on the natural image "
     "and under every attack that the row was evaluated with, those that see through reverse "
-    "attention included where they were run. (p): the auxiliary heads are attacked too."
+    "attention included where they were run. (p): the auxiliary heads are attacked too. Adaptive: "
+    "the attacks made for a network's defence, where it has one."
 )
 _HOW_COMPARED = (
     "Differences in points of 100, with 95 % intervals: rows are paired by training seed and test "
@@ -101,7 +102,7 @@ def _adaptive(group: Group) -> list[str]:
     rows = []
     for label, row in group.rows.items():
         for one in row:
-            broke = [f"{attack['name']} {attack['broken']}" for attack in one.record["adaptive"]]
+            broke = [f"{attack['name']} {attack['broken']}" for attack in one.record[ADAPTIVE]]
             diagnosis = one.record["diagnosis"]
             fired = diagnosis.get("fired") or ["none"]
             verdict = f"{diagnosis['verdict']} ({', '.join(fired)})" if diagnosis else MISSING
@@ -119,7 +120,7 @@ def _adaptive(group: Group) -> list[str]:
 
 
 def _accuracy(row: Sequence[Published], attack: str) -> str:
-    ran = [one for one in row if attack in one.correct]
+    ran = [one for one in row if attack in one.correct and correct_under(one, attack) is not None]
     return mean_and_deviation(accuracies(ran, attack)) if ran else MISSING
 
 
@@ -140,16 +141,12 @@ def _comparisons(group: Group) -> list[str]:
     shown = [one for one in COMPARISONS if difference(group, one, WORST_CASE)]
     if not shown:
         return []
-    attacks = [
-        attack
-        for attack in _ordered(group)
-        if all(correct_under(one, attack) is not None for row in group.rows.values() for one in row)
-    ]
     found = {
         (one, attack): difference(group, one, attack)
         for one in shown
-        for attack in (*attacks, WORST_CASE)
+        for attack in (*_ordered(group), WORST_CASE)
     }
+    attacks = [a for a in _ordered(group) if any(found[one, a] for one in shown)]
     rows = [
         [display_name(attack), *(_difference(found[one, attack]) for one in shown)]
         for attack in (*attacks, WORST_CASE)

@@ -225,6 +225,19 @@ def test_what_the_adaptive_attacks_broke_is_said_and_unfinished_ones_are_refused
     assert re.search(r"\| TRADES-RA \| 0 +\| branch 3 +\| — +\|", page)
 
 
+def test_adaptive_attacks_are_compared_only_where_there_is_a_defence(tmp_path, place):
+    runs = rows_of(tmp_path, trades=[40], trades_ra=[45], trades_ancra=[47])
+    for run, left, defences in zip(runs, (60, 20, 30), ([], ["gate"], ["gate"]), strict=True):
+        settings = {"norm": "linf", "epsilon": 0.1, "defences": defences}
+        correct = np.arange(100) < left
+        write_result(run, "adaptive", correct, settings=settings, attacks=[], complete=True)
+    publish(runs, *place)
+    page = (pathlib.Path(place[0]) / "README.md").read_text()
+    assert re.search(r"\| Adaptive +\| +— \| +20.00 \| +30.00 \|", page)
+    # ANC between the two with reverse attention; RA and ANCRA against a plain network.
+    assert re.search(r"\| Adaptive +\| +\*\*\+10.00 \[.*\]\*\* \| +— \| +— \|", page)
+
+
 def test_rows_of_other_settings_are_not_put_together(tmp_path, place):
     runs = [
         make_run(tmp_path / "a"),
