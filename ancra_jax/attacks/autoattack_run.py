@@ -81,7 +81,12 @@ class Job:
         for rows, active in self.placement.batches(first):
             indices = self.placement.place(self.indices[rows])
             model = self.judged_model(CLEAN, 0, indices)
-            logits = np.asarray(forward(model, self.placement.place(self.images[rows])))
+            try:
+                logits = np.asarray(forward(model, self.placement.place(self.images[rows])))
+            except TypeError as error:
+                if not self.randomized and "'key'" in str(error):
+                    error.add_note("a model that takes a key needs randomized=True, version='rand'")
+                raise
             check_logits(logits, len(rows))
             parts.append(logits[active])
         return np.concatenate(parts)

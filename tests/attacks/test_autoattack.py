@@ -372,6 +372,9 @@ def test_randomised_model():
     assert any("use version='rand'" in warning for warning in listed.warnings)
     with pytest.raises(ValueError, match="fab-t does not attack randomised models"):
         evaluate(version="standard")
+    with pytest.raises(TypeError) as raised:
+        quick(defended, images, labels)
+    assert any("needs randomized=True" in note for note in raised.value.__notes__)
     plain = quick(mlp_model(), images, labels, version="rand", num_steps=2)
     assert any("deterministic" in warning for warning in plain.warnings)
 
