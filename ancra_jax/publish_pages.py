@@ -1,6 +1,6 @@
 """What README.md and results/README.md say, computed from ``results/`` and nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ancra_jax.publish_claims import claims_table
 from ancra_jax.publish_comparison import COMPARISONS, RESAMPLES, Comparison, Difference, difference
@@ -31,7 +31,8 @@ _HOW_COMPARED = (
     "of the former, and no interval speaks of another setting or of attacks that were not run. No "
     "correction is made for looking at many attacks. The worst cases of two rows are over the "
     "attacks that each was evaluated with: a network with reverse attention is also attacked in "
-    "ways that another cannot be. With p, a network without auxiliary heads is attacked as without."
+    "ways that another cannot be. With p, a network without auxiliary heads is attacked as "
+    "without; adaptive attacks are compared only where both networks have a defence."
 )
 _HOW_CLAIMED = (
     "Differences in points of 100. A claim stands here where the difference has the claimed sign "
@@ -48,6 +49,8 @@ def readme_section(groups: Sequence[Group]) -> str:
     for group in groups:
         attacks = [name for name in _ordered(group) if _family(name) in _README_FAMILIES]
         parts += [group.title, _accuracy_table(group, attacks).markdown()]
+        found = _differences(group)
+        parts += [sentence for one, sentence in _sentences(found) if one.what == "ANCRA"]
     return "\n\n".join([*parts, f"{_HOW_TO_READ} More: [results/README.md](results/README.md)."])
 
 
@@ -136,30 +139,31 @@ def _seeds(row: Sequence[Published]) -> str:
     return ", ".join(str(one.record["seed"]) for one in row)
 
 
+Differences = dict[Comparison, dict[str, Difference | None]]
+
+
+def _differences(group: Group) -> Differences:
+    """By comparison and attack, the worst case included; None where an attack is missing."""
+    attacks = (*_ordered(group), WORST_CASE)
+    found = {one: {a: difference(group, one, a) for a in attacks} for one in COMPARISONS}
+    return {one: differences for one, differences in found.items() if differences[WORST_CASE]}
+
+
 def _comparisons(group: Group) -> list[str]:
     """The table of differences, and what it says."""
-    shown = [one for one in COMPARISONS if difference(group, one, WORST_CASE)]
-    if not shown:
+    found = _differences(group)
+    if not found:
         return []
-    found = {
-        (one, attack): difference(group, one, attack)
-        for one in shown
-        for attack in (*_ordered(group), WORST_CASE)
-    }
-    attacks = [a for a in _ordered(group) if any(found[one, a] for one in shown)]
+    attacks = [a for a in _ordered(group) if any(of[a] for of in found.values())]
     rows = [
-        [display_name(attack), *(_difference(found[one, attack]) for one in shown)]
+        [display_name(attack), *(_difference(of[attack]) for of in found.values())]
         for attack in (*attacks, WORST_CASE)
     ]
-    headers = ["Attack", *(f"{one.what}: {one.title}" for one in shown)]
-    lines = [
-        f"- {_sentence(one, {a: found[one, a] for a in attacks}, found[one, WORST_CASE])}"
-        for one in shown
-    ]
+    headers = ["Attack", *(f"{one.what}: {one.title}" for one in found)]
     return [
         "### Does it help?",
-        Table("", headers, rows, numeric=len(shown)).markdown(),
-        "\n".join(lines),
+        Table("", headers, rows, numeric=len(found)).markdown(),
+        "\n".join(f"- {sentence}" for _, sentence in _sentences(found)),
     ]
 
 
@@ -172,25 +176,25 @@ def _difference(found: Difference | None) -> str:
 _VERDICTS = {1: "it helps", 0: "no difference is shown", -1: "it harms"}
 
 
-def _sentence(
-    comparison: Comparison, found: dict[str, Difference | None], worst: Difference | None
-) -> str:
-    """What the numbers of one comparison say."""
-    assert worst is not None
-    seeds = f"{worst.num_seeds} seed{'s' * (worst.num_seeds > 1)}"
-    text = (
-        f"**{comparison.what}** ({comparison.title}, {seeds}), worst case: "
-        f"**{_VERDICTS[worst.sign]}**, {worst} points."
-    )
-    for sign, word in ((1, "More"), (-1, "Less")):
-        names = [
-            f"{display_name(attack)} ({one.points:+.2f})"
-            for attack, one in found.items()
-            if one and one.sign == sign
-        ]
-        if names:
-            text += f" {word} accuracy: {', '.join(names)}."
-    return text
+def _sentences(found: Differences) -> Iterator[tuple[Comparison, str]]:
+    """What the numbers of each comparison say."""
+    for one, differences in found.items():
+        worst = differences[WORST_CASE]
+        assert worst is not None
+        seeds = f"{worst.num_seeds} seed{'s' * (worst.num_seeds > 1)}"
+        text = (
+            f"**{one.what}** ({one.title}, {seeds}), worst case: "
+            f"**{_VERDICTS[worst.sign]}**, {worst} points."
+        )
+        for sign, word in ((1, "More"), (-1, "Less")):
+            names = [
+                f"{display_name(attack)} ({of.points:+.2f})"
+                for attack, of in differences.items()
+                if attack != WORST_CASE and of and of.sign == sign
+            ]
+            if names:
+                text += f" {word} accuracy: {', '.join(names)}."
+        yield one, text
 
 
 def _rows(group: Group) -> list[str]:
