@@ -5,7 +5,7 @@
 #
 #   ./launch/cpu_rows.sh DATA_DIR [OUT]          # DATA_DIR: see docs/data.md; OUT: runs/cpu_rows
 #   EXAMPLES=200 SEEDS=0 METHODS="trades trades_ancra" ./launch/cpu_rows.sh cifar10_jpeg.npz
-#   SUITES="paper adaptive diagnostics" BUDGET=standard ./launch/cpu_rows.sh cifar10_jpeg.npz
+#   SUITES="paper adaptive" BUDGET=standard ./launch/cpu_rows.sh cifar10_jpeg.npz
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
@@ -42,7 +42,7 @@ for seed in ${SEEDS:-0 1 2}; do
     echo "== $row"
     run ancra_jax.train "--workdir=$row" "--config=configs/cifar10.py:$method" \
       "--config.seed=$seed" "--config.data.data_dir=$data_dir" "${settings[@]}" || continue
-    for suite in ${SUITES:-paper adaptive}; do
+    for suite in ${SUITES:-paper adaptive diagnostics}; do
       run ancra_jax.evaluate "--workdir=$row" "--suite=$suite" \
         "--adaptive_budget=${BUDGET:-quick}" "--num_examples=${EXAMPLES:-200}" || break
     done

@@ -45,12 +45,12 @@ def test_every_seed_of_every_method_is_trained_and_evaluated(tree):
     completed, rows, calls = run(tree)
     assert completed.returncode == 0, completed.stderr
     expected = ["trades-0", "pgd_at-0", "trades-1", "pgd_at-1"]
-    assert rows == [(row, what) for row in expected for what in ("train", "evaluate", "evaluate")]
-    train, paper, adaptive = calls[-3:]
+    assert rows == [(row, what) for row in expected for what in ("train", *3 * ("evaluate",))]
+    train, *evaluations = calls[-4:]
     assert "--config=configs/cifar10.py:pgd_at --config.seed=1 " in train
     assert "--config.data.data_dir=data.npz --config.model.width=8 " in train
-    assert paper.endswith("--suite=paper --adaptive_budget=quick --num_examples=200")
-    assert adaptive.endswith("--suite=adaptive --adaptive_budget=quick --num_examples=200")
+    for suite, evaluate in zip(("paper", "adaptive", "diagnostics"), evaluations, strict=True):
+        assert evaluate.endswith(f"--suite={suite} --adaptive_budget=quick --num_examples=200")
 
 
 def test_a_row_that_fails_holds_nobody_up(tree):
