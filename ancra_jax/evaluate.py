@@ -58,7 +58,8 @@ def evaluate(
       checkpoint: ``'best'`` on the selection split, or ``'last'``.
       weights: ``'raw'``, or an average that the run keeps: ``'ema'``, ``'swa'``.
       num_examples: the first so many of the test split; 0 for all.
-      batch_size: examples on the devices at a time; 0 for the training batch size.
+      batch_size: most examples on the devices at a time; 0 for the training batch size. AutoAttack
+        and the adaptive attacks take at most 32 on a CPU, 256 elsewhere.
       seed: of the attacks' randomness.
       force: compute again what is there.
       suite: see ``attacks_of_suite``.
@@ -218,7 +219,11 @@ def define_flags():
         "num_examples", 0, "Evaluate the first N test examples; 0: all.", lower_bound=0
     )
     flags.DEFINE_integer(
-        "batch_size", 0, "Examples at a time; 0: the training batch size.", lower_bound=0
+        "batch_size",
+        0,
+        "Most examples at a time; 0: the training batch size. AutoAttack and the adaptive attacks "
+        "take 32 at most on a CPU, 256 elsewhere.",
+        lower_bound=0,
     )
     flags.DEFINE_integer("seed", 0, "Seed of the attacks' randomness.", lower_bound=0)
     flags.DEFINE_bool("force", False, "Compute again and replace finished results.")
