@@ -10,7 +10,7 @@ import jax
 
 import ancra_jax.defences  # noqa: F401  (registers what the networks declare)
 from ancra_jax.attacks import Defence, adaptive
-from ancra_jax.attacks.batches import Placement, default_batch_size
+from ancra_jax.attacks.batches import Placement
 from ancra_jax.attacks.surrogates import Level
 from ancra_jax.autoattack_suite import arrays_of, first_examples, shown_on
 from ancra_jax.paper_suite import Target
@@ -98,7 +98,7 @@ class AdaptiveSpec:
             transfer_from={source.name: source.predict for source in self.sources},
             budget=self.budget,
             key=jax.random.key(identity["seed"]),
-            batch_size=min(target.batch_size, default_batch_size()),
+            batch_size=target.compacted_batch_size,
             state_path=state,
             max_seconds=60 * self.max_minutes or None,
             progress=shown_on(bar),

@@ -11,7 +11,6 @@ import numpy as np
 
 from ancra_jax.attacks import AutoAttackResult
 from ancra_jax.attacks.autoattack import autoattack
-from ancra_jax.attacks.batches import default_batch_size
 from ancra_jax.attacks.progress import Progress
 from ancra_jax.config import EvaluationConfig
 from ancra_jax.paper_suite import Target
@@ -62,7 +61,7 @@ class AutoAttackSpec:
             norm=self.norm,
             version=self.version,
             key=jax.random.key(identity["seed"]),
-            batch_size=min(target.batch_size, default_batch_size()),
+            batch_size=target.compacted_batch_size,
             state_path=state,
             progress=shown_on(bar),
         )

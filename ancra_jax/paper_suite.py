@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from ancra_jax import attacks
+from ancra_jax.attacks.batches import default_batch_size
 from ancra_jax.attacks.model import example_keys
 from ancra_jax.config import EvaluationConfig
 from ancra_jax.data import Split, batches_for_evaluation
@@ -35,6 +36,11 @@ class Target(NamedTuple):
     split: Split
     batch_size: int
     sharding: jax.sharding.Sharding
+
+    @property
+    def compacted_batch_size(self) -> int:
+        """Of attacks that put what is still robust together anew: there padding is to be small."""
+        return min(self.batch_size, default_batch_size())
 
 
 @dataclass(frozen=True)
