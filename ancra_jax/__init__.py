@@ -1,3 +1,27 @@
-"""ancra_jax: robust image classifiers in JAX, after the ANCRA paper, and honest evaluation."""
+"""Train robust image classifiers in JAX, and find out how robust they really are.
+
+- ``ancra_jax.attacks``: PGD, APGD, FAB, Square, AutoAttack, adaptive attacks on any JAX model;
+- ``ancra_jax.losses``, ``ancra_jax.models``: the equations and networks of the ANCRA paper;
+- ``python -m ancra_jax.train``, ``.evaluate``, ``.report``, ``.paper``: the commands.
+"""
+
+import importlib
+from typing import Any
+
+from ancra_jax import _moved
 
 __version__ = "0.1.0"
+_LAZY = ("attacks", "losses", "models")
+
+_moved.install()
+
+
+def __getattr__(name: str) -> Any:
+    """Import the packages that are used without an import of their own when they are needed."""
+    if name in _LAZY:
+        return importlib.import_module(f"ancra_jax.{name}")
+    raise AttributeError(f"module 'ancra_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_LAZY]

@@ -16,7 +16,7 @@ import numpy as np
 
 from ancra_jax import attacks
 from ancra_jax.attacks.threat_models import at_distance
-from ancra_jax.cpu_devices import use_a_device_per_core
+from ancra_jax.cli.backend import use_a_device_per_core
 from benchmarks.measure import Workload, timed
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "cnn_a.npz"

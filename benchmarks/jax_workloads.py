@@ -8,14 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ancra_jax import attacks, components, data, methods, optim, sharding
+from ancra_jax import attacks, data, methods
 from ancra_jax import config as config_lib
-from ancra_jax.config import Config
-from ancra_jax.cpu_devices import use_a_device_per_core
+from ancra_jax.cli.backend import use_a_device_per_core
+from ancra_jax.config.schema import Config
 from ancra_jax.interop import pytorch
 from ancra_jax.methods.attack import random_start
 from ancra_jax.models.layers import gradient_rule
-from ancra_jax.train_state import create_train_state, make_train_step
+from ancra_jax.run import build as components
+from ancra_jax.run import sharding
+from ancra_jax.run.state import create_train_state
+from ancra_jax.train import optim
+from ancra_jax.train.step import make_train_step
 from benchmarks import autoattack, flops
 from benchmarks.measure import Workload, timed
 

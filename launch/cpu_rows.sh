@@ -54,4 +54,4 @@ if [ "${#failed[@]}" -gt 0 ]; then
 fi
 rows=$(printf ',%s' "$out"/*-[0-9]*)
 echo "all rows are there; to publish them:"
-echo ".venv/bin/python -m ancra_jax.publish --workdirs=${rows#,}"
+echo ".venv/bin/python -m tools.publish --workdirs=${rows#,}"

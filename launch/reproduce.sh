@@ -11,4 +11,4 @@ source launch/environment.sh
 ensure_environment "${EXTRAS:-}"
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.jax_cache}"
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="${JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS:-0.3}"
-exec .venv/bin/python -m ancra_jax.reproduce "$@"
+exec .venv/bin/python -m ancra_jax.paper "$@"

@@ -1,44 +1,31 @@
-"""The direction of imports, which keeps the parts liftable."""
+"""The layers of the house: which package may import which, and how large its rooms are."""
 
 import ast
-import pathlib
+import collections
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+from tests.support import ROOT
+
 PACKAGE = ROOT / "ancra_jax"
 
-LAYERS = [
-    {"types", "errors", "config", "recipes", "compact"},
-    {
-        "models",
-        "attacks",
-        "losses",
-        "negatives",
-        "data",
-        "optim",
-        "sharding",
-        "interop",
-        "interruption",
-        "multihost",
-    },
-    {
-        "methods",
-        "averaging",
-        "components",
-        "selection",
-        "defences",
-        "compilation_cache",
-        "cpu_devices",
-    },
-    {"train_state", "checkpoint", "metrics", "progress", "results", "workdir", "training_log"},
-    {"weights", "teacher"},
-    {"paper_suite", "autoattack_suite", "adaptive_suite", "diagnostics_suite"},
-    {"cli", "evaluation_table"},
-    {"train", "evaluate", "report"},
-    {"reproduce"},
-    {"publish", "campaign"},
-]
+# A part imports only parts of earlier lines; docs/architecture.md shows the same lines.
+LAYERS = (
+    {"errors", "types", "registry"},
+    {"ops", "config"},
+    {"attacks", "models", "data"},
+    {"losses", "defences", "cli", "interop"},
+    {"methods"},
+    {"run"},
+    {"results", "train"},
+    {"evaluate", "report"},
+    {"paper"},
+)
+LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}
+
+
+def modules():
+    return sorted([*PACKAGE.rglob("*.py"), *(ROOT / "tools").rglob("*.py")])
 
 
 def imports_of(path):
@@ -54,48 +41,33 @@ def imports_of(path):
     return names
 
 
-def files():
-    return sorted(PACKAGE.rglob("*.py"))
-
-
-def layer_of(part):
-    for number, parts in enumerate(LAYERS):
-        if part in parts or any(part.startswith(f"{name}_") for name in parts):
-            return number
-    raise AssertionError(f"ancra_jax.{part} has no place in the layers")
+def parts_imported(path):
+    names = [name.split(".") for name in imports_of(path) if name.startswith("ancra_jax.")]
+    return {parts[1] for parts in names if parts[1] in LAYER}
 
 
 def part_of(path):
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_go_downwards(path):
-    part = part_of(path)
-    if part == "__init__":
-        return
-    for name in imports_of(path):
-        parts = name.split(".")
-        if parts[0] != "ancra_jax" or len(parts) < 2 or not is_part(parts[1]):
-            continue
-        if parts[1] != part:
-            assert layer_of(parts[1]) <= layer_of(part), f"{path} imports {name}"
-
-
-def is_part(name):
-    return (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").exists()
+    assert not any(name.startswith(("tools", "benchmarks")) for name in imports_of(path)) or (
+        path.is_relative_to(ROOT / "tools")
+    )
+    if path.is_relative_to(PACKAGE) and (part := part_of(path)) != "__init__":
+        others = parts_imported(path) - {part}
+        assert all(LAYER[other] < max(LAYER[part], 1) for other in others), others
 
 
 def test_attacks_can_be_lifted_out():
-    for path in (PACKAGE / "attacks").glob("*.py"):
-        ours = {name for name in imports_of(path) if name.startswith("ancra_jax")}
-        assert all(name.startswith("ancra_jax.attacks") for name in ours), path
+    for path in (PACKAGE / "attacks").rglob("*.py"):
+        assert parts_imported(path) <= {"attacks", "ops"}, path
 
 
 def test_only_models_know_linen():
-    for path in files():
-        if part_of(path) not in ("models", "interop"):
-            assert not any(name.startswith(("flax.linen", "flax.nnx")) for name in imports_of(path))
+    for path in set(modules()) - set((PACKAGE / "models").rglob("*.py")):
+        assert not any(name.startswith(("flax.linen", "flax.nnx")) for name in imports_of(path))
 
 
 def test_configs_are_plain_data():
@@ -104,6 +76,30 @@ def test_configs_are_plain_data():
         assert roots <= {"ml_collections", "configs", "difflib"}, path
 
 
-def test_modules_are_short():
-    long = {str(path): n for path in files() if (n := len(path.read_text().splitlines())) > 320}
-    assert not long
+def test_modules_and_functions_are_short():
+    for path in modules():
+        text = path.read_text()
+        assert len(text.splitlines()) <= 500, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 160, f"{path}: {node.name}"
+
+
+def test_rooms_are_small_and_their_names_repeat_nothing():
+    neighbours = collections.defaultdict(set)
+    for path in modules():
+        folder = path.parent
+        neighbours[folder].add(path.stem)
+        if path.stem == "__init__" and folder not in (PACKAGE, ROOT / "tools"):
+            neighbours[folder.parent].add(folder.name)
+    for folder, names in neighbours.items():
+        assert len(names - {"__init__", "__main__"}) <= 20, folder
+        prefixes = tuple(f"{name}_" for name in {*names, folder.name})
+        assert not [name for name in names if name.startswith(prefixes)], folder
+    assert len(list(PACKAGE.glob("*.py"))) <= 6
+
+
+def test_the_layers_are_those_of_the_page():
+    page = (ROOT / "docs/architecture.md").read_text()
+    for parts in LAYERS:
+        assert any(all(part in line for part in parts) for line in page.splitlines()), parts

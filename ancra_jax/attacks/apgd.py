@@ -5,14 +5,16 @@ References:
   parameter-free attacks, ICML 2020, section 3. Details follow the authors' published code.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Key
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from ancra_jax.attacks import objectives
-from ancra_jax.attacks.apgd_loop import run_apgd, wide
-from ancra_jax.attacks.gradients import RandomizedEvaluator, evaluator
-from ancra_jax.attacks.loop import LoopKind
+from ancra_jax.attacks.gradients import Evaluator, RandomizedEvaluator, evaluator
+from ancra_jax.attacks.loop import LoopKind, iterate
 from ancra_jax.attacks.model import (
     AnyImages,
     AnyLabels,
@@ -21,11 +23,200 @@ from ancra_jax.attacks.model import (
     as_pytree,
     example_keys,
     fold_each,
+    misclassified,
 )
 from ancra_jax.attacks.objectives import LogitsObjective, Objective
-from ancra_jax.attacks.results import AttackResult
 from ancra_jax.attacks.threat_models import ThreatModel, at_distance
+from ancra_jax.attacks.types import AttackResult
 from ancra_jax.attacks.validation import check_images, check_labels, check_positive_int
+
+MOMENTUM = 0.75
+_WINDOWS_SHAPE = 256
+
+
+class ApgdState(NamedTuple):
+    """What the loop carries from step to step.
+
+    Attributes:
+      images: the current iterates.
+      previous: the iterates before them.
+      gradients: gradients at ``images``.
+      adversarial: the last misclassified iterate of every example, else its natural image.
+      fooled: whether any iterate was misclassified.
+      best_images: the iterates of largest objective.
+      best_gradients: gradients there.
+      best_loss: the largest objective.
+      last_loss: the objective at ``images``; 0 before the first step, as in the reference, whose
+        first step therefore counts as a rise when the objective is positive.
+      rises: in how many steps of the current window the objective rose.
+      checked_loss: ``best_loss`` at the previous checkpoint.
+      halved: whether the step size was halved there.
+      step_size: the current step size of every example.
+    """
+
+    images: Images
+    previous: Images
+    gradients: Images
+    adversarial: Images
+    fooled: Bool[Array, "batch"]
+    best_images: Images
+    best_gradients: Images
+    best_loss: Float[Array, "batch"]
+    last_loss: Float[Array, "batch"]
+    rises: Int[Array, "batch"]
+    checked_loss: Float[Array, "batch"]
+    halved: Bool[Array, "batch"]
+    step_size: Float[Array, "batch"]
+
+
+def checkpoint_windows(num_steps: int) -> np.ndarray:
+    """For every step the length of the window that ends with it, 0 where none does.
+
+    For 100 steps windows of 22, 19, 16, 13, 10, 7, 6, 6 end after steps 22, 41, ... 99. Entry 0
+    belongs to the start.
+    """
+    windows = np.zeros(num_steps + 1, np.int32)
+    window = max(int(0.22 * num_steps), 1)
+    shortest = max(int(0.06 * num_steps), 1)
+    shrink = max(int(0.03 * num_steps), 1)
+    end = window
+    while end <= num_steps:
+        windows[end] = window
+        window = max(window - shrink, shortest)
+        end += window
+    return windows
+
+
+def run_apgd(
+    evaluate: Evaluator | RandomizedEvaluator,
+    start: Images,
+    natural: Images,
+    labels: Int[Array, "batch"],
+    threat_model: ThreatModel,
+    *,
+    num_steps: int = 100,
+    rho: float = 0.75,
+    stop_after: int | None = None,
+    loop: LoopKind = "auto",
+) -> ApgdState:
+    """One run of Auto-PGD from a given start; see ``apgd``.
+
+    Args:
+      evaluate: the objective and the model whose misclassification counts.
+      start: the first iterates.
+      natural: natural images.
+      labels: class numbers.
+      threat_model: the ball around ``natural``.
+      num_steps: gradient steps.
+      rho: see ``apgd``.
+      stop_after: take only so many of the steps; 0 evaluates the start.
+      loop: see ``attacks.loop.iterate``.
+
+    Returns:
+      The final state of the loop.
+    """
+    steps = num_steps if stop_after is None else stop_after
+    return iterate(
+        _step,
+        _initial_state(start, natural, threat_model),
+        evaluate,
+        natural,
+        labels,
+        threat_model,
+        _padded_windows(num_steps),
+        rho,
+        num_steps=steps + 1,
+        loop=loop,
+    )
+
+
+def _padded_windows(num_steps):
+    """The windows with zeros behind them: runs of other lengths share one compiled step."""
+    windows = checkpoint_windows(num_steps)
+    return jnp.asarray(np.pad(windows, (0, -len(windows) % _WINDOWS_SHAPE)))
+
+
+@jax.jit
+def _initial_state(start, natural, threat_model):
+    batch = len(start)
+    lowest = jnp.full(batch, -jnp.inf)
+    return ApgdState(
+        images=start,
+        previous=start,
+        gradients=jnp.zeros_like(start),
+        adversarial=natural,
+        fooled=jnp.zeros(batch, bool),
+        best_images=start,
+        best_gradients=jnp.zeros_like(start),
+        best_loss=lowest,
+        last_loss=lowest,
+        rises=jnp.zeros(batch, jnp.int32),
+        checked_loss=lowest,
+        halved=jnp.ones(batch, bool),
+        step_size=jnp.full(batch, 2.0) * threat_model.epsilon,
+    )
+
+
+def _step(i, state, evaluate, natural, labels, threat_model, windows, rho):
+    """Iteration 0 evaluates the start, so that the network is compiled for the loop alone."""
+    is_start = i == 0
+    images = jnp.where(is_start, state.images, _move(i, state, natural, threat_model))
+    values, gradients, logits = evaluate(images, i)
+    fooled = misclassified(logits, labels)
+    better = is_start | (values > state.best_loss)
+    state = state._replace(
+        images=images,
+        previous=state.images,
+        gradients=gradients,
+        adversarial=jnp.where(wide(fooled), images, state.adversarial),
+        fooled=state.fooled | fooled,
+        best_images=jnp.where(wide(better), images, state.best_images),
+        best_gradients=jnp.where(wide(better), gradients, state.best_gradients),
+        best_loss=jnp.where(better, values, state.best_loss),
+        last_loss=jnp.where(is_start, 0.0, values),
+        rises=state.rises + (~is_start & (values > state.last_loss)),
+        checked_loss=jnp.where(is_start, values, state.checked_loss),
+    )
+    return _end_window(state, windows[i], rho)
+
+
+def _move(i, state, natural, threat_model):
+    """A projected step, averaged with the previous displacement; the first has no momentum."""
+    direction = threat_model.direction(state.gradients)
+    stepped = threat_model.project(state.images + wide(state.step_size) * direction, natural)
+    weight = jnp.where(i == 1, 1.0, MOMENTUM)
+    moved = (
+        state.images
+        + weight * (stepped - state.images)
+        + (1 - weight) * (state.images - state.previous)
+    )
+    return threat_model.project(moved, natural)
+
+
+def _end_window(state, window, rho):
+    """At a checkpoint (``window`` > 0), halves step sizes and restarts from the best point.
+
+    An example is halved if its objective rose too rarely, or if it was not halved at the previous
+    checkpoint and its best objective has not improved since. ``previous`` is not reset.
+    """
+    ends = window > 0
+    too_rarely = state.rises <= rho * window
+    stalled = ~state.halved & (state.checked_loss >= state.best_loss)
+    halve = ends & (too_rarely | stalled)
+    return state._replace(
+        images=jnp.where(wide(halve), state.best_images, state.images),
+        gradients=jnp.where(wide(halve), state.best_gradients, state.gradients),
+        step_size=jnp.where(halve, state.step_size / 2, state.step_size),
+        rises=jnp.where(ends, 0, state.rises),
+        checked_loss=jnp.where(ends, state.best_loss, state.checked_loss),
+        halved=jnp.where(ends, halve, state.halved),
+    )
+
+
+def wide(x):
+    """Lets one number per example broadcast over its image."""
+    return x[:, None, None, None]
+
 
 LOSSES = {
     "ce": objectives.cross_entropy,

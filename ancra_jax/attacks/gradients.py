@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from ancra_jax.attacks.fast_convolutions import with_fast_convolutions
 from ancra_jax.attacks.model import Images, LogitsFn, float32_logits, fold_each
 from ancra_jax.attacks.objectives import LogitsObjective, Objective
-from ancra_jax.attacks.pytree import pytree_dataclass
+from ancra_jax.ops.fast_convolutions import with_fast_convolutions
+from ancra_jax.ops.pytree import pytree_dataclass
 
 
 class Evaluation(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeVar
 import jax
 import jax.numpy as jnp
 
-from ancra_jax.attacks.rows import layout_of, on_own_rows, over_several_devices
+from ancra_jax.ops.per_device import layout_of, on_own_rows, over_several_devices
 
 State = TypeVar("State")
 LoopKind = Literal["auto", "host", "compiled"]

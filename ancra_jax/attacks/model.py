@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from ancra_jax.attacks.fast_convolutions import with_fast_convolutions
-from ancra_jax.attacks.pytree import pytree_dataclass
+from ancra_jax.ops.fast_convolutions import with_fast_convolutions
+from ancra_jax.ops.pytree import pytree_dataclass
 
 Images = Float[Array, "batch height width channels"]
 AnyImages = Images | Float[np.ndarray, "batch height width channels"]

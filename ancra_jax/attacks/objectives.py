@@ -17,7 +17,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from ancra_jax.attacks.model import Images, LogitsFn, as_pytree, model_outputs, read_outputs
-from ancra_jax.attacks.pytree import pytree_dataclass
+from ancra_jax.ops.pytree import pytree_dataclass
 
 Logits = Float[Array, "batch classes"]
 Labels = Int[Array, "batch"]

@@ -4,14 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ancra_jax.attacks.model import (
-    AnyImages,
-    AnyLabels,
-    Images,
-    LogitsFn,
-    as_pytree,
-    misclassified,
-)
+from ancra_jax.attacks.model import AnyImages, AnyLabels, Images, LogitsFn, as_pytree, misclassified
 from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.attacks.validation import forward
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ancra_jax.attacks.pytree import pytree_dataclass
+from ancra_jax.ops.pytree import pytree_dataclass
 
 Images = Float[Array, "batch height width channels"]
 

@@ -1,10 +1,10 @@
 """Data sets, their loading and caching, and the batches made of them on the device."""
 
-from ancra_jax.data import cifar, digits, folder, tiny_imagenet  # noqa: F401 (they register)
 from ancra_jax.data.augment import Augmentation, augment
 from ancra_jax.data.dataset import Dataset, Split
 from ancra_jax.data.extra import ExtraDraws, extend, load_extra
 from ancra_jax.data.pipeline import (
+    BatchPlan,
     DeviceSplit,
     EvaluationBatch,
     batches_for_evaluation,
@@ -14,8 +14,8 @@ from ancra_jax.data.pipeline import (
     to_float,
     training_batch,
 )
-from ancra_jax.data.plan import BatchPlan
 from ancra_jax.data.registry import SourceOptions, load, names, register
+from ancra_jax.data.sources import cifar, digits, folder, tiny_imagenet  # noqa: F401 (they register)
 from ancra_jax.data.splits import hold_out, subset
 
 __all__ = [

@@ -19,7 +19,7 @@ from ancra_jax.attacks.objectives import (
     targeted_dlr_term,
     targeted_margin_term,
 )
-from ancra_jax.attacks.pytree import pytree_dataclass
+from ancra_jax.ops.pytree import pytree_dataclass
 
 Scalar = Any
 """A NumPy scalar or a traced one, of one dtype in all attacks: else they would share no program."""

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ancra_jax.attacks.model import Images, LogitsFn, as_pytree, model_outputs
-from ancra_jax.attacks.pytree import pytree_dataclass
 from ancra_jax.defences.attention_objective import branch_terms
+from ancra_jax.ops.pytree import pytree_dataclass
 
 _AT_ONCE = 10  # first masks that are computed together
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ancra_jax.attacks.batches import Placement
 from ancra_jax.attacks.gradients import value_and_input_gradient
 from ancra_jax.attacks.model import LogitsFn, as_pytree, model_outputs
+from ancra_jax.attacks.placement import Placement
 from ancra_jax.defences.attention_objective import AttentionObjective, ascent
 
 Images = Float[np.ndarray, "examples height width channels"]

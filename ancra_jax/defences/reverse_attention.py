@@ -18,8 +18,8 @@ from typing import Any
 
 import jax
 
+from ancra_jax.attacks.adaptive.surrogates import Defence, SurrogateAttack, register_defence
 from ancra_jax.attacks.model import LogitsFn, model_outputs
-from ancra_jax.attacks.surrogates import Defence, SurrogateAttack, register_defence
 from ancra_jax.defences.attention_objective import LABEL, TARGET, Goal, ascent
 from ancra_jax.defences.branches import BranchObjective
 from ancra_jax.defences.gate import gate_statistics

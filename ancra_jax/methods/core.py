@@ -11,8 +11,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from ancra_jax.methods.attack import AttackRequest, Images, Predict, run_requests
+from ancra_jax.attacks.model import example_keys as _example_keys
+from ancra_jax.errors import UsageError
+from ancra_jax.methods.attack import AttackRequest, AttackSettings, Images, Predict, run_requests
 from ancra_jax.types import Batch, Outputs
+
+ADVERSARIAL, NEGATIVE_CHOICE, NEGATIVE_ATTACK = range(3)
+
+
+def example_keys(
+    key: Key[Array, ""], stream: int, indices: Int[Array, "batch"]
+) -> Key[Array, "batch"]:
+    """Keys of one stream of a step, derived from the step's key and the data-set indices."""
+    return _example_keys(jax.random.fold_in(key, stream), indices)
+
 
 BatchStats = PyTree
 MethodState = dict[str, PyTree]
@@ -148,3 +160,57 @@ def accuracy(outputs: Outputs, labels: Int[Array, "batch"]) -> Float[Array, ""]:
     this says nothing about how it will classify: look at the selection split for that.
     """
     return jnp.mean((jnp.argmax(outputs.logits, axis=-1) == labels).astype(jnp.float32))
+
+
+PairLoss = Callable[[Outputs, Outputs, Examples], tuple[Float[Array, ""], Metrics, MethodState]]
+"""``(natural, adversarial, examples) -> (loss, metrics, state)``; a method that remembers nothing
+returns ``examples.state``."""
+
+
+def natural_and_adversarial(settings: AttackSettings, pair_loss: PairLoss) -> Method:
+    """Attacks every image, then compares the two training-phase forwards, the natural one first.
+
+    Args:
+      settings: the untargeted attack.
+      pair_loss: of the outputs for the natural and for the adversarial images.
+    """
+
+    def loss(forward, batch_stats, examples):
+        images, labels, _ = examples.batch
+        natural, batch_stats = forward(batch_stats, images, labels)
+        adversarial, batch_stats = forward(batch_stats, examples.attacked["adversarial"], labels)
+        value, metrics, state = pair_loss(natural, adversarial, examples)
+        accuracies = {
+            "batch_accuracy_natural": accuracy(natural, labels),
+            "batch_accuracy_adversarial": accuracy(adversarial, labels),
+        }
+        return Terms(value, batch_stats, natural, metrics | accuracies, state, adversarial)
+
+    return Method(untargeted(settings), loss)
+
+
+def untargeted(settings: AttackSettings):
+    """Plans the untargeted attack on every natural image (paper eq. 2), as ``'adversarial'``."""
+
+    def prepare(predict, batch, key, epoch):
+        del predict, epoch
+        keys = example_keys(key, ADVERSARIAL, batch.indices)
+        request = AttackRequest(settings, batch.images, batch.labels, False, keys)
+        return Plan({"adversarial": request}, {})
+
+    return prepare
+
+
+def _needs_an_attack(config, setting):
+    if config.method.name == "natural":
+        raise UsageError(
+            f"{setting}: needs an adversarial method (config.method.name), not 'natural'"
+        )
+
+
+def _needs_epochs_after(config, field, epochs):
+    if epochs >= config.epochs:
+        raise UsageError(
+            f"config.{field}={epochs}: must be less than config.epochs={config.epochs}, or what "
+            "comes after them never does"
+        )

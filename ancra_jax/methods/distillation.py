@@ -1,7 +1,9 @@
 """Knowledge distillation as a wrapper around any method."""
 
 from ancra_jax import losses
+from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError
+from ancra_jax.methods.attack import AttackSettings
 from ancra_jax.methods.core import Method
 
 
@@ -41,3 +43,16 @@ def distillation(method: Method, *, weight: float, temperature: float, aux_weigh
         return terms._replace(loss=(1 - weight) * terms.loss + weight * term, metrics=metrics)
 
     return method._replace(loss=loss)
+
+
+def with_distillation(method: Method, config: Config, settings: AttackSettings) -> Method:
+    """Distillation from a teacher for ``config.distillation.weight`` above 0."""
+    del settings
+    if config.distillation.weight == 0:
+        return method
+    return distillation(
+        method,
+        weight=config.distillation.weight,
+        temperature=config.distillation.temperature,
+        aux_weight=config.method.aux_weight,
+    )

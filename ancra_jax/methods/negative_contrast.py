@@ -1,13 +1,23 @@
 """The asymmetric negative contrast as a wrapper around any adversarial method."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 
 from ancra_jax import losses
+from ancra_jax.config.schema import Config
 from ancra_jax.methods.attack import AttackRequest, AttackSettings
-from ancra_jax.methods.core import Method, Plan
-from ancra_jax.methods.keys import NEGATIVE_ATTACK, NEGATIVE_CHOICE, example_keys
-from ancra_jax.negatives import RANDOM, check_strategy, choose_negatives
+from ancra_jax.methods.core import (
+    NEGATIVE_ATTACK,
+    NEGATIVE_CHOICE,
+    Method,
+    Plan,
+    _needs_an_attack,
+    _needs_epochs_after,
+    example_keys,
+)
+from ancra_jax.methods.negatives import RANDOM, check_strategy, choose_negatives
 
 
 def negative_contrast(
@@ -95,3 +105,24 @@ def negative_contrast(
         )
 
     return method._replace(prepare=prepare, loss=loss)
+
+
+def with_negative_contrast(method: Method, config: Config, settings: AttackSettings) -> Method:
+    """ANC (paper eq. 3-5) for ``config.negative_contrast.zeta`` above 0."""
+    contrast = config.negative_contrast
+    if contrast.zeta == 0:
+        return method
+    _needs_an_attack(config, f"config.negative_contrast.zeta={contrast.zeta}")
+    if contrast.strategy != RANDOM:
+        _needs_epochs_after(config, "negative_contrast.random_epochs", contrast.random_epochs)
+    return negative_contrast(
+        method,
+        # The negatives' attack always descends the cross-entropy (paper eq. 5).
+        replace(settings, objective="cross_entropy"),
+        zeta=contrast.zeta,
+        alpha=contrast.alpha,
+        strategy=contrast.strategy,
+        targeted=contrast.targeted,
+        random_epochs=contrast.random_epochs,
+        aux_weight=config.method.aux_weight,
+    )

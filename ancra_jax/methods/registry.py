@@ -4,11 +4,14 @@ import difflib
 from collections.abc import Callable
 
 from ancra_jax import attacks
-from ancra_jax.config import AttackConfig, Config
+from ancra_jax.config.schema import AttackConfig, Config
 from ancra_jax.errors import UsageError
 from ancra_jax.methods.attack import AttackSettings
 from ancra_jax.methods.core import Method
-from ancra_jax.methods.wrappers import WRAPPERS
+from ancra_jax.methods.distillation import with_distillation
+from ancra_jax.methods.negative_contrast import with_negative_contrast
+from ancra_jax.methods.udr import with_distributional_robustness
+from ancra_jax.methods.weight_perturbation import with_weight_perturbation
 
 Factory = Callable[[Config, AttackSettings], Method]
 """Makes a method of the configuration and the training attack that it describes."""
@@ -68,3 +71,14 @@ def attack_settings(config: AttackConfig, aux_weight: float) -> AttackSettings:
         start=config.start,
         aux_weight=aux_weight,
     )
+
+
+Wrapper = Callable[[Method, Config, AttackSettings], Method]
+
+WRAPPERS: tuple[Wrapper, ...] = (
+    with_distillation,
+    with_negative_contrast,
+    with_distributional_robustness,
+    with_weight_perturbation,
+)
+"""From the innermost to the outermost."""

@@ -1,10 +1,39 @@
 """S2O: adversarial training and TRADES regularised by second-order statistics."""
 
 from ancra_jax import losses
+from ancra_jax.config.schema import Config
+from ancra_jax.methods import second_order
 from ancra_jax.methods.attack import AttackSettings
-from ancra_jax.methods.base import cross_entropy
-from ancra_jax.methods.core import Method
-from ancra_jax.methods.pairs import natural_and_adversarial
+from ancra_jax.methods.core import Method, natural_and_adversarial
+from ancra_jax.methods.registry import register
+from ancra_jax.methods.standard import cross_entropy
+
+
+@register("pgd_at_s2o")
+def _pgd_at_s2o(config: Config, settings: AttackSettings) -> Method:
+    method, s2o = config.method, config.second_order
+    return second_order.pgd_at_s2o(
+        settings,
+        method.aux_weight,
+        method.label_smoothing,
+        cross_entropy_weight=s2o.cross_entropy_weight,
+        weight=s2o.weight,
+        diagonal=s2o.diagonal,
+    )
+
+
+@register("trades_s2o")
+def _trades_s2o(config: Config, settings: AttackSettings) -> Method:
+    method, s2o = config.method, config.second_order
+    return second_order.trades_s2o(
+        settings,
+        method.beta,
+        method.aux_weight,
+        method.label_smoothing,
+        cross_entropy_weight=s2o.cross_entropy_weight,
+        weight=s2o.weight,
+        diagonal=s2o.diagonal,
+    )
 
 
 def pgd_at_s2o(

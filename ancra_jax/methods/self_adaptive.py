@@ -4,9 +4,32 @@ import jax
 import jax.numpy as jnp
 
 from ancra_jax import losses
+from ancra_jax.config.schema import Config
+from ancra_jax.errors import UsageError
 from ancra_jax.methods.attack import AttackSettings
-from ancra_jax.methods.core import Method
-from ancra_jax.methods.pairs import natural_and_adversarial
+from ancra_jax.methods.core import Method, natural_and_adversarial
+from ancra_jax.methods.registry import register
+
+
+@register("sat")
+def _sat(config: Config, settings: AttackSettings) -> Method:
+    if config.method.label_smoothing > 0:
+        raise UsageError(
+            f"config.method.label_smoothing={config.method.label_smoothing}: must be 0 for the "
+            "method 'sat', whose labels are soft already"
+        )
+    if config.self_adaptive.start_epoch > config.epochs:
+        raise UsageError(
+            f"config.self_adaptive.start_epoch={config.self_adaptive.start_epoch}: must be at most "
+            f"config.epochs={config.epochs}, or no soft label ever moves"
+        )
+    return self_adaptive_trades(
+        settings,
+        config.method.beta,
+        config.method.aux_weight,
+        start_epoch=config.self_adaptive.start_epoch,
+        momentum=config.self_adaptive.momentum,
+    )
 
 
 def self_adaptive_trades(

@@ -4,11 +4,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ancra_jax import attacks
-from ancra_jax.attacks.pytree import pytree_dataclass
 from ancra_jax.attacks.threat_models import Images
+from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError
-from ancra_jax.methods.attack import run_requests
-from ancra_jax.methods.core import Method
+from ancra_jax.methods.attack import AttackSettings, run_requests
+from ancra_jax.methods.core import Method, _needs_an_attack
+from ancra_jax.ops.pytree import pytree_dataclass
 
 
 @pytree_dataclass()
@@ -84,3 +85,22 @@ def distributional_robustness(
         return terms._replace(metrics=metrics)
 
     return method._replace(init_state=init_state, attack=attack, loss=loss)
+
+
+def with_distributional_robustness(
+    method: Method, config: Config, settings: AttackSettings
+) -> Method:
+    """UDR for ``config.udr.multiplier`` above 0."""
+    del settings
+    udr = config.udr
+    if udr.multiplier == 0:
+        return method
+    _needs_an_attack(config, f"config.udr.multiplier={udr.multiplier}")
+    if config.attack.norm != "linf":
+        raise UsageError(
+            f"config.udr.multiplier={udr.multiplier}: needs config.attack.norm='linf', not "
+            f"{config.attack.norm!r}"
+        )
+    return distributional_robustness(
+        method, multiplier=udr.multiplier, rate=udr.rate, interval=udr.interval
+    )

@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ancra_jax.methods.core import Method
+from ancra_jax.config.schema import Config
+from ancra_jax.methods.attack import AttackSettings
+from ancra_jax.methods.core import Method, _needs_an_attack, _needs_epochs_after
 
 _TINY = 1e-20
 
@@ -41,3 +43,14 @@ def _moved(
         return weight
     norm = lambda x: jnp.sqrt(jnp.sum(jnp.square(x)))  # noqa: E731
     return weight + length * norm(weight) / (norm(ascent) + _TINY) * ascent
+
+
+def with_weight_perturbation(method: Method, config: Config, settings: AttackSettings) -> Method:
+    """AWP for ``config.awp.gamma`` above 0."""
+    del settings
+    awp = config.awp
+    if awp.gamma == 0:
+        return method
+    _needs_an_attack(config, f"config.awp.gamma={awp.gamma}")
+    _needs_epochs_after(config, "awp.warmup_epochs", awp.warmup_epochs)
+    return weight_perturbation(method, gamma=awp.gamma, warmup_epochs=awp.warmup_epochs)

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ancra_jax.attacks.convolution import Geometry, cpu_convolution, stock_convolution
 from ancra_jax.errors import UsageError
+from ancra_jax.ops.convolution import Geometry, cpu_convolution, stock_convolution
 
 FeatureMap = Float[Array, "batch height width channels"]
 NewFeatureMap = Float[Array, "batch out_height out_width features"]

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_autoattack import examples, mlp, mlp_model
 
 from ancra_jax import attacks
-from ancra_jax.attacks import surrogates
-from ancra_jax.attacks.adaptive import BUDGETS, plan
-from ancra_jax.attacks.surrogate_searches import SEARCHES
-from ancra_jax.attacks.surrogates import loss_on
+from ancra_jax.attacks.adaptive import surrogates
+from ancra_jax.attacks.adaptive.api import BUDGETS, plan
+from ancra_jax.attacks.adaptive.searches import SEARCHES
+from ancra_jax.attacks.adaptive.surrogates import loss_on
+from tests.attacks.test_autoattack import examples, mlp, mlp_model
 
 EPSILON = 0.08
 WEIGHTS = mlp_model().args[0]

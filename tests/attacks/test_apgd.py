@@ -1,6 +1,5 @@
 from functools import partial
 
-import cnn_a
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ancra_jax import attacks
-from ancra_jax.attacks.apgd_loop import checkpoint_windows, run_apgd
+from ancra_jax.attacks.apgd import checkpoint_windows, run_apgd
 from ancra_jax.attacks.gradients import evaluator
 from ancra_jax.attacks.threat_models import at_distance
+from tests.support import cnn_a
 
 KEY = jax.random.key(3)
 SHAPE = (3, 5, 4, 2)

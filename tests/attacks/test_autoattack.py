@@ -1,9 +1,7 @@
-import os
 import subprocess
 import sys
 from functools import partial
 
-import cnn_a
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ancra_jax import attacks
-from ancra_jax.attacks.autoattack_attacks import Budget, plan
-from ancra_jax.attacks.batches import Placement
-from ancra_jax.attacks.results import AttackResult
+from ancra_jax.attacks.autoattack.ensemble import Budget, plan
+from ancra_jax.attacks.placement import Placement
+from ancra_jax.attacks.types import AttackResult
+from tests.support import ENVIRONMENT, cnn_a
 
 KEY = jax.random.key(5)
 SHAPE = (11, 6, 4, 2)
@@ -149,18 +148,15 @@ def test_flags_do_not_depend_on_the_number_of_devices(tmp_path):
     script = """
 import sys
 import jax, numpy as np
-sys.path.insert(0, sys.argv[1])
-import test_autoattack as t
+import tests.attacks.test_autoattack as t
 assert len(jax.devices()) == 8
 images, labels = t.examples()
 result = t.quick(t.mlp_model(), images, labels, batch_size=5)
-np.savez(sys.argv[2], robust=result.robust, broken_by=result.broken_by, images=result.images)
+np.savez(sys.argv[1], robust=result.robust, broken_by=result.broken_by, images=result.images)
 """
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
-    here = os.path.dirname(__file__)
-    environment["PYTHONPATH"] = os.path.dirname(here)
+    environment = ENVIRONMENT | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
     subprocess.run(
-        [sys.executable, "-c", script, here, str(tmp_path / "eight.npz")],
+        [sys.executable, "-c", script, str(tmp_path / "eight.npz")],
         env=environment,
         check=True,
         timeout=300,

@@ -8,11 +8,12 @@ from functools import partial
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_autoattack import examples, mlp_model
 
 from ancra_jax import attacks
-from ancra_jax.attacks import autoattack_run
-from ancra_jax.attacks.results import AttackResult
+from ancra_jax.attacks.autoattack import driver as autoattack_run
+from ancra_jax.attacks.types import AttackResult
+from tests.attacks.test_autoattack import examples, mlp_model
+from tests.support import ENVIRONMENT
 
 two_squares = partial(
     attacks.autoattack,
@@ -190,11 +191,11 @@ def peaks(state_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads Linux's /proc")
 def test_ten_thousand_images_take_no_more_memory_than_their_results(tmp_path):
-    here = os.path.dirname(__file__)
-    script = f"import test_autoattack_driver as t; t.peaks({str(tmp_path / 'state')!r})"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([here, *sys.path])}
+    script = (
+        f"import tests.attacks.test_autoattack_driver as t; t.peaks({str(tmp_path / 'state')!r})"
+    )
     ran = subprocess.run(
-        [sys.executable, "-c", script], env=environment, check=True, timeout=600,
+        [sys.executable, "-c", script], env=ENVIRONMENT, check=True, timeout=600,
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     on_disk, in_memory = map(float, ran.stdout.split())

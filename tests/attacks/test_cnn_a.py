@@ -1,6 +1,7 @@
-import cnn_a
 import jax
 import numpy as np
+
+from tests.support import cnn_a
 
 
 def test_logits_agree_with_the_record():

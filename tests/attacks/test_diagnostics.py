@@ -5,12 +5,10 @@ Images are halved in size, at which the network of ``cnn_a`` still classifies, t
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from types import SimpleNamespace
 
-import cnn_a
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,9 +16,10 @@ import pytest
 from jax.tree_util import Partial
 
 from ancra_jax import attacks
-from ancra_jax.attacks import diagnostics_landscape
-from ancra_jax.attacks import diagnostics_measurements as measurements
-from ancra_jax.attacks.diagnostics_rows import Row, noticed_share, rows_of, verdict
+from ancra_jax.attacks.diagnostics import landscape as diagnostics_landscape
+from ancra_jax.attacks.diagnostics import measurements
+from ancra_jax.attacks.diagnostics.checks import Row, noticed_share, rows_of, verdict
+from tests.support import ENVIRONMENT, cnn_a
 
 EXAMPLES = 40
 EPSILON = 8 / 255
@@ -240,15 +239,14 @@ def test_devices_do_not_matter(data, ordinary):
     code = """
 import json
 import jax, pytest
-import test_diagnostics as t
+import tests.attacks.test_diagnostics as t
 t.shorten(pytest.MonkeyPatch())
 assert jax.device_count() == 4
 found = t.diagnose(t.small_data(), t.cnn_a.logits_fn)
 print(json.dumps([found.verdict, t.values(found)]))
 """
-    environment = os.environ | {
+    environment = ENVIRONMENT | {
         "JAX_NUM_CPU_DEVICES": "4",
-        "PYTHONPATH": os.pathsep.join(sys.path),
     }
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -256,7 +254,6 @@ print(json.dumps([found.verdict, t.values(found)]))
         capture_output=True,
         text=True,
         check=False,
-        cwd=os.path.dirname(__file__),
     )
     assert done.returncode == 0, done.stderr[-2000:]
     verdict, found = json.loads(done.stdout.splitlines()[-1])

@@ -1,4 +1,3 @@
-import cnn_a
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +6,7 @@ from jax.tree_util import Partial
 
 from ancra_jax.attacks import L2, Linf, is_adversarial, margin, pgd
 from ancra_jax.attacks.fab import _nearest_boundary, fab
+from tests.support import cnn_a
 
 KEY = jax.random.key(0)
 

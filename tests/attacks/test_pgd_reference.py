@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference_weights import GOLDEN, reference_names, seeded_state_dict
 
 from ancra_jax import attacks, models
 from ancra_jax.interop import pytorch
+from tests.support.reference_weights import GOLDEN, reference_names, seeded_state_dict
 
 
 @pytest.mark.slow

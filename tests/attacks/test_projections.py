@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq, linprog
 
-from ancra_jax.attacks.projections import distance_to_hyperplane, project_onto_hyperplane
+from ancra_jax.attacks.fab import distance_to_hyperplane, project_onto_hyperplane
 from ancra_jax.attacks.threat_models import L2, Linf, ThreatModel
 
 LINF, L_2 = Linf(1.0), L2(1.0)

@@ -1,6 +1,5 @@
 import sys
 
-import cnn_a
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,10 +9,10 @@ from jax.tree_util import Partial
 from ancra_jax.attacks import L2, Linf, is_adversarial
 from ancra_jax.attacks import margin as margin_objective
 from ancra_jax.attacks.model import example_keys
-from ancra_jax.attacks.square import square
-from ancra_jax.attacks.square_proposals import pattern, windows
-from ancra_jax.attacks.square_proposals import proposal as eager_proposal
-from ancra_jax.attacks.square_proposals import starting_point as eager_starting_point
+from ancra_jax.attacks.square import pattern, square, windows
+from ancra_jax.attacks.square import proposal as eager_proposal
+from ancra_jax.attacks.square import starting_point as eager_starting_point
+from tests.support import cnn_a
 
 KEY = jax.random.key(0)
 proposal, starting_point = jax.jit(eager_proposal), jax.jit(eager_starting_point)

@@ -1,5 +1,6 @@
 import pytest
-from small_archives import WNIDS, cifar_rows, encode, random_image, tar
+
+from tests.support.archives import WNIDS, cifar_rows, encode, random_image, tar
 
 
 @pytest.fixture(autouse=True)

@@ -12,11 +12,11 @@ import pytest
 import tensorflow_datasets as tfds
 from etils import epath
 from etils.epath import backend
-from small_archives import cifar_rows, tar
 
 from ancra_jax import data
-from ancra_jax.data import archives
+from ancra_jax.data.sources import archives
 from ancra_jax.errors import UsageError
+from tests.support.archives import cifar_rows, tar
 
 PREPARED = Path("cifar10/3.0.2")
 

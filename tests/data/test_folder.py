@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
-from small_archives import encode, random_image, write_files
 
 from ancra_jax import data
 from ancra_jax.errors import UsageError
+from tests.support.archives import encode, random_image, write_files
 
 
 def folder(tmp_path, shape=(6, 5, 3), image_format="PNG", suffix=".png"):

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from ancra_jax import data
-from ancra_jax.data import cifar
+from ancra_jax.data.sources import cifar
 from ancra_jax.errors import UsageError
 
 COUNTS = {"train": 20, "test": 10}

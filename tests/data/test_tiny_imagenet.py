@@ -4,10 +4,10 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
-from small_archives import encode, random_image, write_files, zip_file
 
 from ancra_jax import data
 from ancra_jax.errors import UsageError
+from tests.support.archives import encode, random_image, write_files, zip_file
 
 
 def decode(jpeg: bytes) -> np.ndarray:

@@ -4,13 +4,13 @@ import chex
 import jax
 import numpy as np
 import pytest
-from small_archives import cifar_rows, encode, random_image, tar, zip_file
-from small_runs import SMALL
 
 from ancra_jax import config as config_lib
-from ancra_jax.evaluate import evaluate
-from ancra_jax.train import train
+from ancra_jax.evaluate.suites import evaluate
+from ancra_jax.train.loop import train
 from configs import cifar10, cifar100, tiny_imagenet
+from tests.support.archives import cifar_rows, encode, random_image, tar, zip_file
+from tests.support.small_runs import SMALL
 
 
 def cifar10_archive(directory):

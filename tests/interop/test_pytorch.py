@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference_weights import random_variables, reference_names, seeded_state_dict
 
 from ancra_jax import models
 from ancra_jax.errors import UsageError
 from ancra_jax.interop import pytorch
+from tests.support.reference_weights import random_variables, reference_names, seeded_state_dict
 
 REFERENCES = [
     ("resnet18", "resnet18_ra_cifar10", 10, (32, 32, 3)),

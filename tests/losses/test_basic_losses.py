@@ -1,10 +1,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from reference_weights import GOLDEN
 
 from ancra_jax import losses
 from ancra_jax.types import Outputs
+from tests.support.reference_weights import GOLDEN
 
 
 def test_trades_agrees_with_the_reference():

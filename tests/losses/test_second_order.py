@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference_weights import GOLDEN
 
 from ancra_jax import losses
+from tests.support.reference_weights import GOLDEN
 
 
 def test_s2o_trades_agrees_with_the_reference():

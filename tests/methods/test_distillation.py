@@ -4,7 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from method_parts import (
+
+from ancra_jax import attacks, losses
+from ancra_jax.errors import UsageError
+from ancra_jax.methods import AttackSettings
+from ancra_jax.methods import standard as base
+from ancra_jax.methods.core import Terms
+from ancra_jax.methods.distillation import distillation
+from tests.support.method_parts import (
     BATCH,
     CLASSES,
     LABELS,
@@ -14,12 +21,6 @@ from method_parts import (
     outputs,
     over_heads,
 )
-
-from ancra_jax import attacks, losses
-from ancra_jax.errors import UsageError
-from ancra_jax.methods import AttackSettings, base
-from ancra_jax.methods.core import Terms
-from ancra_jax.methods.distillation import distillation
 
 SETTINGS = AttackSettings("cross_entropy", attacks.Linf(8 / 255), 0.007, 1, "gaussian", 2.0)
 NATURAL, ADVERSARIAL = outputs(0), outputs(1)

@@ -1,8 +1,9 @@
 import pytest
-from small_runs import small_config
 
-from ancra_jax import methods, negatives
+from ancra_jax import methods
 from ancra_jax.errors import UsageError
+from ancra_jax.methods import negatives
+from tests.support.small_runs import small_config
 
 
 @pytest.mark.parametrize(

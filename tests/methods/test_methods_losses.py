@@ -4,7 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from method_parts import (
+
+from ancra_jax import attacks, losses
+from ancra_jax.methods import AttackSettings, second_order
+from ancra_jax.methods import standard as base
+from ancra_jax.methods.negative_contrast import negative_contrast
+from ancra_jax.methods.negatives import Negatives
+from ancra_jax.methods.self_adaptive import self_adaptive_trades
+from tests.support.method_parts import (
     BATCH,
     CLASSES,
     INDICES,
@@ -16,12 +23,6 @@ from method_parts import (
     outputs,
     over_heads,
 )
-
-from ancra_jax import attacks, losses
-from ancra_jax.methods import AttackSettings, base, second_order
-from ancra_jax.methods.negative_contrast import negative_contrast
-from ancra_jax.methods.self_adaptive import self_adaptive_trades
-from ancra_jax.negatives import Negatives
 
 SETTINGS = AttackSettings("cross_entropy", attacks.Linf(8 / 255), 0.007, 1, "gaussian", 2.0)
 NATURAL, ADVERSARIAL, NEGATIVE = outputs(0), outputs(1), outputs(2)

@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference_weights import GOLDEN, reference_names, seeded_state_dict
 
 from ancra_jax import attacks, methods, models
 from ancra_jax import config as config_lib
 from ancra_jax.interop import pytorch
 from ancra_jax.methods import attack
 from ancra_jax.methods.core import Examples
-from ancra_jax.negatives import Negatives
+from ancra_jax.methods.negatives import Negatives
 from ancra_jax.types import Batch
 from configs import common
+from tests.support.reference_weights import GOLDEN, reference_names, seeded_state_dict
 
 ALPHA = {"resnet18_ra_cifar10": 1.0, "resnet18_ra_cifar10_alpha05": 0.5}
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from ancra_jax import attacks
 from ancra_jax.errors import UsageError
-from ancra_jax.methods import AttackSettings, base
+from ancra_jax.methods import AttackSettings
+from ancra_jax.methods import standard as base
 from ancra_jax.methods.udr import SoftLinf, distributional_robustness
 from ancra_jax.types import Batch, Outputs
 

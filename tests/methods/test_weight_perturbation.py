@@ -1,17 +1,21 @@
 import chex
-import cnn_a
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from reference_weights import GOLDEN
-from small_runs import small_config
 
-from ancra_jax import attacks, components, data, methods, sharding
-from ancra_jax.methods import AttackSettings, Examples, base
+from ancra_jax import attacks, data, methods
+from ancra_jax.methods import AttackSettings, Examples
+from ancra_jax.methods import standard as base
 from ancra_jax.methods.weight_perturbation import weight_perturbation
-from ancra_jax.train_state import create_train_state, make_train_step
+from ancra_jax.run import build as components
+from ancra_jax.run import sharding
+from ancra_jax.run.state import create_train_state
+from ancra_jax.train.step import make_train_step
 from ancra_jax.types import Batch, Outputs
+from tests.support import cnn_a
+from tests.support.reference_weights import GOLDEN
+from tests.support.small_runs import small_config
 
 SETTINGS = AttackSettings("cross_entropy", attacks.Linf(8 / 255), 2 / 255, 10, "uniform", 0.0)
 PGD_AT = base.pgd_at(SETTINGS, 0.0)

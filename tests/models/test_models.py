@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference_weights import random_variables
 
 from ancra_jax import models
 from ancra_jax.errors import UsageError
 from ancra_jax.models import registry
 from ancra_jax.types import Outputs
+from tests.support.reference_weights import random_variables
 
 NAMES = ["resnet18", "preact_resnet18", "wide_resnet16_2"]
 

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from reference_weights import random_variables
 
 from ancra_jax import models
 from ancra_jax.interop import pytorch
+from tests.support.reference_weights import random_variables
 
 torch = pytest.importorskip("torch")
 F = torch.nn.functional

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from reference_weights import GOLDEN, reference_names, seeded_state_dict
 
 from ancra_jax import models
 from ancra_jax.interop import pytorch
 from ancra_jax.models.layers import gradient_rule
+from tests.support.reference_weights import GOLDEN, reference_names, seeded_state_dict
 
 TOLERANCE = 1e-5  # relative to the largest entry
 

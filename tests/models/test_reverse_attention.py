@@ -5,11 +5,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from reference_weights import random_variables
 
 from ancra_jax import models
 from ancra_jax.models.layers import Linear
 from ancra_jax.models.reverse_attention import reverse_attention
+from tests.support.reference_weights import random_variables
 
 BATCH, CLASSES, CHANNELS = 4, 3, 5
 

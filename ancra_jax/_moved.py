@@ -1,0 +1,53 @@
+"""Where the modules of version 0.1 are now; importing one by its old name says so."""
+
+import sys
+from importlib.abc import MetaPathFinder
+
+# Old names, after the name of the module that has what they held; all below ancra_jax.
+_HOMES = {
+    "attacks.adaptive.surrogates": "attacks.surrogates",
+    "attacks.apgd": "attacks.apgd_loop",
+    "attacks.autoattack": "attacks.autoattack_attacks attacks.autoattack_result",
+    "attacks.autoattack.driver": "attacks.autoattack_run",
+    "attacks.autoattack.state": "attacks.autoattack_state",
+    "attacks.diagnostics": "attacks.diagnostics_rows attacks.diagnostics_measurements",
+    "attacks.fab": "attacks.projections",
+    "attacks.placement": "attacks.batches",
+    "attacks.square": "attacks.square_proposals",
+    "attacks.types": "attacks.results attacks.progress",
+    "cli": "progress interruption compilation_cache cpu_devices",
+    "config": "config_fields",
+    "data.sources": "data.cifar data.digits data.folder data.tiny_imagenet data.tfds_directory",
+    "evaluate": "paper_suite autoattack_suite adaptive_suite diagnostics_suite evaluation_table",
+    "losses": "losses.basic losses.mart losses.second_order losses.self_adaptive",
+    "methods.core": "methods.keys methods.pairs",
+    "methods.negatives": "negatives",
+    "methods.registry": "methods.wrappers",
+    "methods.standard": "methods.base methods.named",
+    "ops": "attacks.convolution attacks.fast_convolutions attacks.pytree attacks.rows",
+    "paper": "reproduce recipes",
+    "report": "report_table report_html report_figures report_ladder",
+    "results": "report_data report_names report_rows report_rungs report_diagnosis",
+    "run": "averaging checkpoint multihost sharding weights workdir",
+    "run.build": "components",
+    "train": "metrics optim selection teacher train_state training_log",
+}
+_MOVED = {
+    f"ancra_jax.{old}": f"ancra_jax.{new}" for new, olds in _HOMES.items() for old in olds.split()
+}
+_MOVED["ancra_jax.publish"] = "tools.publish, in the repository"
+
+
+class _Moved(MetaPathFinder):
+    """Asked last, for what no other finder has found."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name in _MOVED:
+            # Without the attribute `name`, which would make `from ancra_jax import` hide the text.
+            raise ModuleNotFoundError(f"{name} is now {_MOVED[name]}")
+        return None
+
+
+def install() -> None:
+    """Make imports by old names say the new ones."""
+    sys.meta_path.append(_Moved())

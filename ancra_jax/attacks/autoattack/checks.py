@@ -1,0 +1,130 @@
+"""Signs that a robust accuracy should not be believed as it stands, each a line of the result."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int, Key
+
+from ancra_jax.attacks.apgd import run_apgd, surface_start
+from ancra_jax.attacks.autoattack.state import State
+from ancra_jax.attacks.gradients import Evaluator
+from ancra_jax.attacks.model import Images, LogitsFn
+from ancra_jax.attacks.objectives import cross_entropy
+from ancra_jax.attacks.threat_models import ThreatModel
+
+_REPEATS = 5
+_IMAGES_REPEATED = 8
+_SQUARE_GAIN = 0.002
+
+
+def check_model(logits_fn: LogitsFn, images: np.ndarray, randomized: bool, version: str):
+    """Looks for randomness, probabilities instead of logits, and coarse logits.
+
+    The model is called outside of ``jit``, where a function with hidden randomness (NumPy's
+    generator, a module's own) shows it; inside, that randomness would be frozen.
+
+    Args:
+      logits_fn: the model as the user gave it.
+      images: natural images; the first few are used.
+      randomized: whether the model takes a key.
+      version: version of AutoAttack.
+
+    Returns:
+      Warnings.
+    """
+    raw = _repeated_calls(logits_fn, images, randomized)
+    outputs = np.asarray(jnp.stack(raw), np.float32)
+    difference = float(np.max(np.ptp(outputs, axis=0)))
+    warnings = []
+    if difference > 1e-4 and not randomized:
+        warnings.append(
+            f"randomised defence: {_REPEATS} forward passes differ by up to {difference:.2g}; "
+            "inside jit such randomness is frozen: let the model take a key argument and pass "
+            "randomized=True, version='rand'"
+        )
+    if difference > 1e-4 and randomized and version != "rand":
+        warnings.append(
+            f"randomised defence: {_REPEATS} forward passes differ by up to {difference:.2g}; "
+            "use version='rand'"
+        )
+    if difference <= 1e-4 and randomized:
+        warnings.append("randomized=True, but the model's outputs do not depend on its key")
+    if version == "rand" and not randomized:
+        warnings.append(
+            "version='rand' without randomized=True: the model is deterministic, and every "
+            "averaged gradient is a single one; use version='standard'"
+        )
+    sums = outputs.sum(axis=-1)
+    if outputs.min() >= 0 and outputs.max() <= 1 and np.allclose(sums, 1, atol=1e-3):
+        warnings.append(
+            "the outputs look like probabilities: a softmax before the loss weakens the attacks; "
+            "pass logits"
+        )
+    if raw[0].dtype != jnp.float32 and raw[0].dtype != jnp.float64:
+        warnings.append(
+            f"the logits are {raw[0].dtype}: their rounding can hide gradients and change "
+            "predictions; evaluate the model in float32"
+        )
+    return warnings
+
+
+def difference_between_calls(logits_fn: LogitsFn, images: np.ndarray, randomized: bool) -> float:
+    """Largest difference in a logit between calls outside of ``jit``; see ``check_model``."""
+    raw = _repeated_calls(logits_fn, images, randomized)
+    return float(np.max(np.ptp(np.asarray(jnp.stack(raw), np.float32), axis=0)))
+
+
+def _repeated_calls(logits_fn, images, randomized):
+    few = jnp.asarray(images[:_IMAGES_REPEATED])
+    keys = jax.random.split(jax.random.key(0), _REPEATS)
+    calls = [logits_fn(few, key=k) if randomized else logits_fn(few) for k in keys]
+    return [getattr(outputs, "logits", outputs) for outputs in calls]
+
+
+def check_start(
+    model: LogitsFn,
+    images: Images,
+    labels: Int[Array, "batch"],
+    keys: Key[Array, "batch"],
+    threat_model: ThreatModel,
+    num_steps: int,
+) -> tuple[Bool[Array, "batch"], Bool[Array, "batch"]]:
+    """Evaluates the cross-entropy where APGD would start: at random, at distance epsilon.
+
+    The zeroth iteration of APGD's own loop, which needs no compilation besides APGD's.
+
+    Returns:
+      Where its gradient is exactly 0, and where it is not finite.
+    """
+    evaluate = Evaluator(cross_entropy(model, labels), None)
+    start = surface_start(threat_model, keys, images)
+    state = run_apgd(
+        evaluate, start, images, labels, threat_model, num_steps=num_steps, stop_after=0
+    )
+    zero = jnp.all(state.gradients == 0, axis=(1, 2, 3))
+    return zero, ~jnp.isfinite(state.best_loss)
+
+
+def warnings_of(state: State, names: list[str]) -> list[str]:
+    """Warnings about what the attacks met."""
+    warnings = []
+    examples = len(state.robust)
+    if count := int(state.zero_gradient.sum()):
+        warnings.append(
+            f"zero input gradient on {count} of {examples} examples: gradient-based attacks are "
+            "blind there (saturated logits, quantisation?)"
+        )
+    if count := int(state.not_finite.sum()):
+        warnings.append(
+            f"NaN or infinite logits near {count} of {examples} images: such points do not count "
+            "as adversarial"
+        )
+    if "square" in names:
+        position = names.index("square") + 1
+        gain = float(state.accuracies[position - 1] - state.accuracies[position])
+        if gain > _SQUARE_GAIN and position > 1:
+            warnings.append(
+                f"Square, which uses no gradient, lowered the robust accuracy by "
+                f"{100 * gain:.2f} points: the gradients may be masked"
+            )
+    return warnings

@@ -1,0 +1,1 @@
+"""Array programs that know neither model nor attack."""

@@ -1,0 +1,171 @@
+"""Computes one of the paper's tables: ``launch/reproduce.sh TABLE``.
+
+Trains and evaluates every row, reports, and sets the paper's claims beside what was measured.
+Interrupted, the same command continues; finished rows are skipped, a row that fails is named at the
+end. Run it in the root of the repository, whose ``configs/`` it uses.
+"""
+
+import argparse
+import difflib
+import pathlib
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from ancra_jax import cli
+from ancra_jax.errors import UsageError
+from ancra_jax.evaluate.suites import SUITES
+from ancra_jax.paper.claims import TABLES
+from ancra_jax.paper.measured import REHEARSAL, write_claims
+from ancra_jax.paper.plan import (
+    TINY_EXAMPLES,
+    Options,
+    Run,
+    report_command,
+    report_directory,
+    runs_of,
+)
+from ancra_jax.paper.runner import Runner, Stopped
+
+OUTPUTS = {"full": "runs/reproduce", "tiny": "runs/reproduce-tiny"}
+_OVERRIDE = "--config."
+# What is set by a flag of this command, and names or places the runs.
+_RESERVED = {"--config.seed": "--seeds", "--config.data.data_dir": "--data_dir"}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        cli.fail(message)
+
+
+def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
+    """Reads the command line; exits with one line if it cannot be understood.
+
+    Returns:
+      The options, and whether the commands are only to be printed.
+    """
+    tables = "\n".join(f"  {name:14} {table.title}" for name, table in TABLES.items())
+    parser = _Parser(
+        prog="launch/reproduce.sh",
+        usage="%(prog)s TABLE [--scale=tiny] [--dry_run] [options] [--config.x=y ...]",
+        description="Trains and evaluates every row of one of the paper's tables, and reports.\n"
+        "Called again, it continues: what is finished is skipped.",
+        epilog=f"tables:\n{tables}\n\n--config.x=y is passed on to the training of every row. "
+        "See docs/reproduce.md.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("table", metavar="TABLE", choices=TABLES, help="which table; see below")
+    parser.add_argument(
+        "--scale",
+        choices=tuple(OUTPUTS),
+        default="full",
+        help="tiny: a rehearsal for a CPU, narrow networks and few epochs; no reproduction",
+    )
+    parser.add_argument("--dry_run", action="store_true", help="print the commands and run nothing")
+    parser.add_argument("--data_dir", default="", help="of the data sets; see docs/data.md")
+    parser.add_argument(
+        "--output",
+        help="directory of all runs and reports; tables share the runs they have in common "
+        f"(default: {OUTPUTS['full']}, tiny: {OUTPUTS['tiny']})",
+    )
+    parser.add_argument(
+        "--seeds", type=_seeds, default=(0,), help="of the training, N[,N...] (default: 0)"
+    )
+    parser.add_argument(
+        "--rows",
+        type=lambda text: tuple(text.split(",")),
+        default=(),
+        help="only these, NAME[,NAME...], for instance trades_ancra or 'cifar10/*'",
+    )
+    parser.add_argument(
+        "--suite", choices=SUITES, default="", help="of attacks (default: the row's own)"
+    )
+    parser.add_argument(
+        "--num_examples",
+        type=_count,
+        default=0,
+        help="evaluate the first N test examples "
+        f"(default: all, tiny: {TINY_EXAMPLES}); 0: the default",
+    )
+    values, others = parser.parse_known_args(arguments)
+    for argument in others:
+        _check_override(argument, [*parser._option_string_actions])
+    dry_run = values.dry_run
+    del values.dry_run
+    values.output = values.output or OUTPUTS[values.scale]
+    if "," in values.output:
+        cli.fail(f"--output={values.output}: must not hold a comma")
+    return Options(**vars(values), overrides=tuple(others)), dry_run
+
+
+def _check_override(argument: str, flags: Sequence[str]):
+    name, equals, _ = argument.partition("=")
+    if name in _RESERVED:
+        cli.fail(f"{name}: use {_RESERVED[name]}")
+    if not name.startswith(_OVERRIDE):
+        close = difflib.get_close_matches(name, flags, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        cli.fail(f"unknown argument {argument!r}{hint} (--help lists what there is)")
+    if not equals:
+        cli.fail(f"{argument}: needs a value, {argument}=VALUE")
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    seeds = tuple(_count(part) for part in text.split(","))
+    if len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"{text!r} has a seed twice")
+    return seeds
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    options, dry_run = parse(arguments)
+    try:
+        return _reproduce(options, dry_run)
+    except UsageError as error:
+        cli.fail(str(error))
+    except Stopped as stopped:
+        print(stopped)
+        return stopped.exit_status
+
+
+def _reproduce(options: Options, dry_run: bool) -> int:
+    runs = runs_of(options)
+    if dry_run:
+        for run in runs:
+            print(f"# {run.title}", *map(shlex.join, run.commands), sep="\n")
+        print("# report", shlex.join(report_command([r.workdir for r in runs], options)), sep="\n")
+        return 0
+    if not pathlib.Path("configs/common.py").exists():
+        raise UsageError("there is no configs/ here: run it in the root of the repository")
+    if options.scale == "tiny":
+        print(REHEARSAL)
+    with Runner() as runner:
+        failures = runner.run_all(runs)
+        started = [run for run in runs if (pathlib.Path(run.workdir) / "config.json").exists()]
+        if started and not _report(started, options, runner):
+            failures["report"] = "it could not be written"
+    for title, problem in failures.items():
+        print(f"failed: {title}: {problem}", file=sys.stderr)
+    if failures:
+        print("The same command tries again what failed.", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _report(runs: Sequence[Run], options: Options, runner: Runner) -> bool:
+    """Reports on the runs there are, and sets the claims beside them; False where it cannot."""
+    if runner.call(report_command([run.workdir for run in runs], options)):
+        return False
+    print(f"\n{write_claims(runs, options)}\n")
+    print(f"written to {report_directory(options)}: claims.md, claims.json, report.html, ...")
+    return True

@@ -1,0 +1,129 @@
+"""From a table to the commands that compute it: one run for each of its rows and seeds."""
+
+import fnmatch
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ancra_jax.errors import UsageError
+from ancra_jax.paper.claims import TABLES, TableRow
+
+Command = tuple[str, ...]
+
+TINY_EXAMPLES = 16
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for.
+
+    Attributes:
+      table: a name of ``TABLES``.
+      scale: ``'full'``, or ``'tiny'``: a rehearsal.
+      output: directory of all runs and reports; tables share the runs that they have in common.
+      data_dir: of the data sets; empty for their default.
+      seeds: of the training, a run each.
+      rows: patterns of the names of rows, or of their methods; empty for all.
+      suite: of the evaluation, in place of the rows' own; empty for those.
+      num_examples: evaluated, the first of the test split; 0 for all.
+      overrides: further flags of the training, ``--config.x=y``.
+    """
+
+    table: str
+    scale: str
+    output: str
+    data_dir: str
+    seeds: tuple[int, ...]
+    rows: tuple[str, ...]
+    suite: str
+    num_examples: int
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A row trained with one seed, and the commands that do it in their order."""
+
+    row: TableRow
+    seed: int
+    workdir: str
+    commands: tuple[Command, ...]
+
+    @property
+    def title(self) -> str:
+        """Names the run in a sentence."""
+        return f"{self.row.name}, seed {self.seed}"
+
+
+def runs_of(options: Options) -> list[Run]:
+    """The runs of a table, in its order.
+
+    Raises:
+      UsageError: a pattern fits no row.
+    """
+    return [
+        _run(row, seed, options)
+        for row in _chosen(TABLES[options.table].rows, options.rows)
+        for seed in options.seeds
+    ]
+
+
+def report_directory(options: Options) -> str:
+    """Where the report of the table goes."""
+    return str(pathlib.Path(options.output) / options.table)
+
+
+def report_command(workdirs: Sequence[str], options: Options) -> Command:
+    """The command that reports on runs."""
+    return _python(
+        "report", f"--workdirs={','.join(workdirs)}", f"--output={report_directory(options)}"
+    )
+
+
+def _chosen(rows: Sequence[TableRow], patterns: Sequence[str]) -> list[TableRow]:
+    """The rows that fit a pattern; ``'trades'`` is that method on every data set."""
+    fits = lambda row, pattern: (  # noqa: E731
+        fnmatch.fnmatchcase(row.name, pattern)
+        or fnmatch.fnmatchcase(row.name.partition("/")[2], pattern)
+    )
+    for pattern in patterns:
+        if not any(fits(row, pattern) for row in rows):
+            names = ", ".join(row.name for row in rows)
+            raise UsageError(f"--rows: {pattern!r} fits no row of the table; there are {names}")
+    return [row for row in rows if not patterns or any(fits(row, one) for one in patterns)]
+
+
+def _run(row: TableRow, seed: int, options: Options) -> Run:
+    workdir = str(pathlib.Path(options.output) / f"{row.name}-seed{seed}")
+    tiny = options.scale == "tiny"
+    train = _python(
+        "train",
+        f"--config=configs/{row.data}.py:{row.method}{',scale=tiny' if tiny else ''}",
+        f"--config.seed={seed}",
+        *([f"--config.data.data_dir={options.data_dir}"] if options.data_dir else []),
+        *options.overrides,
+        f"--workdir={workdir}",
+    )
+    num_examples = options.num_examples or (TINY_EXAMPLES if tiny else 0)
+    evaluate = [
+        _python(
+            "evaluate",
+            f"--workdir={workdir}",
+            f"--checkpoint={checkpoint}",
+            f"--suite={suite}",
+            *(["--adaptive_budget=quick"] if tiny and suite in ("adaptive", "all") else []),
+            *([f"--num_examples={num_examples}"] if num_examples else []),
+        )
+        for checkpoint in row.claims
+        for suite in ([options.suite] if options.suite else row.suites)
+    ]
+    return Run(row, seed, workdir, (train, *evaluate))
+
+
+def _python(command: str, *arguments: str) -> Command:
+    python = sys.executable
+    if pathlib.Path(python).is_relative_to(pathlib.Path.cwd()):
+        python = os.path.relpath(python)
+    return (python, "-m", f"ancra_jax.{command}", *arguments)

@@ -1,0 +1,1 @@
+"""The one model of results: kept, loaded, and computed with; no formatting."""

@@ -1,0 +1,134 @@
+"""Results of an evaluation on disk: one JSON file and one array file per attack."""
+
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from ancra_jax.errors import UsageError
+from ancra_jax.run.files import write_arrays, write_atomically
+from ancra_jax.run.provenance import provenance
+
+SCHEMA = 1
+_IDENTITY = ("attack", "checkpoint", "step", "num_examples", "seed", "settings", "data_fingerprint")
+
+
+def evaluation_name(checkpoint: str, weights: str) -> str:
+    """What results of a checkpoint are kept under: ``'best'``, ``'best_ema'``, ..."""
+    return checkpoint if weights == "raw" else f"{checkpoint}_{weights}"
+
+
+class ResultStore:
+    """The directory ``evaluation/<checkpoint>`` of a work directory.
+
+    Attributes:
+      directory: where the files are.
+    """
+
+    def __init__(self, workdir: str | pathlib.Path, checkpoint: str):
+        """Creates the directory; ``checkpoint`` is an ``evaluation_name``.
+
+        Raises:
+          UsageError: it cannot be written.
+        """
+        self.directory = pathlib.Path(workdir) / "evaluation" / checkpoint
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--workdir={workdir}: cannot be written: {error.strerror}") from error
+
+    def finished(self, identity: dict[str, Any], *, force: bool) -> dict[str, Any] | None:
+        """The finished result of an attack, if there is one and it is the one asked for.
+
+        A result that says ``"complete": false`` was stopped by a time limit and is not finished.
+
+        Args:
+          identity: what determines the numbers (attack, step, settings, seed, examples ...).
+          force: compute again, whatever there is.
+
+        Raises:
+          UsageError: there is a result with another identity; it is not overwritten.
+        """
+        path = self.path(identity["attack"])
+        if force or not path.exists():
+            return None
+        result = read_result(path)
+        for name in _IDENTITY:
+            if result.get(name) != identity[name]:
+                raise UsageError(
+                    f"{path} holds a result with {name}={result.get(name)!r}, asked for is "
+                    f"{name}={identity[name]!r}: --force replaces it"
+                )
+        return result if result.get("complete", True) else None
+
+    def path(self, attack: str) -> pathlib.Path:
+        """Where the JSON of an attack is; its arrays are beside it as ``.npz``."""
+        return self.directory / f"{attack}.json"
+
+    def partial_path(self, identity: dict[str, Any]) -> pathlib.Path:
+        """Where an unfinished attack keeps its state; another for other settings."""
+        text = json.dumps([identity[name] for name in _IDENTITY], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        return self.directory / f"{identity['attack']}.{digest}.partial.npz"
+
+    def write(
+        self,
+        identity: dict[str, Any],
+        arrays: dict[str, np.ndarray],
+        seconds: float,
+        **more: Any,
+    ):
+        """Writes the arrays, then the JSON: a JSON file means that the result is whole.
+
+        Args:
+          identity: what determines the numbers.
+          arrays: per example; ``correct`` says whether it was classified correctly.
+          seconds: that this run of the command took.
+          **more: further entries of the JSON file.
+        """
+        self.write_record(
+            identity,
+            arrays,
+            seconds,
+            num_correct=int(arrays["correct"].sum()),
+            accuracy=float(arrays["correct"].mean()),
+            **more,
+        )
+
+    def write_record(
+        self,
+        identity: dict[str, Any],
+        arrays: dict[str, np.ndarray],
+        seconds: float,
+        **more: Any,
+    ):
+        """Writes what is no attack, and so has no accuracy; see ``write``."""
+        path = self.path(identity["attack"])
+        write_arrays(path.with_suffix(".npz"), arrays)
+        result = {
+            "schema": SCHEMA,
+            **identity,
+            **more,
+            "seconds": round(seconds, 3),
+            **provenance(),
+        }
+        write_atomically(path, json.dumps(result, indent=2) + "\n")
+
+
+def read_result(path: pathlib.Path) -> dict[str, Any]:
+    """Reads the JSON of one attack.
+
+    Raises:
+      UsageError: it is not such a file.
+    """
+    try:
+        result = json.loads(path.read_text())
+        if result["schema"] != SCHEMA:
+            raise UsageError(f"{path}: has schema {result['schema']}, this version reads {SCHEMA}")
+        return result
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{path}: is not a result file: {error!r}") from error

@@ -1,0 +1,1 @@
+"""A run: its objects, and what it leaves on disk."""

@@ -1,0 +1,122 @@
+"""From a configuration to the objects of a run: data, network, devices."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jaxtyping import Array, Key
+
+from ancra_jax import data, models
+from ancra_jax.config.schema import Config, DataConfig, extra_examples
+from ancra_jax.data import Augmentation, BatchPlan, Dataset, ExtraDraws, Split
+from ancra_jax.errors import UsageError
+from ancra_jax.run.averaging import Averaging
+from ancra_jax.run.sharding import batch_sharded
+
+
+class Splits(NamedTuple):
+    """What a run is trained on, selected by and evaluated on.
+
+    Attributes:
+      train: the data set's own part of what is trained on; epochs are counted by it.
+      selection: what checkpoints are selected by.
+      test: the data set's test split.
+      extra: images to mix into the training batches, if any.
+    """
+
+    train: Split
+    selection: Split
+    test: Split
+    extra: Split | None
+
+
+def load_dataset(config: DataConfig) -> Dataset:
+    """Loads the configured data set; see ``ancra_jax.data.load`` for errors."""
+    return data.load(
+        config.name,
+        data_dir=config.data_dir or None,
+        image_size=config.image_size or None,
+        train_examples=config.train_examples or None,
+        test_examples=config.test_examples or None,
+    )
+
+
+def split_dataset(dataset: Dataset, config: Config) -> Splits:
+    """Sets the selection split aside, from the training split unless 'test' was asked for, and
+    loads the extra data; see ``ancra_jax.data.load_extra`` for errors."""
+    train, selection = dataset.train, dataset.test
+    if config.data.selection_split == "holdout":
+        train, selection = data.hold_out(train, config.data.selection_examples, config.seed)
+    extra = None
+    if config.extra_data.fraction > 0:
+        extra = data.load_extra(config.extra_data.path, dataset.image_shape, dataset.num_classes)
+    return Splits(train, selection, dataset.test, extra)
+
+
+def batch_plan(
+    config: Config, splits: Splits, step_key: Key[Array, ""], extra_key: Key[Array, ""], mesh: Mesh
+) -> BatchPlan:
+    """Which batch every step of a run gets.
+
+    Args:
+      config: of the run.
+      splits: its data.
+      step_key: of the augmentation and of what is done with a batch.
+      extra_key: of the choice of extra examples.
+      mesh: the devices that share a batch.
+
+    Raises:
+      UsageError: the training split does not fill one batch.
+    """
+    count, own = extra_examples(config), len(splits.train)
+    draws = None
+    if splits.extra is not None:
+        draws = ExtraDraws(count, own, len(splits.extra), extra_key)
+    return BatchPlan(
+        batch_size=config.batch_size,
+        steps_per_epoch=data.batches_per_epoch(own, config.batch_size - count),
+        augmentation=augmentation(config.data),
+        key=step_key,
+        sharding=batch_sharded(mesh),
+        extra=draws,
+    )
+
+
+def averaging(config: Config) -> Averaging:
+    """The configured averages of the weights."""
+    return Averaging(ema_decay=config.ema.decay, swa_start_epoch=config.swa.start_epoch)
+
+
+def augmentation(config: DataConfig) -> Augmentation:
+    """The configured augmentation of training images."""
+    return Augmentation(crop_padding=config.crop_padding, horizontal_flip=config.horizontal_flip)
+
+
+def create_model(config: Config, num_classes: int, *, dtype: str | None = None) -> Any:
+    """Creates the configured network, with ``init`` and ``apply`` as Linen modules have; see
+    ``ancra_jax.models.create`` for errors."""
+    return models.create(
+        config.model.name,
+        num_classes=num_classes,
+        width=config.model.width or None,
+        reverse_attention=config.model.reverse_attention,
+        dtype=jnp.dtype(dtype or config.model.dtype),
+    )
+
+
+def check_attention(config: Config, model: Any, image_shape: tuple[int, int, int]):
+    """Refuses a network that leaves the reverse attention out which it was asked for.
+
+    Raises:
+      UsageError: it has no auxiliary heads.
+    """
+    images = jnp.zeros((1, *image_shape))
+    outputs = jax.eval_shape(
+        lambda key: model.apply(model.init(key, images), images), jax.random.key(0)
+    )
+    if config.model.reverse_attention and not outputs.aux_logits.shape[0]:
+        raise UsageError(
+            f"config.model.reverse_attention=True: the network {config.model.name!r} has none; "
+            "must be False for it"
+        )

@@ -1,0 +1,270 @@
+"""Checkpoints of a run: the latest two and the best, checked when loaded."""
+
+import math
+import os
+import pathlib
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jaxtyping import PyTree
+from orbax.checkpoint import checkpoint_managers
+
+from ancra_jax.errors import UsageError
+from ancra_jax.run import multihost
+from ancra_jax.run.averaging import ROBUST_ACCURACY
+
+
+class Checkpoints:
+    """The checkpoints of one run, a directory each, named by step.
+
+    Kept are the latest two (if the last one is damaged there is one to fall back to) and the one
+    with the best robust accuracy on the selection split (for averaged weights, by their own
+    accuracy, another one); of equally good ones the later. Writes are asynchronous and atomic: a
+    killed run leaves no half-written checkpoint under a step's name.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        *,
+        read_only: bool = False,
+        metrics: Sequence[str] = (ROBUST_ACCURACY,),
+    ):
+        """Opens the directory; creates it unless ``read_only``.
+
+        Args:
+          directory: of all checkpoints.
+          read_only: whether nothing will be saved.
+          metrics: names of the accuracies by each of which the best checkpoint is kept.
+
+        Raises:
+          UsageError: the directory cannot be created or written.
+        """
+        self.directory = pathlib.Path(directory).absolute()
+        options = ocp.CheckpointManagerOptions(
+            best_fn=lambda saved: saved[ROBUST_ACCURACY],
+            best_mode="max",
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+                [checkpoint_managers.LatestN(2), *map(_keep_best, metrics)]
+            ),
+            read_only=read_only,
+        )
+        try:
+            if not read_only and multihost.is_main():
+                self.directory.mkdir(parents=True, exist_ok=True)
+            multihost.barrier("checkpoints")
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
+        except OSError as error:
+            raise UsageError(f"--workdir: cannot use {self.directory}: {error.strerror}") from error
+
+    def save(
+        self,
+        step: int,
+        state: PyTree,
+        metrics: dict[str, float] | None = None,
+        extra: dict[str, Any] | None = None,
+    ):
+        """Starts writing a checkpoint; a step that is there already is left alone.
+
+        Args:
+          step: number of updates made.
+          state: arrays that every process holds whole.
+          metrics: of the selection split; without them the checkpoint cannot become the best.
+          extra: JSON data to keep beside the state.
+        """
+        if step in self._manager.all_steps():
+            return
+        # Copied to the host first: the next step donates the device's buffers.
+        host_state = jax.tree.map(_to_host, state)
+        extra = {**(extra or {}), "checksums": _checksums(host_state)}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(host_state), extra=ocp.args.JsonSave(extra)
+            ),
+            metrics=metrics,
+        )
+
+    def reached_preemption(self, step: int) -> bool:
+        """Whether the processes of a pod agreed to stop after this step."""
+        return jax.process_count() > 1 and self._manager.reached_preemption(step)
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def best_step(self, metric: str = ROBUST_ACCURACY) -> int | None:
+        """The step with the best accuracy on the selection split, if any was evaluated."""
+        saved = {step: self._manager.metrics(step) or {} for step in self.steps()}
+        ranked = [(metrics[metric], step) for step, metrics in saved.items() if metric in metrics]
+        return max(ranked)[1] if ranked else None
+
+    def restore(self, step: int, abstract: PyTree) -> tuple[PyTree, dict[str, Any]]:
+        """Loads the parts of a checkpoint that ``abstract`` names, and checks them.
+
+        Args:
+          step: which one.
+          abstract: ``jax.ShapeDtypeStruct`` leaves with shardings; the saved tree or a part of it.
+
+        Returns:
+          The arrays, and what was saved as ``extra``.
+
+        Raises:
+          DamagedCheckpointError: files are missing or truncated, or the content differs from what
+            was written.
+          UsageError: the checkpoint is of another network.
+        """
+        path = self.directory / str(step)
+        try:
+            extra = self._restore_item(
+                path / "extra", ocp.JsonCheckpointHandler(), ocp.args.JsonRestore()
+            )
+            saved_shapes = extra["checksums"]
+            self._check_shapes(step, abstract, saved_shapes)
+            arguments = ocp.args.PyTreeRestore(
+                abstract,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+                partial_restore=True,
+            )
+            state = self._restore_item(path / "state", ocp.PyTreeCheckpointHandler(), arguments)
+        except UsageError:
+            raise
+        except Exception as error:  # whatever a damaged file makes the readers raise
+            raise _unreadable(path, error) from error
+        _check_content(path, jax.tree.map(_to_host, state), saved_shapes)
+        return state, extra
+
+    def read(self, step: int) -> tuple[PyTree, dict[str, float] | None, dict[str, Any]]:
+        """All of a checkpoint, whatever network and method it is of.
+
+        Returns:
+          The arrays on the host, in dictionaries and lists, and what was saved as ``metrics`` and
+          ``extra``: what ``save`` takes to write the same checkpoint elsewhere.
+
+        Raises:
+          DamagedCheckpointError: as ``restore``.
+        """
+        path = self.directory / str(step)
+        try:
+            arguments = ocp.args.PyTreeRestore()
+            tree = self._restore_item(path / "state", ocp.PyTreeCheckpointHandler(), arguments)
+            tree = jax.tree.map(np.asarray, tree)
+            extra = self._restore_item(
+                path / "extra", ocp.JsonCheckpointHandler(), ocp.args.JsonRestore()
+            )
+            metrics = self._manager.metrics(step)
+            checksums = extra.pop("checksums")
+        except Exception as error:  # whatever a damaged file makes the readers raise
+            raise _unreadable(path, error) from error
+        _check_content(path, tree, checksums)
+        return tree, metrics and dict(metrics), extra
+
+    def restore_latest(self, abstract: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
+        """Loads the latest checkpoint that is whole; damaged ones are set aside, saying so.
+
+        Returns:
+          As ``restore``; None if there is no checkpoint yet.
+
+        Raises:
+          UsageError: there are checkpoints, and all of them are damaged.
+        """
+        steps = self.steps()
+        damaged = []
+        for step in reversed(steps):
+            try:
+                restored = self.restore(step, abstract)
+            except DamagedCheckpointError as error:
+                print(f"warning: {error}; falling back to the checkpoint before it", flush=True)
+                damaged.append(step)
+                continue
+            for bad in damaged:
+                self._set_aside(bad)
+            return restored
+        if damaged:
+            raise UsageError(
+                f"--workdir: every checkpoint in {self.directory} is damaged (steps {damaged}); "
+                "move that directory away to train from the start"
+            )
+        return None
+
+    def close(self):
+        """Finishes all writes."""
+        self._manager.close()
+
+    def _restore_item(self, path, handler, arguments):
+        with ocp.Checkpointer(handler) as checkpointer:
+            return checkpointer.restore(path, args=arguments)
+
+    def _check_shapes(self, step, abstract, saved):
+        for name, leaf in _named_leaves(abstract):
+            if name not in saved:
+                raise UsageError(
+                    f"checkpoint {self.directory / str(step)}: has no {name}; "
+                    "it is of another network or method"
+                )
+            if list(leaf.shape) != saved[name][1]:
+                raise UsageError(
+                    f"checkpoint {self.directory / str(step)}: {name} has shape {saved[name][1]}, "
+                    f"the configuration's network needs {list(leaf.shape)}"
+                )
+
+    def _set_aside(self, step):
+        if multihost.is_main():
+            target = self.directory.with_name(f"{self.directory.name}_damaged")
+            target.mkdir(exist_ok=True)
+            number = len(list(target.iterdir()))
+            os.replace(self.directory / str(step), target / f"{step}.{number}")
+            print(f"warning: moved the damaged checkpoint {step} to {target}", flush=True)
+        multihost.barrier("damaged checkpoint")
+        self._manager.reload()
+
+
+class DamagedCheckpointError(UsageError):
+    """A checkpoint's files are missing, truncated or changed."""
+
+
+def _keep_best(metric: str) -> checkpoint_managers.BestN:
+    # SWA's accuracy is not there before its first epoch.
+    return checkpoint_managers.BestN(
+        get_metric_fn=lambda saved: saved.get(metric, -math.inf),
+        n=1,
+        keep_checkpoints_without_metrics=False,
+    )
+
+
+def _unreadable(path: pathlib.Path, error: Exception) -> DamagedCheckpointError:
+    reason = " ".join(str(error).split())[:200]
+    return DamagedCheckpointError(f"checkpoint {path}: cannot be read: {reason}")
+
+
+def _check_content(path: pathlib.Path, host_state: PyTree, checksums: dict[str, list]):
+    for name, (checksum, _) in _checksums(host_state).items():
+        if checksums[name][0] != checksum:
+            raise DamagedCheckpointError(
+                f"checkpoint {path}: {name} is not what was written (its checksum differs)"
+            )
+
+
+def _to_host(leaf) -> np.ndarray:
+    if isinstance(leaf, jax.Array):
+        leaf = leaf.addressable_data(0)
+    return np.array(leaf)
+
+
+def _named_leaves(tree):
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+
+
+def _checksums(tree) -> dict[str, list]:
+    """CRC-32 and shape of every array, by name."""
+    return {
+        name: [zlib.crc32(np.ascontiguousarray(leaf).tobytes()), list(leaf.shape)]
+        for name, leaf in _named_leaves(tree)
+    }

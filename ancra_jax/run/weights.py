@@ -1,0 +1,93 @@
+"""The weights that a run left: the optimiser's own, or one of their averages."""
+
+import contextlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from ancra_jax.errors import UsageError
+from ancra_jax.run import build as components
+from ancra_jax.run import sharding
+from ancra_jax.run import workdir as workdir_lib
+from ancra_jax.run.averaging import ROBUST_ACCURACY, metric_name, variables_of
+from ancra_jax.run.checkpoint import Checkpoints
+from ancra_jax.types import Variables
+
+
+class StoredWeights(NamedTuple):
+    """Weights of a checkpoint.
+
+    Attributes:
+      variables: parameters and batch statistics, on the devices.
+      step: of the checkpoint.
+      extra: what was saved beside the state.
+    """
+
+    variables: Variables
+    step: int
+    extra: dict[str, Any]
+
+
+def load_weights(
+    workdir: str,
+    model: Any,
+    image_shape: tuple[int, int, int],
+    mesh: Mesh,
+    *,
+    checkpoint: str = "best",
+    weights: str = "raw",
+    fields: tuple[str, str] = ("--workdir", "--weights"),
+) -> StoredWeights:
+    """Parameters and batch statistics of a run's best or last checkpoint.
+
+    Args:
+      workdir: of the run.
+      model: its network.
+      image_shape: of its images.
+      mesh: the devices, each of which gets a copy.
+      checkpoint: ``'best'``, by the accuracy of these weights on the selection split, or
+        ``'last'``.
+      weights: one of ``ancra_jax.config.WEIGHTS``.
+      fields: what errors call the directory and the choice of weights.
+
+    Raises:
+      UsageError: there is no such run, checkpoint or average, or it is damaged or of another
+        network.
+    """
+    averaging = components.averaging(workdir_lib.read_config(workdir, fields[0]))
+    if weights not in averaging.weights:
+        raise UsageError(
+            f"{fields[1]}={weights}: the run in {workdir} keeps no such average; allowed are "
+            f"{', '.join(averaging.weights)} (config.ema.decay and config.swa.start_epoch turn the "
+            "averages on, when training starts)"
+        )
+    abstract = _abstract(model, image_shape, averaging, weights, mesh)
+    with contextlib.closing(Checkpoints(f"{workdir}/checkpoints", read_only=True)) as checkpoints:
+        if checkpoint == "best":
+            step = checkpoints.best_step(metric_name(weights, ROBUST_ACCURACY))
+        else:
+            step = max(checkpoints.steps(), default=None)
+        if step is None:
+            which = checkpoint if weights == "raw" else f"{checkpoint} {weights}"
+            raise UsageError(f"{fields[0]}={workdir}: has no {which} checkpoint yet; train first")
+        restored, extra = checkpoints.restore(step, abstract)
+    averages = restored.get("averages", {})
+    if weights == "swa" and not int(averages["swa"]["count"]):
+        raise UsageError(
+            f"{fields[1]}=swa: the {checkpoint} checkpoint of {workdir} (step {step}) is from "
+            f"before the end of epoch {averaging.swa_start_epoch} (config.swa.start_epoch)"
+        )
+    variables = variables_of(weights, restored["params"], restored["batch_stats"], averages)
+    return StoredWeights(variables, step, extra)
+
+
+def _abstract(model, image_shape, averaging, weights, mesh):
+    """The parts of a train state to restore."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
+    tree = {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
+    if weights != "raw":
+        averages = jax.eval_shape(averaging.init, tree["params"], tree["batch_stats"])
+        tree["averages"] = {weights: averages[weights]}
+    return sharding.abstract_on(tree, sharding.replicated(mesh))

@@ -1,0 +1,95 @@
+"""The directory of a run: its configuration, and what may differ when it is continued."""
+
+import json
+import pathlib
+from typing import Any
+
+from ancra_jax import config as config_lib
+from ancra_jax.config.schema import Config
+from ancra_jax.errors import UsageError
+from ancra_jax.run.files import read_json_lines, write_atomically
+from ancra_jax.run.provenance import provenance
+
+STARTS = "starts.jsonl"
+# Settings that do not change what a run computes, only where it finds its data, how often it
+# writes, and how far it goes.
+FREE_SETTINGS = {"data.data_dir", "log_every_steps", "checkpoint_every_steps", "max_steps"}
+
+
+def open_for_training(workdir: str, config: Config) -> pathlib.Path:
+    """Creates the directory, or checks that it is of the same configuration, and writes that down.
+
+    Raises:
+      UsageError: it cannot be written, or belongs to a run of another configuration.
+    """
+    path = pathlib.Path(workdir)
+    file = path / "config.json"
+    if file.exists():
+        differences = _differences(config_lib.to_mapping(read_config(workdir)), config)
+        if differences:
+            raise UsageError(
+                f"--workdir={workdir}: holds a run of another configuration "
+                f"({'; '.join(differences[:4])}{'; ...' if len(differences) > 4 else ''}); "
+                "give this run another --workdir"
+            )
+    elif path.is_dir() and any(path.iterdir()):
+        raise UsageError(
+            f"--workdir={workdir}: is not empty and holds no run (there is no config.json)"
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(config_lib.to_mapping(config), indent=2) + "\n"
+        write_atomically(file, text)
+    except OSError as error:
+        raise UsageError(f"--workdir={workdir}: cannot be written: {error.strerror}") from error
+    return path
+
+
+def read_config(workdir: str, field: str = "--workdir") -> Config:
+    """The configuration of the run in a directory.
+
+    Args:
+      workdir: the directory.
+      field: what errors call it.
+
+    Raises:
+      UsageError: there is no run, or its configuration cannot be read.
+    """
+    file = pathlib.Path(workdir) / "config.json"
+    try:
+        values = json.loads(file.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(f"{field}={workdir}: holds no run (there is no config.json)") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{field}={workdir}: config.json cannot be read: {error}") from error
+    return config_lib.from_mapping(values)
+
+
+def record_start(path: pathlib.Path, step: int):
+    """Appends where, and with which code, the training starts or goes on from a step."""
+    with open(path / STARTS, "a") as file:
+        file.write(json.dumps({"step": step, **provenance()}) + "\n")
+
+
+def read_starts(workdir: str) -> list[dict[str, Any]]:
+    """What ``record_start`` wrote; empty for directories from before it existed."""
+    return read_json_lines(pathlib.Path(workdir) / STARTS)
+
+
+def _differences(saved: dict[str, Any], config: Config) -> list[str]:
+    new = _flat(config_lib.to_mapping(config))
+    return [
+        f"{name} was {value!r}, is {new.get(name)!r}"
+        for name, value in _flat(saved).items()
+        if value != new.get(name) and name not in FREE_SETTINGS
+    ]
+
+
+def _flat(values, prefix=""):
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -1,0 +1,78 @@
+"""The train state, and the one jitted step that advances it."""
+
+from collections.abc import Callable
+
+import jax
+import optax
+from jaxtyping import Array, Int
+
+from ancra_jax.data import BatchPlan, DeviceSplit
+from ancra_jax.methods.attack import Predict
+from ancra_jax.methods.core import Examples, Method, Metrics
+from ancra_jax.run.averaging import Averaging
+from ancra_jax.run.state import NO_AVERAGES, TrainState
+from ancra_jax.types import ApplyFn
+
+TrainStep = Callable[
+    [TrainState, DeviceSplit, Int[Array, "examples"], Predict | None], tuple[TrainState, Metrics]
+]
+
+
+def make_train_step(
+    apply: ApplyFn,
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    batches: BatchPlan,
+    averaging: Averaging = NO_AVERAGES,
+) -> TrainStep:
+    """Compiles ``(state, data, permutation, teacher) -> (state, metrics)``; the state is donated.
+
+    The batch is taken from the data on the devices, augmented, attacked in the evaluation phase,
+    and its loss differentiated in the training phase. All randomness derives from the plan's key,
+    the step and the data-set indices, so a resumed or differently sharded run draws the same
+    numbers.
+
+    Args:
+      apply: the network.
+      method: how a batch becomes a loss.
+      optimizer: the update rule.
+      batches: which batch a step gets.
+      averaging: of the weights.
+
+    Returns:
+      The step. Its ``teacher``, for methods that distil from one, is a pytree: its weights are an
+      argument, neither constants of the program nor a part of the state.
+    """
+
+    def step(state: TrainState, data, permutation, teacher=None):
+        epoch = state.step // batches.steps_per_epoch
+        batch = batches.batch(data, permutation, state.step)
+        _, method_key = batches.keys(state.step)
+
+        predict = jax.tree_util.Partial(apply, state.variables)
+        plan = method.prepare(predict, batch, method_key, epoch)
+        attacked, method_state = method.attack(predict, plan.requests, state.method_state)
+        teacher_logits = None if teacher is None else teacher(batch.images).logits
+        examples = Examples(batch, attacked, plan.extras, method_state, epoch, teacher_logits)
+
+        def loss(params):
+            def forward(batch_stats, images, labels):
+                variables = {"params": params, "batch_stats": batch_stats}
+                outputs, updated = apply(
+                    variables, images, labels, train=True, mutable=["batch_stats"]
+                )
+                return outputs, updated.get("batch_stats", batch_stats)
+
+            terms = method.loss(forward, state.batch_stats, examples)
+            return terms.loss, terms
+
+        (value, terms), gradients = method.gradient(loss, state.params, epoch)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = terms.metrics | {"loss": value, "gradient_norm": optax.tree.norm(gradients)}
+        done = state.step + 1
+        averages = averaging.advance(state.averages, params, done, batches.steps_per_epoch)
+        new_state = TrainState(done, params, terms.batch_stats, opt_state, terms.state, averages)
+        return new_state, metrics
+
+    return jax.jit(step, donate_argnums=0)

@@ -1,0 +1,77 @@
+"""The network that a run distils from."""
+
+import hashlib
+import json
+from typing import NamedTuple
+
+import jax
+from jax.sharding import Mesh
+
+from ancra_jax.config.schema import DistillationConfig
+from ancra_jax.data import Dataset
+from ancra_jax.errors import UsageError
+from ancra_jax.methods.attack import Predict
+from ancra_jax.run import build as components
+from ancra_jax.run import workdir as workdir_lib
+from ancra_jax.run.checkpoint import DamagedCheckpointError
+from ancra_jax.run.weights import load_weights
+
+
+class Teacher(NamedTuple):
+    """A trained network.
+
+    Attributes:
+      predict: it in the evaluation phase; a pytree, with its weights on the devices.
+      fingerprint: identifies the checkpoint's contents.
+    """
+
+    predict: Predict
+    fingerprint: str
+
+
+def load_teacher(config: DistillationConfig, dataset: Dataset, mesh: Mesh) -> Teacher | None:
+    """Loads the configured teacher; None if there is none.
+
+    Raises:
+      UsageError: the directory holds no such checkpoint, or one of other classes or images.
+    """
+    if config.weight == 0:
+        return None
+    field, shape = "config.distillation.teacher", dataset.image_shape
+    teacher_config = workdir_lib.read_config(config.teacher, field)
+    try:
+        model = components.create_model(teacher_config, dataset.num_classes)
+        stored = load_weights(
+            config.teacher,
+            model,
+            shape,
+            mesh,
+            checkpoint=config.teacher_checkpoint,
+            weights=config.teacher_weights,
+            fields=(field, "config.distillation.teacher_weights"),
+        )
+    except DamagedCheckpointError:
+        raise
+    except UsageError as error:
+        if str(error).startswith("config.distillation"):
+            raise
+        raise UsageError(
+            f"{field}={config.teacher}: must be a network for images of shape {shape} and "
+            f"{dataset.num_classes} classes: {error}"
+        ) from error
+    # Checkpoints of older versions do not say this; their parameters have fitted.
+    trained_on = stored.extra.get("image_shape", list(shape))
+    classes = stored.extra.get("class_names", list(dataset.class_names))
+    if trained_on != list(shape) or classes != list(dataset.class_names):
+        raise UsageError(
+            f"{field}={config.teacher}: was trained on images of shape {tuple(trained_on)} and "
+            f"the {len(classes)} classes {_shortened(classes)}; must be {shape} and "
+            f"{_shortened(dataset.class_names)}"
+        )
+    checksums = json.dumps(stored.extra["checksums"], sort_keys=True)
+    fingerprint = hashlib.sha256(checksums.encode()).hexdigest()[:16]
+    return Teacher(jax.tree_util.Partial(model.apply, stored.variables), fingerprint)
+
+
+def _shortened(names):
+    return ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])])

@@ -1,0 +1,272 @@
+"""The attacks on reverse attention: the certificate, the objectives against their equations."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ancra_jax import attacks
+from ancra_jax.attacks.adaptive.surrogates import declared
+from ancra_jax.attacks.placement import Placement
+from ancra_jax.defences import branch_maximum, gate_statistics, reverse_attention
+from ancra_jax.defences.attention_objective import LABEL, TARGET, AttentionObjective, Goal, ascent
+from tests.support.reference_weights import random_variables
+from tests.support.small_runs import TinyNetwork
+
+SHAPE = (8, 8, 1)
+MODULE = TinyNetwork(num_classes=5, width=6, reverse_attention=True)
+value_of = jax.jit(lambda objective, images: objective(images))
+gradient_of = jax.jit(jax.grad(lambda images, objective: objective(images).sum()))
+
+
+@jax.jit
+def _pooled(variables, images):
+    """Mean pooled features of both blocks."""
+    _, kept = MODULE.apply(variables, images, mutable=["intermediates"])
+    return jnp.stack(kept["intermediates"]["pooled"], axis=-1).mean(0)
+
+
+def network(seed, change=lambda kernel: kernel):
+    """A small random network that uses many masks, variables bound.
+
+    What all images have in common in the pooled features is taken out of the rows, else one class
+    would win everywhere.
+    """
+    variables = random_variables(MODULE, SHAPE, seed)
+    layer = variables["params"]["fc"]
+    layer["bias"] = jnp.zeros(5)
+    images, _ = examples()
+    for _ in range(3):
+        common, _ = jnp.linalg.qr(_pooled(variables, images))
+        kernel = layer["kernel"] / jnp.linalg.norm(layer["kernel"], axis=0)
+        layer["kernel"] = 3 * (kernel - common @ (common.T @ kernel))
+    layer["kernel"] = change(layer["kernel"])
+    return jax.tree_util.Partial(MODULE.apply, variables)
+
+
+def examples(count=48):
+    """Images of various brightness and contrast, and random labels."""
+    noise, brightness, contrast, label = jax.random.split(jax.random.key(1), 4)
+    images = jax.random.uniform(noise, (count, *SHAPE)) - 0.5
+    images *= jax.random.uniform(contrast, (count, 1, 1, 1))
+    images += jax.random.uniform(brightness, (count, 1, 1, 1))
+    return jnp.clip(images, 0, 1), jax.random.randint(label, (count,), 0, 5)
+
+
+def half_right(predict, images, labels):
+    """The given labels, but for every second example the network's prediction."""
+    outputs = predict(images)
+    right = jnp.argmax(outputs.logits, -1)
+    return jnp.where(jnp.arange(len(labels)) % 2 == 0, right, labels), outputs
+
+
+@pytest.mark.parametrize("seed", [1, 3, 5, 6])
+def test_branch_maximum_is_positive_exactly_where_the_network_errs(seed):
+    predict = network(seed)
+    images, labels = examples()
+    labels, outputs = half_right(predict, images, labels)
+    assert len(set(np.argmax(outputs.aux_logits, -1).ravel().tolist())) > 2
+    errs = np.asarray(jnp.argmax(outputs.logits, -1) != labels)
+    assert 0 < errs.mean() < 1
+    for ranks in (None, 2, 1):
+        certificate = np.asarray(branch_maximum(predict, images, labels, ranks))
+        np.testing.assert_array_equal(certificate > 0, errs)
+        assert np.abs(certificate).min() > 1e-6  # no sign here is a matter of rounding
+
+
+def test_the_branch_maximum_where_logits_are_equal():
+    """Two classes with one row and one bias tie wherever either of them is the largest."""
+
+    predict = network(1, change=lambda kernel: kernel.at[:, 3].set(kernel[:, 1]))
+    images, labels = examples()
+    labels, outputs = half_right(predict, images, labels)
+    errs = np.asarray(jnp.argmax(outputs.logits, -1) != labels)
+    certificate = np.asarray(branch_maximum(predict, images, labels))
+    tied = np.any(np.isin(np.argmax(outputs.aux_logits, -1), (1, 3)), axis=0)
+    assert tied.any() and (tied & errs).any() and (tied & ~errs).any()
+    np.testing.assert_array_equal(certificate[tied & errs], 0)
+    assert (certificate[tied & ~errs] <= 0).all()
+    np.testing.assert_array_equal((certificate > 0)[~tied], errs[~tied])
+
+    constant = network(1, change=lambda kernel: 0 * kernel)
+    certificate = np.asarray(branch_maximum(constant, images, labels))
+    np.testing.assert_array_equal(certificate, 0)  # argmax takes class 0, right or wrong
+
+
+def forced(predict, images, first, second):
+    """Auxiliary and final logits when masks are the given classes' rows."""
+
+    def rule(aux_logits, class_rows, labels, block):
+        return class_rows[(first, second)[block]]
+
+    outputs = predict(images, attention=rule)
+    return [np.asarray(z, np.float64) for z in (*outputs.aux_logits, outputs.logits)]
+
+
+def margin(z, classes):
+    """``max_{k != c} z_k - z_c``."""
+    own = z[np.arange(len(z)), classes]
+    others = np.where(np.arange(z.shape[1]) == classes[:, None], -np.inf, z)
+    return others.max(1) - own
+
+
+@pytest.fixture(scope="module")
+def batch():
+    predict = network(1)
+    images, labels = examples(16)
+    targets = (labels + 1 + jnp.arange(16) % 4) % 5
+    return predict, images, labels, targets
+
+
+BRANCHES = {"kk": (TARGET, TARGET), "yk": (LABEL, TARGET), "ky": (TARGET, LABEL)}
+
+
+def test_branch_objective_is_the_smallest_of_its_three_margins(batch):
+    predict, images, labels, targets = batch
+    y, k = np.asarray(labels), np.asarray(targets)
+    for branch in BRANCHES.values():
+        i, j = (k if which == TARGET else y for which in branch)
+        a_1, a_2, f = forced(predict, images, i, j)
+        terms = np.stack([-margin(a_1, i), -margin(a_2, j), margin(f, y)])
+        assert len(set(terms.argmin(0).tolist())) > 1
+        exact = Goal(predict, ascent("branch", branch=branch))(labels, targets)
+        np.testing.assert_allclose(value_of(exact, images), terms.min(0), rtol=1e-4, atol=1e-5)
+        soft = Goal(predict, ascent("branch", branch=branch, softness=0.5))(labels, targets)
+        expected = -0.5 * np.log(np.exp(-terms / 0.5).sum(0))
+        np.testing.assert_allclose(value_of(soft, images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_gate_joint_and_fixed_target_objectives(batch):
+    predict, images, labels, targets = batch
+    y, k = np.asarray(labels), np.asarray(targets)
+    rows = np.arange(len(y))
+    outputs = predict(images)
+    a_1, a_2, f = [np.asarray(z, np.float64) for z in (*outputs.aux_logits, outputs.logits)]
+
+    def value(*arguments, **options):
+        return value_of(Goal(predict, ascent(*arguments, **options))(labels, targets), images)
+
+    near = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    near(value("targeted_margin", (0, 1, 0)), a_2[rows, k] - a_2[rows, y])
+    ranked = np.sort(a_1, axis=1)[:, ::-1]
+    scale = ranked[:, 0] - (ranked[:, 2] + ranked[:, 3]) / 2
+    near(value("targeted_dlr", (1, 0, 0)), (a_1[rows, k] - a_1[rows, y]) / scale)
+
+    def cross_entropy(z):
+        return np.log(np.exp(z).sum(1)) - z[rows, y]
+
+    joint = cross_entropy(f) + 2 * (cross_entropy(a_1) + cross_entropy(a_2)) / 2
+    near(value("cross_entropy", (1, 1, 1)), joint)
+    near(value("margin", (5, 5, 1)), margin(f, y) + 5 * (margin(a_1, y) + margin(a_2, y)))
+    b_1, b_2, g = forced(predict, images, k, k)
+    fixed = -margin(g, k) - 3 * (margin(b_1, k) + margin(b_2, k))
+    near(value("class_margin", (3, 3, 1), branch=(TARGET, TARGET)), fixed)
+
+
+def test_straight_through_masks_have_the_hard_value_and_the_soft_gradient(batch):
+    predict, images, labels, targets = batch
+
+    def along(**options):
+        return Goal(predict, ascent("cross_entropy", **options))(labels, targets)
+
+    hard, through = along(), along(gradient=True, temperature=0.3)
+    soft = along(gradient=True, temperature=0.3, hard=False)
+    cold = along(gradient=True, temperature=1e-4, hard=False)
+    expected = value_of(attacks.cross_entropy(predict, labels), images)
+    np.testing.assert_allclose(value_of(hard, images), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(value_of(through, images), expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(value_of(soft, images) - expected).max() > 1e-2
+    # As the temperature falls, the softmax becomes the argmax.
+    np.testing.assert_allclose(value_of(cold, images), expected, rtol=1e-3, atol=1e-4)
+
+    gradient, true_gradient = gradient_of(images, through), gradient_of(images, hard)
+    assert np.abs(gradient - true_gradient).max() > 1e-3
+    own = gradient_of(images, attacks.cross_entropy(predict, labels))
+    np.testing.assert_allclose(true_gradient, own, rtol=1e-3, atol=1e-5)
+
+
+def test_without_masks_the_network_is_the_plain_one(batch):
+    predict, images, labels, targets = batch
+    off = Goal(predict, ascent("targeted_margin", (0, 1, 0), off=True))(labels, targets)
+    plain = predict(images, attention=lambda aux, rows, labels, block: jnp.ones((16, 6)))
+    a_2 = plain.aux_logits[1]
+    expected = a_2[jnp.arange(16), targets] - a_2[jnp.arange(16), labels]
+    np.testing.assert_allclose(value_of(off, images), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_one_program_serves_all_attacks_along_gradients():
+    predict = network(1)
+    images, labels = examples(4)
+    traces = []
+
+    @jax.jit
+    def evaluate(objective, images):
+        traces.append(1)
+        return objective(images)
+
+    (defence,) = declared(MODULE, predict)
+    along_gradients = [attack for attack in defence.attacks if attack.search == "apgd"]
+    assert len(along_gradients) > 20
+    for attack in along_gradients:
+        for targets in (None, (labels + 1) % 5):
+            objective = attack.objective(labels, targets)
+            assert isinstance(objective, AttentionObjective)
+            evaluate(objective, images)
+    assert len(traces) == 1
+
+
+def test_what_the_network_declares():
+    predict = network(1)
+    (defence,) = declared(MODULE, predict)
+    groups = dict.fromkeys(attack.group for attack in defence.attacks)
+    assert list(groups) == ["A1", "A2", "A3", "A4", "A5", "A6", "A7"]
+    names = [attack.name for attack in defence.attacks]
+    assert len(set(names)) == len(names)
+    images, _ = examples(4)
+    expected = predict(images).aux_logits[1]
+    np.testing.assert_allclose(defence.rank_by(images), expected, rtol=1e-5, atol=1e-6)
+    plain = TinyNetwork(num_classes=5, width=6)
+    assert reverse_attention(plain, predict) is None and declared(plain, predict) == []
+
+
+def test_gate_statistics(batch):
+    _, images, labels, _ = batch
+    predict = network(6)
+    images, labels = np.asarray(images), np.asarray(labels)
+    adversarial = images[::-1]
+    broken = np.arange(16) % 3 == 0
+    placement = Placement.over(jax.devices()[:1], 5, 16)
+    found = gate_statistics(predict, images, adversarial, labels, broken, placement)
+
+    def classes(x):
+        outputs = predict(jnp.asarray(x))
+        return np.argmax([*outputs.aux_logits, outputs.logits], axis=-1)
+
+    c_1, c_2, final = classes(images)
+    d_1, d_2, other = (c[broken] for c in classes(adversarial))
+    expected = {
+        "final_is_last_mask": np.mean(final == c_2),
+        "masks_agree": np.mean(c_1 == c_2),
+        "final_is_last_mask_adversarial": np.mean(other == d_2),
+        "masks_agree_adversarial": np.mean(d_1 == d_2),
+        "last_mask_changes": np.mean(d_2 != c_2[broken]),
+    }
+    assert len(set(expected.values())) > 2
+    for name, value in expected.items():
+        assert found[name] == pytest.approx(value), name
+
+    a_2 = np.array(predict(jnp.asarray(images)).aux_logits[1])
+    a_2[np.arange(16), labels] = -np.inf
+    runners_up = jnp.asarray(a_2.argmax(1))
+    along = Goal(predict, ascent("targeted_margin", (0, 1, 0)))
+    last_mask = along(jnp.asarray(labels), runners_up)
+    own = attacks.targeted_margin(predict, labels, runners_up)
+    first, second = (np.asarray(gradient_of(images, o)).reshape(16, -1) for o in (own, last_mask))
+    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    assert found["gradient_cosine"] == pytest.approx(np.mean((first * second).sum(1) / norms), 1e-3)
+
+    nothing = gate_statistics(predict, images, adversarial, labels, broken & False, placement)
+    assert nothing["last_mask_changes"] is None
+    assert nothing["final_is_last_mask"] == found["final_is_last_mask"]

@@ -1,0 +1,120 @@
+"""The adaptive attacks as a suite: batches, order, devices and stops change no flag."""
+
+import dataclasses
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ancra_jax import attacks
+from ancra_jax.attacks.adaptive.surrogates import declared
+from ancra_jax.attacks.autoattack import driver as autoattack_run
+from ancra_jax.attacks.success import judge
+from tests.defences.test_reverse_attention_attacks import MODULE, examples, network
+from tests.support import ENVIRONMENT
+
+PREDICT = network(5)
+COUNT, EPSILON = 20, 0.02
+
+
+def problem():
+    """Images whose clean predictions are their labels."""
+    images, _ = examples(COUNT)
+    return np.asarray(images), np.asarray(jnp.argmax(PREDICT(images).logits, -1))
+
+
+def run(order=None, predict=PREDICT, **options):
+    """The attacks of the smallest budget, in few steps, on the examples in a given order."""
+    images, labels = problem()
+    order = np.arange(COUNT) if order is None else order
+    (defence,) = declared(MODULE, predict)
+    quick = [attack for attack in defence.attacks if attack.level == "quick"]
+    budget = attacks.AdaptiveBudget(
+        num_steps=4, num_targets=2, num_restarts=1, num_queries=8, exhaustive=True,
+        targeted_on_all=False,
+    )  # fmt: skip
+    return attacks.adaptive(
+        predict, images[order], labels[order], indices=order, epsilon=EPSILON, budget=budget,
+        defences=[dataclasses.replace(defence, attacks=quick)], progress=None, **options,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly_compiled():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def assert_same(found, expected, order=slice(None)):
+    for name in ("robust", "broken_by", "target", "queries"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name)[order], name)
+    np.testing.assert_allclose(found.images, expected.images[order], atol=1e-5)
+    assert found.records == expected.records and found.complete
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return run(batch_size=COUNT)
+
+
+def test_there_is_something_to_find(whole):
+    assert 0 < whole.robust_accuracy < 1 and len(set(whole.broken_by)) > 3
+    judged = attacks.is_adversarial(PREDICT, whole.images, *problem(), attacks.Linf(EPSILON))
+    np.testing.assert_array_equal(judged, ~whole.robust)
+    on_all = [record for record in whole.records if record.attacked == COUNT]
+    assert 3 < len(on_all) < len(whole.records)
+    accuracies = [record.own_accuracy for record in on_all]
+    assert len(set(accuracies)) > 3 and whole.robust_accuracy <= min(accuracies)
+    names = [record.name for record in whole.records]
+    assert names[0] == "a6-square-gate2"  # eight queries are the cheapest here
+    assert names.index("a4-joint-2-cross_entropy") < names.index("a7-trunk-warm")
+
+
+def test_neither_the_size_of_batches_nor_the_order_matters(whole):
+    order = np.random.default_rng(0).permutation(COUNT)
+    assert_same(run(order, batch_size=3), whole, order)
+
+
+def test_stopped_again_and_again_it_ends_with_the_same_flags(whole, tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(autoattack_run.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(
+        autoattack_run, "judge", lambda *args: (now.append(now.pop() + 1), judge(*args))[1]
+    )
+    left = []
+    for size in [3, COUNT] * 20:  # what is left may be done in batches of another size
+        found = run(batch_size=size, state_path=tmp_path, max_seconds=4)
+        if found.complete:
+            break
+        assert found.records == whole.records[: len(found.records)]
+        left.append(found.robust.sum())
+    assert len(left) > 5 and left == sorted(left, reverse=True) and left[0] > left[-1]
+    assert_same(found, whole)
+
+
+def on_eight_devices(path):
+    """Runs in a process of its own, on weights that somebody has put on one of the devices."""
+    assert len(jax.devices()) == 8
+    found = run(predict=jax.device_put(PREDICT, jax.devices()[0]), batch_size=8)
+    names = ("robust", "broken_by", "target", "queries", "images")
+    np.savez(path, **{name: getattr(found, name) for name in names})
+
+
+@pytest.mark.slow
+def test_the_number_of_devices_does_not_matter(whole, tmp_path):
+    path = str(tmp_path / "eight.npz")
+    script = f"import tests.evaluate.test_adaptive_suite as t; t.on_eight_devices({path!r})"
+    environment = ENVIRONMENT | {
+        "JAX_NUM_CPU_DEVICES": "8",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=600)
+    with np.load(tmp_path / "eight.npz") as eight:
+        for name in ("robust", "broken_by", "target", "queries"):
+            np.testing.assert_array_equal(eight[name], getattr(whole, name), name)
+        np.testing.assert_allclose(eight["images"], whole.images, atol=1e-5)

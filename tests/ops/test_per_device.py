@@ -1,0 +1,103 @@
+"""Batches over several devices: every device works by itself, and the results are those of one."""
+
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from ancra_jax import attacks
+from ancra_jax.attacks import loop
+from ancra_jax.attacks.placement import Placement
+from ancra_jax.ops.per_device import Layout, layout_of
+from tests.support import ENVIRONMENT
+
+
+def logits(weights, x):
+    kernel, head = weights
+    x = jax.lax.conv_general_dilated(
+        x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return jnp.tanh(x).reshape(len(x), -1) @ head
+
+
+def run_attacks(devices):
+    """Short attacks, in loops of both kinds."""
+    keys = jax.random.split(jax.random.key(1), 3)
+    weights = jax.random.normal(keys[0], (3, 3, 3, 4)), jax.random.normal(keys[1], (36, 5))
+    images = np.asarray(jax.random.uniform(keys[2], (16, 6, 6, 3)))
+    clean = np.asarray(logits(weights, images))
+    placement = Placement.over(devices, 16, 16)
+    images, labels, targets, indices = placement.place(
+        (images, clean.argmax(axis=1), clean.argsort(axis=1)[:, -2], np.arange(16))
+    )
+    model = placement.replicate(jax.tree_util.Partial(logits, weights))
+    common = {"key": jax.random.key(0), "indices": indices}
+    short = common | {"num_steps": 4}
+    problem = (model, images, labels, attacks.Linf(0.02))
+    yield "dlr", attacks.apgd(*problem, loss="dlr", loop="host", **short)
+    yield "fab-t", attacks.fab(*problem, targets=targets, loop="host", **short)
+    yield "fab", attacks.fab(*problem, num_restarts=2, loop="compiled", **short)
+    yield "square", attacks.square(*problem, num_queries=20, **common)
+    problem = (model, images, labels, attacks.L2(0.2))
+    yield "l2 square", attacks.square(*problem, num_queries=20, **common)
+    # One operand is on no mesh, and nobody can tell whether it is over the batch: still equal.
+    objective = attacks.cross_entropy(model, clean.argmax(axis=1))
+    yield "unclear", attacks.apgd(*problem, loss=objective, **short)
+
+
+def on_eight_devices(path):
+    """Runs in a process of its own."""
+    assert len(jax.devices()) == 8
+    programs = {}
+
+    def watched(module, name):
+        function = getattr(module, name)
+
+        def call(*args):
+            layout = next(a for a in args if a is None or isinstance(a, Layout))
+            if layout is not None:
+                programs[name, str(args[0])] = function.lower(*args).compile().as_text()
+            return function(*args)
+
+        setattr(module, name, call)
+
+    for name in ("_one_step", "_compiled"):
+        watched(loop, name)
+    watched(sys.modules["ancra_jax.attacks.square"], "_search")
+    found = dict(run_attacks(jax.devices()))
+    for which in ("_one_step", "_compiled", "_search"):
+        assert any(name == which for name, _ in programs)
+    collectives = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
+    for name, program in programs.items():
+        assert not any(collective in program for collective in collectives), name
+    assert all(len(result.images.sharding.device_set) == 8 for result in found.values())
+    np.savez(path, **{f"{k} {f}": v for k, r in found.items() for f, v in r._asdict().items()})
+
+
+def test_eight_devices_need_no_collectives_and_find_what_one_finds(tmp_path):
+    environment = ENVIRONMENT | {
+        "JAX_NUM_CPU_DEVICES": "8",
+        "JAX_PLATFORMS": "cpu",
+    }
+    path = str(tmp_path / "eight.npz")
+    script = f"import tests.ops.test_per_device as t; t.on_eight_devices({path!r})"
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=600)
+    with np.load(tmp_path / "eight.npz") as eight:
+        for name, one in run_attacks(jax.devices()[:1]):
+            assert np.asarray(one.success).any() and not np.all(one.success), name
+            np.testing.assert_array_equal(eight[f"{name} success"], one.success, err_msg=name)
+            np.testing.assert_array_equal(eight[f"{name} queries"], one.queries, err_msg=name)
+            np.testing.assert_allclose(
+                eight[f"{name} best_loss"], one.best_loss, rtol=1e-4, atol=1e-5, err_msg=name
+            )
+
+
+def test_one_device_has_no_layout():
+    state, operands = jnp.zeros((4, 3)), (jnp.zeros(4), jnp.zeros((3, 3)), 0.5)
+    assert layout_of(state, operands) is None
+    mesh = jax.make_mesh((1,), ("data",))
+    spread = jax.device_put((state, operands), NamedSharding(mesh, PartitionSpec()))
+    assert layout_of(*spread) is None

@@ -1,0 +1,284 @@
+"""The paper's tables by one command: its plan, what it makes of failures, and the claims."""
+
+import dataclasses
+import os
+import pathlib
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from ancra_jax import config as config_lib
+from ancra_jax import methods
+from ancra_jax.paper import command as reproduce
+from ancra_jax.paper.claims import TABLES, PaperTable, TableRow
+from ancra_jax.paper.measured import claim_rows, markdown
+from ancra_jax.paper.plan import Run, runs_of
+from ancra_jax.paper.runner import Runner, Stopped, unfinished
+from ancra_jax.run import build as components
+from ancra_jax.run.files import read_json_lines
+from configs import cifar10, cifar100, tiny_imagenet
+from tests.support import ROOT
+from tests.support.fake_runs import make_run, write_result
+
+FILES = {"cifar10": cifar10, "cifar100": cifar100, "tiny_imagenet": tiny_imagenet}
+SHAPES = {"cifar10": ((32, 32, 3), 10), "cifar100": ((32, 32, 3), 100)}
+SHAPES["tiny_imagenet"] = ((64, 64, 3), 200)
+ROWS = {row.name: row for table in TABLES.values() for row in table.rows}
+
+
+def options(*arguments):
+    return reproduce.parse(arguments)[0]
+
+
+def config_of(row, scale):
+    argument = f"{row.method},scale={scale}"
+    return config_lib.from_mapping(FILES[row.data].get_config(argument))
+
+
+@pytest.mark.parametrize("scale", ["full", "tiny"])
+@pytest.mark.parametrize("name", ROWS)
+def test_every_row_is_a_valid_method_of_its_data_set(name, scale):
+    config = config_of(ROWS[name], scale)
+    assert callable(methods.create(config).loss)
+    assert config.data.name == ROWS[name].data
+    assert config.model.reverse_attention == ("adaptive" in ROWS[name].suites)
+    assert config.name.endswith("(tiny)") == (scale == "tiny")
+
+
+NETWORKS = {
+    (config.data.name, config.model)
+    for scale in ("full", "tiny")
+    for row in ROWS.values()
+    for config in [config_of(row, scale)]
+}
+
+
+@pytest.mark.parametrize("data, model", sorted(NETWORKS, key=str), ids=str)
+def test_every_network_of_the_tables_takes_its_images(data, model):
+    config = config_lib.from_mapping(FILES[data].get_config("trades"))
+    check_network(dataclasses.replace(config, model=model), data)
+
+
+@pytest.mark.parametrize("name", ["wide_resnet28_10", "wide_resnet34_10"])
+def test_wide_networks_are_there_by_name(name):
+    config = cifar10.get_config("trades_ancra")
+    config.model.name = name
+    check_network(config_lib.from_mapping(config), "cifar10")
+
+
+def check_network(config, data):
+    shape, num_classes = SHAPES[data]
+    model = components.create_model(config, num_classes)
+    images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
+    outputs, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
+    heads = 2 if config.model.reverse_attention else 0
+    assert outputs.logits.shape == (2, num_classes)
+    assert outputs.aux_logits.shape == (heads, 2, num_classes)
+
+
+def test_a_recipe_happens_within_a_tiny_run():
+    sat, awp, ancra = (
+        config_of(ROWS[f"cifar10/{name}"], "tiny") for name in ("sat", "trades_awp", "trades_ancra")
+    )
+    assert sat.self_adaptive.start_epoch == 3 and sat.optimizer.milestones == (3, 4)
+    assert awp.awp.warmup_epochs == 1 and awp.optimizer.milestones == (2, 3)
+    assert ancra.negative_contrast.random_epochs == 1
+    assert {sat.epochs, awp.epochs, ancra.epochs} == {4}
+    assert ancra.model.width == 8 and config_of(ROWS["cifar10/sat"], "full").model.width == 0
+
+
+def test_claims_are_those_of_the_documentation():
+    page = (ROOT / "docs/methods.md").read_text()
+    printed = set(re.findall(r"\d\d\.\d\d", page))
+    for table in TABLES.values():
+        for row in table.rows:
+            for claim in row.claims.values():
+                assert len(claim) in (0, len(table.columns)), row.name
+                assert {f"{value:.2f}" for value in claim} <= printed, row.name
+
+
+def test_tables_share_the_runs_that_they_have_in_common():
+    runs = [run for table in TABLES for run in runs_of(options(table, "--seeds=3"))]
+    ours = [run for run in runs if run.row.name == "cifar10/trades_ancra"]
+    assert len(ours) == 5
+    trainings = {run.workdir: run.commands[0] for run in runs}
+    assert len(trainings) == len({run.commands[0] for run in runs}) == len(ROWS)
+    assert not any("," in workdir for workdir in trainings)  # report takes a list of them
+
+
+def test_the_commands_of_a_row():
+    arguments = ("table4", "--data_dir=D", "--output=O", "--seeds=0,5", "--num_examples=9")
+    run = runs_of(options(*arguments, "--rows=*soft", "--config.model.width=4"))[1]
+    assert run.title == "cifar10/trades_ancra-strategy=soft, seed 5"
+    assert [shlex.join(command[1:]) for command in run.commands] == [
+        "-m ancra_jax.train --config=configs/cifar10.py:trades_ancra,strategy=soft "
+        "--config.seed=5 --config.data.data_dir=D --config.model.width=4 "
+        "--workdir=O/cifar10/trades_ancra-strategy=soft-seed5",
+        *(
+            "-m ancra_jax.evaluate --workdir=O/cifar10/trades_ancra-strategy=soft-seed5 "
+            f"--checkpoint={checkpoint} --suite={suite} --num_examples=9"
+            for checkpoint in ("best", "last")
+            for suite in ("quick", "adaptive")
+        ),
+    ]
+
+
+def test_a_rehearsal_has_a_directory_and_a_configuration_of_its_own():
+    (run,) = runs_of(options("table3", "--scale=tiny", "--rows=trades_ra"))
+    assert "--config=configs/cifar10.py:trades_ra,scale=tiny" in run.commands[0]
+    assert run.workdir == "runs/reproduce-tiny/cifar10/trades_ra-seed0"
+    assert "--num_examples=16" in run.commands[1]
+    assert run.commands[2][-2:] == ("--adaptive_budget=quick", "--num_examples=16")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("tabel3", "invalid choice: 'tabel3' (choose from"),
+        ("", "required: TABLE"),
+        ("table3 --scale=huge", "--scale: invalid choice: 'huge'"),
+        ("table3 --seed=1", "unknown argument '--seed=1'; did you mean --seeds?"),
+        ("table3 --seeds=0,0", "'0,0' has a seed twice"),
+        ("table3 --seeds=one", "'one' is not a whole number"),
+        ("table3 --num_examples=-3", "'-3' is not a whole number"),
+        ("table3 --suite=papper", "--suite: invalid choice: 'papper'"),
+        ("table3 --rows=sat", "--rows: 'sat' fits no row of the table; there are cifar10/trades,"),
+        ("table3 --output=a,b", "--output=a,b: must not hold a comma"),
+        ("table3 --config.seed=3", "--config.seed: use --seeds"),
+        ("table3 --config.epochs", "--config.epochs: needs a value, --config.epochs=VALUE"),
+        ("table3 more", "unknown argument 'more'"),
+    ],
+)
+def test_one_line_for_what_cannot_be_understood(arguments, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        reproduce.main([*arguments.split(), "--dry_run"])
+    error = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert error.startswith("error: ") and message in error and error.count("\n") == 1
+
+
+def python(code):
+    """A command that stands for one of the package's."""
+    return (sys.executable, "-c", code)
+
+
+def run_of(workdir, *commands):
+    row = TableRow("Row", "cifar10", pathlib.Path(workdir).name)
+    return Run(row, 0, str(workdir), commands)
+
+
+def leave(workdir, name):
+    return python(f"import pathlib as p; w = p.Path({str(workdir)!r}); w.mkdir(exist_ok=True); "
+                  f"(w / {name!r}).write_text('')")  # fmt: skip
+
+
+def test_a_row_that_fails_does_not_lose_the_others_and_is_tried_again(tmp_path, capfd):
+    a, b = tmp_path / "a", tmp_path / "b"
+    failing = python(f"import os; raise SystemExit(0 if os.path.exists({str(b / 'x')!r}) else 3)")
+    runs = [run_of(a, leave(a, "1"), failing, leave(a, "2")), run_of(b, leave(b, "x"))]
+    with Runner() as runner:
+        failures = runner.run_all(runs)
+        assert list(failures) == ["cifar10/a, seed 0"]
+        assert failures["cifar10/a, seed 0"].endswith(" ended with exit status 3")
+        assert (b / "x").exists() and not (a / "2").exists()
+        (a / "1").unlink()
+        assert runner.run_all(runs) == {}
+    assert (a / "2").exists() and not (a / "1").exists()  # what was finished is not run again
+    assert "2/2 cifar10/b, seed 0: finished already" in capfd.readouterr().out
+    assert [len(unfinished(run)) for run in runs] == [0, 0]
+    assert all(record["seconds"] >= 0 for record in read_json_lines(a / "commands.jsonl"))
+
+
+def test_a_signal_stops_the_command_and_then_the_work(tmp_path):
+    a, b = tmp_path / "a", tmp_path / "b"
+    waiting = python(
+        f"import pathlib, signal, sys; p = pathlib.Path({str(tmp_path)!r});"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit((p / 'told').write_text('') and 1));"
+        "(p / 'ready').write_text(''); signal.pause()"
+    )
+
+    def interrupt():
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with Runner() as runner, pytest.raises(Stopped, match="SIGINT; the same command") as stopped:
+        runner.run_all([run_of(a, waiting), run_of(b, leave(b, "x"))])
+    assert stopped.value.exit_status == 130
+    assert (tmp_path / "told").exists() and not b.exists()
+
+
+def test_two_processes_do_not_work_on_one_row(tmp_path):
+    """Not even where the first was killed and left its command behind."""
+    a = tmp_path / "a"
+    run = run_of(a, python("pass"))
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-c"),
+            "import sys; from ancra_jax.paper.runner import Runner, _lock; "
+            f"lock = _lock({str(a)!r}); "
+            f"Runner().call((sys.executable, '-c', 'print(1, flush=True); input()'), lock)",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        other.stdout.readline(), other.stdout.readline()
+        other.kill()
+        with Runner() as runner:
+            assert runner.run(run) == "another process works on it"
+            other.stdin.close()
+            deadline = time.monotonic() + 60
+            while runner.run(run) is not None and time.monotonic() < deadline:
+                a.mkdir(exist_ok=True)
+                time.sleep(0.05)
+    assert not unfinished(run)
+
+
+TABLE = PaperTable(
+    "A table",
+    ("natural", "pgd_with_p"),
+    (
+        TableRow("Plain", "digits", "trades", {"best": (80.0, 50.0)}),
+        TableRow("Attention", "digits", "trades_ra", {"best": (70.0, 75.0), "last": ()}),
+    ),
+)
+
+
+def test_claims_stand_beside_what_was_measured(tmp_path):
+    natural, pgd, with_p = [1, 1, 1, 0], [1, 0, 1, 0], [1, 1, 1, 1]
+    results = {"natural": natural, "pgd40": pgd}
+    runs = []
+    for row in TABLE.rows:
+        for seed in (0, 1):
+            workdir = tmp_path / f"{row.method}{seed}"
+            make_run(workdir, results, method=row.method, seed=seed)
+            if row.method == "trades_ra" and seed:
+                write_result(workdir, "pgd40_with_p", with_p)
+                write_result(workdir, "natural", natural, "last")
+            runs.append(Run(row, seed, str(workdir), ()))
+    plain, best, last = claim_rows(TABLE, runs)
+    assert plain.measured == {"natural": [75, 75], "pgd_with_p": [50, 50], "worst_case": [50, 50]}
+    assert best.measured == {"natural": [75, 75], "pgd_with_p": [100], "worst_case": [50, 50]}
+    assert (last.checkpoint, last.seeds, last.measured["natural"]) == ("last", [1], [75])
+    text = markdown(TABLE, [plain, best, last], rehearsal=True)
+    lines = [re.sub(" +", " ", line) for line in text.splitlines()]
+    assert (
+        "| Plain | digits | best | 80.00 / 75.00 ± 0.00 | 50.00 / 50.00 ± 0.00 | 50.00 ± 0.00 |"
+        in lines
+    )
+    assert (
+        "| Attention | digits | best | 70.00 / 75.00 ± 0.00 | 75.00† / 100.00† | 50.00 ± 0.00 |"
+        in lines
+    )
+    assert "| Attention | digits | last | — / 75.00 | — / — | — |" in lines
+    assert "no reproduction" in text and "first 4 test examples; training seeds 0, 1" in text
+    assert "no reproduction" not in markdown(TABLE, [plain], rehearsal=False)

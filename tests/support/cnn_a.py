@@ -1,0 +1,69 @@
+"""The small adversarially trained network on which the reference attacks were recorded.
+
+Network: 3x3 convolutions 3-24 (stride 1), 24-48 (stride 2), 48-96 (stride 2), padding 1, with bias
+and ReLU; mean over space; linear 96-10. Threat model of every record: Linf, epsilon = 8/255.
+
+``golden/cnn_a.npz`` and ``golden/cnn_a_start.npz`` are slices of one larger record, so that each
+file stays below 1 MB: of 400 images with their labels, logits and ``robust_*`` flags the first 200;
+of the ``apgd_*`` and ``fab_*`` runs (on the first 32 images) everything, except that
+``apgd_*_x_best`` keeps 8 of the 32 images.
+"""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tests.support import GOLDEN
+
+EPSILON = 8 / 255
+
+
+def logits_fn(weights, images):
+    """The network; ``weights``: dict of ``c1``..``c3`` and ``fc``, each (kernel, bias)."""
+    x = images
+    for name, stride in (("c1", 1), ("c2", 2), ("c3", 2)):
+        kernel, bias = weights[name]
+        x = jax.lax.conv_general_dilated(
+            x,
+            kernel,
+            (stride, stride),
+            padding=[(1, 1), (1, 1)],
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        x = jax.nn.relu(x + bias)
+    kernel, bias = weights["fc"]
+    return x.mean(axis=(1, 2)) @ kernel + bias
+
+
+def load() -> SimpleNamespace:
+    """Loads network, images and records.
+
+    Returns:
+      A namespace of ``logits_fn`` (a ``jax.tree_util.Partial``), ``images`` (float32, NHWC, 200),
+      ``labels`` (int32), ``epsilon``, and ``ref``: a dict of every recorded array, by its name:
+      ``logits``; for the first 32 images ``start_uniform01`` (u in [0, 1]; the start is
+      t = 2u - 1), ``apgd_<ce|dlr|t2|t3>_<best_loss|robust|best_norm|x_best>`` (``x_best`` is
+      (x_best - x) * 255 / 8, float16), ``fab_<t2|t3>_<norm|adversarial>``; for all images
+      ``robust_<attack>_seed<0|1|2>``.
+    """
+    ref = {}
+    for file in ("cnn_a.npz", "cnn_a_start.npz"):
+        with np.load(GOLDEN / file) as arrays:
+            ref |= dict(arrays)
+    weights = {
+        name: (
+            jnp.asarray(ref[f"w.{name}.weight"].transpose(2, 3, 1, 0)),
+            jnp.asarray(ref[f"w.{name}.bias"]),
+        )
+        for name in ("c1", "c2", "c3")
+    }
+    weights["fc"] = (jnp.asarray(ref["w.fc.weight"].T), jnp.asarray(ref["w.fc.bias"]))
+    return SimpleNamespace(
+        logits_fn=jax.tree_util.Partial(logits_fn, weights),
+        images=ref.pop("images").astype(np.float32) / 255,
+        labels=ref.pop("labels").astype(np.int32),
+        epsilon=EPSILON,
+        ref=ref,
+    )

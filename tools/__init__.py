@@ -1,0 +1,1 @@
+"""Maintainers' commands; not in the wheel."""

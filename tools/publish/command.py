@@ -1,0 +1,99 @@
+"""Publishes rows in ``results/``: ``python -m tools.publish --workdirs=DIR[,DIR...]``.
+
+Every evaluated checkpoint becomes a file in ``results/rows/``; one that is there with other
+contents is kept unless ``--replace`` is given. Then results/README.md and the table in
+README.md are written anew from all files; without ``--workdirs`` that alone. Run it in the root of
+the repository.
+"""
+
+import json
+import pathlib
+import re
+from collections.abc import Sequence
+
+from absl import flags
+
+from ancra_jax.errors import UsageError
+from ancra_jax.run.files import write_atomically
+from tools.publish.groups import groups_of
+from tools.publish.pages import readme_section, results_page
+from tools.publish.record import Published, file_name, read, records_of, validate
+
+_SECTION = re.compile(r"(?<=<!-- results -->\n).*?(?=\n<!-- /results -->)", re.DOTALL)
+
+
+def publish(workdirs: Sequence[str], results: str, readme: str, *, replace: bool = False):
+    """Adds the rows of work directories and writes the pages.
+
+    Args:
+      workdirs: evaluated runs; may be empty.
+      results: directory that gets ``rows/*.json`` and ``README.md``; created if need be.
+      readme: file with a section between ``<!-- results -->`` and ``<!-- /results -->``.
+      replace: files whose contents differ.
+
+    Raises:
+      UsageError: a directory or file cannot be used, or a file would be overwritten. Nothing is
+        written then.
+    """
+    directory = pathlib.Path(results) / "rows"
+    rows = read_all(results)
+    new = records_of(workdirs) if workdirs else []
+    for record in new:
+        name = file_name(record)
+        if name in rows and rows[name].record != record and not replace:
+            differing = [key for key in record if record[key] != rows[name].record[key]]
+            raise UsageError(
+                f"{directory / name}: holds a row with other {', '.join(differing)}: --replace "
+                "overwrites it"
+            )
+        rows[name] = validate(record, name)
+    page, text = pages(rows, readme)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for record in new:
+            content = json.dumps(record, indent=1) + "\n"
+            write_atomically(directory / file_name(record), content)
+        write_atomically(pathlib.Path(results) / "README.md", page)
+        write_atomically(readme, text)
+    except OSError as error:
+        raise UsageError(f"{error.filename}: cannot be written: {error.strerror}") from error
+
+
+def read_all(results: str) -> dict[str, Published]:
+    """All rows there are, by file name.
+
+    Raises:
+      UsageError: a file is no valid row.
+    """
+    return {path.name: read(path) for path in sorted(pathlib.Path(results).glob("rows/*.json"))}
+
+
+def pages(rows: dict[str, Published], readme: str) -> tuple[str, str]:
+    """What results/README.md and the README are to hold.
+
+    Raises:
+      UsageError: the README cannot be read or lacks the section.
+    """
+    groups = groups_of(list(rows.values()))
+    try:
+        text = pathlib.Path(readme).read_text()
+    except OSError as error:
+        raise UsageError(f"--readme={readme}: cannot be read: {error.strerror}") from error
+    if not _SECTION.search(text):
+        raise UsageError(f"--readme={readme}: has no lines <!-- results --> and <!-- /results -->")
+    return results_page(groups), _SECTION.sub(lambda _: readme_section(groups), text)
+
+
+def define_flags():
+    """The command's flags."""
+    flags.DEFINE_list("workdirs", [], "Directories of evaluated runs, DIR[,DIR...].")
+    flags.DEFINE_string("results", "results", "Directory of what is published.")
+    flags.DEFINE_string("readme", "README.md", "File whose table is written anew.")
+    flags.DEFINE_bool("replace", False, "Replace rows whose contents differ.")
+
+
+def main(arguments: flags.FlagValues):
+    """The command."""
+    publish(arguments.workdirs, arguments.results, arguments.readme, replace=arguments.replace)
+    number = len(list(pathlib.Path(arguments.results).glob("rows/*.json")))
+    print(f"{arguments.results}: {number} rows; its README.md and {arguments.readme} are written")
