@@ -10,7 +10,7 @@ from typing import Any
 
 from ancra_jax import _moved
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 _LAZY = ("attacks", "losses", "models")
 
 _moved.install()
