@@ -35,6 +35,13 @@ _HOMES = {
 _MOVED = {
     f"ancra_jax.{old}": f"ancra_jax.{new}" for new, olds in _HOMES.items() for old in olds.split()
 }
+_OBJECTIVES = (
+    "combine_heads cross_entropy dlr kl_divergence margin "
+    "targeted_cross_entropy targeted_dlr targeted_margin"
+)
+for _name in _OBJECTIVES.split():
+    _MOVED[f"ancra_jax.attacks.{_name}"] = f"ancra_jax.attacks.objectives.{_name}"
+_MOVED["ancra_jax.attacks.register_defence"] = "ancra_jax.defences.register"
 _MOVED["ancra_jax.publish"] = "tools.publish, in the repository"
 
 

@@ -113,17 +113,18 @@ def evaluation_attack(config: Config) -> Workload:
     images, labels = jax.device_put((images, labels), sharding.batch_sharded(mesh))
     threat_model = attacks.threat_model(settings.norm, settings.epsilon)
     start = threat_model.random_start(jax.random.split(jax.random.key(1), len(images)), images)
-    objective = attacks.cross_entropy(jax.tree_util.Partial(model.apply, variables), labels)
+    objective = attacks.objectives.cross_entropy(
+        jax.tree_util.Partial(model.apply, variables), labels
+    )
     attack = partial(
-        attacks.pgd,
+        attacks.ascend,
+        objective,
         threat_model=threat_model,
         step_size=settings.step_size,
         num_steps=settings.num_steps,
     )
-    operations = flops.count(
-        lambda x, start: attack(objective, x, start=start, loop="compiled"), images, start
-    )
-    run = partial(attack, objective, images, start=start)
+    operations = flops.count(lambda start, x: attack(start, x, loop="compiled"), start, images)
+    run = partial(attack, start, images)
     first, attacked = timed(lambda: waited(run()))
     loss = float(jnp.mean(objective(attacked)))
     again, _ = timed(lambda: waited(run()))

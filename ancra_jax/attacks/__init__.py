@@ -1,41 +1,107 @@
-"""Attacks on any JAX model: a callable pytree, or function, from images in [0, 1] to logits.
+"""Attacks on any JAX model, and evaluations made of them.
 
-This package imports nothing of the rest of the library.
+Attacks, called as ``attack(model, images, labels, threat_model, *, key, ...) -> AttackResult``:
+
+- ``fgsm``: one step of length epsilon along the gradient's sign;
+- ``pgd``: projected steps of one length; ``ascend`` is its loop alone, as training uses it;
+- ``apgd``: Auto-PGD, which adapts its step size;
+- ``fab``: the closest misclassified image;
+- ``square``: random search without gradients.
+
+Threat models: ``Linf(epsilon)``, ``L2(epsilon)``, or ``threat_model("linf", epsilon)``.
+
+Whole evaluations: ``autoattack`` (the standard ensemble), ``adaptive`` (attacks on what a defence
+declares of itself), ``diagnose`` (whether attacks fail for want of a gradient).
+
+Adaptive attacks: ``Defence``, ``Surrogate``, ``SurrogateAttack``, ``AdaptiveBudget``.
+
+Results: ``AttackResult``, ``AutoAttackResult``, ``AttackRecord``, ``Diagnosis``, ``Progress``;
+``worst_case`` unites evaluations, ``is_adversarial`` judges images by a fresh forward pass.
+
+Objectives, built in ``attacks.objectives``: ``cross_entropy(model, labels)``, ``margin``, ``dlr``,
+``kl_divergence``, ``targeted_cross_entropy``, ``targeted_margin``, ``targeted_dlr``.
+
+Parts for attacks of one's own: ``Attack`` (an entry of ``autoattack``'s list), ``example_keys``,
+``gaussian_start``, ``print_progress``.
+
+What the arguments mean everywhere:
+
+- ``model``: a callable pytree (``jax.tree_util.Partial``, an NNX or Equinox module), or a plain
+  function, from images to logits [batch, classes], or to an object with ``logits`` and, if the
+  model has auxiliary heads, ``aux_logits`` [heads, batch, classes]. Other weights of a pytree do
+  not compile again. The final logits decide whether an image is misclassified.
+- ``images``: natural images, floating-point [batch, height, width, channels], pixels in [0, 1].
+- ``labels``: class numbers, integers [batch]. Any other prediction counts as success.
+- ``threat_model``: which images the attacker may use; its epsilon is on the [0, 1] pixel scale.
+- ``key``: ``jax.random.key(seed)``, the source of all randomness; None where nothing is random.
+- ``indices``: data-set indices [batch], 0, 1, 2 ... by default. An example's randomness is derived
+  from its index and ``key`` alone, so it depends neither on the batch nor on the order.
+- ``active``: which examples to attack, boolean [batch], all by default. The others are returned
+  unsuccessful, with their natural image.
+- ``loss``: what is ascended: ``'ce'``, ``'dlr'``, ``'margin'``; with targets ``'targeted_ce'``,
+  ``'targeted_dlr'``, ``'targeted_margin'``; or an objective, any callable pytree from images to
+  one number per example.
+- ``targets``: class numbers [batch] for the targeted losses.
+- ``loop``: ``'host'`` dispatches steps from Python, ``'compiled'`` runs them in one program,
+  ``'auto'`` chooses: compiled inside ``jit`` and on accelerators, host on CPU.
 """
 
-from ancra_jax.attacks.adaptive.api import AdaptiveBudget as AdaptiveBudget
-from ancra_jax.attacks.adaptive.api import adaptive as adaptive
-from ancra_jax.attacks.adaptive.surrogates import Defence as Defence
-from ancra_jax.attacks.adaptive.surrogates import Surrogate as Surrogate
-from ancra_jax.attacks.adaptive.surrogates import SurrogateAttack as SurrogateAttack
-from ancra_jax.attacks.adaptive.surrogates import register_defence as register_defence
-from ancra_jax.attacks.apgd import apgd as apgd
-from ancra_jax.attacks.autoattack.api import autoattack as autoattack
-from ancra_jax.attacks.autoattack.ensemble import Attack as Attack
-from ancra_jax.attacks.autoattack.result import AttackRecord as AttackRecord
-from ancra_jax.attacks.autoattack.result import AutoAttackResult as AutoAttackResult
-from ancra_jax.attacks.autoattack.result import worst_case as worst_case
-from ancra_jax.attacks.diagnostics.api import Diagnosis as Diagnosis
-from ancra_jax.attacks.diagnostics.api import diagnose as diagnose
-from ancra_jax.attacks.fab import fab as fab
-from ancra_jax.attacks.model import example_keys as example_keys
-from ancra_jax.attacks.objectives import combine_heads as combine_heads
-from ancra_jax.attacks.objectives import cross_entropy as cross_entropy
-from ancra_jax.attacks.objectives import dlr as dlr
-from ancra_jax.attacks.objectives import kl_divergence as kl_divergence
-from ancra_jax.attacks.objectives import margin as margin
-from ancra_jax.attacks.objectives import targeted_cross_entropy as targeted_cross_entropy
-from ancra_jax.attacks.objectives import targeted_dlr as targeted_dlr
-from ancra_jax.attacks.objectives import targeted_margin as targeted_margin
-from ancra_jax.attacks.pgd import fgsm as fgsm
-from ancra_jax.attacks.pgd import gaussian_start as gaussian_start
-from ancra_jax.attacks.pgd import pgd as pgd
-from ancra_jax.attacks.square import square as square
-from ancra_jax.attacks.success import is_adversarial as is_adversarial
-from ancra_jax.attacks.threat_models import L2 as L2
-from ancra_jax.attacks.threat_models import Linf as Linf
-from ancra_jax.attacks.threat_models import ThreatModel as ThreatModel
-from ancra_jax.attacks.threat_models import threat_model as threat_model
-from ancra_jax.attacks.types import AttackResult as AttackResult
-from ancra_jax.attacks.types import Progress as Progress
-from ancra_jax.attacks.types import print_progress as print_progress
+import importlib
+from typing import Any
+
+from ancra_jax.attacks import objectives
+from ancra_jax.attacks.adaptive.api import AdaptiveBudget, adaptive
+from ancra_jax.attacks.adaptive.surrogates import Defence, Surrogate, SurrogateAttack
+from ancra_jax.attacks.apgd import apgd
+from ancra_jax.attacks.autoattack.api import autoattack
+from ancra_jax.attacks.autoattack.ensemble import Attack
+from ancra_jax.attacks.autoattack.result import AttackRecord, AutoAttackResult, worst_case
+from ancra_jax.attacks.diagnostics.api import Diagnosis, diagnose
+from ancra_jax.attacks.fab import fab
+from ancra_jax.attacks.loop import ascend
+from ancra_jax.attacks.model import example_keys
+from ancra_jax.attacks.pgd import fgsm, gaussian_start, pgd
+from ancra_jax.attacks.square import square
+from ancra_jax.attacks.success import is_adversarial
+from ancra_jax.attacks.threat_models import L2, Linf, ThreatModel, threat_model
+from ancra_jax.attacks.types import AttackResult, Progress, print_progress
+
+__all__ = [
+    "L2",
+    "AdaptiveBudget",
+    "Attack",
+    "AttackRecord",
+    "AttackResult",
+    "AutoAttackResult",
+    "Defence",
+    "Diagnosis",
+    "Linf",
+    "Progress",
+    "Surrogate",
+    "SurrogateAttack",
+    "ThreatModel",
+    "adaptive",
+    "apgd",
+    "ascend",
+    "autoattack",
+    "diagnose",
+    "example_keys",
+    "fab",
+    "fgsm",
+    "gaussian_start",
+    "is_adversarial",
+    "objectives",
+    "pgd",
+    "print_progress",
+    "square",
+    "threat_model",
+    "worst_case",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Say where a name of version 0.1 is now; its import says so too (``ancra_jax._moved``)."""
+    try:
+        return importlib.import_module(f"{__name__}.{name}")
+    except ModuleNotFoundError as error:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}: {error}") from None

@@ -12,23 +12,24 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from ancra_jax.attacks import objectives
 from ancra_jax.attacks.gradients import Evaluator, RandomizedEvaluator, evaluator
 from ancra_jax.attacks.loop import LoopKind, iterate
 from ancra_jax.attacks.model import (
+    AnyFlags,
     AnyImages,
     AnyLabels,
     Images,
-    LogitsFn,
-    as_pytree,
+    Model,
     example_keys,
     fold_each,
     misclassified,
 )
-from ancra_jax.attacks.objectives import LogitsObjective, Objective
+from ancra_jax.attacks.objectives import LogitsObjective, Objective, objective_of
+from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.threat_models import ThreatModel, at_distance
 from ancra_jax.attacks.types import AttackResult
-from ancra_jax.attacks.validation import check_images, check_labels, check_positive_int
+from ancra_jax.attacks.validation import checked
+from ancra_jax.ops.images import per_image, select
 
 MOMENTUM = 0.75
 _WINDOWS_SHAPE = 256
@@ -168,10 +169,10 @@ def _step(i, state, evaluate, natural, labels, threat_model, windows, rho):
         images=images,
         previous=state.images,
         gradients=gradients,
-        adversarial=jnp.where(wide(fooled), images, state.adversarial),
+        adversarial=select(fooled, images, state.adversarial),
         fooled=state.fooled | fooled,
-        best_images=jnp.where(wide(better), images, state.best_images),
-        best_gradients=jnp.where(wide(better), gradients, state.best_gradients),
+        best_images=select(better, images, state.best_images),
+        best_gradients=select(better, gradients, state.best_gradients),
         best_loss=jnp.where(better, values, state.best_loss),
         last_loss=jnp.where(is_start, 0.0, values),
         rises=state.rises + (~is_start & (values > state.last_loss)),
@@ -183,7 +184,7 @@ def _step(i, state, evaluate, natural, labels, threat_model, windows, rho):
 def _move(i, state, natural, threat_model):
     """A projected step, averaged with the previous displacement; the first has no momentum."""
     direction = threat_model.direction(state.gradients)
-    stepped = threat_model.project(state.images + wide(state.step_size) * direction, natural)
+    stepped = threat_model.project(state.images + per_image(state.step_size) * direction, natural)
     weight = jnp.where(i == 1, 1.0, MOMENTUM)
     moved = (
         state.images
@@ -204,8 +205,8 @@ def _end_window(state, window, rho):
     stalled = ~state.halved & (state.checked_loss >= state.best_loss)
     halve = ends & (too_rarely | stalled)
     return state._replace(
-        images=jnp.where(wide(halve), state.best_images, state.images),
-        gradients=jnp.where(wide(halve), state.best_gradients, state.gradients),
+        images=select(halve, state.best_images, state.images),
+        gradients=select(halve, state.best_gradients, state.gradients),
         step_size=jnp.where(halve, state.step_size / 2, state.step_size),
         rises=jnp.where(ends, 0, state.rises),
         checked_loss=jnp.where(ends, state.best_loss, state.checked_loss),
@@ -213,24 +214,9 @@ def _end_window(state, window, rho):
     )
 
 
-def wide(x):
-    """Lets one number per example broadcast over its image."""
-    return x[:, None, None, None]
-
-
-LOSSES = {
-    "ce": objectives.cross_entropy,
-    "dlr": objectives.dlr,
-    "margin": objectives.margin,
-}
-TARGETED_LOSSES = {
-    "targeted_dlr": objectives.targeted_dlr,
-    "targeted_margin": objectives.targeted_margin,
-}
-
-
+@explains_old_calls
 def apgd(
-    logits_fn: LogitsFn,
+    model: Model,
     images: AnyImages,
     labels: AnyLabels,
     threat_model: ThreatModel,
@@ -243,7 +229,7 @@ def apgd(
     num_restarts: int = 1,
     rho: float = 0.75,
     start: AnyImages | None = None,
-    active: Bool[Array, "batch"] | None = None,
+    active: AnyFlags | None = None,
     randomized: bool = False,
     gradient_draws: int = 1,
     loop: LoopKind = "auto",
@@ -251,7 +237,7 @@ def apgd(
     """Runs Auto-PGD.
 
     Args:
-      logits_fn: the model, see ``attacks.model.LogitsFn``; the final logits decide on success.
+      model: see ``attacks.model.Model``; the final logits decide on success.
       images: natural images, pixels in [0, 1].
       labels: class numbers. Any other prediction is a success, with targets as well.
       threat_model: ``Linf(epsilon)`` or ``L2(epsilon)``.
@@ -267,7 +253,7 @@ def apgd(
       start: where the first run starts; at random on the ball's surface if None.
       active: examples to attack; the others are returned as they are.
       randomized: the model draws its own randomness and is called as
-        ``logits_fn(images, key=key)``, one example and key at a time (vectorised).
+        ``model(images, key=key)``, one example and key at a time (vectorised).
       gradient_draws: gradients averaged in a step of a randomised model (EOT).
       loop: see ``attacks.loop.iterate``.
 
@@ -277,23 +263,27 @@ def apgd(
     Raises:
       ValueError: bad images, labels, targets or settings.
     """
-    check_images(images)
-    check_labels(labels, len(images))
-    check_positive_int(num_steps, "num_steps")
-    check_positive_int(num_restarts, "num_restarts")
-    check_positive_int(gradient_draws, "gradient_draws")
-    if key is None and (start is None or num_restarts > 1 or randomized):
-        raise ValueError("key=None: random starts and randomised models need a key")
-    model = as_pytree(logits_fn)
-    natural = jnp.asarray(images)
-    labels = jnp.asarray(labels, jnp.int32)
+    drawn = start is None or num_restarts > 1 or randomized
+    problem = checked(
+        model,
+        images,
+        labels,
+        threat_model,
+        key,
+        indices,
+        active,
+        targets,
+        loop,
+        start=start,
+        random="random starts and randomised models" if drawn else "",
+        num_steps=num_steps,
+        num_restarts=num_restarts,
+        gradient_draws=gradient_draws,
+    )
+    model, natural, labels, active = problem.model, problem.images, problem.labels, problem.active
     batch = len(natural)
-    active = jnp.ones(batch, bool) if active is None else jnp.asarray(active)
-    numbers = jnp.arange(batch) if indices is None else jnp.asarray(indices)
-    keys = example_keys(jax.random.key(0) if key is None else key, numbers)
-    objective = _objective(loss, model, labels, targets)
-    if randomized and not isinstance(objective, LogitsObjective):
-        raise ValueError(f"loss={loss!r}: a randomised model needs one of the named losses")
+    keys = example_keys(problem.key, problem.indices)
+    objective = objective_of(loss, model, labels, problem.targets)
     draws = gradient_draws if randomized else 1
 
     result = AttackResult(
@@ -304,17 +294,15 @@ def apgd(
     )
     for restart in range(num_restarts):
         run_keys = fold_each(keys, restart)
-        first = start if restart == 0 and start is not None else None
+        first = problem.start if restart == 0 else None
         if first is None:
             first = surface_start(threat_model, run_keys, natural)
-        evaluate = (
-            RandomizedEvaluator(objective, fold_each(run_keys, 0), draws)
-            if randomized
-            else evaluator(objective, model)
-        )
+        evaluate: Evaluator | RandomizedEvaluator = evaluator(objective, model)
+        if randomized:
+            evaluate = _randomized(objective, fold_each(run_keys, 0), draws)
         state = run_apgd(
             evaluate,
-            jnp.asarray(first),
+            first,
             natural,
             labels,
             threat_model,
@@ -324,7 +312,7 @@ def apgd(
         )
         found = state.fooled & active & ~result.success
         result = result._replace(
-            images=jnp.where(wide(found), state.adversarial, result.images),
+            images=select(found, state.adversarial, result.images),
             success=result.success | found,
             best_loss=jnp.where(
                 active, jnp.maximum(result.best_loss, state.best_loss), result.best_loss
@@ -333,18 +321,10 @@ def apgd(
     return result
 
 
-def _objective(loss, model, labels, targets):
-    if not isinstance(loss, str):
-        return loss
-    if loss in LOSSES:
-        return LOSSES[loss](model, labels)
-    if loss not in TARGETED_LOSSES:
-        allowed = ", ".join([*LOSSES, *TARGETED_LOSSES])
-        raise ValueError(f"loss={loss!r}: allowed are {allowed}, or an objective")
-    if targets is None:
-        raise ValueError(f"loss={loss!r} needs targets")
-    check_labels(targets, len(labels), name="targets")
-    return TARGETED_LOSSES[loss](model, labels, targets)
+def _randomized(objective: Objective, keys: Key[Array, "batch"], draws: int) -> RandomizedEvaluator:
+    if not isinstance(objective, LogitsObjective):
+        raise ValueError(f"loss={objective!r}: a randomised model needs one of the named losses")
+    return RandomizedEvaluator(objective, keys, draws)
 
 
 @jax.jit

@@ -15,22 +15,24 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float, Key
 
 from ancra_jax.attacks.loop import LoopKind, iterate
 from ancra_jax.attacks.model import (
+    AnyFlags,
     AnyImages,
     AnyLabels,
     Images,
-    LogitsFn,
-    as_pytree,
+    Model,
     example_keys,
     float32_logits,
     misclassified,
 )
+from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.threat_models import L2, Linf, ThreatModel
 from ancra_jax.attacks.types import AttackResult
+from ancra_jax.attacks.validation import checked
+from ancra_jax.ops.images import per_image, select
 
 Vectors = Float[Array, "batch dimension"]
 
@@ -132,18 +134,19 @@ class FabState(NamedTuple):
     best_norm: Float[Array, "batch"]
 
 
+@explains_old_calls
 def fab(
-    logits_fn: LogitsFn,
+    model: Model,
     images: AnyImages,
     labels: AnyLabels,
     threat_model: ThreatModel,
     *,
-    key: Key[Array, ""],
+    key: Key[Array, ""] | None = None,
     indices: AnyLabels | None = None,
     targets: AnyLabels | None = None,
     num_steps: int = 100,
     num_restarts: int = 1,
-    active: Bool[Array, "batch"] | Bool[np.ndarray, "batch"] | None = None,
+    active: AnyFlags | None = None,
     loop: LoopKind = "auto",
     return_outside: bool = False,
 ) -> AttackResult:
@@ -153,7 +156,7 @@ def fab(
     smallest norm found, ``-result.best_loss``, is an upper bound of the distance to the boundary.
 
     Args:
-      logits_fn: the model, see ``attacks.model.LogitsFn``.
+      model: the model, see ``attacks.model.Model``.
       images: natural images, pixels in [0, 1].
       labels: class numbers.
       threat_model: ``Linf`` or ``L2``: the norm to make small, and the epsilon that decides
@@ -177,26 +180,35 @@ def fab(
       ``best_loss``: minus its norm, ``-inf`` without one. A natural image that is misclassified is
       at norm 0.
     """
-    logits_fn = as_pytree(logits_fn)
-    natural, labels = jnp.asarray(images), jnp.asarray(labels)
-    targets = None if targets is None else jnp.asarray(targets)
-    indices = jnp.arange(len(natural)) if indices is None else jnp.asarray(indices)
-    active = jnp.ones(len(natural), bool) if active is None else jnp.asarray(active)
-
-    state = _start(logits_fn, natural, labels)
+    problem = checked(
+        model,
+        images,
+        labels,
+        threat_model,
+        key,
+        indices,
+        active,
+        targets,
+        loop,
+        random="restarts" if num_restarts > 1 else "",
+        num_steps=num_steps,
+        num_restarts=num_restarts,
+    )
+    natural = problem.images
+    operands = (problem.model, natural, problem.labels, problem.targets, threat_model)
+    state = _start(problem.model, natural, problem.labels)
     for restart in range(num_restarts):
         if restart > 0:
-            keys = example_keys(jax.random.fold_in(key, restart), indices)
+            keys = example_keys(jax.random.fold_in(problem.key, restart), problem.indices)
             state = _random_restart(state, keys, natural, threat_model)
-        operands = (logits_fn, natural, labels, targets, threat_model)
         state = iterate((_linearise, _move), state, *operands, num_steps=num_steps, loop=loop)
     queries = 1 + 2 * num_steps * num_restarts
-    return _result(state, natural, threat_model, active, queries, return_outside)
+    return _result(state, natural, threat_model, problem.active, queries, return_outside)
 
 
 @jax.jit
-def _start(logits_fn, natural, labels):
-    fooled = misclassified(float32_logits(logits_fn, natural), labels)
+def _start(model, natural, labels):
+    fooled = misclassified(float32_logits(model, natural), labels)
     return FabState(natural, natural, jnp.where(fooled, 0.0, jnp.inf))
 
 
@@ -212,47 +224,44 @@ def _random_restart(state, keys, natural, threat_model):
     noise = jax.vmap(draw)(keys, natural)
     radius = 0.5 * jnp.minimum(state.best_norm, threat_model.epsilon)
     scale = radius / (threat_model.norm(noise) + _TINY)
-    point = jnp.clip(natural + scale[:, None, None, None] * noise, 0.0, 1.0)
+    point = jnp.clip(natural + per_image(scale) * noise, 0.0, 1.0)
     return state._replace(point=point)
 
 
-def _linearise(i, state, logits_fn, natural, labels, targets, threat_model):
+def _linearise(i, state, model, natural, labels, targets, threat_model):
     """First part of a step: the boundary's value and normal at the current point."""
     if targets is None:
-        return state, _nearest_boundary(logits_fn, state.point, labels, threat_model)
-    return state, _target_boundary(logits_fn, state.point, labels, targets)
+        return state, _nearest_boundary(model, state.point, labels, threat_model)
+    return state, _target_boundary(model, state.point, labels, targets)
 
 
-def _move(i, state_and_boundary, logits_fn, natural, labels, targets, threat_model):
+def _move(i, state_and_boundary, model, natural, labels, targets, threat_model):
     """Second part: the projections, the next point, and what it is worth."""
     state, (values, normals) = state_and_boundary
     point = state.point
     to_boundary, from_natural = _project_both(point, natural, normals, values, threat_model)
     distance = jnp.maximum(threat_model.norm(to_boundary), 1e-8)
     natural_distance = jnp.maximum(threat_model.norm(from_natural), 1e-8)
-    alpha = jnp.minimum(distance / (distance + natural_distance), _ALPHA_MAX)[:, None, None, None]
+    alpha = jnp.minimum(distance / (distance + natural_distance), _ALPHA_MAX)
+    alpha = per_image(alpha)
     mixture = (1 - alpha) * (point + _ETA * to_boundary) + alpha * (natural + _ETA * from_natural)
     point = jnp.clip(mixture, 0.0, 1.0)
 
-    fooled = misclassified(float32_logits(logits_fn, point), labels)
+    fooled = misclassified(float32_logits(model, point), labels)
     norm = threat_model.norm(point - natural)
     closer = fooled & (norm < state.best_norm)
     return FabState(
-        point=_select(fooled, natural + _BETA * (point - natural), point),
-        best=_select(closer, point, state.best),
+        point=select(fooled, natural + _BETA * (point - natural), point),
+        best=select(closer, point, state.best),
         best_norm=jnp.where(closer, norm, state.best_norm),
     )
 
 
-def _select(mask, chosen, other):
-    return jnp.where(mask[:, None, None, None], chosen, other)
-
-
-def _target_boundary(logits_fn, point, labels, targets):
+def _target_boundary(model, point, labels, targets):
     """``z_t - z_y`` and its gradient."""
 
     def difference(x):
-        logits = float32_logits(logits_fn, x)
+        logits = float32_logits(model, x)
         rows = jnp.arange(len(labels))
         values = logits[rows, targets] - logits[rows, labels]
         return jnp.sum(values), values
@@ -261,13 +270,13 @@ def _target_boundary(logits_fn, point, labels, targets):
     return values, normals
 
 
-def _nearest_boundary(logits_fn, point, labels, threat_model):
+def _nearest_boundary(model, point, labels, threat_model):
     """``z_k - z_y`` and its gradient for the class k whose linearised boundary is nearest.
 
     The forward pass is linearised once and pulled back for a few classes at a time, so that the
     memory does not grow with the number of classes.
     """
-    logits, pull_back = jax.vjp(lambda x: float32_logits(logits_fn, x), point)
+    logits, pull_back = jax.vjp(lambda x: float32_logits(model, x), point)
     num_classes = logits.shape[-1]
     own = jax.nn.one_hot(labels, num_classes)
 
@@ -287,7 +296,7 @@ def _nearest_boundary(logits_fn, point, labels, threat_model):
         return (
             jnp.where(nearer, found[0], best[0]),
             jnp.where(nearer, found[1], best[1]),
-            _select(nearer, found[2], best[2]),
+            select(nearer, found[2], best[2]),
         ), None
 
     at_once = min(num_classes, _CLASSES_AT_ONCE)
@@ -318,7 +327,7 @@ def _result(state, natural, threat_model, active, queries, return_outside):
     success = norm <= threat_model.epsilon
     found = jnp.isfinite(norm) if return_outside else success
     return AttackResult(
-        images=_select(found, state.best, natural),
+        images=select(found, state.best, natural),
         success=success,
         best_loss=-norm,
         queries=jnp.where(active, queries, 0),

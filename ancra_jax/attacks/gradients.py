@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from ancra_jax.attacks.model import Images, LogitsFn, float32_logits, fold_each
+from ancra_jax.attacks.model import Images, Model, float32_logits, fold_each
 from ancra_jax.attacks.objectives import LogitsObjective, Objective
 from ancra_jax.ops.fast_convolutions import with_fast_convolutions
 from ancra_jax.ops.pytree import pytree_dataclass
@@ -52,7 +52,7 @@ class Evaluator:
     """
 
     objective: Objective
-    judge: LogitsFn | None
+    judge: Model | None
 
     def __call__(self, images: Images, step: Int[Array, ""]) -> Evaluation:
         """Evaluates at ``images``; a deterministic model does not depend on ``step``."""
@@ -70,6 +70,15 @@ class Evaluator:
             with_fast_convolutions(total), has_aux=True
         )(images)
         return Evaluation(values, gradients, logits)
+
+    def without_gradients(
+        self, images: Images
+    ) -> tuple[Float[Array, "batch"], Float[Array, "batch classes"]]:
+        """Return the objective and the judging model's logits."""
+        if self.judge is not None:
+            return self.objective(images), float32_logits(self.judge, images)
+        objective = cast(LogitsObjective, self.objective)
+        return with_fast_convolutions(objective.values_and_logits)(images)
 
 
 @pytree_dataclass(static=("draws",))
@@ -104,7 +113,7 @@ class RandomizedEvaluator:
 class WithKeys:
     """A randomised model with the randomness of every example fixed by its own key."""
 
-    model: LogitsFn
+    model: Model
     keys: Key[Array, "batch"]
 
     def __call__(self, images: Images) -> Float[Array, "batch classes"]:
@@ -116,7 +125,7 @@ class WithKeys:
         return jax.vmap(one)(images, self.keys)
 
 
-def evaluator(objective: Objective, judge: LogitsFn) -> Evaluator:
+def evaluator(objective: Objective, judge: Model) -> Evaluator:
     """Pairs an objective with the judging model; equal models are called once."""
     return Evaluator(objective, None if _is_own_model(objective, judge) else judge)
 

@@ -1,16 +1,90 @@
-"""The one loop that every iterative attack runs in."""
+"""The one loop that every iterative attack runs in, and plain projected ascent in it."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
+from ancra_jax.attacks.gradients import value_and_input_gradient
+from ancra_jax.attacks.model import AnyImages
+from ancra_jax.attacks.objectives import Objective
+from ancra_jax.attacks.threat_models import ThreatModel
+from ancra_jax.ops.images import Images
 from ancra_jax.ops.per_device import layout_of, on_own_rows, over_several_devices
 
 State = TypeVar("State")
+Tree = TypeVar("Tree")
 LoopKind = Literal["auto", "host", "compiled"]
+
+
+def check_loop(loop: str) -> None:
+    """Refuse what is not one of ``LoopKind``.
+
+    Raises:
+      ValueError: naming what is allowed.
+    """
+    if loop not in get_args(LoopKind):
+        raise ValueError(f"loop={loop!r}: allowed are {', '.join(map(repr, get_args(LoopKind)))}")
+
+
+def ascend(
+    objective: Objective,
+    start: AnyImages,
+    images: AnyImages,
+    threat_model: ThreatModel,
+    *,
+    step_size: float | int | Float[Array, ""],
+    num_steps: int,
+    loop: LoopKind = "auto",
+) -> Images:
+    """Ascend an objective by projected steps and return the last iterate, whatever it is worth.
+
+    Every step is ``x <- project(x + step_size * direction(gradient))``. This is the attack inside
+    training: it works inside a jitted step as well as alone, no gradient flows through it, and its
+    arguments are not checked. ``attacks.pgd`` checks them and judges what it finds.
+
+    Args:
+      objective: see ``attacks.objectives``.
+      start: the first iterates, taken as they are.
+      images: natural images, the centres of the balls, pixels in [0, 1].
+      threat_model: ``Linf(epsilon)`` or ``L2(epsilon)``.
+      step_size: length of a step in the threat model's norm, on the [0, 1] pixel scale.
+      num_steps: number of steps; not traced.
+      loop: see ``iterate``.
+
+    Returns:
+      Images in the ball and in [0, 1].
+    """
+    objective, x, natural = frozen((objective, jnp.asarray(start), jnp.asarray(images)))
+    return iterate(
+        _step, x, objective, natural, threat_model, step_size, num_steps=num_steps, loop=loop
+    )
+
+
+def _step(
+    i: Int[Array, ""],
+    x: Images,
+    objective: Objective,
+    natural: Images,
+    threat_model: ThreatModel,
+    step_size: Any,
+) -> Images:
+    _, gradients = value_and_input_gradient(objective, x)
+    return threat_model.project(x + step_size * threat_model.direction(gradients), natural)
+
+
+def frozen(tree: Tree) -> Tree:
+    """Stop gradients through every floating-point leaf: an adversarial image is data."""
+
+    def freeze(leaf: Any) -> Any:
+        if isinstance(leaf, jax.core.Tracer) and jnp.issubdtype(leaf.dtype, jnp.floating):
+            return jax.lax.stop_gradient(leaf)
+        return leaf
+
+    return jax.tree.map(freeze, tree)
 
 
 def iterate(
@@ -43,8 +117,7 @@ def iterate(
     Returns:
       The final state.
     """
-    if loop not in ("auto", "host", "compiled"):
-        raise ValueError(f"loop={loop!r}: allowed are 'auto', 'host', 'compiled'")
+    check_loop(loop)
     if num_steps <= 0:
         return state
     parts = step if isinstance(step, tuple) else (step,)

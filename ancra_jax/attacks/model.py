@@ -14,24 +14,26 @@ from ancra_jax.ops.pytree import pytree_dataclass
 Images = Float[Array, "batch height width channels"]
 AnyImages = Images | Float[np.ndarray, "batch height width channels"]
 AnyLabels = Int[Array, "batch"] | Int[np.ndarray, "batch"]
-LogitsFn = Callable[..., Any]
+AnyFlags = Bool[Array, "batch"] | Bool[np.ndarray, "batch"]
+Model = Callable[..., Any]
 """``images -> logits`` [batch, classes], or an object with ``logits`` and, if the model has
 auxiliary heads, ``aux_logits`` [heads, batch, classes]."""
+LogitsFn = Model
 
 
-def as_pytree(logits_fn: LogitsFn) -> LogitsFn:
-    """Returns ``logits_fn`` as a pytree of arrays, so that it can be an argument of ``jit``.
+def as_pytree(model: Model) -> Model:
+    """Returns ``model`` as a pytree of arrays, so that it can be an argument of ``jit``.
 
     A callable that is a pytree already (``jax.tree_util.Partial``, an Equinox or NNX module) has
     its arrays traced: another checkpoint does not compile again. Its other leaves (an Equinox
     module's activation functions and flags) are constants of the compiled program. A plain function
     becomes a ``Partial`` of itself: its whole closure is a constant.
     """
-    if jax.tree_util.all_leaves([logits_fn]):
-        return jax.tree_util.Partial(logits_fn)
-    leaves, structure = jax.tree.flatten(logits_fn)
+    if jax.tree_util.all_leaves([model]):
+        return jax.tree_util.Partial(model)
+    leaves, structure = jax.tree.flatten(model)
     if all(_is_array(leaf) for leaf in leaves):
-        return logits_fn
+        return model
     constants = tuple(_ARRAY if _is_array(leaf) else leaf for leaf in leaves)
     return PartlyStatic([leaf for leaf in leaves if _is_array(leaf)], constants, structure)
 
@@ -63,7 +65,7 @@ class PartlyStatic:
 
 
 def model_outputs(
-    model: LogitsFn, images: Images
+    model: Model, images: Images
 ) -> tuple[Float[Array, "batch classes"], Float[Array, "heads batch classes"]]:
     """Calls the model; see ``read_outputs``."""
     return read_outputs(model(images))
@@ -87,9 +89,9 @@ def read_outputs(
     return logits, jnp.asarray(aux_logits, jnp.float32)
 
 
-def float32_logits(logits_fn: LogitsFn, images: Images) -> Float[Array, "batch classes"]:
+def float32_logits(model: Model, images: Images) -> Float[Array, "batch classes"]:
     """The model's final logits, in float32, for the loops of the attacks."""
-    return with_fast_convolutions(lambda x: model_outputs(logits_fn, x)[0])(images)
+    return with_fast_convolutions(lambda x: model_outputs(model, x)[0])(images)
 
 
 def misclassified(

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from ancra_jax.attacks.model import Images, LogitsFn, as_pytree, model_outputs, read_outputs
+from ancra_jax.attacks.model import Images, Model, as_pytree, model_outputs, read_outputs
 from ancra_jax.ops.pytree import pytree_dataclass
 
 Logits = Float[Array, "batch classes"]
@@ -115,13 +115,13 @@ class LogitsObjective:
     Attributes:
       term: function of ``(logits [batch, classes], *operands)`` to one number per example; static
         in ``jit``, so a module-level function.
-      model: see ``attacks.model.LogitsFn``.
+      model: see ``attacks.model.Model``.
       operands: arrays over the batch (labels, targets).
       aux_weight: weight of the auxiliary heads' mean; None ignores them.
     """
 
     term: Callable[..., Values]
-    model: LogitsFn
+    model: Model
     operands: tuple[Array, ...]
     aux_weight: float | int | Float[Array, ""] | None = None
 
@@ -144,7 +144,7 @@ class LogitsObjective:
 class KLObjective:
     """``KL(p_reference || p(images))`` of every example, head by head; see ``kl_divergence``."""
 
-    model: LogitsFn
+    model: Model
     reference_logits: Logits
     reference_aux_logits: Float[Array, "heads batch classes"]
     aux_weight: float | int | Float[Array, ""] | None = None
@@ -179,7 +179,7 @@ def _used(aux_weight):
     return None if isinstance(aux_weight, (int, float)) and aux_weight == 0 else aux_weight
 
 
-def cross_entropy(model: LogitsFn, labels, aux_weight=0.0) -> LogitsObjective:
+def cross_entropy(model: Model, labels, aux_weight=0.0) -> LogitsObjective:
     """Cross-entropy to the labels (untargeted PGD, FGSM).
 
     Args:
@@ -191,32 +191,32 @@ def cross_entropy(model: LogitsFn, labels, aux_weight=0.0) -> LogitsObjective:
     return _objective(cross_entropy_term, model, (labels,), aux_weight)
 
 
-def targeted_cross_entropy(model: LogitsFn, targets, aux_weight=0.0) -> LogitsObjective:
+def targeted_cross_entropy(model: Model, targets, aux_weight=0.0) -> LogitsObjective:
     """Minus the cross-entropy to ``targets``. See ``cross_entropy``."""
     return _objective(targeted_cross_entropy_term, model, (targets,), aux_weight)
 
 
-def margin(model: LogitsFn, labels, aux_weight=0.0) -> LogitsObjective:
+def margin(model: Model, labels, aux_weight=0.0) -> LogitsObjective:
     """``max_{k != y} z_k - z_y``, the paper's "C&W" attack. See ``cross_entropy``."""
     return _objective(margin_term, model, (labels,), aux_weight)
 
 
-def targeted_margin(model: LogitsFn, labels, targets, aux_weight=0.0) -> LogitsObjective:
+def targeted_margin(model: Model, labels, targets, aux_weight=0.0) -> LogitsObjective:
     """``z_t - z_y``. See ``cross_entropy``."""
     return _objective(targeted_margin_term, model, (labels, targets), aux_weight)
 
 
-def dlr(model: LogitsFn, labels, aux_weight=0.0) -> LogitsObjective:
+def dlr(model: Model, labels, aux_weight=0.0) -> LogitsObjective:
     """Difference of logits ratio, for at least 3 classes. See ``cross_entropy``."""
     return _objective(dlr_term, model, (labels,), aux_weight)
 
 
-def targeted_dlr(model: LogitsFn, labels, targets, aux_weight=0.0) -> LogitsObjective:
+def targeted_dlr(model: Model, labels, targets, aux_weight=0.0) -> LogitsObjective:
     """Targeted difference of logits ratio, for at least 4 classes. See ``cross_entropy``."""
     return _objective(targeted_dlr_term, model, (labels, targets), aux_weight)
 
 
-def kl_divergence(model: LogitsFn, reference, aux_weight=0.0) -> KLObjective:
+def kl_divergence(model: Model, reference, aux_weight=0.0) -> KLObjective:
     """``KL(p_reference || p(images))``, which TRADES' attack ascends.
 
     At the natural image itself its gradient is 0: start from ``gaussian_start``.
@@ -229,3 +229,36 @@ def kl_divergence(model: LogitsFn, reference, aux_weight=0.0) -> KLObjective:
     """
     logits, aux_logits = read_outputs(reference)
     return KLObjective(as_pytree(model), logits, aux_logits, _used(aux_weight))
+
+
+LOSSES: dict[str, Callable[..., Objective]] = {"ce": cross_entropy, "dlr": dlr, "margin": margin}
+"""Names of untargeted objectives, each built of ``(model, labels)``."""
+
+TARGETED_LOSSES: dict[str, Callable[..., Objective]] = {
+    "targeted_ce": lambda model, labels, targets: targeted_cross_entropy(model, targets),
+    "targeted_dlr": targeted_dlr,
+    "targeted_margin": targeted_margin,
+}
+"""Names of targeted objectives, each built of ``(model, labels, targets)``."""
+
+
+def objective_of(
+    loss: str | Objective, model: Model, labels: Labels, targets: Labels | None = None
+) -> Objective:
+    """Build the objective that an attack's ``loss`` names; an objective is returned as it is.
+
+    Raises:
+      ValueError: an unknown name, a targeted loss without targets, or the reverse.
+    """
+    if not isinstance(loss, str):
+        return loss
+    if loss in LOSSES:
+        if targets is not None:
+            raise ValueError(f"loss={loss!r} takes no targets; {', '.join(TARGETED_LOSSES)} do")
+        return LOSSES[loss](model, labels)
+    if loss not in TARGETED_LOSSES:
+        allowed = ", ".join([*LOSSES, *TARGETED_LOSSES])
+        raise ValueError(f"loss={loss!r}: allowed are {allowed}, or an objective")
+    if targets is None:
+        raise ValueError(f"loss={loss!r} needs targets")
+    return TARGETED_LOSSES[loss](model, labels, targets)

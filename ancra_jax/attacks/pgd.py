@@ -1,29 +1,29 @@
-"""Projected gradient descent, and FGSM as its one-step case."""
+"""Projected gradient descent, and the fast gradient sign method as its one-step case."""
 
 import math
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ancra_jax.attacks.gradients import value_and_input_gradient
-from ancra_jax.attacks.loop import LoopKind, iterate
-from ancra_jax.attacks.model import AnyImages, AnyLabels, Images, example_keys
-from ancra_jax.attacks.objectives import Objective
+from ancra_jax.attacks.loop import LoopKind, ascend, frozen
+from ancra_jax.attacks.model import AnyFlags, AnyImages, AnyLabels, Model, example_keys
+from ancra_jax.attacks.objectives import Objective, objective_of
+from ancra_jax.attacks.renamed import explains_old_calls
+from ancra_jax.attacks.success import judge
 from ancra_jax.attacks.threat_models import ThreatModel
-from ancra_jax.attacks.validation import check_images
-
-Tree = TypeVar("Tree")
+from ancra_jax.attacks.types import AttackResult
+from ancra_jax.attacks.validation import Problem, checked
+from ancra_jax.ops.images import Images, select
 
 
 def gaussian_start(keys: Key[Array, "batch"], images: Images, sigma: float = 0.001) -> Images:
-    """``images + sigma * N(0, 1)``, the start of the attacks inside TRADES-like training.
+    """Return ``images + sigma * N(0, 1)``, where the attacks inside TRADES-like training start.
 
     Not clipped, as in the reference implementations: the first step's projection is the first one.
 
     Args:
-      keys: one key per example (see ``attacks.model.example_keys``).
+      keys: one key per example, as ``attacks.example_keys`` makes them.
       images: natural images.
       sigma: standard deviation on the [0, 1] pixel scale.
     """
@@ -31,92 +31,115 @@ def gaussian_start(keys: Key[Array, "batch"], images: Images, sigma: float = 0.0
     return images + sigma * noise
 
 
+@explains_old_calls
 def pgd(
-    objective: Objective,
+    model: Model,
     images: AnyImages,
+    labels: AnyLabels,
     threat_model: ThreatModel,
     *,
     step_size: float | int | Float[Array, ""],
     num_steps: int,
+    loss: str | Objective = "ce",
+    targets: AnyLabels | None = None,
     start: AnyImages | None = None,
     key: Key[Array, ""] | None = None,
     indices: AnyLabels | None = None,
+    active: AnyFlags | None = None,
     loop: LoopKind = "auto",
-) -> Images:
-    """Ascends ``objective`` inside the threat model.
+) -> AttackResult:
+    """Ascend the loss in steps of one length, each projected into the threat model.
 
-    Every step is ``x <- project(x + step_size * direction(gradient))``; the last iterate is
-    returned, whether it fools the model or not (judge it by ``attacks.is_adversarial``). Works
-    inside a jitted training step as well as alone; no gradient flows through the attack.
+    Every step is ``x <- project(x + step_size * direction(gradient))``. No gradient flows through
+    the attack. The common arguments are described in ``ancra_jax.attacks``.
 
     Args:
-      objective: see ``attacks.objectives``.
-      images: natural images, pixels in [0, 1].
-      threat_model: ``Linf(epsilon)`` or ``L2(epsilon)``.
       step_size: length of a step in the threat model's norm, on the [0, 1] pixel scale.
       num_steps: number of steps.
       start: where to start; taken as it is.
       key: if given, and no ``start``, the attack starts at a random point of the threat model.
         Without either it starts at the natural image.
-      indices: data-set indices, from which (and from ``key``) the random starts are derived;
-        0, 1, 2 ... by default.
-      loop: see ``attacks.loop.iterate``.
 
     Returns:
-      Images in the ball and in [0, 1].
+      The last iterate where it is adversarial, the natural image elsewhere; ``best_loss`` is the
+      loss at the last iterate.
 
     Raises:
-      ValueError: images that are not floating-point in [0, 1], a step size or a number of steps
-        that is not positive, a start of another shape.
+      ValueError: an argument that is not allowed.
     """
-    check_images(images)
+    problem = checked(
+        model,
+        images,
+        labels,
+        threat_model,
+        key,
+        indices,
+        active,
+        targets,
+        loop,
+        start=start,
+        num_steps=num_steps,
+    )
     if isinstance(step_size, (int, float)) and not (math.isfinite(step_size) and step_size > 0):
         raise ValueError(f"step_size={step_size}: must be finite and > 0, on the [0, 1] scale")
-    if num_steps < 1:
-        raise ValueError(f"num_steps={num_steps}: must be at least 1")
-    natural = jnp.asarray(images)
-    if start is not None:
-        if start.shape != natural.shape:
-            raise ValueError(f"start has shape {start.shape}, images {natural.shape}")
-        first = jnp.asarray(start)
-    elif key is not None:
-        numbers = jnp.arange(len(natural)) if indices is None else jnp.asarray(indices)
-        first = threat_model.random_start(example_keys(key, numbers), natural)
-    else:
-        first = natural
-    objective, natural, first = _frozen((objective, natural, first))
-    return iterate(
-        _step, first, objective, natural, threat_model, step_size, num_steps=num_steps, loop=loop
-    )
+    first = problem.images if problem.start is None else problem.start
+    if start is None and key is not None:
+        keys = example_keys(key, problem.indices)
+        first = threat_model.random_start(keys, problem.images)
+    return _judged(problem, loss, first, step_size, num_steps, loop)
 
 
+@explains_old_calls
 def fgsm(
-    objective: Objective, images: AnyImages, threat_model: ThreatModel, *, loop: LoopKind = "auto"
-) -> Images:
-    """The fast gradient sign method: one PGD step of length epsilon from the natural image.
+    model: Model,
+    images: AnyImages,
+    labels: AnyLabels,
+    threat_model: ThreatModel,
+    *,
+    loss: str | Objective = "ce",
+    targets: AnyLabels | None = None,
+    key: Key[Array, ""] | None = None,
+    indices: AnyLabels | None = None,
+    active: AnyFlags | None = None,
+    loop: LoopKind = "auto",
+) -> AttackResult:
+    """Run the fast gradient sign method: one PGD step of length epsilon from the natural image.
 
-    Args:
-      objective: see ``attacks.objectives``.
-      images: natural images, pixels in [0, 1].
-      threat_model: ``Linf(epsilon)``; under ``L2`` the step follows the normalised gradient.
-      loop: see ``attacks.loop.iterate``.
+    Under ``L2`` the step follows the normalised gradient. Nothing is random: ``key`` and
+    ``indices`` are not used. The common arguments are described in ``ancra_jax.attacks``.
+
+    References:
+      Goodfellow, Shlens & Szegedy, Explaining and harnessing adversarial examples, ICLR 2015.
     """
-    return pgd(
-        objective, images, threat_model, step_size=threat_model.epsilon, num_steps=1, loop=loop
+    problem = checked(model, images, labels, threat_model, key, indices, active, targets, loop)
+    return _judged(problem, loss, problem.images, threat_model.epsilon, 1, loop)
+
+
+def _judged(
+    problem: Problem,
+    loss: str | Objective,
+    first: Images,
+    step_size: float | int | Float[Array, ""],
+    num_steps: int,
+    loop: LoopKind,
+) -> AttackResult:
+    """Ascend the loss, and judge the last iterate by a fresh forward pass."""
+    objective = objective_of(loss, problem.model, problem.labels, problem.targets)
+    problem, objective = frozen((problem, objective))
+    natural, ball, active = problem.images, problem.threat_model, problem.active
+    last = ascend(
+        objective, first, natural, ball, step_size=step_size, num_steps=num_steps, loop=loop
+    )
+    success, _ = judge(problem.model, last, natural, problem.labels, ball)
+    success = success & active
+    return AttackResult(
+        images=select(success, last, natural),
+        success=success,
+        best_loss=jnp.where(active, _value(objective, last), -jnp.inf),
+        queries=jnp.where(active, num_steps + 1, 0),
     )
 
 
-def _step(i, x, objective, natural, threat_model, step_size):
-    _, gradients = value_and_input_gradient(objective, x)
-    return threat_model.project(x + step_size * threat_model.direction(gradients), natural)
-
-
-def _frozen(tree: Tree) -> Tree:
-    """Stops gradients through every floating-point leaf: an adversarial image is data."""
-
-    def freeze(leaf):
-        if isinstance(leaf, jax.core.Tracer) and jnp.issubdtype(leaf.dtype, jnp.floating):
-            return jax.lax.stop_gradient(leaf)
-        return leaf
-
-    return jax.tree.map(freeze, tree)
+@jax.jit
+def _value(objective: Objective, images: Images) -> Float[Array, "batch"]:
+    return objective(images)

@@ -1,6 +1,7 @@
 """The Square attack: a random search that sees nothing but the model's outputs."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -9,20 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from ancra_jax.attacks.gradients import Evaluator, evaluator
 from ancra_jax.attacks.loop import LoopKind
 from ancra_jax.attacks.model import (
+    AnyFlags,
     AnyImages,
     AnyLabels,
     Images,
-    LogitsFn,
-    as_pytree,
+    Model,
     example_keys,
-    float32_logits,
+    fold_each,
     misclassified,
 )
-from ancra_jax.attacks.objectives import Objective, margin_term
+from ancra_jax.attacks.objectives import Objective, objective_of
+from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.threat_models import L2, Linf, ThreatModel
 from ancra_jax.attacks.types import AttackResult
+from ancra_jax.attacks.validation import checked
+from ancra_jax.ops.images import select
 from ancra_jax.ops.per_device import layout_of, on_own_rows
 
 # The fraction of pixels in the window halves after these numbers of proposals. The reference
@@ -263,36 +268,51 @@ class SquareState(NamedTuple):
     queries: Int[Array, "batch"]
 
 
-class Problem(NamedTuple):
-    """What the search works on; ``keys``, ``natural`` and ``labels`` are per example."""
+class Rows(NamedTuple):
+    """What belongs to one example each.
+
+    Attributes:
+      keys: the source of the example's randomness.
+      natural: natural images.
+      labels: class numbers.
+      operands: of the objective, where finished examples can leave the batch; else empty.
+    """
 
     keys: Key[Array, "batch"]
     natural: Images
     labels: Int[Array, "batch"]
+    operands: tuple[Array, ...]
 
 
-class Judge(NamedTuple):
-    """What the search is about, and shared by all examples."""
+class Search(NamedTuple):
+    """What all examples share.
 
-    logits_fn: LogitsFn
-    objective: Objective | None
+    Attributes:
+      evaluate: the objective, but for the operands in ``Rows``, and the model.
+      threat_model: the ball.
+      table: the windows of every phase.
+    """
+
+    evaluate: Evaluator
     threat_model: ThreatModel
     table: Windows
 
 
+@explains_old_calls
 def square(
-    logits_fn: LogitsFn,
+    model: Model,
     images: AnyImages,
     labels: AnyLabels,
     threat_model: ThreatModel,
     *,
-    key: Key[Array, ""],
+    key: Key[Array, ""] | None = None,
+    loss: str | Objective = "margin",
+    targets: AnyLabels | None = None,
     indices: AnyLabels | None = None,
     num_queries: int = 5000,
     p_init: float = 0.8,
-    active: Bool[Array, "batch"] | Bool[np.ndarray, "batch"] | None = None,
+    active: AnyFlags | None = None,
     loop: LoopKind = "auto",
-    objective: Objective | None = None,
 ) -> AttackResult:
     """Changes random windows and keeps what raises the objective, until misclassified.
 
@@ -300,11 +320,15 @@ def square(
     stops as soon as an image of it is misclassified, the natural one and the start included.
 
     Args:
-      logits_fn: the model, see ``attacks.model.LogitsFn``; only called, never differentiated.
+      model: see ``attacks.model.Model``; only called, never differentiated.
       images: natural images, pixels in [0, 1].
       labels: class numbers.
       threat_model: ``Linf`` or ``L2``.
       key: source of all randomness.
+      loss: what to ascend. A proposal is kept if it raises the loss or fools the model. An
+        objective on another model costs a forward pass of both, and finished examples stay in its
+        batch.
+      targets: class numbers for the targeted losses.
       indices: data-set indices, from which (and from ``key``) every example's randomness is
         derived; 0, 1, 2 ... by default.
       num_queries: most proposals per example, at least 1; as in the reference, the natural image
@@ -316,10 +340,6 @@ def square(
         between which finished examples leave the batch (halved as often as they allow, never below
         32 rows: at most a few more compilations, and only for batches of 64 or more). ``'auto'``:
         ``'host'`` on CPU, ``'compiled'`` elsewhere, under ``jit`` and for sharded images.
-      objective: what to ascend instead of the margin of ``logits_fn``, see ``attacks.objectives``.
-        Success stays a misclassification by ``logits_fn``: a proposal is kept if it raises the
-        objective or fools the model, and each costs a forward pass of both. As an objective
-        belongs to its batch, finished examples then stay in it.
 
     Returns:
       See ``AttackResult``; ``queries`` counts evaluated images, natural and start included: at most
@@ -328,56 +348,74 @@ def square(
     Raises:
       ValueError: ``num_queries``, ``p_init``, ``loop`` or the threat model is not an allowed one.
     """
-    if num_queries < 1:
-        raise ValueError(f"num_queries={num_queries}: expected at least 1")
+    problem = checked(
+        model,
+        images,
+        labels,
+        threat_model,
+        key,
+        indices,
+        active,
+        targets,
+        loop,
+        random="random windows",
+        num_queries=num_queries,
+    )
     if not 0 < p_init <= 1:
         raise ValueError(f"p_init={p_init}: a fraction of the pixels, in (0, 1]")
-    if loop not in ("auto", "host", "compiled"):
-        raise ValueError(f"loop={loop!r}: allowed are 'auto', 'host', 'compiled'")
-    natural, labels = jnp.asarray(images), jnp.asarray(labels)
-    indices = jnp.arange(len(natural)) if indices is None else jnp.asarray(indices)
-    active = jnp.ones(len(natural), bool) if active is None else jnp.asarray(active)
-
+    natural, active = problem.images, problem.active
     _, height, width, _ = natural.shape
-    table = windows(threat_model, height, width, p_init)
-    judge = Judge(as_pytree(logits_fn), objective, threat_model, table)
-    problem = Problem(example_keys(key, indices), natural, labels)
-    state = _start(judge, problem, active)
-    if loop == "compiled" or (loop == "auto" and _prefers_compiled(judge, problem)):
-        layout = None if _is_traced((judge, problem)) else layout_of(state, (judge, problem))
-        state = _search(layout, judge, problem, state, 0, num_queries)
+    objective = objective_of(loss, problem.model, problem.labels, problem.targets)
+    evaluate, operands = evaluator(objective, problem.model), ()
+    if evaluate.judge is None:
+        evaluate, operands = _without_operands(evaluate)
+    search = Search(evaluate, threat_model, windows(threat_model, height, width, p_init))
+    rows = Rows(example_keys(problem.key, problem.indices), natural, problem.labels, operands)
+    state = _start(search, rows, active)
+    if loop == "compiled" or (loop == "auto" and _prefers_compiled(search, rows)):
+        layout = None if _is_traced((search, rows)) else layout_of(state, (search, rows))
+        state = _search(layout, search, rows, state, 0, num_queries)
     else:
-        state = _search_from_host(judge, problem, state, num_queries)
+        state = _search_from_host(search, rows, state, num_queries)
     return _result(state, natural, active)
 
 
-def _prefers_compiled(judge, problem):
-    if _is_traced((judge, problem)):
+def _prefers_compiled(search, rows):
+    if _is_traced((search, rows)):
         return True
-    return jax.default_backend() != "cpu" or len(problem.natural.sharding.device_set) > 1
+    return jax.default_backend() != "cpu" or len(rows.natural.sharding.device_set) > 1
 
 
 def _is_traced(tree):
     return any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(tree))
 
 
-def _evaluate(judge, images, labels):
-    logits = float32_logits(judge.logits_fn, images)
-    loss = margin_term(logits, labels) if judge.objective is None else judge.objective(images)
-    return loss, misclassified(logits, labels)
+def _without_operands(evaluate):
+    """Take the operands, which are per example, out of an evaluator."""
+    objective = evaluate.objective
+    return replace(evaluate, objective=replace(objective, operands=())), objective.operands
+
+
+def _evaluate(search, rows, images):
+    evaluate = search.evaluate
+    if evaluate.judge is None:
+        own = replace(evaluate.objective, operands=rows.operands)
+        evaluate = replace(evaluate, objective=own)
+    loss, logits = evaluate.without_gradients(images)
+    return loss, misclassified(logits, rows.labels)
 
 
 @jax.jit
-def _start(judge, problem, active):
-    natural = problem.natural
-    loss, fooled = _evaluate(judge, natural, problem.labels)
+def _start(search, rows, active):
+    natural = rows.natural
+    loss, fooled = _evaluate(search, rows, natural)
     skip = fooled | ~active
-    keys = _step_keys(problem.keys, 0)
-    first = starting_point(judge.threat_model, keys, natural, judge.table)
-    first_loss, first_fooled = _evaluate(judge, first, problem.labels)
+    keys = fold_each(rows.keys, 0)
+    first = starting_point(search.threat_model, keys, natural, search.table)
+    first_loss, first_fooled = _evaluate(search, rows, first)
     fooled = jnp.where(skip, fooled, first_fooled)
     return SquareState(
-        images=_select(skip, natural, first),
+        images=select(skip, natural, first),
         loss=jnp.where(skip, loss, first_loss),
         fooled=fooled,
         done=fooled | ~active,
@@ -386,12 +424,12 @@ def _start(judge, problem, active):
 
 
 @partial(jax.jit, static_argnums=0)
-def _search(layout, judge, problem, state, first, stop):
+def _search(layout, search, rows, state, first, stop):
     """Proposals ``first .. stop - 1``, fewer if every example is done before."""
 
-    def search(steps, state, operands):
+    def take(steps, state, operands):
         first, stop = steps
-        judge, problem = operands
+        search, rows = operands
 
         def unfinished(carry):
             step, state = carry
@@ -399,24 +437,22 @@ def _search(layout, judge, problem, state, first, stop):
 
         def propose(carry):
             step, state = carry
-            return step + 1, _step(judge, problem, state, step)
+            return step + 1, _step(search, rows, state, step)
 
         return jax.lax.while_loop(unfinished, propose, (first, state))[1]
 
     steps = jnp.asarray(first, jnp.int32), jnp.asarray(stop, jnp.int32)
-    on_rows = search if layout is None else on_own_rows(search, layout)
-    return on_rows(steps, state, (judge, problem))
+    on_rows = take if layout is None else on_own_rows(take, layout)
+    return on_rows(steps, state, (search, rows))
 
 
-def _step(judge, problem, state, step):
-    keys = _step_keys(problem.keys, step + 1)
-    candidates = proposal(
-        judge.threat_model, keys, state.images, problem.natural, step, judge.table
-    )
-    loss, fooled = _evaluate(judge, candidates, problem.labels)
+def _step(search, rows, state, step):
+    keys = fold_each(rows.keys, step + 1)
+    candidates = proposal(search.threat_model, keys, state.images, rows.natural, step, search.table)
+    loss, fooled = _evaluate(search, rows, candidates)
     accepted = ~state.done & ((loss > state.loss) | fooled)
     return SquareState(
-        images=_select(accepted, candidates, state.images),
+        images=select(accepted, candidates, state.images),
         loss=jnp.where(accepted, loss, state.loss),
         fooled=state.fooled | (accepted & fooled),
         done=state.done | (accepted & fooled),
@@ -424,33 +460,26 @@ def _step(judge, problem, state, step):
     )
 
 
-def _step_keys(keys, number):
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
-
-
-def _select(mask, chosen, other):
-    return jnp.where(mask[:, None, None, None], chosen, other)
-
-
-def _search_from_host(judge, problem, state, stop):
+def _search_from_host(search, rows, state, stop):
     """The same search, in chunks, on ever smaller batches.
 
     Rows do not depend on each other, so leaving finished ones out changes no result.
     """
-    rows, part, part_problem = np.arange(len(state.done)), state, problem
+    chosen, part, part_rows = np.arange(len(state.done)), state, rows
     step = 0
     while step < stop:
-        part = _search(None, judge, part_problem, part, step, min(step + _CHUNK, stop))
+        part = _search(None, search, part_rows, part, step, min(step + _CHUNK, stop))
         step += _CHUNK
         num_left = int(np.sum(~np.asarray(part.done)))
         if num_left == 0:
             break
-        size = len(rows) if judge.objective is not None else _batch_size(len(rows), num_left)
-        if size < len(rows):
-            state = jax.tree.map(lambda all_, new: all_.at[rows].set(new), state, part)  # noqa: B023
-            rows = np.argsort(np.asarray(state.done), kind="stable")[:size]
-            part, part_problem = jax.tree.map(lambda x: x[rows], (state, problem))  # noqa: B023
-    return jax.tree.map(lambda all_, new: all_.at[rows].set(new), state, part)
+        leave = search.evaluate.judge is None
+        size = _batch_size(len(chosen), num_left) if leave else len(chosen)
+        if size < len(chosen):
+            state = jax.tree.map(lambda all_, new: all_.at[chosen].set(new), state, part)  # noqa: B023
+            chosen = np.argsort(np.asarray(state.done), kind="stable")[:size]
+            part, part_rows = jax.tree.map(lambda x: x[chosen], (state, rows))  # noqa: B023
+    return jax.tree.map(lambda all_, new: all_.at[chosen].set(new), state, part)
 
 
 def _batch_size(size, num_left):
@@ -463,8 +492,8 @@ def _batch_size(size, num_left):
 def _result(state, natural, active):
     success = state.fooled & active
     return AttackResult(
-        images=_select(success, state.images, natural),
+        images=select(success, state.images, natural),
         success=success,
-        best_loss=state.loss,
+        best_loss=jnp.where(active, state.loss, -jnp.inf),
         queries=state.queries,
     )

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from ancra_jax.attacks.model import AnyImages, AnyLabels, Images, LogitsFn, as_pytree, misclassified
+from ancra_jax.attacks.model import AnyImages, AnyLabels, Images, Model, as_pytree, misclassified
+from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.attacks.validation import forward
 
@@ -22,8 +23,9 @@ def inside(
     return finite & in_range & in_ball
 
 
+@explains_old_calls
 def is_adversarial(
-    logits_fn: LogitsFn,
+    model: Model,
     candidates: AnyImages,
     images: AnyImages,
     labels: AnyLabels,
@@ -32,7 +34,7 @@ def is_adversarial(
     """Judges candidates by a fresh forward pass, whatever an attack believed of them.
 
     Args:
-      logits_fn: the model, see ``attacks.model.LogitsFn``; the final logits decide.
+      model: the model, see ``attacks.model.Model``; the final logits decide.
       candidates: images to judge.
       images: natural images.
       labels: class numbers.
@@ -42,7 +44,7 @@ def is_adversarial(
       Whether the candidate is finite, in [0, 1], in the ball, and misclassified with finite logits.
     """
     adversarial, _ = judge(
-        as_pytree(logits_fn),
+        as_pytree(model),
         jnp.asarray(candidates),
         jnp.asarray(images),
         jnp.asarray(labels),
@@ -52,14 +54,14 @@ def is_adversarial(
 
 
 def judge(
-    logits_fn: LogitsFn,
+    model: Model,
     candidates: Images,
     images: Images,
     labels: Int[Array, "batch"],
     threat_model: ThreatModel,
 ) -> tuple[Bool[Array, "batch"], Float[Array, "batch"]]:
     """``is_adversarial`` for a model that is a pytree, and the perturbations' norms."""
-    return _verdict(forward(logits_fn, candidates), candidates, images, labels, threat_model)
+    return _verdict(forward(model, candidates), candidates, images, labels, threat_model)
 
 
 @jax.jit

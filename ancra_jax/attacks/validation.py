@@ -5,13 +5,102 @@ then only shapes and dtypes are checked.
 """
 
 import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from ancra_jax.attacks.model import Images, LogitsFn, as_pytree, read_outputs
+from ancra_jax.attacks.loop import check_loop
+from ancra_jax.attacks.model import Images, Model, as_pytree, read_outputs
+from ancra_jax.attacks.threat_models import ThreatModel
+
+
+class Problem(NamedTuple):
+    """What an attack works on, checked, as arrays and pytrees that ``jit`` takes.
+
+    Attributes:
+      model: a pytree; see ``attacks.model.as_pytree``.
+      images: natural images.
+      labels: class numbers, int32.
+      threat_model: the ball around every image.
+      key: source of all randomness; a fixed one where the call needed none.
+      indices: data-set indices.
+      active: which examples to attack.
+      targets: class numbers, int32, or None.
+      start: the first iterates, or None.
+    """
+
+    model: Model
+    images: Images
+    labels: Int[Array, "batch"]
+    threat_model: ThreatModel
+    key: Key[Array, ""]
+    indices: Int[Array, "batch"]
+    active: Bool[Array, "batch"]
+    targets: Int[Array, "batch"] | None
+    start: Images | None
+
+
+def checked(
+    model: Model,
+    images: Any,
+    labels: Any,
+    threat_model: Any,
+    key: Key[Array, ""] | None,
+    indices: Any,
+    active: Any,
+    targets: Any,
+    loop: str,
+    *,
+    start: Any = None,
+    random: str = "",
+    **counts: int,
+) -> Problem:
+    """Check the arguments that attacks have in common, and convert them.
+
+    The arguments come as the user gave them; ``ancra_jax.attacks`` describes them, but for these:
+
+    Args:
+      start: the first iterates, of the images' shape; taken as they are.
+      random: what in this call draws random numbers, for the error where ``key`` is None.
+      **counts: further arguments that must be whole numbers of at least 1, by name.
+
+    Raises:
+      TypeError: ``threat_model`` is not one.
+      ValueError: another argument is not allowed; the message names it.
+    """
+    check_images(images)
+    batch = len(images)
+    check_labels(labels, batch)
+    if not isinstance(threat_model, ThreatModel):
+        raise TypeError(f"threat_model={threat_model!r}: expected Linf(epsilon) or L2(epsilon)")
+    for name, numbers in (("targets", targets), ("indices", indices)):
+        if numbers is not None:
+            check_labels(numbers, batch, name=name)
+    if active is not None and (np.shape(active) != (batch,) or active.dtype != bool):
+        raise ValueError(
+            f"active has shape {np.shape(active)} and dtype {active.dtype}: expected [{batch}] bool"
+        )
+    if start is not None and np.shape(start) != np.shape(images):
+        raise ValueError(f"start has shape {np.shape(start)}, images {np.shape(images)}")
+    if key is None and random:
+        raise ValueError(f"key=None: {random} need a key, such as jax.random.key(0)")
+    check_loop(loop)
+    for name, count in counts.items():
+        check_positive_int(count, name)
+    return Problem(
+        model=as_pytree(model),
+        images=jnp.asarray(images),
+        labels=jnp.asarray(labels, jnp.int32),
+        threat_model=threat_model,
+        key=jax.random.key(0) if key is None else key,
+        indices=jnp.arange(batch) if indices is None else jnp.asarray(indices),
+        active=jnp.ones(batch, bool) if active is None else jnp.asarray(active),
+        targets=None if targets is None else jnp.asarray(targets, jnp.int32),
+        start=None if start is None else jnp.asarray(start),
+    )
 
 
 def check_images(images, name: str = "images") -> None:
@@ -83,26 +172,13 @@ def check_logits(logits, batch: int) -> None:
         )
 
 
-def clean_logits(logits_fn: LogitsFn, images, labels):
-    """Runs all checks of one batch and returns the clean logits, float32 [batch, classes].
-
-    Raises:
-      ValueError: on images, labels or logits that no attack can work with.
-    """
-    check_images(images)
-    logits = forward(as_pytree(logits_fn), jnp.asarray(images))
-    check_logits(logits, len(images))
-    check_labels(labels, len(images), logits.shape[-1])
-    return logits
-
-
 @jax.jit
-def forward(logits_fn: LogitsFn, images: Images) -> Float[Array, "batch classes"]:
+def forward(model: Model, images: Images) -> Float[Array, "batch classes"]:
     """The model's logits, float32.
 
     Raises:
       ValueError: they are not [batch, classes] with at least 2 classes.
     """
-    outputs = logits_fn(images)
+    outputs = model(images)
     check_logits(getattr(outputs, "logits", outputs), len(images))
     return read_outputs(outputs)[0]

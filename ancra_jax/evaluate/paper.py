@@ -18,7 +18,10 @@ from ancra_jax.results.store import ResultStore
 from ancra_jax.run.files import read_arrays, write_arrays
 
 SAVE_EVERY_SECONDS = 20.0
-_OBJECTIVES = {"cross_entropy": attacks.cross_entropy, "margin": attacks.margin}
+_OBJECTIVES = {
+    "cross_entropy": attacks.objectives.cross_entropy,
+    "margin": attacks.objectives.margin,
+}
 
 
 @dataclass(frozen=True)
@@ -160,13 +163,13 @@ def _attack(spec, predict, batch, threat_model, key):
     start = batch.images
     if spec.random_start:
         start = threat_model.random_start(example_keys(key, batch.indices), batch.images)
-    return attacks.pgd(
+    return attacks.ascend(
         objective,
+        start,
         batch.images,
         threat_model,
         step_size=spec.step_size,
         num_steps=spec.num_steps,
-        start=start,
     )
 
 

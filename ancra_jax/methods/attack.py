@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from ancra_jax import attacks
+from ancra_jax.attacks import objectives
 from ancra_jax.attacks.objectives import Objective
 from ancra_jax.types import Outputs
 
@@ -96,13 +97,13 @@ def _run_group(predict, settings, group, threat_model):
     sign = _interleave(
         [jnp.full(len(r.labels), -1.0 if r.descend else 1.0, jnp.float32) for r in group]
     )
-    result = attacks.pgd(
+    result = attacks.ascend(
         signed_objective(predict, settings, images, labels, sign),
+        random_start(settings, threat_model, keys, images),
         images,
         threat_model,
         step_size=settings.step_size,
         num_steps=settings.num_steps,
-        start=random_start(settings, threat_model, keys, images),
         loop="compiled",
     )
     return [result[i :: len(group)] for i in range(len(group))]
@@ -137,9 +138,11 @@ def signed_objective(
     """What the attack ascends: the objective of ``settings`` times each example's sign."""
     objective: Objective
     if settings.objective == "kl":
-        objective = attacks.kl_divergence(predict, predict(images), aux_weight=settings.aux_weight)
+        objective = objectives.kl_divergence(
+            predict, predict(images), aux_weight=settings.aux_weight
+        )
     else:
-        objective = attacks.cross_entropy(predict, labels, aux_weight=settings.aux_weight)
+        objective = objectives.cross_entropy(predict, labels, aux_weight=settings.aux_weight)
     return jax.tree_util.Partial(_signed, objective, sign)
 
 

@@ -30,13 +30,13 @@ def make_count_correct(
     def count_correct(variables, batch, mask):
         predict = jax.tree_util.Partial(apply, variables)
         correct = lambda images: jnp.argmax(predict(images).logits, -1) == batch.labels  # noqa: E731
-        adversarial = attacks.pgd(
-            attacks.cross_entropy(predict, batch.labels),
+        adversarial = attacks.ascend(
+            attacks.objectives.cross_entropy(predict, batch.labels),
+            threat_model.random_start(example_keys(key, batch.indices), batch.images),
             batch.images,
             threat_model,
             step_size=config.step_size,
             num_steps=config.num_steps,
-            start=threat_model.random_start(example_keys(key, batch.indices), batch.images),
             loop="compiled",
         )
         natural = correct(batch.images) & mask

@@ -1,5 +1,6 @@
 """The registry of surrogates, on input quantisation, whose gradient is zero everywhere."""
 
+import inspect
 from functools import partial
 
 import jax
@@ -137,7 +138,7 @@ def test_budgets_choose_attacks_and_order_them_by_cost():
         for levels in (("quick",), ("quick", "standard", "thorough"))
     }
     assert list(names.values()) == [["cheap", "each", "dear"], ["cheap", "rare", "each", "dear"]]
-    unchecked = getattr(attacks.adaptive, "__wrapped__", attacks.adaptive)  # without its types
+    unchecked = inspect.unwrap(attacks.adaptive)  # without its types
     with pytest.raises(ValueError, match="budget='fast': allowed are 'quick', 'standard'"):
         unchecked(MODEL, *examples(), epsilon=EPSILON, budget="fast")
 
@@ -145,13 +146,13 @@ def test_budgets_choose_attacks_and_order_them_by_cost():
 def test_declarations_are_registered_by_name(monkeypatch):
     monkeypatch.setattr(surrogates, "_declarations", {})
 
-    @attacks.register_defence("quantisation")
+    @surrogates.register_defence("quantisation")
     def declare(network, predict):
         return DEFENCE if network == "quantised" else None
 
     assert surrogates.declared("quantised", MODEL) == [DEFENCE]
     assert surrogates.declared("plain", MODEL) == []
     with pytest.raises(ValueError, match="'quantisation' is registered already"):
-        attacks.register_defence("quantisation")(declare)
+        surrogates.register_defence("quantisation")(declare)
     with pytest.raises(ValueError, match="loss='kl': allowed are ce, dlr"):
         loss_on(MODEL, "kl")

@@ -1,3 +1,4 @@
+import inspect
 import subprocess
 import sys
 from functools import partial
@@ -250,13 +251,13 @@ def test_an_interrupted_evaluation_continues(tmp_path, stop_after):
         ({"epsilon": 0.04}, "other images, labels or settings"),
         ({"key": jax.random.key(1)}, "other images, labels or settings"),
         ({"labels": np.zeros(len(examples()[1]), int)}, "other images, labels or settings"),
-        ({"logits_fn": mlp_model(seed=1)}, "another model"),
+        ({"model": mlp_model(seed=1)}, "another model"),
     ],
 )
 def test_a_state_of_another_evaluation_is_refused(tmp_path, change, message):
     images, labels = examples()
     arguments = {
-        "logits_fn": mlp_model(), "images": images, "labels": labels, "num_steps": 1,
+        "model": mlp_model(), "images": images, "labels": labels, "num_steps": 1,
         "attacks_to_run": ["apgd-ce"], "state_path": tmp_path,
     }  # fmt: skip
     apgd_only(**arguments)
@@ -427,14 +428,14 @@ def test_other_data_types_are_taken():
         ({"labels": np.full(11, 9)}, "labels lies in 9..9"),
         ({"labels": np.zeros(3, int)}, "labels has shape"),
         ({"indices": np.zeros(3, int)}, "indices has shape"),
-        ({"logits_fn": lambda x: mlp_model()(x) * jnp.nan}, "NaN or infinite"),
-        ({"logits_fn": lambda x: x}, r"logits of shape \(11, 6, 4, 2\)"),
+        ({"model": lambda x: mlp_model()(x) * jnp.nan}, "NaN or infinite"),
+        ({"model": lambda x: x}, r"logits of shape \(11, 6, 4, 2\)"),
     ],
 )
 def test_bad_arguments(change, message):
     images, labels = examples()
-    arguments = {"logits_fn": mlp_model(), "images": images, "labels": labels} | change
-    attack = getattr(attacks.autoattack, "__wrapped__", attacks.autoattack)  # shapes are unchecked
+    arguments = {"model": mlp_model(), "images": images, "labels": labels} | change
+    attack = inspect.unwrap(attacks.autoattack)  # shapes are unchecked
     with pytest.raises(ValueError, match=message):
         partial(attack, **apgd_only.keywords)(**arguments)
 

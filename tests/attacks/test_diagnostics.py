@@ -91,7 +91,7 @@ def test_the_landscape_is_the_loss_around_the_images(data, ordinary):
     assert losses.shape == (4, 5, 5)
     np.testing.assert_allclose(offsets, np.linspace(-2 * EPSILON, 2 * EPSILON, 5), rtol=1e-6)
     model = Partial(cnn_a.logits_fn, data.weights)
-    natural = attacks.cross_entropy(model, data.labels[:4])(jnp.asarray(data.images[:4]))
+    natural = attacks.objectives.cross_entropy(model, data.labels[:4])(jnp.asarray(data.images[:4]))
     np.testing.assert_allclose(losses[:, 2, 2], natural, rtol=1e-4)
     assert (losses[:, 4, 2] > losses[:, 2, 2]).all()  # uphill along the gradient
 

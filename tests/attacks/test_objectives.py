@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ancra_jax import attacks
+from ancra_jax.attacks import objectives
 from ancra_jax.types import Outputs
 
 LOGITS = jnp.array([[2.0, -1.0, 0.5, 3.0, 1.0], [0.1, 0.2, 0.7, -0.4, 0.3]])
@@ -26,29 +26,29 @@ def test_closed_forms():
     def close(objective, expected):
         np.testing.assert_allclose(objective(IMAGES), expected, rtol=1e-6)
 
-    close(attacks.cross_entropy(model, LABELS), [-log_p[0, 0], -log_p[1, 2]])
-    close(attacks.targeted_cross_entropy(model, TARGETS), [log_p[0, 1], log_p[1, 4]])
-    close(attacks.margin(model, LABELS), [1.0, -0.4])
-    close(attacks.targeted_margin(model, LABELS, TARGETS), [-3.0, -0.4])
-    close(attacks.dlr(model, LABELS), [1.0 / (3 - 1), -0.4 / (0.7 - 0.2)])
+    close(objectives.cross_entropy(model, LABELS), [-log_p[0, 0], -log_p[1, 2]])
+    close(objectives.targeted_cross_entropy(model, TARGETS), [log_p[0, 1], log_p[1, 4]])
+    close(objectives.margin(model, LABELS), [1.0, -0.4])
+    close(objectives.targeted_margin(model, LABELS, TARGETS), [-3.0, -0.4])
+    close(objectives.dlr(model, LABELS), [1.0 / (3 - 1), -0.4 / (0.7 - 0.2)])
     close(
-        attacks.targeted_dlr(model, LABELS, TARGETS),
+        objectives.targeted_dlr(model, LABELS, TARGETS),
         [-3.0 / (3 - (1 + 0.5) / 2), -0.4 / (0.7 - (0.2 + 0.1) / 2)],
     )
     reference = LOGITS[:, ::-1]
     log_q = jax.nn.log_softmax(reference)
-    close(attacks.kl_divergence(model, reference), jnp.sum(jnp.exp(log_q) * (log_q - log_p), -1))
+    close(objectives.kl_divergence(model, reference), jnp.sum(jnp.exp(log_q) * (log_q - log_p), -1))
 
 
 def test_dlr_ignores_shift_and_scale():
-    plain = attacks.dlr(constant(LOGITS), LABELS)(IMAGES)
-    moved = attacks.dlr(constant(7 * LOGITS - 3), LABELS)(IMAGES)
+    plain = objectives.dlr(constant(LOGITS), LABELS)(IMAGES)
+    moved = objectives.dlr(constant(7 * LOGITS - 3), LABELS)(IMAGES)
     np.testing.assert_allclose(plain, moved, rtol=1e-5)
 
 
 def test_dlr_gradient_flows_through_the_denominator():
     def value(z):
-        return attacks.dlr(constant(z), LABELS[:1])(IMAGES[:1])[0]
+        return objectives.dlr(constant(z), LABELS[:1])(IMAGES[:1])[0]
 
     gradient = jax.grad(value)(LOGITS[:1])[0]
     # z = (2, -1, .5, 3, 1), y = 0: value (3 - 2) / (3 - 1), where the 1 is the third largest.
@@ -60,7 +60,7 @@ def test_too_few_classes_are_refused(name, classes):
     model = constant(LOGITS[:, :classes])
     operands = (LABELS, TARGETS)[: 2 if name == "targeted_dlr" else 1]
     with pytest.raises(ValueError, match=f"needs at least {classes + 1} classes"):
-        getattr(attacks, name)(model, *operands)(IMAGES)
+        getattr(objectives, name)(model, *operands)(IMAGES)
 
 
 class TwoFields(NamedTuple):
@@ -72,7 +72,7 @@ class TwoFields(NamedTuple):
 def test_auxiliary_heads(make):
     heads = jnp.stack([LOGITS[::-1], 2 * LOGITS, -LOGITS])
     model = jax.tree_util.Partial(lambda z, a, images: make(z, a), LOGITS, heads)
-    for objective in (attacks.cross_entropy, attacks.margin, attacks.dlr):
+    for objective in (objectives.cross_entropy, objectives.margin, objectives.dlr):
 
         def alone(logits, objective=objective):
             return objective(constant(logits), LABELS)(IMAGES)
@@ -81,28 +81,28 @@ def test_auxiliary_heads(make):
         np.testing.assert_allclose(objective(model, LABELS, 2.0)(IMAGES), expected, rtol=1e-5)
         np.testing.assert_allclose(objective(model, LABELS)(IMAGES), alone(LOGITS))
     shuffled = make(LOGITS[::-1], heads[::-1])
-    expected = attacks.kl_divergence(constant(LOGITS), LOGITS[::-1])(IMAGES) + 2.0 * jnp.mean(
+    expected = objectives.kl_divergence(constant(LOGITS), LOGITS[::-1])(IMAGES) + 2.0 * jnp.mean(
         jnp.stack(
             [
-                attacks.kl_divergence(constant(heads[i]), heads[::-1][i])(IMAGES)
+                objectives.kl_divergence(constant(heads[i]), heads[::-1][i])(IMAGES)
                 for i in range(len(heads))
             ]
         ),
         axis=0,
     )
     np.testing.assert_allclose(
-        attacks.kl_divergence(model, shuffled, 2.0)(IMAGES), expected, rtol=1e-5
+        objectives.kl_divergence(model, shuffled, 2.0)(IMAGES), expected, rtol=1e-5
     )
 
 
 def test_no_heads_means_the_term_alone():
     model = jax.tree_util.Partial(lambda z, images: Outputs(z, jnp.zeros((0, *z.shape)), z), LOGITS)
     np.testing.assert_array_equal(
-        attacks.margin(model, LABELS, 2.0)(IMAGES), attacks.margin(model, LABELS)(IMAGES)
+        objectives.margin(model, LABELS, 2.0)(IMAGES), objectives.margin(model, LABELS)(IMAGES)
     )
-    assert attacks.combine_heads(jnp.sum, LOGITS, jnp.zeros((0, 2, 5)), 2.0) == jnp.sum(LOGITS)
+    assert objectives.combine_heads(jnp.sum, LOGITS, jnp.zeros((0, 2, 5)), 2.0) == jnp.sum(LOGITS)
 
 
 def test_half_precision_logits_are_judged_in_float32():
-    value = attacks.cross_entropy(constant(LOGITS.astype(jnp.bfloat16)), LABELS)(IMAGES)
+    value = objectives.cross_entropy(constant(LOGITS.astype(jnp.bfloat16)), LABELS)(IMAGES)
     assert value.dtype == jnp.float32

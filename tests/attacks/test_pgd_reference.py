@@ -21,19 +21,19 @@ def test_ten_steps_agree_with_the_reference(kind):
     model = jax.tree_util.Partial(network.apply, variables)
     images = jnp.asarray(ref["x"])
     if kind == "untargeted":
-        objective, sign, suffix = attacks.cross_entropy(model, ref["y"], 2.0), 1, ""
+        objective, sign, suffix = attacks.objectives.cross_entropy(model, ref["y"], 2.0), 1, ""
     else:
-        objective = attacks.targeted_cross_entropy(model, ref["target"], 2.0)
+        objective = attacks.objectives.targeted_cross_entropy(model, ref["target"], 2.0)
         sign, suffix = -1, "_targeted"
     evaluate = jax.jit(lambda objective, x: objective(x))
     with jax.default_matmul_precision("highest"):
-        found = attacks.pgd(
+        found = attacks.ascend(
             objective,
+            images + 0.001 * ref["noise"],
             images,
             attacks.Linf(8 / 255),
             step_size=0.007,
             num_steps=10,
-            start=images + 0.001 * ref["noise"],
         )
         before, after = evaluate(objective, images), evaluate(objective, found)
     np.testing.assert_allclose(sign * before, ref[f"loss{suffix}_clean"], rtol=1e-3)

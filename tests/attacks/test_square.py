@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from ancra_jax.attacks import L2, Linf, is_adversarial
-from ancra_jax.attacks import margin as margin_objective
+from ancra_jax.attacks import L2, Linf, is_adversarial, objectives
 from ancra_jax.attacks.model import example_keys
 from ancra_jax.attacks.square import pattern, square, windows
 from ancra_jax.attacks.square import proposal as eager_proposal
@@ -181,11 +180,11 @@ def test_objective_is_what_the_search_ascends():
     ball = Linf(0.02)
     options = {"key": KEY, "num_queries": 100}
     default = square(model, images, labels, ball, **options)
-    same = square(model, images, labels, ball, objective=margin_objective(model, labels), **options)
+    same = square(model, images, labels, ball, loss=objectives.margin(model, labels), **options)
     for a, b in zip(default, same, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
     blind = square(
-        model, images, labels, ball, objective=Partial(lambda x: jnp.zeros(len(x))), **options
+        model, images, labels, ball, loss=Partial(lambda x: jnp.zeros(len(x))), **options
     )
     # Nothing to ascend: a proposal is kept only if it fools the model.
     assert np.all(blind.best_loss == 0)
@@ -273,13 +272,3 @@ def test_a_model_that_returns_nan_is_never_fooled():
     result = square(broken, images, np.array([0, 0]), Linf(0.1), key=KEY, num_queries=5)
     assert not np.any(result.success)
     np.testing.assert_array_equal(result.images, images)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"num_queries": 0}, "num_queries=0"), ({"p_init": 0.0}, "p_init=0.0")],
-)
-def test_options_out_of_range_are_refused(options, message):
-    model, images, labels = problem()
-    with pytest.raises(ValueError, match=message):
-        square(model, images, labels, Linf(0.1), key=KEY, **options)

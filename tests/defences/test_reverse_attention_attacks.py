@@ -174,7 +174,7 @@ def test_straight_through_masks_have_the_hard_value_and_the_soft_gradient(batch)
     hard, through = along(), along(gradient=True, temperature=0.3)
     soft = along(gradient=True, temperature=0.3, hard=False)
     cold = along(gradient=True, temperature=1e-4, hard=False)
-    expected = value_of(attacks.cross_entropy(predict, labels), images)
+    expected = value_of(attacks.objectives.cross_entropy(predict, labels), images)
     np.testing.assert_allclose(value_of(hard, images), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(value_of(through, images), expected, rtol=1e-4, atol=1e-5)
     assert np.abs(value_of(soft, images) - expected).max() > 1e-2
@@ -183,7 +183,7 @@ def test_straight_through_masks_have_the_hard_value_and_the_soft_gradient(batch)
 
     gradient, true_gradient = gradient_of(images, through), gradient_of(images, hard)
     assert np.abs(gradient - true_gradient).max() > 1e-3
-    own = gradient_of(images, attacks.cross_entropy(predict, labels))
+    own = gradient_of(images, attacks.objectives.cross_entropy(predict, labels))
     np.testing.assert_allclose(true_gradient, own, rtol=1e-3, atol=1e-5)
 
 
@@ -262,7 +262,7 @@ def test_gate_statistics(batch):
     runners_up = jnp.asarray(a_2.argmax(1))
     along = Goal(predict, ascent("targeted_margin", (0, 1, 0)))
     last_mask = along(jnp.asarray(labels), runners_up)
-    own = attacks.targeted_margin(predict, labels, runners_up)
+    own = attacks.objectives.targeted_margin(predict, labels, runners_up)
     first, second = (np.asarray(gradient_of(images, o)).reshape(16, -1) for o in (own, last_mask))
     norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     assert found["gradient_cosine"] == pytest.approx(np.mean((first * second).sum(1) / norms), 1e-3)

@@ -118,16 +118,16 @@ def test_training_attacks_agree_with_the_reference(network):
             objective = attack.signed_objective(
                 predict, settings, images, classes, jnp.full(len(labels), -1.0 if descend else 1.0)
             )
-            ours = attacks.pgd(
+            ours = attacks.ascend(
                 objective,
+                start,
                 images,
                 settings.threat_model,
                 step_size=settings.step_size,
                 num_steps=settings.num_steps,
-                start=start,
                 loop="compiled",
             )
-            cross_entropy = attacks.cross_entropy(predict, classes, aux_weight=2.0)
+            cross_entropy = attacks.objectives.cross_entropy(predict, classes, aux_weight=2.0)
             np.testing.assert_allclose(cross_entropy(ours), golden[f"loss_{name}"], rtol=1e-3)
             # One sign of a near-zero gradient that comes out differently sends an image on another
             # path: the reference's images share 97 % of their pixels with a float64 run.

@@ -44,7 +44,7 @@ def run_attacks(devices):
     problem = (model, images, labels, attacks.L2(0.2))
     yield "l2 square", attacks.square(*problem, num_queries=20, **common)
     # One operand is on no mesh, and nobody can tell whether it is over the batch: still equal.
-    objective = attacks.cross_entropy(model, clean.argmax(axis=1))
+    objective = attacks.objectives.cross_entropy(model, clean.argmax(axis=1))
     yield "unclear", attacks.apgd(*problem, loss=objective, **short)
 
 

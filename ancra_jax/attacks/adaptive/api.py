@@ -26,6 +26,7 @@ from ancra_jax.attacks.autoattack.api import autoattack
 from ancra_jax.attacks.autoattack.ensemble import GRADIENT_COST, Attack
 from ancra_jax.attacks.autoattack.result import AutoAttackResult
 from ancra_jax.attacks.model import AnyImages, AnyLabels, LogitsFn, as_pytree, read_outputs
+from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.types import Progress, print_progress
 from ancra_jax.attacks.validation import check_images
 
@@ -62,8 +63,9 @@ BUDGETS: dict[Level, AdaptiveBudget] = {
 }
 
 
+@explains_old_calls
 def adaptive(
-    logits_fn: LogitsFn,
+    model: LogitsFn,
     images: AnyImages,
     labels: AnyLabels,
     *,
@@ -86,13 +88,13 @@ def adaptive(
     batches and interruptions holds here.
 
     Args:
-      logits_fn: the model itself, with nothing replaced; see ``autoattack``.
+      model: the model itself, with nothing replaced; see ``autoattack``.
       images: clean images, pixels in [0, 1].
       labels: class numbers.
       epsilon: radius of the threat model, on the [0, 1] pixel scale.
       norm: ``'linf'`` or ``'l2'``.
       defences: what the model is known to do; without any it is attacked by transfer and by Square.
-      transfer_from: other models by name. APGD on each of them is judged by ``logits_fn``, and its
+      transfer_from: other models by name. APGD on each of them is judged by ``model``, and its
         best points are where APGD on the model's own decision starts.
       budget: ``'quick'``, ``'standard'``, ``'thorough'``, or numbers of your own (which include all
         attacks).
@@ -111,12 +113,12 @@ def adaptive(
       ValueError: as ``autoattack``; an unknown budget.
     """
     check_images(images)
-    outputs = jax.eval_shape(lambda x: read_outputs(logits_fn(x))[0], jnp.zeros(images[:1].shape))
+    outputs = jax.eval_shape(lambda x: read_outputs(model(x))[0], jnp.zeros(images[:1].shape))
     chosen, allowed = _budget(budget)
-    attacks = plan(logits_fn, outputs.shape[-1], defences, transfer_from or {}, chosen, allowed)
+    attacks = plan(model, outputs.shape[-1], defences, transfer_from or {}, chosen, allowed)
     ranks = [defence.rank_by for defence in defences if defence.rank_by is not None]
     return autoattack(
-        logits_fn,
+        model,
         images,
         labels,
         epsilon=epsilon,
@@ -145,7 +147,7 @@ def _budget(budget):
 
 
 def plan(
-    logits_fn: LogitsFn,
+    model: LogitsFn,
     num_classes: int,
     defences: Sequence[Defence],
     transfer_from: Mapping[str, LogitsFn],
@@ -153,7 +155,7 @@ def plan(
     levels: Sequence[Level] = LEVELS,
 ) -> list[Attack]:
     """The attacks on a model with these defences, the cheap ones first."""
-    own_margin = loss_on(logits_fn, "margin")
+    own_margin = loss_on(model, "margin")
     decision = next((d.decision for d in defences if d.decision is not None), own_margin)
     declared: list[Surrogate | SurrogateAttack] = [a for d in defences for a in d.attacks]
     for name, forward in transfer_from.items():

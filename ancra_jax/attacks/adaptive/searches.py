@@ -2,19 +2,17 @@
 
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key
 
 from ancra_jax.attacks.adaptive.surrogates import ObjectiveOf
-from ancra_jax.attacks.apgd import apgd, run_apgd, surface_start, wide
+from ancra_jax.attacks.apgd import apgd, run_apgd, surface_start
 from ancra_jax.attacks.gradients import evaluator
 from ancra_jax.attacks.model import Images, LogitsFn, example_keys
 from ancra_jax.attacks.pgd import pgd
 from ancra_jax.attacks.square import square
-from ancra_jax.attacks.success import is_adversarial
 from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.attacks.types import AttackResult
+from ancra_jax.ops.images import select
 from ancra_jax.ops.per_device import where_the_batch_is
 
 
@@ -56,7 +54,7 @@ def _apgd(
         return found
     earlier = before.fooled & active
     return AttackResult(
-        images=jnp.where(wide(earlier), before.adversarial, found.images),
+        images=select(earlier, before.adversarial, found.images),
         success=found.success | earlier,
         best_loss=found.best_loss,
         queries=2 * found.queries,
@@ -77,22 +75,17 @@ def _pgd(
     targets: Int[Array, "batch"] | None = None,
 ) -> AttackResult:
     """PGD along the objective, from a random start in steps of a quarter epsilon."""
-    ascended = _on_batch(objective, labels, targets)
-    last = pgd(
-        ascended,
+    return pgd(
+        logits_fn,
         images,
+        labels,
         threat_model,
+        loss=_on_batch(objective, labels, targets),
         step_size=threat_model.epsilon / 4,
         num_steps=num_steps,
         key=key,
         indices=indices,
-    )
-    success = is_adversarial(logits_fn, last, images, labels, threat_model) & active
-    return AttackResult(
-        images=jnp.where(wide(success), last, images),
-        success=success,
-        best_loss=_value(ascended, last),
-        queries=jnp.where(active, num_steps + 1, 0),
+        active=active,
     )
 
 
@@ -115,7 +108,7 @@ def _square(
         images,
         labels,
         threat_model,
-        objective=_on_batch(objective, labels, targets),
+        loss=_on_batch(objective, labels, targets),
         num_queries=num_queries,
         key=key,
         indices=indices,
@@ -128,8 +121,3 @@ SEARCHES: dict[str, Callable[..., AttackResult]] = {"apgd": _apgd, "pgd": _pgd, 
 
 def _on_batch(objective, labels, targets):
     return where_the_batch_is(objective(labels, targets), labels)
-
-
-@jax.jit
-def _value(objective, images):
-    return objective(images)

@@ -14,9 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ancra_jax.attacks.apgd import LOSSES, TARGETED_LOSSES
 from ancra_jax.attacks.model import LogitsFn
-from ancra_jax.attacks.objectives import Objective
+from ancra_jax.attacks.objectives import LOSSES, TARGETED_LOSSES, Objective
 
 ObjectiveOf = Callable[[Any, Any], Objective]
 """``(labels, targets) -> objective`` of a batch; the targets are None in an untargeted attack."""

@@ -22,14 +22,16 @@ from ancra_jax.attacks.autoattack.state import Store, new_state
 from ancra_jax.attacks.job import Job
 from ancra_jax.attacks.model import AnyImages, AnyLabels, LogitsFn, as_pytree
 from ancra_jax.attacks.placement import Placement, default_batch_size
+from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.saved_state import fingerprint
 from ancra_jax.attacks.threat_models import threat_model
 from ancra_jax.attacks.types import CLEAN, Progress, print_progress
 from ancra_jax.attacks.validation import check_images, check_labels, check_positive_int
 
 
+@explains_old_calls
 def autoattack(
-    logits_fn: LogitsFn,
+    model: LogitsFn,
     images: AnyImages,
     labels: AnyLabels,
     *,
@@ -62,7 +64,7 @@ def autoattack(
     epsilon, weights and the choice of examples are arguments, and all batches have one shape.
 
     Args:
-      logits_fn: from images [batch, height, width, channels] to logits [batch, classes] (or to an
+      model: from images [batch, height, width, channels] to logits [batch, classes] (or to an
         object with ``logits``): a callable pytree, which can change its weights without compiling
         again, or a plain function.
       images: clean images, pixels in [0, 1]; they stay on the host, one batch is on the devices.
@@ -81,7 +83,7 @@ def autoattack(
         logits; at most all wrong classes.
       num_steps: gradient steps of APGD and FAB.
       num_queries: queries of Square.
-      randomized: the model is called as ``logits_fn(images, key=key)``.
+      randomized: the model is called as ``model(images, key=key)``.
       gradient_draws: gradients averaged in a step on a randomised model.
       devices: batches are sharded over them; all devices by default.
       state_path: directory for the state, which is saved after every batch: the same call with the
@@ -91,7 +93,7 @@ def autoattack(
       exhaustive: give every attack all examples that are classified correctly when clean, not just
         those that are still robust: slower, but every attack's own accuracy is known. The robust
         accuracy is the same.
-      rank_by: a model whose clean logits rank the targets, instead of ``logits_fn``.
+      rank_by: a model whose clean logits rank the targets, instead of ``model``.
       max_seconds: stop before the first batch that begins after so many seconds, the clean images
         excepted; the result then says ``complete=False``, its robust accuracy is what is left so
         far, and with ``state_path`` the next call goes on from there.
@@ -127,7 +129,7 @@ def autoattack(
 
     with jax.default_matmul_precision(matmul_precision):
         job = Job(
-            model=placement.replicate(as_pytree(logits_fn)),
+            model=placement.replicate(as_pytree(model)),
             images=np.asarray(images, np.float32),
             labels=np.asarray(labels, np.int32),
             indices=numbers.astype(np.int32),
@@ -157,7 +159,7 @@ def autoattack(
         digest = fingerprint(job.images, job.labels, job.indices, settings)
         warnings = list(notes)
         if checks:
-            warnings += check_model(logits_fn, job.images, randomized, version)
+            warnings += check_model(model, job.images, randomized, version)
         store = Store(None if state_path is None else Path(state_path), job.images)
         names = [attack.name for attack in attacks]
         on_all = [attack.exhaustive for attack in attacks]

@@ -21,6 +21,7 @@ from ancra_jax.attacks.diagnostics.state import Measured
 from ancra_jax.attacks.job import Job
 from ancra_jax.attacks.model import AnyImages, AnyLabels, LogitsFn, as_pytree
 from ancra_jax.attacks.placement import Placement, default_batch_size
+from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.saved_state import fingerprint
 from ancra_jax.attacks.threat_models import threat_model
 from ancra_jax.attacks.types import Progress, print_progress
@@ -58,8 +59,9 @@ class Diagnosis:
         return [row for row in self.rows if row.fired]
 
 
+@explains_old_calls
 def diagnose(
-    logits_fn: LogitsFn,
+    model: LogitsFn,
     images: AnyImages,
     labels: AnyLabels,
     *,
@@ -83,7 +85,7 @@ def diagnose(
     32 x 32 and a narrow network this takes minutes on a CPU.
 
     Args:
-      logits_fn: see ``attacks.autoattack``. Auxiliary heads, if the model returns any, are attacked
+      model: see ``attacks.autoattack``. Auxiliary heads, if the model returns any, are attacked
         too, and count as a transfer.
       images: clean images, pixels in [0, 1].
       labels: class numbers.
@@ -100,7 +102,7 @@ def diagnose(
       batch_size: of the largest batch. As few batches as that allows are made, of one size, a
         multiple of the number of devices. 64 on CPU, else 256.
       num_steps: gradient steps of APGD.
-      randomized: the model is called as ``logits_fn(images, key=key)``.
+      randomized: the model is called as ``model(images, key=key)``.
       devices: batches are sharded over them; all devices by default.
       state_path: directory for what is measured already: the same call continues there.
       progress: called after every measurement.
@@ -135,7 +137,7 @@ def diagnose(
 
     with jax.default_matmul_precision(matmul_precision):
         job = Job(
-            model=placement.replicate(as_pytree(logits_fn)),
+            model=placement.replicate(as_pytree(model)),
             images=np.asarray(images, np.float32),
             labels=np.asarray(labels, np.int32),
             indices=numbers.astype(np.int32),

@@ -15,9 +15,9 @@ from ancra_jax.attacks.apgd import apgd
 from ancra_jax.attacks.autoattack.checks import check_start, difference_between_calls
 from ancra_jax.attacks.diagnostics.landscape import landscape, noise
 from ancra_jax.attacks.job import Job, Known, left_by, over_batches
+from ancra_jax.attacks.loop import ascend
 from ancra_jax.attacks.model import example_keys, misclassified, model_outputs
 from ancra_jax.attacks.objectives import cross_entropy
-from ancra_jax.attacks.pgd import fgsm, pgd
 from ancra_jax.attacks.square import square
 from ancra_jax.attacks.success import judge
 from ancra_jax.attacks.threat_models import Linf
@@ -58,8 +58,12 @@ def one_step(job: Job, known: Known) -> dict[str, np.ndarray]:
     del known
 
     def compute(x, y, indices, active):
-        objective = cross_entropy(job.judged_model("attack fgsm", 0, indices), y)
-        return {"correct": _correct(job, "fgsm", fgsm(objective, x, job.threat_model), y, indices)}
+        objective, ball = (
+            cross_entropy(job.judged_model("attack fgsm", 0, indices), y),
+            job.threat_model,
+        )
+        found = ascend(objective, x, x, ball, step_size=ball.epsilon, num_steps=1)
+        return {"correct": _correct(job, "fgsm", found, y, indices)}
 
     return over_batches(job, np.arange(len(job.images)), compute)
 
@@ -76,7 +80,7 @@ def many_steps(job: Job, known: Known) -> dict[str, np.ndarray]:
         seen = [_look(objective, current)]
         for _ in range(PGD_STEPS):
             step_size = ball.epsilon / 10
-            current = pgd(objective, x, ball, step_size=step_size, num_steps=1, start=current)
+            current = ascend(objective, current, x, ball, step_size=step_size, num_steps=1)
             seen.append(_look(objective, current))
         losses, fooled = map(np.stack, zip(*jax.device_get(seen), strict=True))
         return {
