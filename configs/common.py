@@ -1,29 +1,26 @@
-"""What the configurations of all data sets share: the base, and the methods as small differences.
+"""What the configurations of all data sets share: the methods, as differences from the defaults.
+
+The defaults, the paper's training, are in ``ancra_jax/config/schema.py``.
 
 An argument names a method and may refine it: ``trades_ancra,strategy=soft,alpha=0.5``. With
 ``scale=tiny`` it is a rehearsal of the same recipe for a CPU.
 """
 
-import difflib
+import dataclasses
 
 import ml_collections
 
-PGD_AT_ATTACK = {
-    "attack.objective": "cross_entropy",
-    "attack.start": "uniform",
-    "attack.step_size": 2 / 255,
-}
+from ancra_jax.config.schema import Config, DataConfig, MethodConfig
+from ancra_jax.registry import did_you_mean
+
+PGD_AT_ATTACK = {"attack.start": "uniform", "attack.step_size": 2 / 255}
 TRADES_ATTACK = {"attack.objective": "kl"}
 ANCRA_ATTACK = {"attack.objective": "cross_entropy"}  # paper eq. 2, also for TRADES
 
 PGD_AT = {"method.name": "pgd_at"}
 TRADES = {"method.name": "trades"}
 MART = {"method.name": "mart", "method.beta": 5.0}
-SAT = {
-    "method.name": "sat",
-    "epochs": 100,
-    "optimizer.learning_rate": 0.1,
-}
+SAT = {"method.name": "sat", "epochs": 100, "optimizer.learning_rate": 0.1}
 AWP = {
     "epochs": 200,
     "optimizer.learning_rate": 0.1,
@@ -171,113 +168,12 @@ def parse(argument: str | None) -> tuple[str, dict]:
     return name, overrides
 
 
-def _unknown(what, name, allowed):
-    close = difflib.get_close_matches(name, allowed, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+def _unknown(what: str, name: str, allowed: dict) -> str:
+    hint = did_you_mean(name, allowed)
     return f"unknown {what} {name!r}: {hint}allowed are {', '.join(allowed)}"
 
 
 def base() -> ml_collections.ConfigDict:
-    """The paper's training (its section on experiments): 120 epochs of SGD at batch 128."""
-    config = ml_collections.ConfigDict()
-    config.name = ""
-    config.seed = 0
-    config.epochs = 120
-    config.max_steps = 0
-    config.batch_size = 128
-    config.log_every_steps = 50
-    config.checkpoint_every_steps = 0
-
-    config.data = ml_collections.ConfigDict()
-    config.data.name = ""
-    config.data.data_dir = ""
-    config.data.image_size = 0
-    config.data.train_examples = 0
-    config.data.test_examples = 0
-    config.data.selection_split = "holdout"
-    config.data.selection_examples = 1000
-    config.data.crop_padding = 4
-    config.data.horizontal_flip = True
-
-    config.model = ml_collections.ConfigDict()
-    config.model.name = "resnet18"
-    config.model.width = 0
-    config.model.reverse_attention = False
-    config.model.dtype = "float32"
-
-    config.method = ml_collections.ConfigDict()
-    config.method.name = ""
-    config.method.beta = 6.0
-    config.method.aux_weight = 2.0
-    config.method.label_smoothing = 0.0
-
-    config.self_adaptive = ml_collections.ConfigDict()
-    config.self_adaptive.start_epoch = 70
-    config.self_adaptive.momentum = 0.9
-
-    config.second_order = ml_collections.ConfigDict()
-    config.second_order.cross_entropy_weight = 1.0
-    config.second_order.weight = 0.0
-    config.second_order.diagonal = 0.2
-
-    config.awp = ml_collections.ConfigDict()
-    config.awp.gamma = 0.0
-    config.awp.warmup_epochs = 0
-
-    config.udr = ml_collections.ConfigDict()
-    config.udr.multiplier = 0.0
-    config.udr.rate = 0.02
-    config.udr.interval = 10
-
-    config.negative_contrast = ml_collections.ConfigDict()
-    config.negative_contrast.zeta = 0.0
-    config.negative_contrast.alpha = 1.0
-    config.negative_contrast.strategy = "random"
-    config.negative_contrast.targeted = True
-    config.negative_contrast.random_epochs = 10
-
-    config.ema = ml_collections.ConfigDict()
-    config.ema.decay = 0.0
-
-    config.swa = ml_collections.ConfigDict()
-    config.swa.start_epoch = 0
-
-    config.extra_data = ml_collections.ConfigDict()
-    config.extra_data.path = ""
-    config.extra_data.fraction = 0.0
-
-    config.distillation = ml_collections.ConfigDict()
-    config.distillation.teacher = ""
-    config.distillation.teacher_checkpoint = "best"
-    config.distillation.teacher_weights = "raw"
-    config.distillation.weight = 0.0
-    config.distillation.temperature = 4.0
-
-    config.attack = ml_collections.ConfigDict()
-    config.attack.objective = "cross_entropy"
-    config.attack.norm = "linf"
-    config.attack.epsilon = 8 / 255
-    config.attack.step_size = 0.007
-    config.attack.num_steps = 10
-    config.attack.start = "gaussian"
-
-    config.optimizer = ml_collections.ConfigDict()
-    config.optimizer.learning_rate = 0.01
-    config.optimizer.schedule = "piecewise"
-    config.optimizer.milestones = (75, 90, 100)
-    config.optimizer.decay = 0.1
-    config.optimizer.momentum = 0.9
-    config.optimizer.weight_decay = 2e-4
-
-    config.selection = ml_collections.ConfigDict()
-    config.selection.every_epochs = 1
-    config.selection.num_steps = 20
-    config.selection.step_size = 2 / 255
-    config.selection.batch_size = 0
-
-    config.evaluation = ml_collections.ConfigDict()
-    config.evaluation.norm = "linf"
-    config.evaluation.epsilon = 8 / 255
-    config.evaluation.step_size = 0.007
-    config.evaluation.num_steps = 40
-    return config
+    """Return all settings with their defaults, the paper's training."""
+    defaults = Config(name="", data=DataConfig(name=""), method=MethodConfig(name=""))
+    return ml_collections.ConfigDict(dataclasses.asdict(defaults))

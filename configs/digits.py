@@ -14,7 +14,6 @@ EPSILON = 0.1
 
 SETTINGS = {
     "epochs": 15,
-    "batch_size": 128,
     "log_every_steps": 10,
     "data.name": "digits",
     "data.selection_examples": 200,

@@ -1,93 +1,140 @@
-"""Fields of a configuration with what they allow, and plain data read into them."""
+"""Settings with what they allow, and plain data read into them."""
 
+import builtins
 import dataclasses
-import difflib
+import inspect
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from ancra_jax.errors import UsageError
+from ancra_jax.registry import did_you_mean
+
+_CHECKED = (bool, int, float, str, tuple[int, ...])  # annotations of settings that are checked
+Options = dict[str, Any]
+"""Settings that a method or a data set has beside those of the schema, by name."""
 
 
 def number(
+    default: int | float,
+    *,
     at_least: int | float | None = None,
     above: int | float | None = None,
     at_most: int | float | None = None,
-    default: Any = dataclasses.MISSING,
 ) -> Any:
-    """A numeric field with its allowed range, bounds included but for ``above``.
-
-    A setting that is added after a release gets a ``default``, the behaviour before it existed, so
-    that the directories of older runs stay readable.
-    """
+    """Return a numeric field; its bounds are allowed values, except for ``above``."""
     metadata = {"at_least": at_least, "above": above, "at_most": at_most}
-    return dataclasses.field(metadata=metadata, default=default)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
-def choice(*allowed: str, default: Any = dataclasses.MISSING) -> Any:
-    """A field that takes one of a few words; ``default`` as for numbers."""
-    return dataclasses.field(metadata={"allowed": allowed}, default=default)
+def choice(*allowed: str) -> Any:
+    """Return a field that takes one of a few words, the first by default."""
+    return dataclasses.field(default=allowed[0], metadata={"allowed": allowed})
 
 
 def build(cls: Any, values: Any, path: str) -> Any:
-    """Reads nested plain data into a dataclass of such fields.
+    """Read nested plain data into a dataclass of such fields.
 
     Args:
       cls: the dataclass; its fields may be such dataclasses.
-      values: a mapping, or a ConfigDict.
+      values: a mapping, or a ConfigDict; a setting that it leaves out takes its default.
       path: what to call it in errors.
 
     Raises:
-      UsageError: a field that does not exist or is missing, has another type or is out of range.
+      UsageError: a field that does not exist, has another type or is out of range, or one without
+        a default is missing.
     """
-    if not isinstance(values, (Mapping, ConfigDict)):
+    if not isinstance(values, Mapping | ConfigDict):
         raise UsageError(f"{path}={values!r}: must be a group of settings")
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    built = {}
-    for key, value in values.items():
-        if key not in fields:
-            close = difflib.get_close_matches(key, fields, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"allowed are {', '.join(fields)}"
-            raise UsageError(f"{path}.{key}: there is no such setting; {hint}")
-        built[key] = _convert(fields[key], value, f"{path}.{key}")
-    missing = [
-        key
-        for key, field in fields.items()
-        if key not in built and field.default is dataclasses.MISSING
-    ]
-    if missing:
-        raise UsageError(f"{path}.{missing[0]}: this setting is missing")
+    built, missing = {}, dataclasses.MISSING
+    for name, value in values.items():
+        if name not in fields:
+            allowed = did_you_mean(name, fields) or f"allowed are {', '.join(fields) or 'none'}"
+            raise UsageError(f"{path}.{name}: there is no such setting; {allowed.strip()}")
+        built[name] = _checked(fields[name], value, f"{path}.{name}")
+    for name, field in fields.items():
+        required = field.default is missing and field.default_factory is missing
+        if required and name not in built:
+            raise UsageError(f"{path}.{name}: this setting is missing")
     return cls(**built)
 
 
-def _convert(field, value, path):
-    if dataclasses.is_dataclass(field.type):
-        return build(field.type, value, path)
-    if field.type == tuple[int, ...]:
-        if isinstance(value, str) or not all(isinstance(item, int) for item in value):
+def options_of(function: Callable[..., Any], values: Options, path: str) -> Options:
+    """Check the settings of a plugged-in function, which are its keyword-only arguments.
+
+    Args:
+      function: such as ``def consistency(config, attack, *, temperature: float = 1.0)``. Arguments
+        annotated with ``bool``, ``int``, ``float``, ``str`` or ``tuple[int, ...]`` are checked.
+      values: the settings that were given.
+      path: what to call them in errors.
+
+    Returns:
+      The given settings, whole numbers for ``float`` converted.
+
+    Raises:
+      UsageError: a setting that the function does not have, of another type, or missing.
+    """
+    fields = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is parameter.KEYWORD_ONLY:
+            kind = parameter.annotation
+            if isinstance(kind, str):  # of a module with ``from __future__ import annotations``
+                kind = getattr(builtins, kind, object)
+            optional = parameter.default is not parameter.empty
+            default = None if optional else dataclasses.MISSING  # the function knows its own
+            field = dataclasses.field(default=default)
+            fields.append((name, kind if kind in _CHECKED else object, field))
+    options = build(dataclasses.make_dataclass("Options", fields, kw_only=True), values, path)
+    return {name: getattr(options, name) for name in values}
+
+
+def _checked(field: dataclasses.Field[Any], value: Any, path: str) -> Any:
+    kind: Any = field.type
+    if dataclasses.is_dataclass(kind):
+        return build(kind, value, path)
+    if kind == Options:
+        return _plain(value, path)
+    if kind == tuple[int, ...]:
+        if not isinstance(value, list | tuple) or not all(isinstance(n, int) for n in value):
             raise UsageError(f"{path}={value!r}: must be a sequence of whole numbers")
         return tuple(value)
-    if field.type is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and type(value) is int:
         value = float(value)
-    if not isinstance(value, field.type) or (isinstance(value, bool) and field.type is not bool):
-        raise UsageError(f"{path}={value!r}: must be of type {field.type.__name__}")
+    wrong = isinstance(kind, type) and not isinstance(value, kind)
+    if wrong or (isinstance(value, bool) and kind in (int, float)):
+        raise UsageError(f"{path}={value!r}: must be of type {kind.__name__}")
     _check_range(field.metadata, value, path)
     return value
 
 
-def _check_range(limits, value, path):
-    if "allowed" in limits and value not in limits["allowed"]:
-        allowed = ", ".join(map(repr, limits["allowed"]))
-        close = difflib.get_close_matches(value, limits["allowed"], n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise UsageError(f"{path}={value!r}: allowed are {allowed}{hint}")
+def _plain(value: Any, path: str) -> Any:
+    """Return plain data as dictionaries, tuples, words and numbers that JSON can hold."""
+    if isinstance(value, Mapping | ConfigDict):
+        return {str(name): _plain(item, f"{path}.{name}") for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_plain(item, path) for item in value)
+    if not isinstance(value, bool | int | float | str):
+        raise UsageError(f"{path}={value!r}: must be a number, a word, True or False, or several")
+    _check_range({}, value, path)
+    return value
+
+
+def _check_range(limits: Mapping[str, Any], value: Any, path: str) -> None:
+    allowed = limits.get("allowed")
+    if allowed and value not in allowed:
+        hint = did_you_mean(value, allowed)
+        raise UsageError(f"{path}={value!r}: {hint}allowed are {', '.join(map(repr, allowed))}")
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"{path}={value}: must be finite")
-    if limits.get("at_least") is not None and value < limits["at_least"]:
-        raise UsageError(f"{path}={value}: must be at least {limits['at_least']}")
-    if limits.get("above") is not None and value <= limits["above"]:
-        raise UsageError(f"{path}={value}: must be greater than {limits['above']}")
-    if limits.get("at_most") is not None and value > limits["at_most"]:
-        raise UsageError(f"{path}={value}: must be at most {limits['at_most']}")
+    for bound, fits, words in (
+        ("at_least", operator.ge, "at least"),
+        ("above", operator.gt, "greater than"),
+        ("at_most", operator.le, "at most"),
+    ):
+        limit = limits.get(bound)
+        if limit is not None and not fits(value, limit):
+            raise UsageError(f"{path}={value}: must be {words} {limit}")

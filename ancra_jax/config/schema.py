@@ -1,43 +1,47 @@
-"""The configuration of a run: plain data from ``configs/``, checked once, frozen afterwards.
+"""The settings of a run, the only place of their defaults, and what they allow.
 
-The default values are in ``configs/common.py``; here are the types and what is allowed.
+The defaults are the training of the ANCRA paper, its section on experiments: 120 epochs of SGD at
+batch size 128. ``configs/`` states where data sets and methods differ.
 """
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from ancra_jax.config.fields import build, choice, number
+from ancra_jax.config.fields import Options, build, choice, number
 from ancra_jax.errors import UsageError
 
-WEIGHTS = ("raw", "ema", "swa")  # of a run: the optimiser's, and averages of them
+WEIGHTS = ("raw", "ema", "swa")
+"""Which weights of a run: the optimiser's, or an average of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Which images, and how they are split and augmented."""
 
-    name: str
-    data_dir: str  # empty: the default place of the source
-    image_size: int = number(at_least=0)  # pixels; for folders of images; 0 keeps their size
-    train_examples: int = number(at_least=0)  # 0: all
-    test_examples: int = number(at_least=0)  # 0: all
+    name: str  # of a registered data set
+    data_dir: str = ""  # empty: the default place of the source
+    image_size: int = number(0, at_least=0)  # pixels; for folders of images; 0 keeps their size
+    train_examples: int = number(0, at_least=0)  # 0: all
+    test_examples: int = number(0, at_least=0)  # 0: all
     selection_split: str = choice("holdout", "test")
-    selection_examples: int = number(at_least=1)
-    crop_padding: int = number(at_least=0)  # pixels; 0: no random crop
-    horizontal_flip: bool
+    selection_examples: int = number(1000, at_least=1)
+    crop_padding: int = number(4, at_least=0)  # pixels; 0: no random crop
+    horizontal_flip: bool = True
+    options: Options = dataclasses.field(default_factory=dict)  # of a plugged-in data set
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Which network."""
 
-    name: str
-    width: int = number(at_least=0)  # channels of the first stage; 0: the paper's width
-    reverse_attention: bool
+    name: str = "resnet18"
+    width: int = number(0, at_least=0)  # channels of the first stage; 0: the paper's width
+    reverse_attention: bool = False
     dtype: str = choice("float32", "bfloat16")  # of the computation, not of parameters
 
 
@@ -47,9 +51,9 @@ class AttackConfig:
 
     objective: str = choice("cross_entropy", "kl")
     norm: str = choice("linf", "l2")
-    epsilon: float = number(above=0)
-    step_size: float = number(above=0)
-    num_steps: int = number(at_least=1)
+    epsilon: float = number(8 / 255, above=0)
+    step_size: float = number(0.007, above=0)
+    num_steps: int = number(10, at_least=1)
     start: str = choice("gaussian", "uniform")
 
 
@@ -57,11 +61,11 @@ class AttackConfig:
 class NegativeContrastConfig:
     """Asymmetric negative contrast (paper eq. 3-5); off while ``zeta`` is 0."""
 
-    zeta: float = number(at_least=0)
-    alpha: float = number(at_least=0, at_most=1)
-    strategy: str  # of ancra_jax.negatives
-    targeted: bool  # attack the chosen negatives toward their anchors' classes
-    random_epochs: int = number(at_least=0)  # epochs in which every strategy is 'random'
+    zeta: float = number(0.0, at_least=0)  # weight of the term
+    alpha: float = number(1.0, at_least=0, at_most=1)  # 1 freezes the natural example
+    strategy: str = "random"  # of ancra_jax.methods.negatives
+    targeted: bool = True  # attack the chosen negatives toward their anchors' classes
+    random_epochs: int = number(10, at_least=0)  # epochs in which every strategy is 'random'
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,57 +73,58 @@ class MethodConfig:
     """How a batch becomes a loss."""
 
     name: str  # of a registered method
-    beta: float = number(at_least=0)  # weight of the KL term (lambda in MART's paper)
-    aux_weight: float = number(at_least=0)  # lambda_aux: weight of the auxiliary heads
-    label_smoothing: float = number(at_least=0, at_most=1)  # of the cross-entropy in the loss
+    beta: float = number(6.0, at_least=0)  # weight of the KL term (lambda in MART's paper)
+    aux_weight: float = number(2.0, at_least=0)  # lambda_aux: weight of the auxiliary heads
+    label_smoothing: float = number(0.0, at_least=0, at_most=1)  # of the loss' cross-entropy
+    options: Options = dataclasses.field(default_factory=dict)  # of a plugged-in method
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfAdaptiveConfig:
     """The soft labels of the method ``'sat'``."""
 
-    start_epoch: int = number(at_least=1)  # 1-based, from which soft labels move
-    momentum: float = number(at_least=0, at_most=1)
+    start_epoch: int = number(70, at_least=1)  # 1-based, from which soft labels move
+    momentum: float = number(0.9, at_least=0, at_most=1)  # share of the old label that is kept
 
 
 @dataclass(frozen=True, kw_only=True)
 class SecondOrderConfig:
     """The regulariser of the methods ``'pgd_at_s2o'`` and ``'trades_s2o'``."""
 
-    cross_entropy_weight: float = number(at_least=0)
-    weight: float = number(at_least=0)  # of the regulariser
-    diagonal: float = number(at_least=0, at_most=1)  # target probability of an example's class
+    cross_entropy_weight: float = number(1.0, at_least=0)
+    weight: float = number(0.0, at_least=0)  # of the regulariser
+    diagonal: float = number(0.2, at_least=0, at_most=1)  # target probability of the true class
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightPerturbationConfig:
     """Adversarial weight perturbation (AWP); off while ``gamma`` is 0."""
 
-    gamma: float = number(at_least=0)  # length of the move, relative to a kernel's norm
-    warmup_epochs: int = number(at_least=0)  # epochs at the start without it
+    gamma: float = number(0.0, at_least=0)  # length of the move, relative to a kernel's norm
+    warmup_epochs: int = number(0, at_least=0)  # epochs at the start without it
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistributionalRobustnessConfig:
     """Unified distributional robustness (UDR); off while ``multiplier`` is 0."""
 
-    multiplier: float = number(at_least=0)  # lambda at the start; 1 is a hard projection
-    rate: float = number(at_least=0)  # of lambda's descent
-    interval: int = number(at_least=1)  # training steps between updates of lambda
+    multiplier: float = number(0.0, at_least=0)  # lambda at the start; 1 is a hard projection
+    rate: float = number(0.02, at_least=0)  # of lambda's descent
+    interval: int = number(10, at_least=1)  # training steps between updates of lambda
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmaConfig:
     """Exponential moving average of the weights; off while ``decay`` is 0."""
 
-    decay: float = number(at_least=0, at_most=1, default=0.0)  # at a step, once it is warm
+    decay: float = number(0.0, at_least=0, at_most=1)  # at a step, once it is warm
 
 
 @dataclass(frozen=True, kw_only=True)
 class SwaConfig:
     """Stochastic weight averaging: the mean of the weights at the ends of epochs."""
 
-    start_epoch: int = number(at_least=0, default=0)  # 1-based, the first that counts; 0: off
+    start_epoch: int = number(0, at_least=0)  # 1-based, the first that counts; 0: off
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +132,7 @@ class ExtraDataConfig:
     """Generated images, mixed into every batch; off while ``fraction`` is 0."""
 
     path: str = ""  # an .npz file with 'image' and 'label'
-    fraction: float = number(at_least=0, at_most=1, default=0.0)  # of every batch
+    fraction: float = number(0.0, at_least=0, at_most=1)  # of every batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,32 +140,34 @@ class DistillationConfig:
     """Knowledge distillation from another run; off while ``weight`` is 0."""
 
     teacher: str = ""  # the directory of that run
-    teacher_checkpoint: str = choice("best", "last", default="best")
-    teacher_weights: str = choice(*WEIGHTS, default="raw")
-    weight: float = number(at_least=0, at_most=1, default=0.0)  # of the term; the rest is the loss'
-    temperature: float = number(above=0, default=4.0)
+    teacher_checkpoint: str = choice("best", "last")
+    teacher_weights: str = choice(*WEIGHTS)
+    weight: float = number(
+        0.0, at_least=0, at_most=1
+    )  # of the term; the method's loss has the rest
+    temperature: float = number(4.0, above=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
     """SGD with momentum and coupled weight decay on all parameters, as PyTorch's."""
 
-    learning_rate: float = number(above=0)
+    learning_rate: float = number(0.01, above=0)
     schedule: str = choice("piecewise", "constant", "cosine", "one_cycle")
-    milestones: tuple[int, ...]  # 1-based epochs from which the rate is x decay
-    decay: float = number(above=0, at_most=1)
-    momentum: float = number(at_least=0, at_most=1)
-    weight_decay: float = number(at_least=0)
+    milestones: tuple[int, ...] = (75, 90, 100)  # 1-based epochs from which the rate is x decay
+    decay: float = number(0.1, above=0, at_most=1)
+    momentum: float = number(0.9, at_least=0)
+    weight_decay: float = number(2e-4, at_least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionConfig:
-    """The evaluation after an epoch: clean and PGD accuracy on the selection split."""
+    """The evaluation after an epoch: natural and PGD accuracy on the selection split."""
 
-    every_epochs: int = number(at_least=1)
-    num_steps: int = number(at_least=1)
-    step_size: float = number(above=0)
-    batch_size: int = number(at_least=0)  # 0: the training batch size
+    every_epochs: int = number(1, at_least=1)
+    num_steps: int = number(20, at_least=1)
+    step_size: float = number(2 / 255, above=0)
+    batch_size: int = number(0, at_least=0)  # 0: the training batch size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,9 +175,9 @@ class EvaluationConfig:
     """The attacks of the paper's evaluation."""
 
     norm: str = choice("linf", "l2")
-    epsilon: float = number(above=0)
-    step_size: float = number(above=0)
-    num_steps: int = number(at_least=1)
+    epsilon: float = number(8 / 255, above=0)
+    step_size: float = number(0.007, above=0)
+    num_steps: int = number(40, at_least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,24 +185,24 @@ class Config:
     """Everything that determines a run."""
 
     name: str
-    seed: int = number(at_least=0, at_most=2**32 - 1)
-    epochs: int = number(at_least=1)
-    max_steps: int = number(at_least=0)  # stop after so many steps; 0: after the last epoch
-    batch_size: int = number(at_least=1)
-    log_every_steps: int = number(at_least=1)
-    checkpoint_every_steps: int = number(at_least=0)  # 0: after every epoch only
+    seed: int = number(0, at_least=0, at_most=2**32 - 1)
+    epochs: int = number(120, at_least=1)
+    max_steps: int = number(0, at_least=0)  # stop after so many steps; 0: after the last epoch
+    batch_size: int = number(128, at_least=1)
+    log_every_steps: int = number(50, at_least=1)
+    checkpoint_every_steps: int = number(0, at_least=0)  # 0: after every epoch only
     data: DataConfig
-    model: ModelConfig
+    model: ModelConfig = ModelConfig()
     method: MethodConfig
-    negative_contrast: NegativeContrastConfig
-    self_adaptive: SelfAdaptiveConfig
-    second_order: SecondOrderConfig
-    awp: WeightPerturbationConfig
-    udr: DistributionalRobustnessConfig
-    attack: AttackConfig
-    optimizer: OptimizerConfig
-    selection: SelectionConfig
-    evaluation: EvaluationConfig
+    negative_contrast: NegativeContrastConfig = NegativeContrastConfig()
+    self_adaptive: SelfAdaptiveConfig = SelfAdaptiveConfig()
+    second_order: SecondOrderConfig = SecondOrderConfig()
+    awp: WeightPerturbationConfig = WeightPerturbationConfig()
+    udr: DistributionalRobustnessConfig = DistributionalRobustnessConfig()
+    attack: AttackConfig = AttackConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    selection: SelectionConfig = SelectionConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     ema: EmaConfig = EmaConfig()
     swa: SwaConfig = SwaConfig()
     extra_data: ExtraDataConfig = ExtraDataConfig()
@@ -203,13 +210,14 @@ class Config:
 
 
 def from_mapping(values: Mapping[str, Any] | ConfigDict) -> Config:
-    """Checks plain nested data and freezes it.
+    """Check plain nested data and freeze it.
 
     Args:
       values: a configuration of ``configs/`` or a nested dictionary (as ``config.json`` holds).
+        Every setting has a default but ``name``, ``data.name`` and ``method.name``.
 
     Raises:
-      UsageError: a field that does not exist or is missing, has another type or is out of range.
+      UsageError: a setting that does not exist or is missing, has another type or is out of range.
     """
     config = build(Config, values, "config")
     _check_combinations(config)
@@ -217,13 +225,37 @@ def from_mapping(values: Mapping[str, Any] | ConfigDict) -> Config:
 
 
 def to_mapping(config: Config) -> dict[str, Any]:
-    """The inverse of ``from_mapping``, of JSON types only."""
-    values = dataclasses.asdict(config)
-    values["optimizer"]["milestones"] = list(config.optimizer.milestones)
+    """Return the settings as a nested dictionary of JSON types, which `from_mapping` reads.
+
+    A run without settings of a plugged-in part has no ``options`` in it, so that its file is the
+    one that it was before there were any.
+    """
+    values = json.loads(json.dumps(dataclasses.asdict(config)))
+    for group in ("data", "method"):
+        if not values[group]["options"]:
+            del values[group]["options"]
     return values
 
 
-def _check_combinations(config: Config):
+def flat_settings(config: Config) -> dict[str, Any]:
+    """Return every setting by its dotted name, ``{'attack.epsilon': 0.03, ...}``, of JSON types."""
+    return _flattened(to_mapping(config), "")
+
+
+def _flattened(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        path = f"{prefix}{name}"
+        flat |= _flattened(value, f"{path}.") if isinstance(value, dict) else {path: value}
+    return flat
+
+
+def extra_examples(config: Config) -> int:
+    """Return how many examples of every batch are extra data."""
+    return round(config.extra_data.fraction * config.batch_size)
+
+
+def _check_combinations(config: Config) -> None:
     milestones = config.optimizer.milestones
     if list(milestones) != sorted(set(milestones)) or any(epoch < 1 for epoch in milestones):
         raise UsageError(
@@ -242,9 +274,9 @@ def _check_combinations(config: Config):
             f"{config.epochs}, the last epoch; 0 turns the average off"
         )
     extra, distillation = config.extra_data, config.distillation
-    _check_both("config.extra_data", "path", extra.path, "fraction", extra.fraction)
+    _check_both("extra_data.path", extra.path, "extra_data.fraction", extra.fraction)
     _check_both(
-        "config.distillation", "teacher", distillation.teacher, "weight", distillation.weight
+        "distillation.teacher", distillation.teacher, "distillation.weight", distillation.weight
     )
     if extra.fraction and not 0 < extra_examples(config) < config.batch_size:
         raise UsageError(
@@ -253,16 +285,11 @@ def _check_combinations(config: Config):
         )
 
 
-def extra_examples(config: Config) -> int:
-    """How many examples of every batch are extra data."""
-    return round(config.extra_data.fraction * config.batch_size)
-
-
-def _check_both(group, source, given, share, value):
-    """An option that needs a source of data, and is off while its share is 0."""
+def _check_both(source: str, given: str, share: str, value: float) -> None:
+    """Refuse an option that lacks its source of data, and a source that no option uses."""
     if value and not given:
-        raise UsageError(f"{group}.{share}={value}: needs {group}.{source}, which is empty")
+        raise UsageError(f"config.{share}={value}: needs config.{source}, which is empty")
     if given and not value:
         raise UsageError(
-            f"{group}.{source}={given!r}: is of no use while {group}.{share} is 0; must be above 0"
+            f"config.{source}={given!r}: is of no use while config.{share} is 0; must be above 0"
         )

@@ -1,14 +1,16 @@
 """Data sets by name."""
 
 import dataclasses
-import difflib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from ancra_jax.config import options_of
 from ancra_jax.data.dataset import Dataset
 from ancra_jax.data.splits import subset
 from ancra_jax.errors import UsageError
+from ancra_jax.registry import Registry
 
 PathLike = str | os.PathLike[str]
 
@@ -40,36 +42,43 @@ def local_path(data_dir: PathLike) -> Path:
     return Path(data_dir).expanduser()
 
 
-Source = Callable[[SourceOptions], Dataset]
+Source = Callable[..., Dataset]
+"""``(options, *, ...) -> dataset``, with `SourceOptions`.
+
+The keyword-only arguments are the source's own settings, ``config.data.options``.
+"""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     source: Source
     resizes: bool
 
 
-_SOURCES: dict[str, _Entry] = {}
+_sources: Registry[_Entry] = Registry("data set")
 
 
 def register(name: str, *, resizes: bool = False) -> Callable[[Source], Source]:
-    """Makes a source loadable by name: ``@register('mine')`` above a function of `SourceOptions`.
+    """Return a decorator that makes a function of `SourceOptions` loadable by name.
 
     Args:
-      name: what `load` is to call it; replaces a source of that name.
+      name: what `load` is to call it.
       resizes: whether the source honours ``image_size``.
-    """
 
-    def decorator(source: Source) -> Source:
-        _SOURCES[name] = _Entry(source, resizes)
+    Raises:
+      UsageError: the name is taken.
+    """
+    add_entry = _sources.register(name)
+
+    def add(source: Source) -> Source:
+        add_entry(_Entry(source, resizes))
         return source
 
-    return decorator
+    return add
 
 
 def names() -> tuple[str, ...]:
-    """Names of all registered data sets, sorted."""
-    return tuple(sorted(_SOURCES))
+    """Return the names of all registered data sets, sorted."""
+    return tuple(sorted(_sources.names()))
 
 
 def load(
@@ -80,8 +89,9 @@ def load(
     cache_dir: PathLike | None = None,
     train_examples: int | None = None,
     test_examples: int | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Dataset:
-    """Loads a data set into memory, decoding it the first time.
+    """Load a data set into memory, decoding it the first time.
 
     Args:
       name: one of `names`.
@@ -91,19 +101,17 @@ def load(
         ``$XDG_CACHE_HOME``, else ``~/.cache/ancra_jax``.
       train_examples: keep only so many training examples (see `subset`).
       test_examples: keep only the first test examples (see `subset`).
+      options: settings that the source has of its own.
 
     Raises:
       UsageError: the name is unknown, an option is out of range, or the data are missing, damaged
         or of a kind that cannot be read. The message says what to do.
     """
-    if name not in _SOURCES:
-        close = difflib.get_close_matches(name, names(), n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise UsageError(f"unknown data set {name!r}; known: {', '.join(names())}.{hint}")
-    entry = _SOURCES[name]
+    entry = _sources.get(name)
+    settings = options_of(entry.source, dict(options or {}), "data.options")
     if image_size is not None and not entry.resizes:
         raise UsageError(f"image_size={image_size}: the images of {name!r} have a fixed size")
     if image_size is not None and image_size < 1:
         raise UsageError(f"image_size must be at least 1 pixel; got {image_size}")
-    dataset = entry.source(SourceOptions(data_dir, image_size, cache_dir))
+    dataset = entry.source(SourceOptions(data_dir, image_size, cache_dir), **settings)
     return subset(dataset, train_examples, test_examples)

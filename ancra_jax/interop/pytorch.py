@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,44 +30,29 @@ _LEAF_NAMES = {
 # HWIO -> OIHW and (in, out) -> (out, in).
 _TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
 
-
-class _Naming(NamedTuple):
-    """What an architecture's modules are called in PyTorch; the first fitting rule counts."""
-
-    modules: tuple[tuple[str, str], ...]
-    ignored_prefixes: tuple[str, ...] = ()
-
-
-_RESNET_BLOCKS = (
+# What an architecture's modules are called in PyTorch; the first fitting pattern counts.
+_Names = tuple[tuple[str, str], ...]
+_RESNET_NAMES: _Names = (
     (r"layer(\d+)_(\d+)", r"layer\1.\2"),
     (r"shortcut_conv", r"shortcut.0"),
     (r"shortcut_bn", r"shortcut.1"),
 )
-_NAMINGS: dict[type, _Naming] = {
-    models.ResNet18: _Naming(_RESNET_BLOCKS),
-    models.PreActResNet18: _Naming((*_RESNET_BLOCKS, (r"fc", r"linear"))),
-    models.WideResNet: _Naming(
-        (
-            (r"block(\d+)_(\d+)", r"block\1.layer.\2"),
-            (r"shortcut_conv", r"convShortcut"),
-            (r"bn", r"bn1"),
-        ),
-        # The reference builds its first group twice and never uses the second.
-        ignored_prefixes=("sub_block1.",),
-    ),
+_WIDE_RESNET_NAMES: _Names = (
+    (r"block(\d+)_(\d+)", r"block\1.layer.\2"),
+    (r"shortcut_conv", r"convShortcut"),
+    (r"bn", r"bn1"),
+)
+_NAMES: dict[type, _Names] = {
+    models.ResNet18: _RESNET_NAMES,
+    models.PreActResNet18: (*_RESNET_NAMES, (r"fc", r"linear")),
+    models.WideResNet: _WIDE_RESNET_NAMES,
 }
-
-
-class _Entry(NamedTuple):
-    """One leaf of the variables and its PyTorch twin."""
-
-    path: tuple[str, ...]
-    torch_name: str
-    torch_shape: tuple[int, ...]
+# Counters, and the first group that the reference WideResNet builds twice and never uses.
+_IGNORED = re.compile(r"sub_block1\..*|.*num_batches_tracked")
 
 
 def to_variables(name: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Makes Flax variables of a PyTorch state dict.
+    """Make Flax variables of a PyTorch state dict.
 
     Width, number of classes and of input channels follow from the shapes. A ``module.`` prefix, the
     ``num_batches_tracked`` counters and the reference WideResNet's unused ``sub_block1`` are
@@ -84,22 +69,20 @@ def to_variables(name: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       UsageError: an unknown network, or names, shapes or dtypes that are not the network's.
     """
-    ignored = _naming(name).ignored_prefixes
-    given = {}
+    given, leaves = {}, {}
     for key, value in state_dict.items():
         torch_name = key.removeprefix("module.")
-        if not torch_name.endswith("num_batches_tracked") and not torch_name.startswith(ignored):
+        if not _IGNORED.fullmatch(torch_name):
             given[torch_name] = _checked_array(key, value)
-    return unflatten_dict(
-        {
-            entry.path: jnp.asarray(_to_flax_layout(given[entry.torch_name]), jnp.float32)
-            for entry in _matched_table(name, given)
-        }
-    )
+    for torch_name, path in _paths(name, given).items():
+        array = given[torch_name]
+        array = array.transpose(np.argsort(_TO_TORCH[array.ndim]))
+        leaves[path] = jnp.asarray(array, jnp.float32)
+    return unflatten_dict(leaves)
 
 
 def from_variables(name: str, variables: Mapping[str, Any]) -> StateDict:
-    """Makes a PyTorch state dict of Flax variables; the exact inverse of `to_variables`.
+    """Make a PyTorch state dict of Flax variables, which `to_variables` turns back exactly.
 
     Load it with ``strict=False``: counters (``num_batches_tracked``) and the reference WideResNet's
     unused ``sub_block1`` are not in it.
@@ -114,20 +97,18 @@ def from_variables(name: str, variables: Mapping[str, Any]) -> StateDict:
     Raises:
       UsageError: an unknown network, or variables that are not the network's.
     """
-    naming = _naming(name)
+    modules = _module_names(name)
     collections = {key: variables.get(key, {}) for key in ("params", "batch_stats")}
-    given = {
-        _torch_name(path, naming): _to_torch_layout(_checked_array("/".join(path), value))
-        for path, value in flatten_dict(collections).items()
-    }
-    return {
-        entry.torch_name: np.array(given[entry.torch_name], np.float32, order="C")
-        for entry in _matched_table(name, given)
-    }
+    given = {}
+    for path, value in flatten_dict(collections).items():
+        array = _checked_array("/".join(path), value)
+        axes = _TO_TORCH.get(array.ndim, range(array.ndim))
+        given[_torch_name(path, modules)] = array.transpose(axes)
+    return {key: np.array(given[key], np.float32, order="C") for key in _paths(name, given)}
 
 
 def load_state_dict(path: str | os.PathLike[str]) -> StateDict:
-    """Reads the weights in a ``.pt``, ``.pth`` or ``.safetensors`` file.
+    """Read the weights in a ``.pt``, ``.pth`` or ``.safetensors`` file.
 
     PyTorch files are read with ``weights_only=True``, which runs no code that the file may carry,
     and need PyTorch installed. Checkpoints that keep the weights under ``state_dict``,
@@ -149,73 +130,67 @@ def load_state_dict(path: str | os.PathLike[str]) -> StateDict:
     return readers[path.suffix](path)
 
 
-def _naming(name: str) -> _Naming:
+def _module_names(name: str) -> _Names:
     network = type(models.create(name, num_classes=2))
-    if network not in _NAMINGS:
+    if network not in _NAMES:
         raise UsageError(f"model {name!r}: no PyTorch names are known for a {network.__name__}")
-    return _NAMINGS[network]
+    return _NAMES[network]
 
 
-def _torch_name(path: tuple[str, ...], naming: _Naming) -> str:
-    """``('params', 'layer1_0', 'conv1', 'kernel')`` -> ``'layer1.0.conv1.weight'``."""
+def _torch_name(path: tuple[str, ...], names: _Names) -> str:
+    """Return ``'layer1.0.conv1.weight'`` for ``('params', 'layer1_0', 'conv1', 'kernel')``."""
     *modules, leaf = path[1:]
     renamed = []
     for module in modules:
-        rules = (rule for rule in naming.modules if re.fullmatch(rule[0], module))
+        rules = (rule for rule in names if re.fullmatch(rule[0], module))
         pattern, replacement = next(rules, (module, module))
         renamed.append(re.sub(pattern, replacement, module))
     return ".".join([*renamed, _LEAF_NAMES.get(leaf, leaf)])
 
 
-def _to_torch_layout(array: np.ndarray) -> np.ndarray:
-    return array.transpose(_TO_TORCH.get(array.ndim, range(array.ndim)))
+def _paths(name: str, given: StateDict) -> dict[str, tuple[str, ...]]:
+    """Return where each array belongs in the variables of the network that they are all of.
 
-
-def _to_flax_layout(array: np.ndarray) -> np.ndarray:
-    return array.transpose(np.argsort(_TO_TORCH[array.ndim]))
-
-
-def _matched_table(name: str, given: StateDict) -> list[_Entry]:
-    """Returns the table of the network that the arrays belong to, once they are all its own."""
-    naming = _naming(name)
-    stem_name = _torch_name(("params", "conv1", "kernel"), naming)
-    classifier_name = _torch_name(("params", "fc", "kernel"), naming)
-    for key, ndim in ((stem_name, 4), (classifier_name, 2)):
+    Raises:
+      UsageError: an array is missing, unexpected or of another shape.
+    """
+    names = _module_names(name)
+    stem = _torch_name(("params", "conv1", "kernel"), names)
+    classifier = _torch_name(("params", "fc", "kernel"), names)
+    for key, ndim in ((stem, 4), (classifier, 2)):
         if key not in given:
             raise UsageError(f"weights of {name}: {key!r} is missing")
         if given[key].ndim != ndim:
             raise UsageError(f"weights of {name}: {key!r} has shape {given[key].shape}")
-    table = _table(name, naming, given[stem_name].shape, given[classifier_name].shape)
-    expected = {entry.torch_name: entry.torch_shape for entry in table}
+    width, channels = given[stem].shape[:2]
+    num_classes, num_features = given[classifier].shape
+    network = models.create(name, num_classes=num_classes, width=width)
+    images = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)
+    leaves = flatten_dict(jax.eval_shape(network.init, jax.random.key(0), images))
+    paths = {_torch_name(path, names): path for path in leaves}
+    shapes = {
+        key: tuple(leaves[path].shape[axis] for axis in _TO_TORCH[leaves[path].ndim])
+        for key, path in paths.items()
+    }
+    if num_features % shapes[classifier][1] == 0:  # larger images leave several cells per channel
+        shapes[classifier] = (num_classes, num_features)
     problems = {
-        "missing": [key for key in expected if key not in given],
-        "unexpected": [key for key in given if key not in expected],
+        "missing": [key for key in shapes if key not in given],
+        "unexpected": [key for key in given if key not in shapes],
         "of wrong shape": [
             f"{key} {given[key].shape} instead of {shape}"
-            for key, shape in expected.items()
+            for key, shape in shapes.items()
             if key in given and given[key].shape != shape
         ],
     }
-    found = [f"{len(v)} {kind} ({_first(v)})" for kind, v in problems.items() if v]
+    found = [
+        f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        for kind, keys in problems.items()
+        if keys
+    ]
     if found:
         raise UsageError(f"weights of {name}: {'; '.join(found)}")
-    return table
-
-
-def _table(
-    name: str, naming: _Naming, stem: tuple[int, ...], classifier: tuple[int, ...]
-) -> list[_Entry]:
-    """All leaves of a network whose stem and classifier have these shapes in PyTorch."""
-    model = models.create(name, num_classes=classifier[0], width=stem[0])
-    images = jax.ShapeDtypeStruct((1, 32, 32, stem[1]), jnp.float32)
-    variables = flatten_dict(jax.eval_shape(model.init, jax.random.key(0), images))
-    table = []
-    for path, leaf in variables.items():
-        shape = tuple(leaf.shape[axis] for axis in _TO_TORCH[leaf.ndim])
-        if path == ("params", "fc", "kernel") and classifier[1] % shape[1] == 0:
-            shape = classifier  # images of more pixels leave several cells per channel
-        table.append(_Entry(path, _torch_name(path, naming), shape))
-    return table
+    return paths
 
 
 def _checked_array(name: str, value: object) -> np.ndarray:
@@ -227,10 +202,6 @@ def _checked_array(name: str, value: object) -> np.ndarray:
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise UsageError(f"weights {name!r} of dtype {value.dtype}: floating point is needed")
     return np.asarray(value)
-
-
-def _first(names: list[str], count: int = 3) -> str:
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
 
 
 def _read_torch(path: Path) -> StateDict:

@@ -1,17 +1,23 @@
-"""The terms of adversarial losses: cross-entropy, TRADES, MART, SAT, S2O, distillation."""
+"""The terms of adversarial losses: cross-entropy, TRADES, MART, SAT, S2O, distillation.
+
+In the equations ``p = softmax(natural)``, ``q = softmax(adversarial)``, ``y`` is the label and
+``sg`` is ``stop_gradient``.
+"""
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+Logits = Float[Array, "batch classes"]
+Labels = Int[Array, "batch"]
+Scalar = Float[Array, ""]
 
-def cross_entropy(
-    logits: Float[Array, "batch classes"],
-    labels: Int[Array, "batch"],
-    label_smoothing: float = 0.0,
-) -> Float[Array, ""]:
-    """Mean over the batch of ``-log softmax(logits)[label]``.
+_TINY = 1e-12  # within MART's logarithms, as in its authors' code
+
+
+def cross_entropy(logits: Logits, labels: Labels, label_smoothing: float = 0.0) -> Scalar:
+    """Average ``-log softmax(logits)_y`` over the batch.
 
     Args:
       logits: of one head.
@@ -28,29 +34,18 @@ def cross_entropy(
     return jnp.mean(optax.softmax_cross_entropy(logits, targets))
 
 
-def kl_divergence(
-    natural: Float[Array, "batch classes"], adversarial: Float[Array, "batch classes"]
-) -> Float[Array, ""]:
-    """Mean over the batch of ``KL(p(x) || p(x_adv))``, TRADES' regulariser.
-
-    Nothing is detached: both forwards receive gradient.
+def kl_divergence(natural: Logits, adversarial: Logits) -> Scalar:
+    """Average ``KL(p || q)`` over the batch: TRADES' regulariser. Both sides receive gradient.
 
     References:
       Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy, ICML 2019.
     """
-    return jnp.mean(
-        optax.losses.kl_divergence_with_log_targets(
-            jax.nn.log_softmax(adversarial), jax.nn.log_softmax(natural)
-        )
-    )
+    log_p, log_q = jax.nn.log_softmax(natural), jax.nn.log_softmax(adversarial)
+    return jnp.mean(optax.losses.kl_divergence_with_log_targets(log_q, log_p))
 
 
-def distillation(
-    student: Float[Array, "batch classes"],
-    teacher: Float[Array, "batch classes"],
-    temperature: float,
-) -> Float[Array, ""]:
-    """Mean over the batch of ``T^2 KL(softmax(sg(teacher) / T) || softmax(student / T))``.
+def distillation(student: Logits, teacher: Logits, temperature: float) -> Scalar:
+    """Average ``T^2 KL(softmax(sg(teacher) / T) || softmax(student / T))`` over the batch.
 
     The factor keeps the gradient as large as that of the cross-entropy, whatever ``T``.
 
@@ -58,25 +53,27 @@ def distillation(
       student: logits of one head.
       teacher: logits for the same examples; frozen.
       temperature: ``T``.
+
+    References:
+      Hinton et al., Distilling the Knowledge in a Neural Network, 2015.
     """
     target = jax.lax.stop_gradient(teacher) / temperature
     return temperature**2 * kl_divergence(target, student / temperature)
 
 
-_TINY = 1e-12
-
-
 def boosted_cross_entropy(
-    adversarial: Float[Array, "batch classes"],
-    labels: Int[Array, "batch"],
-    label_smoothing: float = 0.0,
-) -> Float[Array, ""]:
-    """Mean over the batch of ``-log q_y - log(1.0001 - max_{k != y} q_k + 1e-12)``.
+    adversarial: Logits, labels: Labels, label_smoothing: float = 0.0
+) -> Scalar:
+    """Average ``-log q_y - log(1.0001 - max_{k != y} q_k + 1e-12)`` over the batch (MART).
 
     Args:
-      adversarial: logits of the adversarial examples.
+      adversarial: logits of the adversarial images.
       labels: class numbers.
-      label_smoothing: of the first term, see ``cross_entropy``.
+      label_smoothing: of ``-log q_y``, as for `cross_entropy`.
+
+    References:
+      Wang et al., Improving Adversarial Robustness Requires Revisiting Misclassified Examples,
+      ICLR 2020.
     """
     q = jax.nn.softmax(adversarial)
     is_label = jax.nn.one_hot(labels, q.shape[-1], dtype=bool)
@@ -85,12 +82,8 @@ def boosted_cross_entropy(
     return cross_entropy(adversarial, labels, label_smoothing) + jnp.mean(margin)
 
 
-def weighted_kl(
-    natural: Float[Array, "batch classes"],
-    adversarial: Float[Array, "batch classes"],
-    labels: Int[Array, "batch"],
-) -> Float[Array, ""]:
-    """Mean over the batch of ``KL(p || q + 1e-12) (1.0000001 - p_y)``."""
+def weighted_kl(natural: Logits, adversarial: Logits, labels: Labels) -> Scalar:
+    """Average ``KL(p || q + 1e-12) (1.0000001 - p_y)`` over the batch: MART's second term."""
     log_p = jax.nn.log_softmax(natural)
     log_q = jnp.log(jax.nn.softmax(adversarial) + _TINY)
     divergence = optax.losses.kl_divergence_with_log_targets(log_q, log_p)
@@ -98,10 +91,8 @@ def weighted_kl(
     return jnp.mean(divergence * (1.0000001 - p_label))
 
 
-def class_targets(
-    logits: Float[Array, "batch classes"], diagonal: float
-) -> Float[Array, "classes classes"]:
-    """A distribution over the classes for every class, from how the logits vary together.
+def class_targets(logits: Logits, diagonal: float) -> Float[Array, "classes classes"]:
+    """Derive a distribution over the classes for every class from how the logits vary together.
 
     With ``A = -|sum_i o_i o_i^T|`` over the logits ``o_i``: every row less its minimum, its
     diagonal set to 0, scaled to sum to ``1 - diagonal``, its diagonal set to ``diagonal``. A row
@@ -110,6 +101,9 @@ def class_targets(
     Args:
       logits: of one forward pass and one head.
       diagonal: probability of the class itself.
+
+    References:
+      Jin et al., Enhancing Adversarial Training with Second-Order Statistics of Weights, CVPR 2022.
     """
     o = jax.lax.stop_gradient(logits)
     similarity = -jnp.abs(jnp.matmul(o.T, o, precision="highest"))
@@ -117,38 +111,37 @@ def class_targets(
     off_diagonal = 1.0 - jnp.eye(classes)
     rows = (similarity - jnp.min(similarity, axis=1, keepdims=True)) * off_diagonal
     sums = jnp.sum(rows, axis=1, keepdims=True)
-    shares = jnp.where(
-        sums > 0, rows / jnp.where(sums > 0, sums, 1.0), off_diagonal / (classes - 1)
-    )
+    even = off_diagonal / (classes - 1)
+    shares = jnp.where(sums > 0, rows / jnp.where(sums > 0, sums, 1.0), even)
     return (1.0 - diagonal) * shares + diagonal * jnp.eye(classes)
 
 
-def second_order_divergence(
-    logits: Float[Array, "batch classes"], labels: Int[Array, "batch"], diagonal: float
-) -> Float[Array, ""]:
-    """Mean over the batch of ``KL(t_i || p_i)``, ``t_i`` being row ``y_i`` of ``class_targets``."""
+def second_order_divergence(logits: Logits, labels: Labels, diagonal: float) -> Scalar:
+    """Average ``KL(t || softmax(logits))`` over the batch, ``t`` row ``y`` of `class_targets`."""
     targets = class_targets(logits, diagonal)[labels]
     return jnp.mean(optax.losses.kl_divergence(jax.nn.log_softmax(logits), targets))
 
 
-def adapted_labels(
-    soft_labels: Float[Array, "batch classes"],
-    logits: Float[Array, "batch classes"],
-    momentum: float,
-) -> Float[Array, "batch classes"]:
-    """``momentum t + (1 - momentum) sg(softmax(logits))``; labels carry no gradient."""
+def adapted_labels(soft_labels: Logits, logits: Logits, momentum: float) -> Logits:
+    """Return ``momentum t + (1 - momentum) sg(p)``, soft labels ``t`` that follow predictions.
+
+    Args:
+      soft_labels: ``t``, probabilities.
+      logits: of the natural images; they receive no gradient.
+      momentum: share of the old label that is kept, in [0, 1].
+
+    References:
+      Huang et al., Self-Adaptive Training: beyond Empirical Risk Minimization, NeurIPS 2020.
+    """
     predicted = jax.lax.stop_gradient(jax.nn.softmax(logits))
     return momentum * soft_labels + (1 - momentum) * predicted
 
 
-def self_adaptive_cross_entropy(
-    logits: Float[Array, "batch classes"], soft_labels: Float[Array, "batch classes"]
-) -> Float[Array, ""]:
-    """Mean over the batch of ``w_i (-sum_k t_ik log p_ik)``.
+def self_adaptive_cross_entropy(logits: Logits, soft_labels: Logits) -> Scalar:
+    """Average ``w (-sum_k t_k log p_k)`` over the batch, with SAT's soft labels ``t``.
 
-    ``w_i`` is ``max_k t_ik``, scaled so that the weights sum to the size of the batch.
-
-    With one-hot labels every weight is 1 and this is the cross-entropy.
+    ``w`` is ``max_k t_k``, scaled so that the weights sum to the size of the batch. With one-hot
+    labels every weight is 1 and this is the cross-entropy.
     """
     weights = jnp.max(soft_labels, axis=-1)
     values = optax.softmax_cross_entropy(logits, soft_labels)

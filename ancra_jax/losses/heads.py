@@ -11,7 +11,7 @@ from ancra_jax.types import Outputs
 def combined(
     term: Callable[..., Float[Array, ""]], *outputs: Outputs, aux_weight: float
 ) -> Float[Array, ""]:
-    """Computes ``g(f') + aux_weight * mean_k g(p_k)``, written with a hat in the paper.
+    """Compute ``g(f') + aux_weight mean_k g(p_k)``, which the paper writes with a hat.
 
     Args:
       term: ``g``; takes the logits of every element of ``outputs``, all of the same head.
@@ -21,9 +21,6 @@ def combined(
     Returns:
       The combined term; ``g(f')`` alone for networks without auxiliary heads.
     """
-    return combine_heads(
-        lambda logits: term(*logits),
-        tuple(output.logits for output in outputs),
-        tuple(output.aux_logits for output in outputs),
-        aux_weight,
-    )
+    final = tuple(output.logits for output in outputs)
+    auxiliary = tuple(output.aux_logits for output in outputs)
+    return combine_heads(lambda logits: term(*logits), final, auxiliary, aux_weight)

@@ -4,8 +4,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-_stop = jax.lax.stop_gradient
-
 
 def asymmetric_similarity(
     natural: Float[Array, "batch classes"],
@@ -13,7 +11,7 @@ def asymmetric_similarity(
     valid: Bool[Array, "batch"],
     alpha: float,
 ) -> Float[Array, ""]:
-    """How alike natural examples and their negatives look where they are predicted alike.
+    """Measure how alike natural images and their negatives look where they are predicted alike.
 
     With probabilities ``p = softmax(natural)``, ``q = softmax(negative)`` and the predicted classes
     ``h = argmax p`` (paper eq. 3-4)::
@@ -21,25 +19,23 @@ def asymmetric_similarity(
         Sim = 1/B sum_i 1[h_i = argmax q_i] ( alpha       sqrt(sg(p_i[h_i]) q_i[h_i])
                                             + (1 - alpha) sqrt(p_i[h_i] sg(q_i[h_i])) )
 
-    ``sg`` is ``stop_gradient``: with ``alpha = 1`` the natural example is frozen and only the
+    ``sg`` is ``stop_gradient``: with ``alpha = 1`` the natural image is frozen and only the
     negative is pushed away. The sum is divided by the batch size, not by the number of matches.
 
     Args:
-      natural: logits of the natural examples.
+      natural: logits of the natural images.
       negative: logits of their negatives, row by row.
       valid: pairs that exist; a batch of one class has no negatives and contributes 0.
-      alpha: weight of the direction that freezes the natural example, in [0, 1].
+      alpha: weight of the direction that freezes the natural image, in [0, 1].
     """
     p = jax.nn.softmax(natural)
     q = jax.nn.softmax(negative)
     predicted = jnp.argmax(p, axis=-1)
     matches = (predicted == jnp.argmax(q, axis=-1)) & valid
-    take = lambda probabilities: jnp.take_along_axis(  # noqa: E731
-        probabilities, predicted[:, None], axis=-1
-    )[:, 0]
     # Where a pair does not count, the root is taken of 1: its gradient at 0 would be infinite,
     # and infinity times the mask's 0 is NaN. A matched product is at least 1 / classes ** 2.
-    p_h = jnp.where(matches, take(p), 1.0)
-    q_h = jnp.where(matches, take(q), 1.0)
-    similarity = alpha * jnp.sqrt(_stop(p_h) * q_h) + (1 - alpha) * jnp.sqrt(p_h * _stop(q_h))
+    p_h = jnp.where(matches, jnp.take_along_axis(p, predicted[:, None], axis=-1)[:, 0], 1.0)
+    q_h = jnp.where(matches, jnp.take_along_axis(q, predicted[:, None], axis=-1)[:, 0], 1.0)
+    sg = jax.lax.stop_gradient
+    similarity = alpha * jnp.sqrt(sg(p_h) * q_h) + (1 - alpha) * jnp.sqrt(p_h * sg(q_h))
     return jnp.mean(jnp.where(matches, similarity, 0.0))

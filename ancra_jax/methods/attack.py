@@ -6,15 +6,18 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from ancra_jax import attacks
 from ancra_jax.attacks import objectives
 from ancra_jax.attacks.objectives import Objective
+from ancra_jax.config.schema import Config
 from ancra_jax.types import Outputs
 
 Images = Float[Array, "batch height width channels"]
-Predict = Callable[[Images], Outputs]
+Model = Callable[[Images], Outputs]
+MethodState = dict[str, PyTree]
+"""What a method remembers from step to step, by name; wrappers add names of their own."""
 
 START_SIGMA = 0.001  # of the gaussian start, on the [0, 1] pixel scale (TRADES)
 
@@ -40,6 +43,16 @@ class AttackSettings:
     aux_weight: float
 
 
+def attack_settings(config: Config) -> AttackSettings:
+    """Return the training attack as a configuration describes it."""
+    attack = config.attack
+    ball = attacks.threat_model(attack.norm, attack.epsilon)
+    weight = config.method.aux_weight
+    return AttackSettings(
+        attack.objective, ball, attack.step_size, attack.num_steps, attack.start, weight
+    )
+
+
 class AttackRequest(NamedTuple):
     """Images to attack.
 
@@ -59,25 +72,22 @@ class AttackRequest(NamedTuple):
     keys: Key[Array, "batch"]
 
 
-def same_ball(threat_model: attacks.ThreatModel) -> attacks.ThreatModel:
-    """Leaves a request's threat model as it is."""
-    return threat_model
-
-
 def run_requests(
-    predict: Predict,
+    model: Model,
     requests: dict[str, AttackRequest],
-    ball: Callable[[attacks.ThreatModel], attacks.ThreatModel] = same_ball,
-) -> dict[str, Images]:
-    """Attacks all images of all requests; those of one kind together, as one larger batch.
+    state: MethodState,
+    ball: Callable[[attacks.ThreatModel], attacks.ThreatModel] = lambda ball: ball,
+) -> tuple[dict[str, Images], MethodState]:
+    """Attack all images of all requests; those of one kind together, as one larger batch.
 
     Args:
-      predict: the network in the evaluation phase.
+      model: the network in the evaluation phase.
       requests: by name.
+      state: of the method.
       ball: makes the ball that the attack moves in of a request's threat model.
 
     Returns:
-      The attacked images by the requests' names.
+      The attacked images by the requests' names, and the state as it was.
     """
     names_of: dict[AttackSettings, list[str]] = {}
     for name, request in requests.items():
@@ -85,28 +95,22 @@ def run_requests(
     attacked: dict[str, Images] = {}
     for settings, names in names_of.items():
         group = [requests[name] for name in names]
-        results = _run_group(predict, settings, group, ball(settings.threat_model))
-        attacked.update(zip(names, results, strict=True))
-    return attacked
-
-
-def _run_group(predict, settings, group, threat_model):
-    images = _interleave([request.images for request in group])
-    labels = _interleave([request.labels for request in group])
-    keys = _interleave([request.keys for request in group])
-    sign = _interleave(
-        [jnp.full(len(r.labels), -1.0 if r.descend else 1.0, jnp.float32) for r in group]
-    )
-    result = attacks.ascend(
-        signed_objective(predict, settings, images, labels, sign),
-        random_start(settings, threat_model, keys, images),
-        images,
-        threat_model,
-        step_size=settings.step_size,
-        num_steps=settings.num_steps,
-        loop="compiled",
-    )
-    return [result[i :: len(group)] for i in range(len(group))]
+        images = _interleave([request.images for request in group])
+        labels = _interleave([request.labels for request in group])
+        keys = _interleave([request.keys for request in group])
+        signs = [jnp.full(len(r.labels), -1.0 if r.descend else 1.0, jnp.float32) for r in group]
+        threat_model = ball(settings.threat_model)
+        result = attacks.ascend(
+            signed_objective(model, settings, images, labels, _interleave(signs)),
+            random_start(settings, threat_model, keys, images),
+            images,
+            threat_model,
+            step_size=settings.step_size,
+            num_steps=settings.num_steps,
+            loop="compiled",
+        )
+        attacked |= {name: result[i :: len(group)] for i, name in enumerate(names)}
+    return attacked, state
 
 
 def random_start(
@@ -115,36 +119,39 @@ def random_start(
     keys: Key[Array, "batch"],
     images: Images,
 ) -> Images:
-    """Where the attack on ``images`` starts, in the manner of ``settings.start``."""
+    """Draw where the attack on ``images`` starts, in the manner of ``settings.start``."""
     if settings.start == "gaussian":
         return attacks.gaussian_start(keys, images, sigma=START_SIGMA)
     return threat_model.random_start(keys, images)
 
 
-def _interleave(arrays):
-    """One batch of several: neighbours belong to one example, so a sharded batch stays in place."""
+def _interleave(arrays: list[Array]) -> Array:
+    """Return one batch of several.
+
+    Neighbours belong to one example, so that every part of a sharded batch stays on its device.
+    """
     if len(arrays) == 1:
         return arrays[0]
     return jnp.stack(arrays, axis=1).reshape(-1, *arrays[0].shape[1:])
 
 
 def signed_objective(
-    predict: Predict,
+    model: Model,
     settings: AttackSettings,
     images: Images,
     labels: Int[Array, "batch"],
     sign: Float[Array, "batch"],
 ) -> Objective:
-    """What the attack ascends: the objective of ``settings`` times each example's sign."""
+    """Return what the attack ascends: the objective of ``settings`` times each example's sign."""
     objective: Objective
     if settings.objective == "kl":
-        objective = objectives.kl_divergence(
-            predict, predict(images), aux_weight=settings.aux_weight
-        )
+        objective = objectives.kl_divergence(model, model(images), aux_weight=settings.aux_weight)
     else:
-        objective = objectives.cross_entropy(predict, labels, aux_weight=settings.aux_weight)
+        objective = objectives.cross_entropy(model, labels, aux_weight=settings.aux_weight)
     return jax.tree_util.Partial(_signed, objective, sign)
 
 
-def _signed(objective, sign, images):
+def _signed(
+    objective: Objective, sign: Float[Array, "batch"], images: Images
+) -> Float[Array, "batch"]:
     return sign * objective(images)

@@ -11,25 +11,25 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from ancra_jax.attacks.model import example_keys as _example_keys
+from ancra_jax.attacks.model import example_keys
+from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError
-from ancra_jax.methods.attack import AttackRequest, AttackSettings, Images, Predict, run_requests
+from ancra_jax.methods.attack import (
+    AttackRequest,
+    AttackSettings,
+    Images,
+    MethodState,
+    Model,
+    run_requests,
+)
 from ancra_jax.types import Batch, Outputs
 
 ADVERSARIAL, NEGATIVE_CHOICE, NEGATIVE_ATTACK = range(3)
-
-
-def example_keys(
-    key: Key[Array, ""], stream: int, indices: Int[Array, "batch"]
-) -> Key[Array, "batch"]:
-    """Keys of one stream of a step, derived from the step's key and the data-set indices."""
-    return _example_keys(jax.random.fold_in(key, stream), indices)
-
+"""The streams of randomness of a step, for `stream_keys`."""
 
 BatchStats = PyTree
-MethodState = dict[str, PyTree]
 Metrics = dict[str, Float[Array, ""]]
-
+Scalar = Float[Array, ""]
 
 Forward = Callable[[BatchStats, Images, Int[Array, "batch"]], tuple[Outputs, BatchStats]]
 """A training-phase forward pass, ``(batch_stats, images, labels) -> (outputs, batch_stats)``.
@@ -43,12 +43,12 @@ class Examples(NamedTuple):
     """A batch, what its attacks made of it, and what the method remembers.
 
     Attributes:
-      batch: the natural examples.
+      batch: the natural images with their labels and indices.
       attacked: images by the name of the request that they answer (``'adversarial'``, ...).
-      extras: what ``Method.prepare`` wants to hand to ``Method.loss`` (the negatives, ...).
+      extras: what ``Method.prepare`` hands to ``Method.loss`` (the negatives, ...).
       state: of the method, after the attack.
       epoch: from 0.
-      teacher_logits: what the teacher says about the natural images, if there is one.
+      teacher_logits: of the teacher for the natural images, if there is one.
     """
 
     batch: Batch
@@ -68,10 +68,10 @@ class Terms(NamedTuple):
       natural: outputs of the training-phase forward of the natural images, if there was one.
       metrics: scalars worth logging.
       state: of the method, for the next step.
-      adversarial: as ``natural``, of the adversarial images.
+      adversarial: outputs for the adversarial images, if there was such a forward.
     """
 
-    loss: Float[Array, ""]
+    loss: Scalar
     batch_stats: BatchStats
     natural: Outputs | None
     metrics: Metrics
@@ -86,51 +86,20 @@ class Plan(NamedTuple):
     extras: dict[str, Any]
 
 
-Prepare = Callable[[Predict, Batch, Key[Array, ""], Int[Array, ""]], Plan]
-"""Plans the attacks on a batch, ``(predict, batch, key, epoch) -> plan``.
+LossOfParams = Callable[[PyTree], tuple[Scalar, Any]]
+"""Maps parameters to the loss and an auxiliary output, as for ``jax.grad(..., has_aux=True)``."""
 
-``predict`` is the network in the evaluation phase.
-"""
-
-Attack = Callable[
-    [Predict, dict[str, AttackRequest], MethodState], tuple[dict[str, Images], MethodState]
-]
-"""Carries the plan out, ``(predict, requests, state) -> (attacked, state)``."""
-
-Loss = Callable[[Forward, BatchStats, Examples], Terms]
-"""The loss of an attacked batch, differentiated in the parameters inside its first argument."""
-
-Gradient = Callable[
-    [Callable[[PyTree], tuple[Float[Array, ""], Any]], PyTree, Int[Array, ""]],
-    tuple[tuple[Float[Array, ""], Any], PyTree],
-]
-"""Differentiates the loss, ``(loss, params, epoch) -> ((value, auxiliary), gradients)``.
-
-``loss`` maps parameters to its value and auxiliary output, as for ``has_aux=True``.
-"""
+ValueAndGradient = tuple[tuple[Scalar, Any], PyTree]
+"""``((loss, auxiliary output), gradient)``, as ``jax.value_and_grad(..., has_aux=True)`` gives."""
 
 
-def attack_as_planned(predict, requests, state):
-    """Runs the requests; the method remembers nothing of it."""
-    return run_requests(predict, requests), state
-
-
-InitState = Callable[[Int[Array, "examples"], int], MethodState]
-"""What a method remembers before the first step, ``(labels, num_classes) -> state``.
-
-``labels`` are those of all training examples, in the order of ``Batch.indices``.
-"""
-
-
-def no_state(labels, num_classes):
-    """Nothing to remember from step to step."""
-    del labels, num_classes
+def no_state(labels: Int[Array, "examples"], num_classes: int) -> MethodState:
+    """Remember nothing from step to step."""
     return {}
 
 
-def plain_gradient(loss, params, epoch):
-    """The gradient at the parameters themselves."""
-    del epoch
+def plain_gradient(loss: LossOfParams, params: PyTree, epoch: Int[Array, ""]) -> ValueAndGradient:
+    """Differentiate the loss at the parameters themselves."""
     return jax.value_and_grad(loss, has_aux=True)(params)
 
 
@@ -138,23 +107,33 @@ class Method(NamedTuple):
     """How a batch becomes a training loss and its gradient.
 
     Attributes:
-      prepare: plans the attacks.
-      loss: of the attacked batch.
-      init_state: what the method remembers before the first step; a part of the train state, so it
-        is checkpointed and resumed.
-      attack: carries the plan out.
-      gradient: differentiates the loss.
+      prepare: plans the attacks on a batch, ``(model, batch, key, epoch) -> plan``, with ``model``
+        the network in the evaluation phase.
+      loss: of the attacked batch, ``(forward, batch_stats, examples) -> terms``, differentiated in
+        the parameters inside ``forward``.
+      init_state: makes what the method remembers before the first step, ``(labels, num_classes) ->
+        state``, from the labels of all training examples, in the order of ``Batch.indices``. The
+        state is a part of the train state, so it is checkpointed and resumed.
+      attack: carries the plan out, ``(model, requests, state) -> (attacked, state)``.
+      gradient: differentiates the loss, ``(loss, params, epoch) -> ((loss, auxiliary), gradient)``.
     """
 
-    prepare: Prepare
-    loss: Loss
-    init_state: InitState = no_state
-    attack: Attack = attack_as_planned
-    gradient: Gradient = plain_gradient
+    prepare: Callable[[Model, Batch, Key[Array, ""], Int[Array, ""]], Plan]
+    loss: Callable[[Forward, BatchStats, Examples], Terms]
+    init_state: Callable[[Int[Array, "examples"], int], MethodState] = no_state
+    attack: Callable[..., tuple[dict[str, Images], MethodState]] = run_requests
+    gradient: Callable[[LossOfParams, PyTree, Int[Array, ""]], ValueAndGradient] = plain_gradient
 
 
-def accuracy(outputs: Outputs, labels: Int[Array, "batch"]) -> Float[Array, ""]:
-    """Share of the batch that the final logits classify correctly.
+def stream_keys(
+    key: Key[Array, ""], stream: int, indices: Int[Array, "batch"]
+) -> Key[Array, "batch"]:
+    """Derive one key per example from the step's key, a stream's number and data-set indices."""
+    return example_keys(jax.random.fold_in(key, stream), indices)
+
+
+def accuracy(outputs: Outputs, labels: Int[Array, "batch"]) -> Scalar:
+    """Return the share of the batch that the final logits classify correctly.
 
     In the training phase a network with reverse attention is told the label by its masks, so there
     this says nothing about how it will classify: look at the selection split for that.
@@ -162,20 +141,32 @@ def accuracy(outputs: Outputs, labels: Int[Array, "batch"]) -> Float[Array, ""]:
     return jnp.mean((jnp.argmax(outputs.logits, axis=-1) == labels).astype(jnp.float32))
 
 
-PairLoss = Callable[[Outputs, Outputs, Examples], tuple[Float[Array, ""], Metrics, MethodState]]
-"""``(natural, adversarial, examples) -> (loss, metrics, state)``; a method that remembers nothing
-returns ``examples.state``."""
+def untargeted(attack: AttackSettings) -> Callable[..., Plan]:
+    """Plan the untargeted attack on every natural image (paper eq. 2), as ``'adversarial'``."""
+
+    def prepare(model: Model, batch: Batch, key: Key[Array, ""], epoch: Int[Array, ""]) -> Plan:
+        keys = stream_keys(key, ADVERSARIAL, batch.indices)
+        request = AttackRequest(attack, batch.images, batch.labels, False, keys)
+        return Plan({"adversarial": request}, {})
+
+    return prepare
 
 
-def natural_and_adversarial(settings: AttackSettings, pair_loss: PairLoss) -> Method:
-    """Attacks every image, then compares the two training-phase forwards, the natural one first.
+PairTerms = tuple[Scalar, Metrics, MethodState]
+"""The loss of a pair of forwards, metrics, and the state: ``examples.state`` if nothing changed."""
+
+
+def natural_and_adversarial(
+    attack: AttackSettings, pair_loss: Callable[[Outputs, Outputs, Examples], PairTerms]
+) -> Method:
+    """Attack every image, then compare the two training-phase forwards, the natural one first.
 
     Args:
-      settings: the untargeted attack.
-      pair_loss: of the outputs for the natural and for the adversarial images.
+      attack: untargeted, on every natural image.
+      pair_loss: ``(natural, adversarial, examples) -> (loss, metrics, state)``, of the outputs.
     """
 
-    def loss(forward, batch_stats, examples):
+    def loss(forward: Forward, batch_stats: BatchStats, examples: Examples) -> Terms:
         images, labels, _ = examples.batch
         natural, batch_stats = forward(batch_stats, images, labels)
         adversarial, batch_stats = forward(batch_stats, examples.attacked["adversarial"], labels)
@@ -186,29 +177,19 @@ def natural_and_adversarial(settings: AttackSettings, pair_loss: PairLoss) -> Me
         }
         return Terms(value, batch_stats, natural, metrics | accuracies, state, adversarial)
 
-    return Method(untargeted(settings), loss)
+    return Method(untargeted(attack), loss)
 
 
-def untargeted(settings: AttackSettings):
-    """Plans the untargeted attack on every natural image (paper eq. 2), as ``'adversarial'``."""
-
-    def prepare(predict, batch, key, epoch):
-        del predict, epoch
-        keys = example_keys(key, ADVERSARIAL, batch.indices)
-        request = AttackRequest(settings, batch.images, batch.labels, False, keys)
-        return Plan({"adversarial": request}, {})
-
-    return prepare
-
-
-def _needs_an_attack(config, setting):
+def check_adversarial(config: Config, setting: str) -> None:
+    """Refuse an option that needs an attack, ``'awp.gamma=0.01'``, for natural training."""
     if config.method.name == "natural":
         raise UsageError(
-            f"{setting}: needs an adversarial method (config.method.name), not 'natural'"
+            f"config.{setting}: needs an adversarial method (config.method.name), not 'natural'"
         )
 
 
-def _needs_epochs_after(config, field, epochs):
+def check_before_end(config: Config, field: str, epochs: int) -> None:
+    """Refuse a number of first epochs after which nothing of the training is left."""
     if epochs >= config.epochs:
         raise UsageError(
             f"config.{field}={epochs}: must be less than config.epochs={config.epochs}, or what "

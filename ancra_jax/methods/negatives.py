@@ -1,6 +1,5 @@
 """Choice of a negative example (an example of another class) for every example of a batch."""
 
-import difflib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from ancra_jax.errors import UsageError
+from ancra_jax.registry import Registry
 
 Labels = Int[Array, "batch"]
 Logits = Float[Array, "batch classes"]
@@ -23,39 +22,10 @@ where an example is no candidate. Examples of the anchor's own class never are.
 
 RANDOM = "random"
 
-_strategies: dict[str, Strategy] = {}
-
-
-def register(name: str) -> Callable[[Strategy], Strategy]:
-    """Decorator: makes a strategy available as ``config.negative_contrast.strategy``.
-
-    Raises:
-      UsageError: the name is taken.
-    """
-    if name in available():
-        raise UsageError(f"strategy {name!r} is registered already")
-
-    def add(strategy):
-        _strategies[name] = strategy
-        return strategy
-
-    return add
-
-
-def available() -> tuple[str, ...]:
-    """Names of the strategies; ``'random'`` is what the others fall back to."""
-    return (RANDOM, *_strategies)
-
-
-def check_strategy(name: str):
-    """Raises ``UsageError`` if there is no such strategy."""
-    if name not in available():
-        close = difflib.get_close_matches(name, available(), n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise UsageError(
-            f"config.negative_contrast.strategy={name!r}: there is no such strategy; {hint}"
-            f"allowed are {', '.join(available())}"
-        )
+strategies: Registry[Strategy | None] = Registry("strategy of negatives")
+strategies.register(RANDOM)(None)  # needs no scores; the others fall back to it
+register = strategies.register
+available = strategies.names
 
 
 class Negatives(NamedTuple):
@@ -75,7 +45,7 @@ class Negatives(NamedTuple):
 def random_negatives(
     keys: Key[Array, "batch"], labels: Int[Array, "batch"]
 ) -> tuple[Int[Array, "batch"], Bool[Array, "batch"]]:
-    """Draws for every anchor a class other than its own among those present, then an example of it.
+    """Draw for every anchor another class among those present, then an example of that class.
 
     Both draws are uniform, so an example of class ``c`` is drawn with a probability proportional to
     ``1 / (number of examples of c)``: one categorical draw over the batch, with one key per anchor.
@@ -93,59 +63,58 @@ def random_negatives(
 
 @register("soft")
 def soft(labels: Labels, logits: Logits) -> Scores:
-    """Candidates are taken by the network for what the anchor is taken for."""
+    """Score the examples that are predicted to be what the anchor is predicted to be."""
     predicted = jnp.argmax(logits, axis=-1)
     return _anchor_class_logit(labels, logits, predicted[None, :] == predicted[:, None])
 
 
 @register("hard")
 def hard(labels: Labels, logits: Logits) -> Scores:
-    """Candidates are taken by the network for examples of the anchor's class."""
+    """Score the examples that are predicted to be of the anchor's class."""
     predicted = jnp.argmax(logits, axis=-1)
     return _anchor_class_logit(labels, logits, predicted[None, :] == labels[:, None])
 
 
 @register("easy")
 def easy(labels: Labels, logits: Logits) -> Scores:
-    """Candidates are taken neither for the anchor's class nor for what the anchor is taken for."""
+    """Score the examples that are predicted to be neither of the anchor's class nor as it is."""
     predicted = jnp.argmax(logits, axis=-1)
     as_anchor = predicted[None, :] == predicted[:, None]
     as_label = predicted[None, :] == labels[:, None]
     return _anchor_class_logit(labels, logits, ~as_anchor & ~as_label)
 
 
-def _anchor_class_logit(labels, logits, candidates):
-    """Every candidate's final logit for the anchor's class."""
+def _anchor_class_logit(
+    labels: Labels, logits: Logits, candidates: Bool[Array, "batch batch"]
+) -> Scores:
+    """Return every candidate's final logit for the anchor's class, ``-inf`` elsewhere."""
     return jnp.where(candidates, logits[:, labels].T, -jnp.inf)
 
 
 def choose_negatives(
-    strategy: str,
-    keys: Key[Array, "batch"],
-    labels: Labels,
-    logits: Logits | None = None,
+    strategy: str, keys: Key[Array, "batch"], labels: Labels, logits: Logits | None = None
 ) -> Negatives:
-    """Chooses one negative per anchor from the batch (paper section on negative examples, Table 4).
+    """Choose one negative per anchor from the batch (paper section on negative examples, Table 4).
 
     Args:
       strategy: ``'random'``, or a registered one: of its candidates the one with the largest score;
         without a candidate, a random negative.
       keys: one key per anchor.
       labels: true classes.
-      logits: final logits of the batch in evaluation mode; only ``'random'`` does without.
+      logits: final logits of the batch in the evaluation phase; only ``'random'`` needs none.
 
     Raises:
-      UsageError: unknown strategy.
+      UsageError: there is no such strategy.
       ValueError: a strategy that needs ``logits`` without them.
     """
-    check_strategy(strategy)
+    score = strategies.get(strategy, "strategy")
     drawn, valid = random_negatives(keys, labels)
-    if strategy == RANDOM:
+    if score is None:
         return Negatives(drawn, valid, jnp.zeros_like(valid))
     if logits is None:
         raise ValueError(f"strategy={strategy!r} needs the logits of the batch")
     other_class = labels[:, None] != labels[None, :]
-    scores = jnp.where(other_class, _strategies[strategy](labels, logits), -jnp.inf)
+    scores = jnp.where(other_class, score(labels, logits), -jnp.inf)
     found = jnp.any(scores > -jnp.inf, axis=1)
     best = jnp.argmax(scores, axis=1).astype(jnp.int32)
     return Negatives(jnp.where(found, best, drawn), valid, valid & ~found)

@@ -1,84 +1,45 @@
 """Methods by name, in the wrappers that a configuration asks for."""
 
-import difflib
 from collections.abc import Callable
 
-from ancra_jax import attacks
-from ancra_jax.config.schema import AttackConfig, Config
-from ancra_jax.errors import UsageError
-from ancra_jax.methods.attack import AttackSettings
+from ancra_jax.config import Config, options_of
+from ancra_jax.methods.attack import AttackSettings, attack_settings
 from ancra_jax.methods.core import Method
-from ancra_jax.methods.distillation import with_distillation
-from ancra_jax.methods.negative_contrast import with_negative_contrast
-from ancra_jax.methods.udr import with_distributional_robustness
-from ancra_jax.methods.weight_perturbation import with_weight_perturbation
+from ancra_jax.methods.distillation import distillation
+from ancra_jax.methods.negative_contrast import negative_contrast
+from ancra_jax.methods.udr import distributional_robustness
+from ancra_jax.methods.weight_perturbation import weight_perturbation
+from ancra_jax.registry import Registry
 
-Factory = Callable[[Config, AttackSettings], Method]
-"""Makes a method of the configuration and the training attack that it describes."""
+Factory = Callable[..., Method]
+"""``(config, attack, *, ...) -> method``, with ``attack`` as the configuration describes it.
 
-_factories: dict[str, Factory] = {}
+The keyword-only arguments are the method's own settings, ``config.method.options``.
+"""
 
+_methods: Registry[Factory] = Registry("method")
+register = _methods.register
+available = _methods.names
 
-def register(name: str) -> Callable[[Factory], Factory]:
-    """Decorator: makes a factory of methods available as ``config.method.name``.
-
-    Raises:
-      UsageError: the name is taken.
-    """
-    if name in _factories:
-        raise UsageError(f"method name {name!r} is registered already")
-
-    def add(factory):
-        _factories[name] = factory
-        return factory
-
-    return add
-
-
-def available() -> tuple[str, ...]:
-    """Names that ``config.method.name`` may have."""
-    return tuple(_factories)
+WRAPPERS: tuple[Callable[[Method, Config, AttackSettings], Method], ...] = (
+    distillation,
+    negative_contrast,
+    distributional_robustness,
+    weight_perturbation,
+)
+"""From the innermost to the outermost; each returns the method itself while it is off."""
 
 
 def create(config: Config) -> Method:
-    """Builds the method of a configuration, wrappers included.
+    """Build the method of a configuration, wrappers included.
 
     Raises:
-      UsageError: no such method, or a wrapper that it cannot carry.
+      UsageError: no such method, settings that it does not have, or a wrapper that it cannot carry.
     """
-    name = config.method.name
-    if name not in _factories:
-        close = difflib.get_close_matches(name, _factories, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise UsageError(
-            f"config.method.name={name!r}: there is no such method; {hint}"
-            f"allowed are {', '.join(_factories)}"
-        )
-    settings = attack_settings(config.attack, config.method.aux_weight)
-    method = _factories[name](config, settings)
+    factory = _methods.get(config.method.name, "config.method.name")
+    options = options_of(factory, config.method.options, "config.method.options")
+    attack = attack_settings(config)
+    method = factory(config, attack, **options)
     for wrap in WRAPPERS:
-        method = wrap(method, config, settings)
+        method = wrap(method, config, attack)
     return method
-
-
-def attack_settings(config: AttackConfig, aux_weight: float) -> AttackSettings:
-    """The training attack as a configuration describes it."""
-    return AttackSettings(
-        objective=config.objective,
-        threat_model=attacks.threat_model(config.norm, config.epsilon),
-        step_size=config.step_size,
-        num_steps=config.num_steps,
-        start=config.start,
-        aux_weight=aux_weight,
-    )
-
-
-Wrapper = Callable[[Method, Config, AttackSettings], Method]
-
-WRAPPERS: tuple[Wrapper, ...] = (
-    with_distillation,
-    with_negative_contrast,
-    with_distributional_robustness,
-    with_weight_perturbation,
-)
-"""From the innermost to the outermost."""

@@ -1,102 +1,67 @@
-"""S2O: adversarial training and TRADES regularised by second-order statistics."""
+"""S2O: adversarial training and TRADES regularised by second-order statistics.
+
+The regulariser ``R`` adds `ancra_jax.losses.second_order_divergence` of the natural and of the
+adversarial logits; ``c`` is ``config.second_order.cross_entropy_weight``, ``w`` the ``weight`` of
+the regulariser. Every term is taken over all heads.
+
+References:
+  Jin et al., Enhancing Adversarial Training with Second-Order Statistics of Weights, CVPR 2022.
+"""
+
+from jaxtyping import Array, Float, Int
 
 from ancra_jax import losses
 from ancra_jax.config.schema import Config
-from ancra_jax.methods import second_order
 from ancra_jax.methods.attack import AttackSettings
-from ancra_jax.methods.core import Method, natural_and_adversarial
+from ancra_jax.methods.core import Examples, Method, PairTerms, natural_and_adversarial
 from ancra_jax.methods.registry import register
-from ancra_jax.methods.standard import cross_entropy
+from ancra_jax.methods.standard import cross_entropy, kl_divergence
+from ancra_jax.types import Outputs
 
 
 @register("pgd_at_s2o")
-def _pgd_at_s2o(config: Config, settings: AttackSettings) -> Method:
-    method, s2o = config.method, config.second_order
-    return second_order.pgd_at_s2o(
-        settings,
-        method.aux_weight,
-        method.label_smoothing,
-        cross_entropy_weight=s2o.cross_entropy_weight,
-        weight=s2o.weight,
-        diagonal=s2o.diagonal,
-    )
+def pgd_at_s2o(config: Config, attack: AttackSettings) -> Method:
+    """Minimise ``c CE(x_adv, y) + w R``."""
+    s2o = config.second_order
+
+    def loss(natural: Outputs, adversarial: Outputs, examples: Examples) -> PairTerms:
+        labels = examples.batch.labels
+        classification = cross_entropy(adversarial, labels, config.method)
+        regulariser = _regulariser(natural, adversarial, labels, config)
+        metrics = {"loss_adversarial": classification, "loss_second_order": regulariser}
+        value = s2o.cross_entropy_weight * classification + s2o.weight * regulariser
+        return value, metrics, examples.state
+
+    return natural_and_adversarial(attack, loss)
 
 
 @register("trades_s2o")
-def _trades_s2o(config: Config, settings: AttackSettings) -> Method:
-    method, s2o = config.method, config.second_order
-    return second_order.trades_s2o(
-        settings,
-        method.beta,
-        method.aux_weight,
-        method.label_smoothing,
-        cross_entropy_weight=s2o.cross_entropy_weight,
-        weight=s2o.weight,
-        diagonal=s2o.diagonal,
-    )
+def trades_s2o(config: Config, attack: AttackSettings) -> Method:
+    """Minimise ``c CE(x, y) + w R + beta KL(p(x) || p(x_adv))``."""
+    s2o, beta = config.second_order, config.method.beta
 
-
-def pgd_at_s2o(
-    settings: AttackSettings,
-    aux_weight: float,
-    label_smoothing: float = 0.0,
-    *,
-    cross_entropy_weight: float,
-    weight: float,
-    diagonal: float,
-) -> Method:
-    """``cross_entropy_weight CE(x_adv, y) + weight R``, over all heads.
-
-    ``R`` adds ``losses.second_order_divergence`` of the natural and of the adversarial logits.
-
-    References:
-      See ``ancra_jax.losses.second_order``.
-    """
-
-    def loss(natural, adversarial, examples):
+    def loss(natural: Outputs, adversarial: Outputs, examples: Examples) -> PairTerms:
         labels = examples.batch.labels
-        classification = cross_entropy(adversarial, labels, aux_weight, label_smoothing)
-        regulariser = _regulariser(natural, adversarial, labels, aux_weight, diagonal)
-        metrics = {"loss_adversarial": classification, "loss_second_order": regulariser}
-        value = cross_entropy_weight * classification + weight * regulariser
+        classification = cross_entropy(natural, labels, config.method)
+        regulariser = _regulariser(natural, adversarial, labels, config)
+        kl = kl_divergence(natural, adversarial, config.method)
+        metrics = {"loss_natural": classification, "loss_second_order": regulariser, "loss_kl": kl}
+        value = s2o.cross_entropy_weight * classification + s2o.weight * regulariser + beta * kl
         return value, metrics, examples.state
 
-    return natural_and_adversarial(settings, loss)
+    return natural_and_adversarial(attack, loss)
 
 
-def trades_s2o(
-    settings: AttackSettings,
-    beta: float,
-    aux_weight: float,
-    label_smoothing: float = 0.0,
-    *,
-    cross_entropy_weight: float,
-    weight: float,
-    diagonal: float,
-) -> Method:
-    """``cross_entropy_weight CE(x, y) + weight R + beta KL(p(x) || p(x_adv))``, over all heads.
+def _regulariser(
+    natural: Outputs, adversarial: Outputs, labels: Int[Array, "batch"], config: Config
+) -> Float[Array, ""]:
+    def term(
+        p: Float[Array, "batch classes"], q: Float[Array, "batch classes"]
+    ) -> Float[Array, ""]:
+        of_p, of_q = (
+            losses.second_order_divergence(logits, labels, config.second_order.diagonal)
+            for logits in (p, q)
+        )
+        return of_p + of_q
 
-    ``R`` and references as in ``pgd_at_s2o``.
-    """
-
-    def loss(natural, adversarial, examples):
-        labels = examples.batch.labels
-        classification = cross_entropy(natural, labels, aux_weight, label_smoothing)
-        regulariser = _regulariser(natural, adversarial, labels, aux_weight, diagonal)
-        kl = losses.combined(losses.kl_divergence, natural, adversarial, aux_weight=aux_weight)
-        metrics = {
-            "loss_natural": classification,
-            "loss_second_order": regulariser,
-            "loss_kl": kl,
-        }
-        value = cross_entropy_weight * classification + weight * regulariser + beta * kl
-        return value, metrics, examples.state
-
-    return natural_and_adversarial(settings, loss)
-
-
-def _regulariser(natural, adversarial, labels, aux_weight, diagonal):
-    divergence = lambda logits: losses.second_order_divergence(logits, labels, diagonal)  # noqa: E731
-    return losses.combined(
-        lambda p, q: divergence(p) + divergence(q), natural, adversarial, aux_weight=aux_weight
-    )
+    return losses.combined(term, natural, adversarial, aux_weight=config.method.aux_weight)

@@ -1,140 +1,112 @@
-"""Natural training, PGD-AT, TRADES and MART."""
+"""Natural training, PGD-AT, TRADES and MART.
 
-from jaxtyping import Array, Float, Int
+Every term ``g`` of a loss is taken over all heads, ``g(f') + aux_weight mean_k g(p_k)``.
+"""
+
+from functools import partial
+
+from jaxtyping import Array, Float, Int, Key
 
 from ancra_jax import losses
-from ancra_jax.config.schema import Config
-from ancra_jax.methods import standard as base
-from ancra_jax.methods.attack import AttackSettings
-from ancra_jax.methods.core import (
-    Method,
-    Plan,
-    Terms,
-    accuracy,
-    natural_and_adversarial,
-    untargeted,
-)
+from ancra_jax.config.schema import Config, MethodConfig
+from ancra_jax.methods import core
+from ancra_jax.methods.attack import AttackSettings, Model
+from ancra_jax.methods.core import BatchStats, Examples, Forward, Method, PairTerms, Plan, Terms
 from ancra_jax.methods.registry import register
-from ancra_jax.types import Outputs
+from ancra_jax.types import Batch, Outputs
 
 
-def natural(aux_weight: float, label_smoothing: float = 0.0) -> Method:
-    """Cross-entropy on natural images."""
+@register("natural")
+def natural(config: Config, attack: AttackSettings) -> Method:
+    """Minimise ``CE(x, y)``."""
 
-    def prepare(predict, batch, key, epoch):
-        del predict, batch, key, epoch
+    def prepare(model: Model, batch: Batch, key: Key[Array, ""], epoch: Int[Array, ""]) -> Plan:
         return Plan({}, {})
 
-    def loss(forward, batch_stats, examples):
-        batch = examples.batch
-        outputs, batch_stats = forward(batch_stats, batch.images, batch.labels)
-        value = cross_entropy(outputs, batch.labels, aux_weight, label_smoothing)
-        metrics = {"batch_accuracy_natural": accuracy(outputs, batch.labels)}
+    def loss(forward: Forward, batch_stats: BatchStats, examples: Examples) -> Terms:
+        images, labels, _ = examples.batch
+        outputs, batch_stats = forward(batch_stats, images, labels)
+        value = cross_entropy(outputs, labels, config.method)
+        metrics = {"batch_accuracy_natural": core.accuracy(outputs, labels)}
         return Terms(value, batch_stats, outputs, metrics, examples.state)
 
     return Method(prepare, loss)
 
 
-def pgd_at(settings: AttackSettings, aux_weight: float, label_smoothing: float = 0.0) -> Method:
-    """Cross-entropy on adversarial images.
+@register("pgd_at")
+def pgd_at(config: Config, attack: AttackSettings) -> Method:
+    """Minimise ``CE(x_adv, y)``.
 
     References:
       Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018.
     """
 
-    def loss(forward, batch_stats, examples):
-        labels = examples.batch.labels
-        outputs, batch_stats = forward(batch_stats, examples.attacked["adversarial"], labels)
-        value = cross_entropy(outputs, labels, aux_weight, label_smoothing)
-        metrics = {"batch_accuracy_adversarial": accuracy(outputs, labels)}
+    def loss(forward: Forward, batch_stats: BatchStats, examples: Examples) -> Terms:
+        images, labels = examples.attacked["adversarial"], examples.batch.labels
+        outputs, batch_stats = forward(batch_stats, images, labels)
+        value = cross_entropy(outputs, labels, config.method)
+        metrics = {"batch_accuracy_adversarial": core.accuracy(outputs, labels)}
         return Terms(value, batch_stats, None, metrics, examples.state, outputs)
 
-    return Method(untargeted(settings), loss)
+    return Method(core.untargeted(attack), loss)
 
 
-def trades(
-    settings: AttackSettings, beta: float, aux_weight: float, label_smoothing: float = 0.0
-) -> Method:
-    """``CE(x, y) + beta KL(p(x) || p(x_adv))``, each term over all heads; nothing is detached.
+@register("trades")
+def trades(config: Config, attack: AttackSettings) -> Method:
+    """Minimise ``CE(x, y) + beta KL(p(x) || p(x_adv))``; nothing is detached.
 
     References:
       Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy, ICML 2019;
       ANCRA paper, eq. 7 for the heads.
     """
-
-    def loss(natural, adversarial, examples):
-        labels = examples.batch.labels
-        classification = cross_entropy(natural, labels, aux_weight, label_smoothing)
-        kl = losses.combined(losses.kl_divergence, natural, adversarial, aux_weight=aux_weight)
-        metrics = {"loss_natural": classification, "loss_kl": kl}
-        return classification + beta * kl, metrics, examples.state
-
-    return natural_and_adversarial(settings, loss)
-
-
-def mart(
-    settings: AttackSettings, beta: float, aux_weight: float, label_smoothing: float = 0.0
-) -> Method:
-    """MART: ``BCE(x_adv, y) + beta KL(p(x) || p(x_adv)) (1 - p_y(x))``, each term over all heads.
-
-    Args:
-      settings: the attack.
-      beta: weight of the second term, lambda in its paper.
-      aux_weight: weight of the auxiliary heads; every head has its own margin and weights.
-      label_smoothing: of the cross-entropy within BCE.
-
-    References:
-      See ``ancra_jax.losses.mart``.
-    """
-
-    def loss(natural, adversarial, examples):
-        labels = examples.batch.labels
-        boosted = losses.combined(
-            lambda q: losses.boosted_cross_entropy(q, labels, label_smoothing),
-            adversarial,
-            aux_weight=aux_weight,
-        )
-        kl = losses.combined(
-            lambda p, q: losses.weighted_kl(p, q, labels),
-            natural,
-            adversarial,
-            aux_weight=aux_weight,
-        )
-        metrics = {"loss_adversarial": boosted, "loss_kl": kl}
-        return boosted + beta * kl, metrics, examples.state
-
-    return natural_and_adversarial(settings, loss)
-
-
-def cross_entropy(
-    outputs: Outputs, labels: Int[Array, "batch"], aux_weight: float, label_smoothing: float = 0.0
-) -> Float[Array, ""]:
-    """Cross-entropy over all heads."""
-    return losses.combined(
-        lambda logits: losses.cross_entropy(logits, labels, label_smoothing),
-        outputs,
-        aux_weight=aux_weight,
-    )
-
-
-@register("natural")
-def _natural(config: Config, settings: AttackSettings) -> Method:
-    del settings
-    return base.natural(config.method.aux_weight, config.method.label_smoothing)
-
-
-@register("pgd_at")
-def _pgd_at(config: Config, settings: AttackSettings) -> Method:
-    return base.pgd_at(settings, config.method.aux_weight, config.method.label_smoothing)
-
-
-@register("trades")
-def _trades(config: Config, settings: AttackSettings) -> Method:
     method = config.method
-    return base.trades(settings, method.beta, method.aux_weight, method.label_smoothing)
+
+    def loss(natural: Outputs, adversarial: Outputs, examples: Examples) -> PairTerms:
+        classification = cross_entropy(natural, examples.batch.labels, method)
+        kl = kl_divergence(natural, adversarial, method)
+        metrics = {"loss_natural": classification, "loss_kl": kl}
+        return classification + method.beta * kl, metrics, examples.state
+
+    return core.natural_and_adversarial(attack, loss)
 
 
 @register("mart")
-def _mart(config: Config, settings: AttackSettings) -> Method:
+def mart(config: Config, attack: AttackSettings) -> Method:
+    """Minimise ``BCE(x_adv, y) + beta KL(p(x) || p(x_adv)) (1 - p_y(x))``.
+
+    Every head has its own margin within BCE and its own weights ``1 - p_y``. ``beta`` is lambda in
+    MART's paper.
+
+    References:
+      Wang et al., Improving Adversarial Robustness Requires Revisiting Misclassified Examples,
+      ICLR 2020.
+    """
     method = config.method
-    return base.mart(settings, method.beta, method.aux_weight, method.label_smoothing)
+    combined = partial(losses.combined, aux_weight=method.aux_weight)
+
+    def loss(natural: Outputs, adversarial: Outputs, examples: Examples) -> PairTerms:
+        labels, smoothing = examples.batch.labels, method.label_smoothing
+        boosted = combined(
+            lambda q: losses.boosted_cross_entropy(q, labels, smoothing), adversarial
+        )
+        kl = combined(lambda p, q: losses.weighted_kl(p, q, labels), natural, adversarial)
+        metrics = {"loss_adversarial": boosted, "loss_kl": kl}
+        return boosted + method.beta * kl, metrics, examples.state
+
+    return core.natural_and_adversarial(attack, loss)
+
+
+def cross_entropy(
+    outputs: Outputs, labels: Int[Array, "batch"], method: MethodConfig
+) -> Float[Array, ""]:
+    """Return the cross-entropy over all heads, with the method's label smoothing."""
+    return losses.combined(
+        lambda logits: losses.cross_entropy(logits, labels, method.label_smoothing),
+        outputs,
+        aux_weight=method.aux_weight,
+    )
+
+
+def kl_divergence(natural: Outputs, adversarial: Outputs, method: MethodConfig) -> Float[Array, ""]:
+    """Return ``KL(p(x) || p(x_adv))`` over all heads."""
+    return losses.combined(losses.kl_divergence, natural, adversarial, aux_weight=method.aux_weight)

@@ -1,14 +1,20 @@
 """Unified distributional robustness (UDR) as a wrapper around any adversarial method."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ancra_jax import attacks
-from ancra_jax.attacks.threat_models import Images
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError
-from ancra_jax.methods.attack import AttackSettings, run_requests
-from ancra_jax.methods.core import Method, _needs_an_attack
+from ancra_jax.methods.attack import (
+    AttackRequest,
+    AttackSettings,
+    Images,
+    MethodState,
+    Model,
+    run_requests,
+)
+from ancra_jax.methods.core import BatchStats, Examples, Forward, Method, Terms, check_adversarial
 from ancra_jax.ops.pytree import pytree_dataclass
 
 
@@ -23,84 +29,70 @@ class SoftLinf(attacks.Linf):
     multiplier: float | Float[Array, ""]
 
     def project(self, images: Images, natural: Images) -> Images:
-        """Takes ``multiplier`` times the excess over epsilon off, then clips to [0, 1]."""
+        """Take ``multiplier`` times the excess over epsilon off, then clip to [0, 1]."""
         delta = images - natural
         excess = delta - jnp.clip(delta, -self.epsilon, self.epsilon)
         return jnp.clip(natural + delta - self.multiplier * excess, 0.0, 1.0)
 
 
-def distributional_robustness(
-    method: Method, *, multiplier: float, rate: float, interval: int
-) -> Method:
-    """Attacks in a soft ball whose stiffness lambda is learned; the loss is the method's own.
+def distributional_robustness(method: Method, config: Config, attack: AttackSettings) -> Method:
+    """Attack in a soft ball whose stiffness lambda is learned; the loss is the method's own.
 
     After a step the perturbation ``delta`` is reduced by ``lambda (delta - sign(delta) epsilon)``
     where ``|delta| > epsilon`` (the paper's ``step / tau`` is 1: its temperature tau is the step
-    size). Every ``interval`` training steps lambda becomes ``max(0, lambda - rate (epsilon - d))``,
-    where ``d`` is the mean over them of ``|delta|`` of the adversarial images.
-
-    Args:
-      method: the method to extend; it plans an attack ``'adversarial'`` in an Linf ball. All of its
-        attacks move in the soft ball.
-      multiplier: lambda at the start.
-      rate: of its descent.
-      interval: training steps between its updates.
+    size). lambda starts at ``config.udr.multiplier``. Every ``interval`` training steps it becomes
+    ``max(0, lambda - rate (epsilon - d))``, where ``d`` is the mean over them of ``|delta|`` of the
+    adversarial images. All of the method's attacks move in the soft ball. Off while
+    ``config.udr.multiplier`` is 0.
 
     References:
       Bui et al., A Unified Wasserstein Distributional Robustness Framework for Adversarial
       Training, ICLR 2022.
     """
-
-    def init_state(labels, num_classes):
-        udr = {
-            "multiplier": jnp.asarray(multiplier, jnp.float32),
-            "distance": jnp.zeros((), jnp.float32),  # summed since the last update
-            "steps": jnp.zeros((), jnp.int32),
-        }
-        return method.init_state(labels, num_classes) | {"udr": udr}
-
-    def attack(predict, requests, state):
-        if "adversarial" not in requests:
-            raise UsageError("config.udr.multiplier: needs a method that attacks natural images")
-        request = requests["adversarial"]
-        soft = lambda ball: SoftLinf(ball.epsilon, state["udr"]["multiplier"])  # noqa: E731
-        attacked = run_requests(predict, requests, soft)
-        distance = jnp.mean(jnp.abs(attacked["adversarial"] - request.images))
-        epsilon = request.settings.threat_model.epsilon
-        return attacked, state | {"udr": _advance(state["udr"], distance, epsilon)}
-
-    def _advance(udr, distance, epsilon):
-        steps, total = udr["steps"] + 1, udr["distance"] + distance
-        due = steps == interval
-        updated = jnp.maximum(0.0, udr["multiplier"] - rate * (epsilon - total / interval))
-        return {
-            "multiplier": jnp.where(due, updated, udr["multiplier"]),
-            "distance": jnp.where(due, 0.0, total),
-            "steps": jnp.where(due, 0, steps),
-        }
-
-    def loss(forward, batch_stats, examples):
-        terms = method.loss(forward, batch_stats, examples)
-        metrics = terms.metrics | {"udr_multiplier": examples.state["udr"]["multiplier"]}
-        return terms._replace(metrics=metrics)
-
-    return method._replace(init_state=init_state, attack=attack, loss=loss)
-
-
-def with_distributional_robustness(
-    method: Method, config: Config, settings: AttackSettings
-) -> Method:
-    """UDR for ``config.udr.multiplier`` above 0."""
-    del settings
     udr = config.udr
     if udr.multiplier == 0:
         return method
-    _needs_an_attack(config, f"config.udr.multiplier={udr.multiplier}")
+    check_adversarial(config, f"udr.multiplier={udr.multiplier}")
     if config.attack.norm != "linf":
         raise UsageError(
             f"config.udr.multiplier={udr.multiplier}: needs config.attack.norm='linf', not "
             f"{config.attack.norm!r}"
         )
-    return distributional_robustness(
-        method, multiplier=udr.multiplier, rate=udr.rate, interval=udr.interval
-    )
+
+    def init_state(labels: Int[Array, "examples"], num_classes: int) -> MethodState:
+        state = {
+            "multiplier": jnp.asarray(udr.multiplier, jnp.float32),
+            "distance": jnp.zeros((), jnp.float32),  # summed since the last update
+            "steps": jnp.zeros((), jnp.int32),
+        }
+        return method.init_state(labels, num_classes) | {"udr": state}
+
+    def run(
+        model: Model, requests: dict[str, AttackRequest], state: MethodState
+    ) -> tuple[dict[str, Images], MethodState]:
+        if "adversarial" not in requests:
+            raise UsageError("config.udr.multiplier: needs a method that attacks natural images")
+        multiplier, distance, steps = (
+            state["udr"][name] for name in ("multiplier", "distance", "steps")
+        )
+        attacked, state = run_requests(
+            model, requests, state, lambda ball: SoftLinf(ball.epsilon, multiplier)
+        )
+        request = requests["adversarial"]
+        total = distance + jnp.mean(jnp.abs(attacked["adversarial"] - request.images))
+        epsilon = request.settings.threat_model.epsilon
+        updated = jnp.maximum(0.0, multiplier - udr.rate * (epsilon - total / udr.interval))
+        due = steps + 1 == udr.interval
+        advanced = {
+            "multiplier": jnp.where(due, updated, multiplier),
+            "distance": jnp.where(due, 0.0, total),
+            "steps": jnp.where(due, 0, steps + 1),
+        }
+        return attacked, state | {"udr": advanced}
+
+    def loss(forward: Forward, batch_stats: BatchStats, examples: Examples) -> Terms:
+        terms = method.loss(forward, batch_stats, examples)
+        metrics = terms.metrics | {"udr_multiplier": examples.state["udr"]["multiplier"]}
+        return terms._replace(metrics=metrics)
+
+    return method._replace(init_state=init_state, attack=run, loss=loss)

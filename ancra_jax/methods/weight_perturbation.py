@@ -2,34 +2,34 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, PyTree
 
 from ancra_jax.config.schema import Config
+from ancra_jax.methods import core
 from ancra_jax.methods.attack import AttackSettings
-from ancra_jax.methods.core import Method, _needs_an_attack, _needs_epochs_after
-
-_TINY = 1e-20
+from ancra_jax.methods.core import LossOfParams, Method, ValueAndGradient
 
 
-def weight_perturbation(method: Method, *, gamma: float, warmup_epochs: int) -> Method:
-    """Takes a method's gradient where its loss is worst near the weights.
+def weight_perturbation(method: Method, config: Config, attack: AttackSettings) -> Method:
+    """Take a method's gradient where its loss is worst near the weights.
 
     Every kernel ``w`` is moved by ``gamma ||w|| / (||g|| + 1e-20) g``, where ``g`` is the gradient
     of the method's loss; the gradient there is the one that the optimiser gets, for the weights as
-    they were. Biases and batch normalisation stay where they are.
-
-    Args:
-      method: the method to extend.
-      gamma: length of the move, relative to the kernel's norm.
-      warmup_epochs: epochs at the start without a move.
+    they were. Biases and batch normalisation stay where they are, and during
+    ``config.awp.warmup_epochs`` everything does. Off while ``config.awp.gamma`` is 0.
 
     References:
       Wu et al., Adversarial Weight Perturbation Helps Robust Generalization, NeurIPS 2020.
     """
+    awp = config.awp
+    if awp.gamma == 0:
+        return method
+    core.check_adversarial(config, f"awp.gamma={awp.gamma}")
+    core.check_before_end(config, "awp.warmup_epochs", awp.warmup_epochs)
 
-    def gradient(loss, params, epoch):
+    def gradient(loss: LossOfParams, params: PyTree, epoch: Int[Array, ""]) -> ValueAndGradient:
         ascent, _ = jax.grad(loss, has_aux=True)(params)
-        length = jnp.where(epoch < warmup_epochs, 0.0, gamma)
+        length = jnp.where(epoch < awp.warmup_epochs, 0.0, awp.gamma)
         perturbed = jax.tree.map(lambda w, g: _moved(w, g, length), params, ascent)
         return method.gradient(loss, perturbed, epoch)
 
@@ -42,15 +42,4 @@ def _moved(
     if weight.ndim <= 1:  # a bias, or batch normalisation
         return weight
     norm = lambda x: jnp.sqrt(jnp.sum(jnp.square(x)))  # noqa: E731
-    return weight + length * norm(weight) / (norm(ascent) + _TINY) * ascent
-
-
-def with_weight_perturbation(method: Method, config: Config, settings: AttackSettings) -> Method:
-    """AWP for ``config.awp.gamma`` above 0."""
-    del settings
-    awp = config.awp
-    if awp.gamma == 0:
-        return method
-    _needs_an_attack(config, f"config.awp.gamma={awp.gamma}")
-    _needs_epochs_after(config, "awp.warmup_epochs", awp.warmup_epochs)
-    return weight_perturbation(method, gamma=awp.gamma, warmup_epochs=awp.warmup_epochs)
+    return weight + length * norm(weight) / (norm(ascent) + 1e-20) * ascent

@@ -20,15 +20,22 @@ Initializer = Callable[..., Array]
 
 GRADIENT_RULES = ("auto", "stock", "forward")
 
-# PyTorch's default for kernels of convolutions and linear layers: U(+-1/sqrt(fan_in)).
 torch_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+"""PyTorch's default for kernels of convolutions and linear layers: U(+-1/sqrt(fan_in))."""
+
+
+def torch_bias_init(fan_in: int) -> Initializer:
+    """Return PyTorch's default for the bias of a linear layer: U(+-1/sqrt(fan_in))."""
+    bound = fan_in**-0.5
+    return partial(jax.random.uniform, minval=-bound, maxval=bound)
+
 
 _gradient_rule: ContextVar[str] = ContextVar("gradient_rule", default="auto")
 
 
 @contextmanager
 def gradient_rule(rule: str) -> Iterator[None]:
-    """Chooses how `conv` differentiates in what is traced inside the ``with`` block.
+    """Choose how `conv` differentiates in what is traced inside the ``with`` block.
 
     Args:
       rule: ``'stock'`` is JAX's own rule, ``'forward'`` computes the input gradient as an ordinary
@@ -55,10 +62,10 @@ def conv(
     stride: int = 1,
     padding: tuple[int, int] = (0, 0),
 ) -> NewFeatureMap:
-    """Two-dimensional convolution (NHWC, HWIO), padded by the same amount on both sides.
+    """Convolve in two dimensions (NHWC, HWIO), padded by the same amount on both sides.
 
-    On CPU the convolution and its input gradient are those of ``attacks.convolution``, which XLA
-    computes sooner there, above all inside a compiled loop. See `gradient_rule`.
+    On CPU the convolution and its input gradient are those of ``ancra_jax.ops.convolution``, which
+    XLA computes faster there, above all inside a compiled loop. See `gradient_rule`.
 
     Args:
       images: input feature map.
@@ -94,13 +101,11 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: FeatureMap) -> NewFeatureMap:
-        """Applies the convolution."""
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        padding = (self.kernel_size // 2,) * 2
-        return conv(
-            x.astype(self.dtype), kernel.astype(self.dtype), stride=self.stride, padding=padding
-        )
+        """Apply the convolution."""
+        size, half = self.kernel_size, self.kernel_size // 2
+        shape = (size, size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
+        return conv(x.astype(self.dtype), kernel, stride=self.stride, padding=(half, half))
 
 
 class BatchNorm(nn.Module):
@@ -120,7 +125,7 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: FeatureMap, *, train: bool) -> FeatureMap:
-        """Normalises ``x`` with its own statistics (training) or the running ones.
+        """Normalise ``x`` with its own statistics (training) or the running ones.
 
         Raises:
           UsageError: a training batch has one value per channel only, so no variance.
@@ -159,14 +164,8 @@ class Linear(NamedTuple):
     bias: Float[Array, "classes"]
 
     def __call__(self, z: Float[Array, "batch features"]) -> Float[Array, "batch classes"]:
-        """Logits of the features ``z``."""
+        """Return the logits of the features ``z``."""
         return z @ self.kernel + self.bias
-
-
-def torch_bias_init(fan_in: int) -> Initializer:
-    """PyTorch's default for the bias of a linear layer: U(+-1/sqrt(fan_in))."""
-    bound = fan_in**-0.5
-    return partial(jax.random.uniform, minval=-bound, maxval=bound)
 
 
 class Classifier(nn.Module):
@@ -184,18 +183,14 @@ class Classifier(nn.Module):
 
     @nn.compact
     def __call__(self, feature_map: FeatureMap) -> Linear:
-        """Returns the layer for the pooled features of such a map."""
+        """Return the layer for the pooled features of such a map."""
         _, height, width, channels = feature_map.shape
-        rows, columns = (
-            height // min(self.pool_window, height),
-            width // min(self.pool_window, width),
-        )
-        num_features = rows * columns * channels
-        bias_init = (
-            nn.initializers.zeros_init() if self.zero_bias else torch_bias_init(num_features)
-        )
+        rows, columns = (side // min(self.pool_window, side) for side in (height, width))
+        fan_in = rows * columns * channels
+        bias_init = nn.initializers.zeros_init() if self.zero_bias else torch_bias_init(fan_in)
+        kernel_shape = (fan_in, self.num_classes)
         return Linear(
-            self.param("kernel", torch_kernel_init, (num_features, self.num_classes), jnp.float32),
+            self.param("kernel", torch_kernel_init, kernel_shape, jnp.float32),
             self.param("bias", bias_init, (self.num_classes,), jnp.float32),
         )
 
@@ -203,7 +198,7 @@ class Classifier(nn.Module):
 def average_pool(
     feature_map: FeatureMap, window: int
 ) -> Float[Array, "batch pooled_height pooled_width channels"]:
-    """Averages over windows that do not overlap, in float32.
+    """Average over windows that do not overlap, in float32.
 
     A window larger than the map shrinks to it; rows and columns that do not fill a window are left
     out, as in PyTorch.

@@ -20,29 +20,30 @@ from ancra_jax.types import Outputs
 
 
 class Trunk(NamedTuple):
-    """A network up to its last residual blocks.
+    """What a network consists of before its classifier.
 
     Attributes:
-      feature_map: input of the first of ``last_blocks``.
-      last_blocks: the two residual blocks that reverse attention weights.
-      final_activation: between a residual sum and pooling. Pre-activation networks have their final
-        batch normalisation and ReLU here, shared by both blocks under reverse attention.
+      feature_map: output of the stem.
+      blocks: the residual blocks, at least two; reverse attention weights the last two.
+      final_activation: between the last residual sum and pooling. Pre-activation networks have
+        their final batch normalisation and ReLU here; under reverse attention it comes after each
+        of the last two blocks.
     """
 
     feature_map: FeatureMap
-    last_blocks: tuple[Callable[[FeatureMap], NewFeatureMap], ...]
-    final_activation: Callable[[FeatureMap], FeatureMap]
+    blocks: Sequence[Callable[[FeatureMap], NewFeatureMap]]
+    final_activation: Callable[[FeatureMap], FeatureMap] = lambda x: x
 
 
 def residual_blocks(
     block: Callable[..., nn.Module],
     stage_features: Sequence[int],
-    *,
     blocks_per_stage: int,
+    *,
     prefix: str,
     train: bool,
 ) -> list[Callable[[FeatureMap], NewFeatureMap]]:
-    """Makes the blocks of all stages; every stage but the first starts by halving the map.
+    """Make the blocks of all stages; every stage but the first starts by halving the map.
 
     Args:
       block: called as ``block(features, stride=..., name=...)``.
@@ -84,7 +85,7 @@ class Network(nn.Module):
     zero_classifier_bias: ClassVar[bool] = False
 
     def trunk(self, images: FeatureMap, *, train: bool) -> Trunk:
-        """Computes everything before the last two residual blocks."""
+        """Compute the stem, and make all that follows it before the classifier."""
         raise NotImplementedError
 
     @nn.compact
@@ -96,7 +97,7 @@ class Network(nn.Module):
         train: bool = False,
         attention: AttentionRule = hard_attention,
     ) -> Outputs:
-        """Computes logits, auxiliary logits and features.
+        """Compute logits, auxiliary logits and features.
 
         The pooled unweighted features of the blocks with attention are sown as
         ``intermediates['pooled']``.
@@ -116,63 +117,63 @@ class Network(nn.Module):
           UsageError: images that are not floating-point NHWC or smaller than the network's total
             stride; labels that are missing or not one per image.
         """
-        self._check_images(images)
-        use_labels = train and self.reverse_attention
-        if use_labels:
-            self._check_labels(images, labels)
-
-        x, last_blocks, final_activation = self.trunk(images.astype(self.dtype), train=train)
+        check_images(images, type(self))
+        if not (train and self.reverse_attention):
+            labels = None
+        else:
+            check_labels(labels, images)
+        trunk = self.trunk(images.astype(self.dtype), train=train)
         classifier = Classifier(
             self.num_classes, self.pool_window, zero_bias=self.zero_classifier_bias, name="fc"
         )
-        aux_logits = []
-        if self.reverse_attention:
-            for k, block in enumerate(last_blocks):
-                x = final_activation(block(x))
-                x, aux, pooled = reverse_attention(
-                    x,
-                    classifier(x),
-                    labels if use_labels else None,
-                    window=self.pool_window,
-                    block=k,
-                    attention=attention,
+        x, aux_logits = trunk.feature_map, []
+        for block in trunk.blocks[:-2]:
+            x = block(x)
+        for k, block in enumerate(trunk.blocks[-2:]):
+            x = block(x)
+            if self.reverse_attention:
+                x = trunk.final_activation(x)
+                attended = reverse_attention(
+                    x, classifier(x), labels, window=self.pool_window, block=k, attention=attention
                 )
-                self.sow("intermediates", "pooled", pooled)
-                aux_logits.append(aux)
-        else:
-            for block in last_blocks:
-                x = block(x)
-            x = final_activation(x)
-
+                x = attended.feature_map
+                self.sow("intermediates", "pooled", attended.pooled)
+                aux_logits.append(attended.aux_logits)
+        if not self.reverse_attention:
+            x = trunk.final_activation(x)
         features = flatten_channel_major(average_pool(x, self.pool_window))
         logits = classifier(x)(features)
         no_heads = jnp.zeros((0, *logits.shape), logits.dtype)
         return Outputs(logits, jnp.stack(aux_logits) if aux_logits else no_heads, features)
 
-    def _check_images(self, images: Array) -> None:
-        if not jnp.issubdtype(images.dtype, jnp.floating):
-            raise UsageError(
-                f"images of dtype {images.dtype}: floating-point pixels on the [0, 1] scale are "
-                "needed (uint8 images: divide by 255)"
-            )
-        if images.ndim != 4:
-            raise UsageError(
-                f"images of shape {images.shape}: (batch, height, width, channels) is needed"
-            )
-        if min(images.shape[1:3]) < self.total_stride:
-            raise UsageError(
-                f"images of {images.shape[1]}x{images.shape[2]} pixels: {type(self).__name__} "
-                f"halves them down by {self.total_stride}, so each side needs at least "
-                f"{self.total_stride}"
-            )
 
-    def _check_labels(self, images: Array, labels: Array | None) -> None:
-        if labels is None:
-            raise UsageError(
-                "labels=None: a network with reverse attention needs the labels in training "
-                "(train=True), where they choose the masks"
-            )
-        if labels.shape != images.shape[:1]:
-            raise UsageError(
-                f"labels of shape {labels.shape}: one label per image is needed, {images.shape[:1]}"
-            )
+def check_images(images: Array, network: type[Network]) -> None:
+    """Raise ``UsageError`` for images that a network cannot take."""
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise UsageError(
+            f"images of dtype {images.dtype}: floating-point pixels on the [0, 1] scale are needed "
+            "(uint8 images: divide by 255)"
+        )
+    if images.ndim != 4:
+        raise UsageError(
+            f"images of shape {images.shape}: (batch, height, width, channels) is needed"
+        )
+    stride = network.total_stride
+    if min(images.shape[1:3]) < stride:
+        raise UsageError(
+            f"images of {images.shape[1]}x{images.shape[2]} pixels: {network.__name__} halves them "
+            f"down by {stride}, so each side needs at least {stride}"
+        )
+
+
+def check_labels(labels: Array | None, images: Array) -> None:
+    """Raise ``UsageError`` for labels that cannot choose the masks of the images."""
+    if labels is None:
+        raise UsageError(
+            "labels=None: a network with reverse attention needs the labels in training "
+            "(train=True), where they choose the masks"
+        )
+    if labels.shape != images.shape[:1]:
+        raise UsageError(
+            f"labels of shape {labels.shape}: one label per image is needed, {images.shape[:1]}"
+        )

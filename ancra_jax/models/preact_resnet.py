@@ -1,15 +1,21 @@
 """PreActResNet-18 for small images: a 3x3 stem and no max-pooling."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array
 
-from ancra_jax.models.layers import BatchNorm, Conv, FeatureMap, NewFeatureMap, torch_kernel_init
+from ancra_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    FeatureMap,
+    Initializer,
+    NewFeatureMap,
+    torch_kernel_init,
+)
 from ancra_jax.models.network import Network, Trunk, residual_blocks
+from ancra_jax.models.registry import register
 
 
 class PreActBlock(nn.Module):
@@ -27,11 +33,11 @@ class PreActBlock(nn.Module):
     features: int
     stride: int = 1
     dtype: Any = jnp.float32
-    kernel_init: Callable[..., Array] = torch_kernel_init
+    kernel_init: Initializer = torch_kernel_init
 
     @nn.compact
     def __call__(self, x: FeatureMap, *, train: bool) -> NewFeatureMap:
-        """Applies the block."""
+        """Apply the block."""
         conv = partial(Conv, self.features, dtype=self.dtype, kernel_init=self.kernel_init)
         activated = nn.relu(BatchNorm(name="bn1")(x, train=train))
         if self.stride != 1 or x.shape[-1] != self.features:
@@ -50,16 +56,16 @@ class PreActResNet18(Network):
     pool_window: ClassVar[int] = 4
 
     def trunk(self, images: FeatureMap, *, train: bool) -> Trunk:
-        """Computes the stem and all residual blocks but the two of the last stage."""
+        """Compute the stem, and make the residual blocks and the final activation."""
         x = Conv(self.width, dtype=self.dtype, name="conv1")(images)
-        *early, last_but_one, last = residual_blocks(
-            partial(PreActBlock, dtype=self.dtype),
-            [self.width * 2**i for i in range(4)],
-            blocks_per_stage=2,
-            prefix="layer",
-            train=train,
-        )
-        for block in early:
-            x = block(x)
-        final_norm = BatchNorm(name="bn")
-        return Trunk(x, (last_but_one, last), lambda x: nn.relu(final_norm(x, train=train)))
+        block = partial(PreActBlock, dtype=self.dtype)
+        stages = [self.width * 2**i for i in range(4)]
+        blocks = residual_blocks(block, stages, 2, prefix="layer", train=train)
+        norm = BatchNorm(name="bn")
+        return Trunk(x, blocks, lambda x: nn.relu(norm(x, train=train)))
+
+
+@register("preact_resnet18")
+def preact_resnet18(*, width: int | None, **options: Any) -> PreActResNet18:
+    """Create a PreActResNet-18, of the paper's width if there is none."""
+    return PreActResNet18(width=width or PreActResNet18.width, **options)

@@ -1,7 +1,5 @@
 """Networks by name."""
 
-import difflib
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -9,47 +7,19 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ancra_jax.errors import UsageError
+from ancra_jax.registry import Registry
 
 Factory = Callable[..., nn.Module]
+"""``(*, num_classes, width, reverse_attention, dtype, ...) -> network``; see `create`.
 
-_factories: dict[str, Factory] = {}
-_examples: dict[str, tuple[str, ...]] = {}
+``width`` is None for the network's own default; numbers in the name are integer arguments,
+``depth`` and ``factor`` for ``'wide_resnet{depth}_{factor}'``. The network is a Linen module whose
+``__call__(images, labels=None, *, train=False)`` gives ``ancra_jax.types.Outputs``.
+"""
 
-
-def register(name: str, *, examples: tuple[str, ...] = ()) -> Callable[[Factory], Factory]:
-    """Makes a network of one's own known to `create`, as a decorator.
-
-    The factory is called with the keyword arguments ``num_classes``, ``width`` (None: the
-    network's own default), ``reverse_attention`` and ``dtype`` and returns a Linen module whose
-    ``__call__(images, labels=None, *, train=False)`` gives ``ancra_jax.types.Outputs``.
-
-    Args:
-      name: what `create` takes. Numbers in braces are given to the factory as integer arguments:
-        ``'wide_resnet{depth}_{factor}'``.
-      examples: full names to show where the name has numbers.
-
-    Raises:
-      UsageError: the name is taken, or is not made of lower-case letters, digits and underscores.
-    """
-    if not re.fullmatch(r"(?:[a-z0-9_]|\{[a-z_]+\})+", name):
-        raise UsageError(
-            f"model name {name!r}: lower-case letters, digits, underscores and numbers in braces "
-            "are allowed"
-        )
-    if name in _factories:
-        raise UsageError(f"model name {name!r} is registered already")
-
-    def add(factory: Factory) -> Factory:
-        _factories[name] = factory
-        _examples[name] = examples or (name,)
-        return factory
-
-    return add
-
-
-def available() -> tuple[str, ...]:
-    """Names that `create` knows, numbers in braces."""
-    return tuple(_factories)
+_models: Registry[Factory] = Registry("model")
+register = _models.register
+available = _models.names
 
 
 def create(
@@ -60,7 +30,7 @@ def create(
     reverse_attention: bool = False,
     dtype: Any = jnp.float32,
 ) -> nn.Module:
-    """Creates a network.
+    """Create a network.
 
     Args:
       name: ``'resnet18'``, ``'preact_resnet18'``, ``'wide_resnet28_10'`` (any depth 6n + 4 and any
@@ -72,13 +42,13 @@ def create(
       dtype: of the computation, float32 or bfloat16; parameters are float32.
 
     Returns:
-      A Linen module: ``model.init(key, images)`` makes its variables,
-      ``model.apply(variables, images, labels, train=...)`` gives ``ancra_jax.types.Outputs``.
+      A Linen module: ``network.init(key, images)`` makes its variables,
+      ``network.apply(variables, images, labels, train=...)`` gives ``ancra_jax.types.Outputs``.
 
     Raises:
       UsageError: any of the arguments is not allowed.
     """
-    factory, numbers = _find(name)
+    factory, numbers = _models.find(name)
     if not _is_int(num_classes) or num_classes < 2:
         raise UsageError(f"num_classes={num_classes!r}: an integer of 2 or more is needed")
     if width is not None and (not _is_int(width) or width < 1):
@@ -92,18 +62,6 @@ def create(
         dtype=_compute_dtype(dtype),
         **numbers,
     )
-
-
-def _find(name: str) -> tuple[Factory, dict[str, int]]:
-    """Returns the factory of a name, and the numbers within the name."""
-    for pattern, factory in _factories.items():
-        match = re.fullmatch(re.sub(r"\{(\w+)\}", r"(?P<\1>[0-9]+)", pattern), str(name))
-        if match:
-            return factory, {key: int(value) for key, value in match.groupdict().items()}
-    examples = [example for names in _examples.values() for example in names]
-    close = difflib.get_close_matches(str(name).lower(), examples, n=1)
-    suggestion = f"; did you mean {close[0]!r}?" if close else ""
-    raise UsageError(f"model {name!r}: allowed are {', '.join(available())}{suggestion}")
 
 
 def _is_int(value: object) -> bool:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from ancra_jax.models.layers import BatchNorm, Conv, FeatureMap, NewFeatureMap
 from ancra_jax.models.network import Network, Trunk, residual_blocks
+from ancra_jax.models.registry import register
 
 
 class BasicBlock(nn.Module):
@@ -25,7 +26,7 @@ class BasicBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: FeatureMap, *, train: bool) -> NewFeatureMap:
-        """Applies the block."""
+        """Apply the block."""
         conv = partial(Conv, self.features, dtype=self.dtype)
         y = conv(stride=self.stride, name="conv1")(x)
         y = nn.relu(BatchNorm(name="bn1")(y, train=train))
@@ -46,16 +47,15 @@ class ResNet18(Network):
     pool_window: ClassVar[int] = 4
 
     def trunk(self, images: FeatureMap, *, train: bool) -> Trunk:
-        """Computes the stem and all residual blocks but the two of the last stage."""
+        """Compute the stem, and make the residual blocks."""
         x = Conv(self.width, dtype=self.dtype, name="conv1")(images)
         x = nn.relu(BatchNorm(name="bn1")(x, train=train))
-        *early, last_but_one, last = residual_blocks(
-            partial(BasicBlock, dtype=self.dtype),
-            [self.width * 2**i for i in range(4)],
-            blocks_per_stage=2,
-            prefix="layer",
-            train=train,
-        )
-        for block in early:
-            x = block(x)
-        return Trunk(x, (last_but_one, last), lambda x: x)
+        block = partial(BasicBlock, dtype=self.dtype)
+        stages = [self.width * 2**i for i in range(4)]
+        return Trunk(x, residual_blocks(block, stages, 2, prefix="layer", train=train))
+
+
+@register("resnet18")
+def resnet18(*, width: int | None, **options: Any) -> ResNet18:
+    """Create a ResNet-18, of the paper's width if there is none."""
+    return ResNet18(width=width or ResNet18.width, **options)

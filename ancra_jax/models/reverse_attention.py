@@ -1,28 +1,23 @@
 """Reverse attention (RA): the final linear layer's weights as a mask on the last feature maps."""
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ancra_jax.models.layers import FeatureMap, Linear, average_pool
 
+Rows = Float[Array, "batch features"]
 
-@runtime_checkable
-class AttentionRule(Protocol):
-    """Chooses the mask of each example: rows of the kernel, or any mixture of them.
+AttentionRule = Callable[..., Rows]
+"""Chooses the mask of each example, ``(aux_logits, class_rows, labels, block) -> rows``.
 
-    The rule is an argument of the network's call and may be a pytree (a ``NamedTuple`` with a
-    ``__call__``), so that classes to force or a temperature are traced and need no compilation.
-    """
-
-    def __call__(  # noqa: D102
-        self,
-        aux_logits: Float[Array, "batch classes"],
-        class_rows: Float[Array, "classes features"],
-        labels: Int[Array, "batch"] | None,
-        block: int,
-    ) -> Float[Array, "batch features"]: ...
+A mask is a row of ``class_rows`` or any mixture of them; the arguments are those of
+`hard_attention`. The rule is an argument of the network's call and may be a pytree (a
+``NamedTuple`` with a ``__call__``), so that classes to force or a temperature are traced and need
+no compilation.
+"""
 
 
 def hard_attention(
@@ -30,8 +25,8 @@ def hard_attention(
     class_rows: Float[Array, "classes features"],
     labels: Int[Array, "batch"] | None,
     block: int,
-) -> Float[Array, "batch features"]:
-    """The paper's rule: the label's row in training, the auxiliary prediction's row in testing.
+) -> Rows:
+    """Take the label's row in training, the auxiliary prediction's row in testing (the paper's).
 
     Args:
       aux_logits: of this block.
@@ -39,7 +34,6 @@ def hard_attention(
       labels: of the examples in the training phase, None in the testing phase.
       block: 0 for the last but one residual block, 1 for the last.
     """
-    del block  # every block follows the same rule, each with its own prediction
     classes = jnp.argmax(aux_logits, axis=-1) if labels is None else labels
     return class_rows[classes]
 
@@ -67,7 +61,7 @@ def reverse_attention(
     block: int = 0,
     attention: AttentionRule = hard_attention,
 ) -> Attended:
-    """Weights a residual block's output by a row of the final linear layer (paper eq. 6).
+    """Weight a residual block's output by a row of the final linear layer (paper eq. 6).
 
     With ``o`` the feature map and ``Omega`` the kernel, one row per class::
 
@@ -102,5 +96,5 @@ def reverse_attention(
 def flatten_channel_major(
     cells: Float[Array, "batch height width channels"],
 ) -> Float[Array, "batch features"]:
-    """Flattens as PyTorch flattens NCHW, so that its linear layers' weights fit."""
+    """Flatten as PyTorch flattens NCHW, so that its linear layers' weights fit."""
     return cells.transpose(0, 3, 1, 2).reshape(cells.shape[0], -1)

@@ -1,7 +1,7 @@
 """WideResNet-d-k for small images (Zagoruyko and Komodakis, 2016), without dropout."""
 
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 
@@ -9,6 +9,7 @@ from ancra_jax.errors import UsageError
 from ancra_jax.models.layers import BatchNorm, Conv, FeatureMap
 from ancra_jax.models.network import Network, Trunk, residual_blocks
 from ancra_jax.models.preact_resnet import PreActBlock
+from ancra_jax.models.registry import register
 
 # N(0, sqrt(2 / (k * k * out))).
 _kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -49,16 +50,17 @@ class WideResNet(Network):
         super().__post_init__()
 
     def trunk(self, images: FeatureMap, *, train: bool) -> Trunk:
-        """Computes the stem and all residual blocks but the last two."""
+        """Compute the stem, and make the residual blocks and the final activation."""
         x = Conv(self.width, dtype=self.dtype, kernel_init=_kernel_init, name="conv1")(images)
-        *early, last_but_one, last = residual_blocks(
-            partial(PreActBlock, dtype=self.dtype, kernel_init=_kernel_init),
-            [self.width * self.factor * 2**i for i in range(3)],
-            blocks_per_stage=(self.depth - 4) // 6,
-            prefix="block",
-            train=train,
-        )
-        for block in early:
-            x = block(x)
-        final_norm = BatchNorm(name="bn")
-        return Trunk(x, (last_but_one, last), lambda x: nn.relu(final_norm(x, train=train)))
+        block = partial(PreActBlock, dtype=self.dtype, kernel_init=_kernel_init)
+        groups = [self.width * self.factor * 2**i for i in range(3)]
+        count = (self.depth - 4) // 6
+        blocks = residual_blocks(block, groups, count, prefix="block", train=train)
+        norm = BatchNorm(name="bn")
+        return Trunk(x, blocks, lambda x: nn.relu(norm(x, train=train)))
+
+
+@register("wide_resnet{depth}_{factor}", examples=("wide_resnet28_10", "wide_resnet34_10"))
+def wide_resnet(*, width: int | None, **options: Any) -> WideResNet:
+    """Create a WideResNet, with a stem of the paper's width if there is none."""
+    return WideResNet(width=width or WideResNet.width, **options)

@@ -39,6 +39,7 @@ def load_dataset(config: DataConfig) -> Dataset:
         image_size=config.image_size or None,
         train_examples=config.train_examples or None,
         test_examples=config.test_examples or None,
+        options=config.options,
     )
 
 

@@ -7,14 +7,14 @@ import optax
 from jaxtyping import Array, Int
 
 from ancra_jax.data import BatchPlan, DeviceSplit
-from ancra_jax.methods.attack import Predict
+from ancra_jax.methods.attack import Model
 from ancra_jax.methods.core import Examples, Method, Metrics
 from ancra_jax.run.averaging import Averaging
 from ancra_jax.run.state import NO_AVERAGES, TrainState
 from ancra_jax.types import ApplyFn
 
 TrainStep = Callable[
-    [TrainState, DeviceSplit, Int[Array, "examples"], Predict | None], tuple[TrainState, Metrics]
+    [TrainState, DeviceSplit, Int[Array, "examples"], Model | None], tuple[TrainState, Metrics]
 ]
 
 

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from ancra_jax.config.schema import DistillationConfig
 from ancra_jax.data import Dataset
 from ancra_jax.errors import UsageError
-from ancra_jax.methods.attack import Predict
+from ancra_jax.methods.attack import Model
 from ancra_jax.run import build as components
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.checkpoint import DamagedCheckpointError
@@ -25,7 +25,7 @@ class Teacher(NamedTuple):
       fingerprint: identifies the checkpoint's contents.
     """
 
-    predict: Predict
+    predict: Model
     fingerprint: str
 
 

@@ -28,10 +28,8 @@ def network():
     return model, pytorch.to_variables("resnet18", state_dict)
 
 
-def trades_ancra(alpha=1.0):
-    return methods.create(
-        config_lib.from_mapping(common.config_of(f"trades_ancra,alpha={alpha}", {}))
-    )
+def config_of(method):
+    return config_lib.from_mapping(common.config_of(method, {"data.name": "cifar10"}))
 
 
 @pytest.mark.slow
@@ -54,7 +52,7 @@ def test_loss_parts_and_gradients_agree_with_the_reference(network, stem):
         state={},
         epoch=jnp.zeros((), jnp.int32),
     )
-    method = trades_ancra(ALPHA[stem])
+    method = methods.create(config_of(f"trades_ancra,alpha={ALPHA[stem]}"))
 
     def loss(params):
         def forward(batch_stats, images, labels):
@@ -106,9 +104,7 @@ def test_training_attacks_agree_with_the_reference(network):
     images, labels = jnp.asarray(golden["x"]), jnp.asarray(golden["y"], jnp.int32)
     targets = jnp.asarray(golden["target"], jnp.int32)
     predict = jax.tree_util.Partial(model.apply, variables)
-    settings = methods.registry.attack_settings(
-        config_lib.from_mapping(common.config_of("trades_ancra", {})).attack, aux_weight=2.0
-    )
+    settings = attack.attack_settings(config_of("trades_ancra"))
     start = images + 0.001 * jnp.asarray(golden["noise"])
     with jax.default_matmul_precision("highest"):
         for name, classes, descend in (

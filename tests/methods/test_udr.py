@@ -5,15 +5,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ancra_jax import attacks
 from ancra_jax.errors import UsageError
-from ancra_jax.methods import AttackSettings
-from ancra_jax.methods import standard as base
+from ancra_jax.methods.attack import attack_settings
 from ancra_jax.methods.udr import SoftLinf, distributional_robustness
 from ancra_jax.types import Batch, Outputs
+from tests.support.method_parts import method_of
+from tests.support.small_runs import small_config
 
 EPSILON, STEP = 0.1, 0.04
-SETTINGS = AttackSettings("cross_entropy", attacks.Linf(EPSILON), STEP, 3, "uniform", 0.0)
+ATTACK = {
+    "attack__epsilon": EPSILON,
+    "attack__step_size": STEP,
+    "attack__num_steps": 3,
+    "attack__start": "uniform",
+}
 BATCH = Batch(
     jax.random.uniform(jax.random.key(0), (3, 4, 4, 1)),
     jnp.asarray([0, 1, 2], jnp.int32),
@@ -22,19 +27,22 @@ BATCH = Batch(
 KERNEL = jax.random.normal(jax.random.key(1), (16, 3))
 
 
-def predict(images):
+def model(images):
     logits = images.reshape(len(images), -1) @ KERNEL
     return Outputs(logits, jnp.zeros((0, *logits.shape)), logits)
 
 
-def udr(method=None, **overrides):
-    options = {"multiplier": 1.0, "rate": 0.5, "interval": 2} | overrides
-    return distributional_robustness(method or base.pgd_at(SETTINGS, 0.0), **options)
+def udr(method=None, multiplier=1.0, rate=0.5, interval=2):
+    settings = {"multiplier": multiplier, "rate": rate, "interval": interval}
+    options = {f"udr__{name}": value for name, value in settings.items()}
+    config = small_config("pgd_at", **ATTACK, **options)
+    method = method or method_of("pgd_at", **ATTACK)
+    return distributional_robustness(method, config, attack_settings(config))
 
 
 def attack(method, state):
-    plan = method.prepare(predict, BATCH, jax.random.key(2), jnp.zeros((), jnp.int32))
-    return method.attack(predict, plan.requests, state)
+    plan = method.prepare(model, BATCH, jax.random.key(2), jnp.zeros((), jnp.int32))
+    return method.attack(model, plan.requests, state)
 
 
 @settings(max_examples=20, deadline=None)
@@ -51,7 +59,7 @@ def test_the_soft_ball_takes_off_a_part_of_the_excess(seed, multiplier):
 
 
 def test_at_lambda_1_it_is_the_ordinary_attack():
-    plain, soft = base.pgd_at(SETTINGS, 0.0), udr()
+    plain, soft = method_of("pgd_at", **ATTACK), udr()
     hard_images, _ = attack(plain, {})
     soft_images, _ = attack(soft, soft.init_state(BATCH.labels, 3))
     np.testing.assert_allclose(soft_images["adversarial"], hard_images["adversarial"], atol=1e-6)
@@ -86,7 +94,7 @@ def test_lambda_stays_at_least_0():
 
 
 def test_it_keeps_the_state_of_the_method_within():
-    inner = base.trades(SETTINGS, 6.0, 0.0)._replace(
+    inner = method_of("trades", **ATTACK)._replace(
         init_state=lambda labels, num_classes: {"mine": jnp.ones(len(labels))}
     )
     method = udr(inner)
@@ -95,5 +103,6 @@ def test_it_keeps_the_state_of_the_method_within():
 
 
 def test_a_method_without_an_attack_is_refused():
-    with pytest.raises(UsageError, match=r"udr\.multiplier: needs a method that attacks"):
-        attack(udr(base.natural(0.0)), {"udr": {}})
+    method = udr(method_of("natural"))
+    with pytest.raises(UsageError, match=r"config\.udr\.multiplier"):
+        attack(method, method.init_state(BATCH.labels, 3))

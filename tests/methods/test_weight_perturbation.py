@@ -3,23 +3,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
-from ancra_jax import attacks, data, methods
-from ancra_jax.methods import AttackSettings, Examples
-from ancra_jax.methods import standard as base
-from ancra_jax.methods.weight_perturbation import weight_perturbation
+from ancra_jax import data, methods
+from ancra_jax.methods import Examples
 from ancra_jax.run import build as components
 from ancra_jax.run import sharding
 from ancra_jax.run.state import create_train_state
 from ancra_jax.train.step import make_train_step
 from ancra_jax.types import Batch, Outputs
 from tests.support import cnn_a
+from tests.support.method_parts import method_of
 from tests.support.reference_weights import GOLDEN
 from tests.support.small_runs import small_config
 
-SETTINGS = AttackSettings("cross_entropy", attacks.Linf(8 / 255), 2 / 255, 10, "uniform", 0.0)
-PGD_AT = base.pgd_at(SETTINGS, 0.0)
 START = jnp.zeros((), jnp.int32)
+
+
+def awp(gamma=0.1, warmup_epochs=0):
+    options = {"awp__gamma": gamma, "awp__warmup_epochs": warmup_epochs}
+    return method_of("pgd_at", epochs=3, method__aux_weight=0.0, **options)
 
 
 def loss_on(method, images, labels):
@@ -43,7 +46,7 @@ def loss_on(method, images, labels):
 def test_at_awp_agrees_with_the_reference():
     golden = np.load(GOLDEN / "awp.npz")
     weights = cnn_a.load().logits_fn.args[0]
-    method = weight_perturbation(PGD_AT, gamma=0.01, warmup_epochs=0)
+    method = awp(gamma=0.01)
     loss = loss_on(method, jnp.asarray(golden["x"]), jnp.asarray(golden["y"], jnp.int32))
     with jax.default_matmul_precision("highest"):
         np.testing.assert_allclose(loss(weights)[0], golden["clean_loss"], rtol=1e-4)
@@ -69,7 +72,7 @@ def quadratic(params):
 
 
 def test_kernels_move_by_gamma_times_their_norm_and_nothing_else_moves():
-    method = weight_perturbation(PGD_AT, gamma=0.1, warmup_epochs=0)
+    method = awp()
     (_, there), gradients = method.gradient(quadratic, PARAMS, START)
     # The gradient of the quadratic is the point itself: the kernel moves along itself.
     np.testing.assert_allclose(there["conv"]["kernel"], 1.1 * PARAMS["conv"]["kernel"], rtol=1e-6)
@@ -78,6 +81,7 @@ def test_kernels_move_by_gamma_times_their_norm_and_nothing_else_moves():
     chex.assert_trees_all_equal(unmoved(there), unmoved(PARAMS))
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_on_a_network_only_kernels_move_and_the_step_leaves_the_weights_to_the_optimiser():
     config = small_config("trades_awp", awp__warmup_epochs=0)
     method = methods.create(config)
@@ -106,14 +110,14 @@ def test_on_a_network_only_kernels_move_and_the_step_leaves_the_weights_to_the_o
 
 
 def test_it_warms_up():
-    method = weight_perturbation(PGD_AT, gamma=0.1, warmup_epochs=2)
+    method = awp(warmup_epochs=2)
     for epoch, moves in ((0, False), (1, False), (2, True)):
         (_, there), _ = method.gradient(quadratic, PARAMS, jnp.asarray(epoch))
         assert np.any(there["conv"]["kernel"] != PARAMS["conv"]["kernel"]) == moves
 
 
 def test_a_kernel_without_gradient_stays():
-    method = weight_perturbation(PGD_AT, gamma=0.1, warmup_epochs=0)
+    method = awp()
     constant = lambda params: (jnp.sum(params["conv"]["bias"]), params)  # noqa: E731
     (_, there), _ = method.gradient(constant, PARAMS, START)
     chex.assert_trees_all_equal(there, PARAMS)

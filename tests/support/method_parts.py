@@ -3,12 +3,19 @@
 import jax
 import jax.numpy as jnp
 
+from ancra_jax import methods
 from ancra_jax.methods.core import Examples
 from ancra_jax.types import Batch, Outputs
+from tests.support.small_runs import small_config
 
 BATCH, CLASSES, HEADS, TRAINING = 6, 4, 2, 10
 LABELS = jnp.asarray([0, 1, 2, 3, 0, 1], jnp.int32)
 INDICES = jnp.asarray([7, 2, 9, 0, 4, 5], jnp.int32)
+
+
+def method_of(name, **overrides):
+    """The method of a small configuration; dots in names are written as two underscores."""
+    return methods.create(small_config(name, **overrides))
 
 
 def outputs(seed, heads=HEADS):
@@ -25,25 +32,28 @@ def images(value):
     return jnp.full((BATCH, 2, 2, 1), value)
 
 
-def examples(state=None, epoch=0, extras=None, attacked=None):
+def examples(state=None, epoch=0, extras=None, attacked=None, teacher_logits=None):
     batch = Batch(images(0.0), LABELS, INDICES)
     attacked = {"adversarial": images(1.0)} | (attacked or {})
-    return Examples(batch, attacked, extras or {}, state or {}, jnp.asarray(epoch, jnp.int32))
+    epoch = jnp.asarray(epoch, jnp.int32)
+    return Examples(batch, attacked, extras or {}, state or {}, epoch, teacher_logits)
 
 
-def forward_of(*stored):
-    """A forward that returns the ``i``-th outputs for images of value ``i``."""
+def terms_of(method, examples, *stored):
+    """The loss of a method whose forward returns the ``i``-th outputs for images of value ``i``.
+
+    The batch statistics count the forwards: they are the values of the images, in order.
+    """
 
     def forward(batch_stats, images, labels):
-        del labels
         number = images[0, 0, 0, 0].astype(jnp.int32)
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *stored)
         return jax.tree.map(lambda leaf: leaf[number], stacked), [*batch_stats, number]
 
-    return forward
+    return method.loss(forward, [], examples)
 
 
-def over_heads(term, *stored, aux_weight):
+def over_heads(term, *stored, aux_weight=2.0):
     """``g(f') + aux_weight mean_k g(p_k)``, head by head."""
     heads = [term(*(o.aux_logits[k] for o in stored)) for k in range(len(stored[0].aux_logits))]
     return term(*(o.logits for o in stored)) + aux_weight * sum(heads) / len(heads)

@@ -1,0 +1,162 @@
+"""The terms of the losses against reference numbers and against their formulas in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ancra_jax import losses
+from tests.support import GOLDEN
+
+SEEDS = st.integers(0, 10_000)
+
+
+def softmax(logits):
+    exponents = np.exp(np.float64(logits) - np.max(logits, axis=-1, keepdims=True))
+    return exponents / exponents.sum(axis=-1, keepdims=True)
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN / "losses.npz") as arrays:
+        return {name: jnp.asarray(array) for name, array in arrays.items()}
+
+
+def trades(natural, adversarial, golden):
+    labels = golden["y"].astype(int)
+    return losses.cross_entropy(natural, labels) + 6 * losses.kl_divergence(natural, adversarial)
+
+
+def mart(natural, adversarial, golden):
+    labels = golden["y"].astype(int)
+    kl = losses.weighted_kl(natural, adversarial, labels)
+    return losses.boosted_cross_entropy(adversarial, labels) + 5.0 * kl
+
+
+def trades_s2o(natural, adversarial, golden):
+    labels = golden["y"].astype(int)
+    of_natural, of_adversarial = (
+        losses.second_order_divergence(logits, labels, 0.2) for logits in (natural, adversarial)
+    )
+    kl = losses.kl_divergence(natural, adversarial)
+    value = 0.7 * losses.cross_entropy(natural, labels) + 0.15 * (of_natural + of_adversarial)
+    return value + 6 * kl
+
+
+def sat(natural, adversarial, golden):
+    """The second call, with the labels that the first one left."""
+    adapted = losses.adapted_labels(golden["sat_labels_after_first"], natural, 0.9)
+    kl = losses.kl_divergence(natural, adversarial)
+    return losses.self_adaptive_cross_entropy(natural, adapted) + 6 * kl
+
+
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [
+        (trades, "trades_beta6"),
+        (mart, "mart_lambda5"),
+        (trades_s2o, "s2o_trades_beta6"),
+        (sat, "sat_second_beta6"),
+    ],
+)
+def test_values_and_gradients_agree_with_the_reference(golden, loss, name):
+    logits = golden["nat"], golden["adv"]
+    value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(*logits, golden)
+    np.testing.assert_allclose(value, golden[f"{name}_loss"], rtol=1e-5)
+    for gradient, side in zip(gradients, ("nat", "adv"), strict=True):
+        expected = golden[f"{name}_grad_{side}"]
+        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_soft_labels_after_two_calls_agree_with_the_reference(golden):
+    first = losses.adapted_labels(jax.nn.one_hot(golden["y"], 10), golden["nat_second"], 0.9)
+    np.testing.assert_allclose(first, golden["sat_labels_after_first"], rtol=1e-4)
+    second = losses.adapted_labels(first, golden["nat"], 0.9)
+    np.testing.assert_allclose(second, golden["sat_labels_after_second"], rtol=1e-4)
+
+
+def test_label_smoothing_is_the_cross_entropy_to_the_smoothed_labels():
+    logits = jax.random.normal(jax.random.key(2), (6, 4))
+    labels = jnp.asarray([0, 1, 2, 3, 0, 1], jnp.int32)
+    targets = 0.9 * np.eye(4)[labels] + 0.1 / 4
+    value = losses.cross_entropy(logits, labels, label_smoothing=0.1)
+    expected = np.mean(-(targets * np.log(softmax(logits))).sum(axis=1))
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=SEEDS, classes=st.integers(2, 6), scale=st.floats(0.1, 30))
+def test_mart_is_its_formula(seed, classes, scale):
+    rng = np.random.default_rng(seed)
+    natural, adversarial = (scale * rng.standard_normal((2, 5, classes))).astype(np.float32)
+    labels = rng.integers(0, classes, 5)
+    total = 0.0
+    for p, q, y in zip(softmax(natural), softmax(adversarial), labels, strict=True):
+        total += -np.log(q[y]) - np.log(1.0001 - np.delete(q, y).max() + 1e-12)
+        kl = sum(a * (np.log(a) - np.log(b + 1e-12)) for a, b in zip(p, q, strict=True))
+        total += 5 * kl * (1.0000001 - p[y])
+    value = mart(jnp.asarray(natural), jnp.asarray(adversarial), {"y": jnp.asarray(labels)})
+    np.testing.assert_allclose(value, total / 5, rtol=2e-3)  # float32 near 1.0001 - 1
+
+
+def test_marts_gradients_stay_finite_for_certain_predictions():
+    natural = jnp.asarray([[300.0, 0.0, 0.0], [0.0, 300.0, 0.0]])
+    adversarial = jnp.asarray([[0.0, 300.0, 0.0], [300.0, 0.0, 0.0]])
+    gradient_of = jax.value_and_grad(mart, argnums=(0, 1))
+    value, gradients = gradient_of(natural, adversarial, {"y": jnp.asarray([0, 0])})
+    assert np.isfinite(value) and all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=SEEDS, classes=st.integers(3, 6), diagonal=st.floats(0.01, 0.9))
+def test_the_second_order_divergence_is_its_formula(seed, classes, diagonal):
+    rng = np.random.default_rng(seed)
+    logits = rng.standard_normal((5, classes))
+    labels = rng.integers(0, classes, 5)
+    matrix = -np.abs(sum(np.outer(o, o) for o in logits))
+    for k in range(classes):
+        row = matrix[k] - matrix[k].min()
+        row[k] = 0.0
+        matrix[k] = (1 - diagonal) * row / row.sum()
+        matrix[k, k] = diagonal
+    expected = 0.0
+    for p, y in zip(softmax(logits), labels, strict=True):
+        expected += sum(t * (np.log(t) - np.log(q)) for t, q in zip(matrix[y], p, strict=True) if t)
+    single = jnp.asarray(logits, jnp.float32)
+    np.testing.assert_allclose(losses.class_targets(single, diagonal), matrix, rtol=1e-3, atol=1e-5)
+    value = losses.second_order_divergence(single, jnp.asarray(labels), diagonal)
+    np.testing.assert_allclose(value, expected / 5, rtol=1e-3, atol=1e-5)
+
+
+def test_targets_of_classes_that_do_not_differ_are_spread_evenly():
+    targets = losses.class_targets(jnp.zeros((3, 5)), 0.2)
+    np.testing.assert_allclose(targets, np.full((5, 5), 0.2), rtol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=SEEDS)
+def test_the_self_adaptive_cross_entropy_is_its_formula(seed):
+    rng = np.random.default_rng(seed)
+    logits, soft = rng.standard_normal((5, 4)), rng.dirichlet(np.ones(4), 5)
+    weights = soft.max(axis=1) * 5 / soft.max(axis=1).sum()
+    expected = np.mean(weights * -(soft * np.log(softmax(logits))).sum(axis=1))
+    single = jnp.asarray(logits, jnp.float32), jnp.asarray(soft, jnp.float32)
+    value = losses.self_adaptive_cross_entropy(*single)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+def test_one_hot_labels_give_the_cross_entropy():
+    logits = jax.random.normal(jax.random.key(0), (6, 4))
+    labels = jnp.asarray([0, 1, 2, 3, 0, 1], jnp.int32)
+    soft = losses.self_adaptive_cross_entropy(logits, jax.nn.one_hot(labels, 4))
+    np.testing.assert_allclose(soft, losses.cross_entropy(logits, labels), rtol=1e-6)
+
+
+def test_soft_labels_and_targets_carry_no_gradient_of_the_logits():
+    logits = jax.random.normal(jax.random.key(1), (6, 4))
+    soft = jnp.full((6, 4), 0.25)
+    assert not np.any(jax.jacobian(losses.class_targets)(logits, 0.2))
+    assert not np.any(jax.jacobian(losses.adapted_labels, argnums=1)(soft, logits, 0.9))
+    assert np.any(jax.jacobian(losses.adapted_labels, argnums=0)(soft, logits, 0.9))

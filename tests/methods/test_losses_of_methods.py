@@ -1,0 +1,207 @@
+"""What each method and each wrapper makes of its forwards, with reverse attention's heads."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ancra_jax import losses
+from ancra_jax.errors import UsageError
+from ancra_jax.methods.attack import attack_settings
+from ancra_jax.methods.core import Terms
+from ancra_jax.methods.distillation import distillation
+from ancra_jax.methods.negatives import Negatives
+from tests.support.method_parts import (
+    BATCH,
+    CLASSES,
+    INDICES,
+    LABELS,
+    TRAINING,
+    examples,
+    images,
+    method_of,
+    outputs,
+    over_heads,
+    terms_of,
+)
+from tests.support.small_runs import small_config
+
+NATURAL, ADVERSARIAL, NEGATIVE = outputs(0), outputs(1), outputs(2)
+PAIR = NATURAL, ADVERSARIAL
+
+
+def cross_entropy(logits, smoothing=0.0):
+    return losses.cross_entropy(logits, LABELS, smoothing)
+
+
+def kl(p, q):
+    return losses.kl_divergence(p, q)
+
+
+def regulariser(p, q):
+    return sum(losses.second_order_divergence(logits, LABELS, 0.2) for logits in (p, q))
+
+
+EQUATIONS = {
+    "natural": lambda p, q: cross_entropy(p),
+    "pgd_at": lambda p, q: cross_entropy(q),
+    "trades": lambda p, q: cross_entropy(p) + 6 * kl(p, q),
+    "mart": lambda p, q: (
+        losses.boosted_cross_entropy(q, LABELS) + 5 * losses.weighted_kl(p, q, LABELS)
+    ),
+    "at_s2o": lambda p, q: 0.9 * cross_entropy(q) + 0.05 * regulariser(p, q),
+    "trades_s2o": lambda p, q: 0.7 * cross_entropy(p) + 0.15 * regulariser(p, q) + 6 * kl(p, q),
+}
+
+
+@pytest.mark.parametrize("name", EQUATIONS)
+def test_a_loss_is_its_equation_over_all_heads(name):
+    terms = terms_of(method_of(name), examples(), *PAIR)
+    np.testing.assert_allclose(terms.loss, over_heads(EQUATIONS[name], *PAIR), rtol=1e-5)
+    forwards = {"natural": [0], "pgd_at": [1]}.get(name, [0, 1])  # the natural images first
+    assert [int(n) for n in terms.batch_stats] == forwards
+
+
+@pytest.mark.parametrize("name", ["natural", "pgd_at", "trades"])
+def test_label_smoothing_reaches_the_cross_entropy_of_every_head(name):
+    method = method_of(name, method__label_smoothing=0.1, method__beta=0.0)
+    terms = terms_of(method, examples(), *PAIR)
+    classified = ADVERSARIAL if name == "pgd_at" else NATURAL
+    expected = over_heads(lambda p: cross_entropy(p, 0.1), classified)
+    np.testing.assert_allclose(terms.loss, expected, rtol=1e-5)
+
+
+class TestSelfAdaptive:
+    method = method_of("sat", epochs=5, self_adaptive__start_epoch=3)
+
+    def state(self):
+        labels = jnp.arange(TRAINING, dtype=jnp.int32) % CLASSES
+        return self.method.init_state(labels.at[INDICES].set(LABELS), CLASSES)
+
+    def test_it_starts_from_one_hot_labels_of_all_examples(self):
+        soft_labels = self.state()["soft_labels"]
+        assert soft_labels.shape == (TRAINING, CLASSES)
+        np.testing.assert_array_equal(soft_labels[INDICES], np.eye(CLASSES)[LABELS])
+
+    def test_before_its_epoch_it_is_trades_and_labels_stay(self):
+        terms = terms_of(self.method, examples(self.state(), epoch=1), *PAIR)
+        expected = over_heads(EQUATIONS["trades"], *PAIR)
+        np.testing.assert_allclose(terms.loss, expected, rtol=1e-6)
+        np.testing.assert_array_equal(terms.state["soft_labels"], self.state()["soft_labels"])
+
+    def test_from_its_epoch_the_batchs_labels_move_by_index_then_count(self):
+        terms = terms_of(self.method, examples(self.state(), epoch=2), *PAIR)
+        before, after = self.state()["soft_labels"], terms.state["soft_labels"]
+        moved = 0.9 * before[INDICES] + 0.1 * jax.nn.softmax(NATURAL.logits)
+        np.testing.assert_allclose(after[INDICES], moved, rtol=1e-6)
+        others = np.setdiff1d(np.arange(TRAINING), INDICES)
+        np.testing.assert_array_equal(after[others], before[others])
+        expected = over_heads(
+            lambda p, q: losses.self_adaptive_cross_entropy(p, moved) + 6 * kl(p, q), *PAIR
+        )
+        np.testing.assert_allclose(terms.loss, expected, rtol=1e-5)
+
+    def test_its_memory_carries_no_gradient(self):
+        def soft_labels(logits):
+            natural = NATURAL._replace(logits=logits)
+            terms = terms_of(self.method, examples(self.state(), epoch=5), natural, ADVERSARIAL)
+            return terms.state["soft_labels"]
+
+        assert not np.any(jax.jacobian(soft_labels)(NATURAL.logits))
+
+
+def with_negatives():
+    negatives = Negatives(
+        jnp.zeros(BATCH, jnp.int32), jnp.ones(BATCH, bool), jnp.zeros(BATCH, bool)
+    )
+    extras = {"negatives": negatives, "negative_images": None, "negative_labels": LABELS}
+    return examples(extras=extras, attacked={"negative": images(2.0)})
+
+
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [
+        ("pgd_at", [1, 0, 2]),  # with a natural forward of the wrapper's own
+        ("mart", [0, 1, 2]),
+        ("trades", [0, 1, 2]),
+    ],
+)
+def test_ancra_adds_the_contrast_to_any_method(name, order):
+    method = method_of(name, negative_contrast__zeta=3.0)
+    terms = terms_of(method, with_negatives(), *PAIR, NEGATIVE)
+    similarity = over_heads(
+        lambda p, q: losses.asymmetric_similarity(p, q, jnp.ones(BATCH, bool), 1.0),
+        NATURAL,
+        NEGATIVE,
+    )
+    assert similarity > 0
+    alone = over_heads(EQUATIONS[name], *PAIR)
+    np.testing.assert_allclose(terms.loss, alone + 3 * similarity, rtol=1e-5)
+    assert [int(n) for n in terms.batch_stats] == order
+
+
+@pytest.mark.parametrize("alpha", [0.0, 1.0])
+def test_alpha_freezes_one_side_of_the_contrast_within_the_method(alpha):
+    method = method_of("pgd_at", negative_contrast__zeta=3.0, negative_contrast__alpha=alpha)
+
+    def loss(natural, negative):
+        return terms_of(method, with_negatives(), natural, ADVERSARIAL, negative).loss
+
+    to_natural, to_negative = jax.grad(loss, argnums=(0, 1))(NATURAL, NEGATIVE)
+    frozen, free = (to_natural, to_negative) if alpha == 1 else (to_negative, to_natural)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(frozen))
+    assert np.any(free.logits) and np.any(free.aux_logits)
+
+
+class TestDistillation:
+    settings = {"distillation__weight": 0.3, "distillation__teacher": "run"}  # noqa: RUF012
+    teacher = 3 * jax.random.normal(jax.random.key(5), (BATCH, CLASSES))
+
+    def in_numpy(self, student):
+        """``T^2 KL(teacher || student)`` in float64, for ``T = 4``."""
+        p, q = (np.exp(np.float64(logits) / 4) for logits in (self.teacher, student))
+        p, q = (values / values.sum(axis=1, keepdims=True) for values in (p, q))
+        return 16 * np.mean(np.sum(p * (np.log(p) - np.log(q)), axis=1))
+
+    def test_the_term_is_the_papers(self):
+        term = losses.distillation(NATURAL.logits, self.teacher, 4.0)
+        np.testing.assert_allclose(term, self.in_numpy(NATURAL.logits), rtol=1e-5)
+        assert abs(losses.distillation(self.teacher, self.teacher, 4.0)) < 1e-5
+
+    @pytest.mark.parametrize(
+        ("name", "student"),
+        [("natural", NATURAL), ("pgd_at", ADVERSARIAL), ("trades", ADVERSARIAL)],
+    )
+    def test_it_is_added_on_the_forward_under_attack(self, name, student):
+        batch = examples(teacher_logits=self.teacher)
+        alone = terms_of(method_of(name), batch, *PAIR)
+        terms = terms_of(method_of(name, **self.settings), batch, *PAIR)
+        term = over_heads(self.in_numpy, student)
+        np.testing.assert_allclose(terms.metrics["loss_distillation"], term, rtol=1e-5)
+        np.testing.assert_allclose(terms.loss, 0.7 * alone.loss + 0.3 * term, rtol=1e-5)
+        assert len(terms.batch_stats) == len(alone.batch_stats)  # no forward of its own
+
+    def test_the_teacher_is_frozen_and_the_student_is_not(self):
+        method = method_of("trades", **self.settings)
+
+        def loss(weights, student):
+            batch = examples(teacher_logits=weights * self.teacher)
+            return terms_of(method, batch, NATURAL, student).loss
+
+        gradient = jax.grad(loss, argnums=(0, 1))
+        to_teacher, to_student = gradient(jnp.full(CLASSES, 2.0), ADVERSARIAL)
+        assert not np.any(to_teacher)
+        assert np.any(to_student.logits) and np.any(to_student.aux_logits)
+
+    def test_what_it_cannot_do_without_is_named(self):
+        with pytest.raises(UsageError, match=r"config\.distillation\.weight=0\.3: .*teacher"):
+            terms_of(method_of("natural", **self.settings), examples(), *PAIR)
+
+        def loss(forward, batch_stats, examples):
+            return Terms(jnp.ones(()), batch_stats, None, {}, examples.state)
+
+        config = small_config("natural", **self.settings)
+        silent = method_of("natural")._replace(loss=loss)
+        silent = distillation(silent, config, attack_settings(config))
+        with pytest.raises(UsageError, match=r"config\.distillation\.weight=0\.3: .*Terms"):
+            terms_of(silent, examples(teacher_logits=self.teacher), *PAIR)
