@@ -1,5 +1,6 @@
 """The example of docs/methods.md is run as it is printed."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -15,7 +16,7 @@ from tests.support.small_runs import small_flags
 
 PAGE = (ROOT / "docs/methods.md").read_text()
 (EXAMPLE,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-COMMANDS = re.findall(r"```\n(python .*?)```", PAGE, re.DOTALL)
+(COMMANDS,) = re.findall(r"```\n(python [^`]*--plugin=.*?)```", PAGE, re.DOTALL)
 
 
 def test_every_method_has_a_row():
@@ -28,27 +29,27 @@ def test_every_argument_is_listed():
     assert re.findall(r"`(\w+)`", line) == sorted(common.ARGUMENTS)
 
 
-def flags_of(command):
-    """The flags of a printed command, but for the run's directory."""
-    return [flag for flag in shlex.split(command) if flag.startswith("--config")]
-
-
 @pytest.mark.slow
 def test_a_method_of_ones_own_trains_and_is_evaluated(tmp_path):
-    (tmp_path / "my_method.py").write_text(EXAMPLE)
-    training, evaluation = (c for c in COMMANDS if "my_method" in c)
+    plug_in, workdir = tmp_path / "my_method.py", tmp_path / "run"
+    plug_in.write_text(EXAMPLE)
+
+    def run(command, *flags):
+        command = command.replace("my_method.py", str(plug_in)).replace("\\\n", "")
+        _, *arguments = shlex.split(command.replace("runs/consistency", str(workdir)))
+        subprocess.run([sys.executable, *arguments, *flags], cwd=ROOT, env=ENVIRONMENT, check=True)
+
+    training, evaluation = re.findall(
+        r"^python .*?consistency$", COMMANDS, re.DOTALL | re.MULTILINE
+    )
     small = [flag for flag in small_flags() if "model." not in flag]
-    environment = ENVIRONMENT | {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
-
-    def run(*arguments):
-        command = [sys.executable, *arguments, f"--workdir={tmp_path}/run"]
-        subprocess.run(command, cwd=ROOT, env=environment, check=True)
-
-    run(f"{tmp_path}/my_method.py", *flags_of(training), *small, "--config.max_steps=6")
-    (_, *steps) = [r for r in read_json_lines(tmp_path / "run/metrics.jsonl") if "loss" in r]
+    run(training, *small, "--config.max_steps=6")
+    (_, *steps) = [r for r in read_json_lines(workdir / "metrics.jsonl") if "loss" in r]
     assert all(record["loss_distance"] >= 0 for record in steps)
     assert any(record["negatives_fallback"] == 0 for record in steps)
-    assert "consistency" not in methods.available()  # it lives in that file alone
+    options = json.loads((workdir / "config.json").read_text())["method"]["options"]
+    assert options == {"temperature": 2.0, "detach": True}
 
-    run(*shlex.split(evaluation)[1:3], "--num_examples=8", "--suite=quick")
-    assert (tmp_path / "run/evaluation/best/natural.json").exists()
+    run(evaluation, "--num_examples=8", "--suite=quick")
+    assert (workdir / "evaluation/best/natural.json").exists()
+    assert "consistency" not in methods.available()  # it lives in that file alone

@@ -97,33 +97,3 @@ def test_settings_of_its_own_are_kept_and_distinguish_runs(tmp_path):
         with pytest.raises(UsageError, match=r"method\.options\.\w+ was"):
             open_for_training(str(tmp_path), with_options(**options))
     assert config_lib.flat_settings(config)["method.options.power"] == 0.5
-
-
-PLUG_IN = """
-import jax
-from ancra_jax import cli, methods, models, train
-from ancra_jax.methods import negatives
-from ancra_jax.methods.standard import trades
-from tests.support.small_runs import TinyNetwork
-
-@methods.register("scaled")
-def scaled(config, attack, *, scale: float, halve: bool = False):
-    method = trades(config, attack)
-
-    def loss(*operands):
-        terms = method.loss(*operands)
-        scaled_loss = terms.loss * scale * (0.5 if halve else 1.0)
-        return terms._replace(loss=scaled_loss, metrics={"unscaled": terms.loss})
-
-    return method._replace(loss=loss)
-
-@negatives.register("unlike")
-def unlike(labels, logits):
-    return -jax.nn.softmax(logits) @ jax.nn.softmax(logits).T
-
-@models.register("mine{width}")
-def mine(*, width, **options):
-    return TinyNetwork(width=width, **options)
-
-cli.run(train.main, train.define_flags)
-"""
