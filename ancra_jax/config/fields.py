@@ -13,21 +13,19 @@ from ml_collections import ConfigDict
 from ancra_jax.errors import UsageError
 from ancra_jax.registry import did_you_mean
 
+_BOUNDS = {
+    "at_least": (operator.ge, "at least"),
+    "above": (operator.gt, "greater than"),
+    "at_most": (operator.le, "at most"),
+}
 _CHECKED = (bool, int, float, str, tuple[int, ...])  # annotations of settings that are checked
 Options = dict[str, Any]
 """Settings that a method or a data set has beside those of the schema, by name."""
 
 
-def number(
-    default: int | float,
-    *,
-    at_least: int | float | None = None,
-    above: int | float | None = None,
-    at_most: int | float | None = None,
-) -> Any:
-    """Return a numeric field; its bounds are allowed values, except for ``above``."""
-    metadata = {"at_least": at_least, "above": above, "at_most": at_most}
-    return dataclasses.field(default=default, metadata=metadata)
+def number(default: int | float, **limits: int | float) -> Any:
+    """Return a numeric field; limits are ``at_least``, ``above`` (itself excluded), ``at_most``."""
+    return dataclasses.field(default=default, metadata=limits)
 
 
 def choice(*allowed: str) -> Any:
@@ -130,11 +128,6 @@ def _check_range(limits: Mapping[str, Any], value: Any, path: str) -> None:
         raise UsageError(f"{path}={value!r}: {hint}allowed are {', '.join(map(repr, allowed))}")
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"{path}={value}: must be finite")
-    for bound, fits, words in (
-        ("at_least", operator.ge, "at least"),
-        ("above", operator.gt, "greater than"),
-        ("at_most", operator.le, "at most"),
-    ):
-        limit = limits.get(bound)
-        if limit is not None and not fits(value, limit):
-            raise UsageError(f"{path}={value}: must be {words} {limit}")
+    for bound, (fits, words) in _BOUNDS.items():
+        if bound in limits and not fits(value, limits[bound]):
+            raise UsageError(f"{path}={value}: must be {words} {limits[bound]}")

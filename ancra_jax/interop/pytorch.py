@@ -127,7 +127,14 @@ def load_state_dict(path: str | os.PathLike[str]) -> StateDict:
         raise UsageError(f"weights {path}: {', '.join(readers)} files are allowed")
     if not path.is_file():
         raise UsageError(f"weights {path}: no such file")
-    return readers[path.suffix](path)
+    try:
+        arrays = readers[path.suffix](path)
+    except ImportError as error:
+        raise UsageError(f"weights {path}: pip install {error.name}, which reads them") from error
+    return {
+        key: value.astype(np.float32) if jnp.issubdtype(value.dtype, jnp.floating) else value
+        for key, value in arrays.items()
+    }
 
 
 def _module_names(name: str) -> _Names:
@@ -205,10 +212,8 @@ def _checked_array(name: str, value: object) -> np.ndarray:
 
 
 def _read_torch(path: Path) -> StateDict:
-    try:
-        import torch
-    except ImportError as error:
-        raise UsageError(f"weights {path}: PyTorch reads them (pip install torch)") from error
+    import torch
+
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the exceptions of a damaged or unsafe file are not documented
@@ -232,18 +237,9 @@ def _read_torch(path: Path) -> StateDict:
 
 
 def _read_safetensors(path: Path) -> StateDict:
+    import safetensors.numpy
+
     try:
-        import safetensors
-        import safetensors.numpy
-    except ImportError as error:
-        raise UsageError(
-            f"weights {path}: safetensors reads them (pip install safetensors)"
-        ) from error
-    try:
-        arrays = safetensors.numpy.load_file(path)
+        return safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise UsageError(f"weights {path}: not a readable safetensors file ({error})") from error
-    return {
-        key: value.astype(np.float32) if jnp.issubdtype(value.dtype, jnp.floating) else value
-        for key, value in arrays.items()
-    }

@@ -1,7 +1,7 @@
 """The terms of adversarial losses: cross-entropy, TRADES, MART, SAT, S2O, distillation.
 
-In the equations ``p = softmax(natural)``, ``q = softmax(adversarial)``, ``y`` is the label and
-``sg`` is ``stop_gradient``.
+The methods in ``ancra_jax.methods`` name the papers. In the equations ``p`` is
+``softmax(natural)``, ``q`` is ``softmax(adversarial)``, ``y`` the label, ``sg`` ``stop_gradient``.
 """
 
 import jax
@@ -22,11 +22,8 @@ def cross_entropy(logits: Logits, labels: Labels, label_smoothing: float = 0.0) 
     Args:
       logits: of one head.
       labels: class numbers.
-      label_smoothing: probability that is moved from the label to all classes alike, in [0, 1].
-
-    References:
-      Szegedy et al., Rethinking the Inception Architecture for Computer Vision, CVPR 2016, for
-      label smoothing.
+      label_smoothing: probability that is moved from the label to all classes alike, in [0, 1]
+        (Szegedy et al., CVPR 2016).
     """
     if label_smoothing == 0.0:
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
@@ -35,11 +32,7 @@ def cross_entropy(logits: Logits, labels: Labels, label_smoothing: float = 0.0) 
 
 
 def kl_divergence(natural: Logits, adversarial: Logits) -> Scalar:
-    """Average ``KL(p || q)`` over the batch: TRADES' regulariser. Both sides receive gradient.
-
-    References:
-      Zhang et al., Theoretically Principled Trade-off between Robustness and Accuracy, ICML 2019.
-    """
+    """Average ``KL(p || q)`` over the batch; both sides receive gradient (TRADES)."""
     log_p, log_q = jax.nn.log_softmax(natural), jax.nn.log_softmax(adversarial)
     return jnp.mean(optax.losses.kl_divergence_with_log_targets(log_q, log_p))
 
@@ -53,9 +46,6 @@ def distillation(student: Logits, teacher: Logits, temperature: float) -> Scalar
       student: logits of one head.
       teacher: logits for the same examples; frozen.
       temperature: ``T``.
-
-    References:
-      Hinton et al., Distilling the Knowledge in a Neural Network, 2015.
     """
     target = jax.lax.stop_gradient(teacher) / temperature
     return temperature**2 * kl_divergence(target, student / temperature)
@@ -70,10 +60,6 @@ def boosted_cross_entropy(
       adversarial: logits of the adversarial images.
       labels: class numbers.
       label_smoothing: of ``-log q_y``, as for `cross_entropy`.
-
-    References:
-      Wang et al., Improving Adversarial Robustness Requires Revisiting Misclassified Examples,
-      ICLR 2020.
     """
     q = jax.nn.softmax(adversarial)
     is_label = jax.nn.one_hot(labels, q.shape[-1], dtype=bool)
@@ -96,14 +82,11 @@ def class_targets(logits: Logits, diagonal: float) -> Float[Array, "classes clas
 
     With ``A = -|sum_i o_i o_i^T|`` over the logits ``o_i``: every row less its minimum, its
     diagonal set to 0, scaled to sum to ``1 - diagonal``, its diagonal set to ``diagonal``. A row
-    that is 0 off its diagonal is spread evenly. Carries no gradient.
+    that is 0 off its diagonal is spread evenly. Carries no gradient (S2O).
 
     Args:
       logits: of one forward pass and one head.
       diagonal: probability of the class itself.
-
-    References:
-      Jin et al., Enhancing Adversarial Training with Second-Order Statistics of Weights, CVPR 2022.
     """
     o = jax.lax.stop_gradient(logits)
     similarity = -jnp.abs(jnp.matmul(o.T, o, precision="highest"))
@@ -123,15 +106,12 @@ def second_order_divergence(logits: Logits, labels: Labels, diagonal: float) -> 
 
 
 def adapted_labels(soft_labels: Logits, logits: Logits, momentum: float) -> Logits:
-    """Return ``momentum t + (1 - momentum) sg(p)``, soft labels ``t`` that follow predictions.
+    """Return ``momentum t + (1 - momentum) sg(p)``, labels that follow predictions (SAT).
 
     Args:
       soft_labels: ``t``, probabilities.
       logits: of the natural images; they receive no gradient.
       momentum: share of the old label that is kept, in [0, 1].
-
-    References:
-      Huang et al., Self-Adaptive Training: beyond Empirical Risk Minimization, NeurIPS 2020.
     """
     predicted = jax.lax.stop_gradient(jax.nn.softmax(logits))
     return momentum * soft_labels + (1 - momentum) * predicted

@@ -86,11 +86,8 @@ class Plan(NamedTuple):
     extras: dict[str, Any]
 
 
-LossOfParams = Callable[[PyTree], tuple[Scalar, Any]]
-"""Maps parameters to the loss and an auxiliary output, as for ``jax.grad(..., has_aux=True)``."""
-
-ValueAndGradient = tuple[tuple[Scalar, Any], PyTree]
-"""``((loss, auxiliary output), gradient)``, as ``jax.value_and_grad(..., has_aux=True)`` gives."""
+LossOfParams = Callable[[PyTree], tuple[Scalar, Any]]  # with an auxiliary output, as for jax.grad
+ValueAndGradient = tuple[tuple[Scalar, Any], PyTree]  # ((loss, auxiliary output), gradient)
 
 
 def no_state(labels: Int[Array, "examples"], num_classes: int) -> MethodState:

@@ -8,6 +8,8 @@ References:
   Jin et al., Enhancing Adversarial Training with Second-Order Statistics of Weights, CVPR 2022.
 """
 
+from functools import partial
+
 from jaxtyping import Array, Float, Int
 
 from ancra_jax import losses
@@ -55,13 +57,7 @@ def trades_s2o(config: Config, attack: AttackSettings) -> Method:
 def _regulariser(
     natural: Outputs, adversarial: Outputs, labels: Int[Array, "batch"], config: Config
 ) -> Float[Array, ""]:
-    def term(
-        p: Float[Array, "batch classes"], q: Float[Array, "batch classes"]
-    ) -> Float[Array, ""]:
-        of_p, of_q = (
-            losses.second_order_divergence(logits, labels, config.second_order.diagonal)
-            for logits in (p, q)
-        )
-        return of_p + of_q
-
-    return losses.combined(term, natural, adversarial, aux_weight=config.method.aux_weight)
+    diagonal = config.second_order.diagonal
+    term = partial(losses.second_order_divergence, labels=labels, diagonal=diagonal)
+    both = lambda p, q: term(p) + term(q)  # noqa: E731
+    return losses.combined(both, natural, adversarial, aux_weight=config.method.aux_weight)

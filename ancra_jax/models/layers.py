@@ -35,7 +35,7 @@ _gradient_rule: ContextVar[str] = ContextVar("gradient_rule", default="auto")
 
 @contextmanager
 def gradient_rule(rule: str) -> Iterator[None]:
-    """Choose how `conv` differentiates in what is traced inside the ``with`` block.
+    """Choose how `Conv` differentiates in what is traced inside the ``with`` block.
 
     Args:
       rule: ``'stock'`` is JAX's own rule, ``'forward'`` computes the input gradient as an ordinary
@@ -55,35 +55,18 @@ def gradient_rule(rule: str) -> Iterator[None]:
         _gradient_rule.reset(token)
 
 
-def conv(
-    images: FeatureMap,
-    kernel: Float[Array, "kernel_height kernel_width channels features"],
-    *,
-    stride: int = 1,
-    padding: tuple[int, int] = (0, 0),
-) -> NewFeatureMap:
-    """Convolve in two dimensions (NHWC, HWIO), padded by the same amount on both sides.
-
-    On CPU the convolution and its input gradient are those of ``ancra_jax.ops.convolution``, which
-    XLA computes faster there, above all inside a compiled loop. See `gradient_rule`.
-
-    Args:
-      images: input feature map.
-      kernel: of the same dtype as ``images``.
-      stride: the same in both directions.
-      padding: zeros on either side, in height and width.
-    """
+def _convolution() -> Callable[[FeatureMap, Array, Geometry], NewFeatureMap]:
     rule = _gradient_rule.get()
     if rule == "auto":
         rule = "forward" if jax.default_backend() == "cpu" else "stock"
-    function = cpu_convolution if rule == "forward" else stock_convolution
-    rows, columns = padding
-    geometry = Geometry((stride, stride), ((rows, rows), (columns, columns)))
-    return function(images, kernel, geometry)
+    return cpu_convolution if rule == "forward" else stock_convolution
 
 
 class Conv(nn.Module):
     """Convolution without bias, padded by half its kernel size as PyTorch's ``padding=k//2``.
+
+    On CPU the convolution and its input gradient are those of ``ancra_jax.ops.convolution``, which
+    XLA computes faster there, above all inside a compiled loop. See `gradient_rule`.
 
     Attributes:
       features: output channels.
@@ -105,7 +88,8 @@ class Conv(nn.Module):
         size, half = self.kernel_size, self.kernel_size // 2
         shape = (size, size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
-        return conv(x.astype(self.dtype), kernel, stride=self.stride, padding=(half, half))
+        geometry = Geometry((self.stride, self.stride), ((half, half), (half, half)))
+        return _convolution()(x.astype(self.dtype), kernel, geometry)
 
 
 class BatchNorm(nn.Module):
