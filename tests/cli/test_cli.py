@@ -27,7 +27,7 @@ DIGITS = "--config=configs/digits.py"
         ([f"{DIGITS}:trades", "--config.epoch=3", "--workdir=W"], "epoch"),
         ([f"{DIGITS}:trades", "--config.epochs=many", "--workdir=W"], "epochs"),
         ([f"{DIGITS}:trades", "--config.model.name=resnet19", "--workdir=W"], "resnet18"),
-        ([f"{DIGITS}:trades", "--config.data.name=digit", "--workdir=W"], "Did you mean 'digits'?"),
+        ([f"{DIGITS}:trades", "--config.data.name=digit", "--workdir=W"], "did you mean 'digits'?"),
         ([f"{DIGITS}:trades", "--config.method.name=trade", "--workdir=W"], "mean 'trades'?"),
         ([f"{DIGITS}:trades", "--config.attack.epsilon=-1", "--workdir=W"], "greater than 0"),
         ([f"{DIGITS}:trades", "--workdirr=W"], "workdirr"),
