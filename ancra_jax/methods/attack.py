@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from ancra_jax import attacks
 from ancra_jax.attacks import objectives
 from ancra_jax.attacks.objectives import Objective
-from ancra_jax.config.schema import Config
+from ancra_jax.config.schema import AttackConfig, Config
 from ancra_jax.types import Outputs
 
 Images = Float[Array, "batch height width channels"]
@@ -22,35 +22,25 @@ MethodState = dict[str, PyTree]
 START_SIGMA = 0.001  # of the gaussian start, on the [0, 1] pixel scale (TRADES)
 
 
-@dataclass(frozen=True)
-class AttackSettings:
-    """One kind of attack; requests of the same kind run as one batch.
+@dataclass(frozen=True, kw_only=True)
+class AttackSettings(AttackConfig):
+    """The configured attack, of one kind; requests of the same kind run as one batch.
 
     Attributes:
-      objective: ``'cross_entropy'`` or ``'kl'`` (to the prediction for the natural image).
-      threat_model: the ball around every image.
-      step_size: of one step, on the [0, 1] pixel scale.
-      num_steps: how many steps.
-      start: ``'gaussian'`` (natural image + 0.001 N(0, 1)) or ``'uniform'`` (in the ball).
       aux_weight: weight of the auxiliary heads in the objective; 0 attacks the final logits only.
     """
 
-    objective: str
-    threat_model: attacks.ThreatModel
-    step_size: float
-    num_steps: int
-    start: str
     aux_weight: float
+
+    @property
+    def threat_model(self) -> attacks.ThreatModel:
+        """The ball around every image."""
+        return attacks.threat_model(self.norm, self.epsilon)
 
 
 def attack_settings(config: Config) -> AttackSettings:
     """Return the training attack as a configuration describes it."""
-    attack = config.attack
-    ball = attacks.threat_model(attack.norm, attack.epsilon)
-    weight = config.method.aux_weight
-    return AttackSettings(
-        attack.objective, ball, attack.step_size, attack.num_steps, attack.start, weight
-    )
+    return AttackSettings(**vars(config.attack), aux_weight=config.method.aux_weight)
 
 
 class AttackRequest(NamedTuple):
@@ -84,7 +74,7 @@ def run_requests(
       model: the network in the evaluation phase.
       requests: by name.
       state: of the method.
-      ball: makes the ball that the attack moves in of a request's threat model.
+      ball: makes the ball that an attack moves in out of the threat model of its settings.
 
     Returns:
       The attacked images by the requests' names, and the state as it was.

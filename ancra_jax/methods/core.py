@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from ancra_jax.attacks.model import example_keys
+from ancra_jax.attacks import example_keys
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError
 from ancra_jax.methods.attack import (
@@ -24,8 +24,7 @@ from ancra_jax.methods.attack import (
 )
 from ancra_jax.types import Batch, Outputs
 
-ADVERSARIAL, NEGATIVE_CHOICE, NEGATIVE_ATTACK = range(3)
-"""The streams of randomness of a step, for `stream_keys`."""
+ADVERSARIAL, NEGATIVE_CHOICE, NEGATIVE_ATTACK = range(3)  # folded into the key of a step
 
 BatchStats = PyTree
 Metrics = dict[str, Float[Array, ""]]
@@ -122,13 +121,6 @@ class Method(NamedTuple):
     gradient: Callable[[LossOfParams, PyTree, Int[Array, ""]], ValueAndGradient] = plain_gradient
 
 
-def stream_keys(
-    key: Key[Array, ""], stream: int, indices: Int[Array, "batch"]
-) -> Key[Array, "batch"]:
-    """Derive one key per example from the step's key, a stream's number and data-set indices."""
-    return example_keys(jax.random.fold_in(key, stream), indices)
-
-
 def accuracy(outputs: Outputs, labels: Int[Array, "batch"]) -> Scalar:
     """Return the share of the batch that the final logits classify correctly.
 
@@ -142,7 +134,7 @@ def untargeted(attack: AttackSettings) -> Callable[..., Plan]:
     """Plan the untargeted attack on every natural image (paper eq. 2), as ``'adversarial'``."""
 
     def prepare(model: Model, batch: Batch, key: Key[Array, ""], epoch: Int[Array, ""]) -> Plan:
-        keys = stream_keys(key, ADVERSARIAL, batch.indices)
+        keys = example_keys(jax.random.fold_in(key, ADVERSARIAL), batch.indices)
         request = AttackRequest(attack, batch.images, batch.labels, False, keys)
         return Plan({"adversarial": request}, {})
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
 from ancra_jax import losses
+from ancra_jax.attacks import example_keys
 from ancra_jax.config.schema import Config
 from ancra_jax.methods import core, negatives
 from ancra_jax.methods.attack import AttackRequest, AttackSettings, Model
@@ -38,7 +39,7 @@ def negative_contrast(method: Method, config: Config, attack: AttackSettings) ->
     def choose(
         model: Model, batch: Batch, key: Key[Array, ""], epoch: Int[Array, ""]
     ) -> negatives.Negatives:
-        keys = core.stream_keys(key, core.NEGATIVE_CHOICE, batch.indices)
+        keys = example_keys(jax.random.fold_in(key, core.NEGATIVE_CHOICE), batch.indices)
 
         def random() -> negatives.Negatives:
             return negatives.choose_negatives(negatives.RANDOM, keys, batch.labels)
@@ -62,7 +63,7 @@ def negative_contrast(method: Method, config: Config, attack: AttackSettings) ->
         }
         if not contrast.targeted:
             return Plan(plan.requests, extras)
-        keys = core.stream_keys(key, core.NEGATIVE_ATTACK, batch.indices)
+        keys = example_keys(jax.random.fold_in(key, core.NEGATIVE_ATTACK), batch.indices)
         request = AttackRequest(descent, images, batch.labels, True, keys)
         return Plan(plan.requests | {"negative": request}, extras)
 
