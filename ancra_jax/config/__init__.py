@@ -4,21 +4,6 @@ The dataclass of every group of settings is in ``ancra_jax.config.schema``.
 """
 
 from ancra_jax.config.fields import options_of
-from ancra_jax.config.schema import (
-    WEIGHTS,
-    Config,
-    extra_examples,
-    flat_settings,
-    from_mapping,
-    to_mapping,
-)
+from ancra_jax.config.schema import WEIGHTS, Config, extra_examples, from_mapping, to_mapping
 
-__all__ = [
-    "WEIGHTS",
-    "Config",
-    "extra_examples",
-    "flat_settings",
-    "from_mapping",
-    "options_of",
-    "to_mapping",
-]
+__all__ = ["WEIGHTS", "Config", "extra_examples", "from_mapping", "options_of", "to_mapping"]

@@ -237,19 +237,6 @@ def to_mapping(config: Config) -> dict[str, Any]:
     return values
 
 
-def flat_settings(config: Config) -> dict[str, Any]:
-    """Return every setting by its dotted name, ``{'attack.epsilon': 0.03, ...}``, of JSON types."""
-    return _flattened(to_mapping(config), "")
-
-
-def _flattened(values: dict[str, Any], prefix: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        path = f"{prefix}{name}"
-        flat |= _flattened(value, f"{path}.") if isinstance(value, dict) else {path: value}
-    return flat
-
-
 def extra_examples(config: Config) -> int:
     """Return how many examples of every batch are extra data."""
     return round(config.extra_data.fraction * config.batch_size)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from ancra_jax.config.schema import WEIGHTS, Config, flat_settings
+from ancra_jax.config.schema import WEIGHTS, Config, to_mapping
 from ancra_jax.errors import UsageError
 from ancra_jax.results.diagnosis import FILE, ReportedDiagnosis, load_diagnosis
 from ancra_jax.results.names import NATURAL, display_name, evaluate_command
@@ -148,7 +148,11 @@ def load_runs(workdirs: Sequence[str]) -> list[Run]:
 def method_settings(config: Config) -> dict[str, Any]:
     """The settings that make a method: neither the seed nor what changes no number."""
     free = workdir_lib.FREE_SETTINGS - {"max_steps"} | {"seed"}
-    return {name: value for name, value in flat_settings(config).items() if name not in free}
+    flat: dict[str, Any] = {}
+    for name, value in to_mapping(config).items():
+        values = value.items() if isinstance(value, dict) else [("", value)]
+        flat |= {f"{name}.{key}".rstrip("."): value for key, value in values}
+    return {name: value for name, value in flat.items() if name not in free}
 
 
 def _load_run(workdir: str) -> Run:
@@ -263,7 +267,7 @@ def _labels(configs: Sequence[Config]) -> list[str]:
         differing = [
             f"{name.rpartition('.')[2]}={value}"
             for name, value in method_settings(config).items()
-            if any(other.get(name) != value for other in settings)
+            if any(other[name] != value for other in settings)
         ]
         labels.append(", ".join([label, *differing[:MAX_SETTINGS_IN_LABEL]]))
     return labels

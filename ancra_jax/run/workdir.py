@@ -25,7 +25,7 @@ def open_for_training(workdir: str, config: Config) -> pathlib.Path:
     path = pathlib.Path(workdir)
     file = path / "config.json"
     if file.exists():
-        differences = _differences(read_config(workdir), config)
+        differences = _differences(config_lib.to_mapping(read_config(workdir)), config)
         if differences:
             raise UsageError(
                 f"--workdir={workdir}: holds a run of another configuration "
@@ -76,10 +76,20 @@ def read_starts(workdir: str) -> list[dict[str, Any]]:
     return read_json_lines(pathlib.Path(workdir) / STARTS)
 
 
-def _differences(saved: Config, config: Config) -> list[str]:
-    old, new = config_lib.flat_settings(saved), config_lib.flat_settings(config)
+def _differences(saved: dict[str, Any], config: Config) -> list[str]:
+    old, new = _flat(saved), _flat(config_lib.to_mapping(config))
     return [
         f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
         for name in old | new
         if old.get(name) != new.get(name) and name not in FREE_SETTINGS
     ]
+
+
+def _flat(values, prefix=""):
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat

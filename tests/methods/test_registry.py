@@ -96,4 +96,3 @@ def test_settings_of_its_own_are_kept_and_distinguish_runs(tmp_path):
     for options in ({"power": 2.0}, {"power": 0.5, "detach": True}, {}):
         with pytest.raises(UsageError, match=r"method\.options\.\w+ was"):
             open_for_training(str(tmp_path), with_options(**options))
-    assert config_lib.flat_settings(config)["method.options.power"] == 0.5

@@ -127,7 +127,7 @@ def overrides_of(config: Config) -> dict[str, Any]:
     base = config_lib.from_mapping(recipe(config.data.name, config.name.partition(" ")[0]))
     original = method_settings(base)
     settings = method_settings(config).items()
-    return {name: value for name, value in settings if value != original.get(name)}
+    return {name: value for name, value in settings if value != original[name]}
 
 
 def setting(config: Config, overrides: dict[str, Any]) -> str:
