@@ -118,10 +118,10 @@ class Network(nn.Module):
             stride; labels that are missing or not one per image.
         """
         check_images(images, type(self))
-        if not (train and self.reverse_attention):
-            labels = None
-        else:
+        if train and self.reverse_attention:
             check_labels(labels, images)
+        else:
+            labels = None
         trunk = self.trunk(images.astype(self.dtype), train=train)
         classifier = Classifier(
             self.num_classes, self.pool_window, zero_bias=self.zero_classifier_bias, name="fc"
