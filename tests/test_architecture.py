@@ -18,6 +18,7 @@ LAYERS = (
     {"methods"},
     {"run"},
     {"results", "train"},
+    {"tables"},
     {"evaluate", "report"},
     {"paper"},
 )

@@ -1,8 +1,5 @@
-"""Which attacks run on a checkpoint."""
+"""Which attacks run on a checkpoint, and what is kept of them."""
 
-from ancra_jax.evaluate.suites import SUITES as SUITES
-from ancra_jax.evaluate.suites import attacks_of_suite as attacks_of_suite
-from ancra_jax.evaluate.suites import define_flags as define_flags
-from ancra_jax.evaluate.suites import evaluate as evaluate
-from ancra_jax.evaluate.suites import load_sources as load_sources
-from ancra_jax.evaluate.suites import main as main
+from ancra_jax.evaluate.suites import SUITES, define_flags, evaluate, main
+
+__all__ = ["SUITES", "define_flags", "evaluate", "main"]

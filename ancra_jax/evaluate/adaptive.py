@@ -1,8 +1,6 @@
 """The adaptive attacks as a part of the evaluation of a work directory."""
 
-import shutil
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,51 +10,27 @@ import ancra_jax.defences  # noqa: F401  (registers what the networks declare)
 from ancra_jax.attacks import Defence, adaptive
 from ancra_jax.attacks.adaptive.surrogates import Level
 from ancra_jax.attacks.placement import Placement
-from ancra_jax.cli.progress import Bar
-from ancra_jax.evaluate.target import Target, arrays_of, first_examples, shown_on
-from ancra_jax.results.store import ResultStore
-
-NAME = "adaptive"
+from ancra_jax.evaluate.spec import Arrays, Model, Spec, Task
 
 
 @dataclass(frozen=True)
 class Source:
-    """Another network, whose adversarial images are tried.
+    """Another network, whose adversarial images are tried."""
 
-    Attributes:
-      name: base name of its work directory.
-      method: that trained it.
-      step: of its checkpoint.
-      predict: its inference with variables bound.
-    """
-
-    name: str
-    method: str
-    step: int
-    predict: Callable[..., Any]
+    name: str  # base name of its work directory
+    method: str  # that trained it
+    step: int  # of its checkpoint
+    model: Model
 
 
 @dataclass(frozen=True)
-class AdaptiveSpec:
-    """The attacks that a network's defences declare, and transfer from other networks.
+class AdaptiveSpec(Spec):
+    """The attacks that a network's defences declare, and transfer from other networks."""
 
-    Attributes:
-      name: file name of the result.
-      norm: ``'linf'`` or ``'l2'``.
-      epsilon: radius of the ball, on the [0, 1] pixel scale.
-      budget: ``'quick'``, ``'standard'`` or ``'thorough'``.
-      max_minutes: stop after so many; 0: no limit. It decides no number of a complete result.
-      defences: what the network declares.
-      sources: networks to transfer from.
-    """
-
-    name: str
-    norm: str
-    epsilon: float
     budget: Level
-    max_minutes: float
-    defences: Sequence[Defence]
-    sources: Sequence[Source]
+    max_minutes: float  # stop after so many; 0: no limit. It decides no number of a complete result
+    defences: Sequence[Defence]  # that the network declares
+    sources: Sequence[Source]  # networks to transfer from
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -72,60 +46,47 @@ class AdaptiveSpec:
             ],
         }
 
-    def run(self, target: Target, identity: dict[str, Any], store: ResultStore, bar: Bar) -> None:
-        """Attacks the first examples of the test split and writes the result.
+    def run(self, task: Task) -> tuple[Arrays, dict[str, Any]]:
+        """Attack the examples of a task; see ``Spec``.
 
-        Interrupted or stopped by ``max_minutes``, it continues after the last finished batch, with
-        identical numbers.
-
-        Args:
-          target: what is attacked.
-          identity: what determines the numbers; see ``ResultStore``.
-          store: where the result goes.
-          bar: is told where the evaluation stands.
+        Stopped by ``max_minutes``, the result says ``"complete": false``, and the attacks continue
+        after the last finished batch.
         """
-        images, labels = first_examples(target, identity)
-        state = store.partial_path(identity).with_suffix(".state")
-        started = time.monotonic()
+        images, labels = task.images, task.labels
         result = adaptive(
-            target.predict,
+            task.target.model,
             images,
             labels,
             epsilon=self.epsilon,
             norm=self.norm,
             defences=self.defences,
-            transfer_from={source.name: source.predict for source in self.sources},
+            transfer_from={source.name: source.model for source in self.sources},
             budget=self.budget,
-            key=jax.random.key(identity["seed"]),
-            batch_size=target.compacted_batch_size,
-            state_path=state,
+            key=task.key,
+            batch_size=task.batch_size_of_the_rest,
+            state_path=task.state,
             max_seconds=60 * self.max_minutes or None,
-            progress=shown_on(bar),
+            progress=task.show,
         )
-        gate = None
+        masks = None
         if result.complete:
             broken = ~result.robust & (result.broken_by != "clean")
-            placement = Placement.over(jax.devices(), target.batch_size, len(images))
+            placement = Placement.over(jax.devices(), task.target.batch_size, len(images))
             for defence in self.defences:
                 if defence.gate is not None:
-                    gate = defence.gate(images, result.images, labels, broken, placement)
-        store.write(
-            identity,
-            arrays_of(result, labels),
-            time.monotonic() - started,
-            complete=result.complete,
-            attacks=[record._asdict() for record in result.records],
-            accuracy_after=result.accuracies,
-            gate=gate,
-            warnings=self._warnings() + result.warnings,
-        )
-        if result.complete:
-            shutil.rmtree(state, ignore_errors=True)
+                    masks = defence.gate(images, result.images, labels, broken, placement)
+        return task.kept(result), {
+            "complete": result.complete,
+            "attacks": [record._asdict() for record in result.records],
+            "accuracy_after": result.accuracies,
+            "gate": masks,
+            "warnings": self._warnings() + result.warnings,
+        }
 
     def _warnings(self) -> list[str]:
         if any(defence.attacks for defence in self.defences):
             return []
-        by = " and ".join(["Square", *(["transfer"] if self.sources else [])])
+        by = "Square and transfer" if self.sources else "Square"
         return [
             f"the network declares no surrogate: it was attacked by {by}; AutoAttack is the "
             "measure of a network that hides no gradient"

@@ -3,9 +3,8 @@
 Interrupted, the same command continues; a finished result is never overwritten without ``--force``.
 """
 
-import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,24 +12,39 @@ from absl import flags
 from jax.sharding import Mesh
 
 from ancra_jax.attacks.adaptive.surrogates import LEVELS, Level, declared
-from ancra_jax.attacks.saved_state import StateError
 from ancra_jax.cli.backend import use_a_device_per_core
-from ancra_jax.cli.progress import Bar
 from ancra_jax.config.schema import WEIGHTS, Config
 from ancra_jax.data import Dataset
 from ancra_jax.errors import UsageError
-from ancra_jax.evaluate import adaptive as adaptive_suite
-from ancra_jax.evaluate import autoattack as autoattack_suite
-from ancra_jax.evaluate import diagnostics as diagnostics_suite
-from ancra_jax.evaluate import paper as paper_suite
-from ancra_jax.evaluate.summary import print_table
-from ancra_jax.results.store import ResultStore, evaluation_name, read_result
+from ancra_jax.evaluate import paper
+from ancra_jax.evaluate.adaptive import AdaptiveSpec, Source
+from ancra_jax.evaluate.autoattack import AutoAttackSpec
+from ancra_jax.evaluate.diagnostics import DiagnosticsSpec
+from ancra_jax.evaluate.spec import Spec, Target, compute
+from ancra_jax.evaluate.summary import print_summary
+from ancra_jax.results.diagnosis import NAME as DIAGNOSTICS
+from ancra_jax.results.names import ADAPTIVE, AUTOATTACK
+from ancra_jax.results.store import ResultStore, evaluation_name
 from ancra_jax.run import build as components
 from ancra_jax.run import sharding
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.weights import load_weights
 
-SUITES = ("quick", "paper", "autoattack", "adaptive", "diagnostics", "all")
+SUITES = {
+    "quick": ("paper",),
+    "paper": ("paper", "autoattack"),
+    "autoattack": ("autoattack",),
+    "adaptive": ("natural", "autoattack", "adaptive"),
+    "diagnostics": ("diagnostics",),
+    "all": ("paper", "autoattack", "adaptive", "diagnostics"),
+}
+"""The parts of each suite, in the order in which they run: the cheap ones first."""
+
+
+_OPTIONS = (
+    *("checkpoint", "weights", "num_examples", "batch_size", "seed", "force", "suite"),
+    *("autoattack_version", "adaptive_budget", "max_minutes", "transfer_from"),
+)
 
 
 def evaluate(
@@ -48,7 +62,7 @@ def evaluate(
     max_minutes: float = 0.0,
     transfer_from: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """Runs a suite on a checkpoint; results that are there already are kept.
+    """Run a suite on a checkpoint; results that are there already are kept.
 
     Args:
       workdir: of a run.
@@ -59,7 +73,10 @@ def evaluate(
         and the adaptive attacks take at most 32 on a CPU, 256 elsewhere.
       seed: of the attacks' randomness.
       force: compute again what is there.
-      suite: see ``attacks_of_suite``.
+      suite: ``'quick'``: natural images, FGSM, PGD and C&W, on the final logits and on auxiliary
+        heads; ``'paper'``: these and AutoAttack; ``'autoattack'`` alone; ``'adaptive'``: natural
+        images, AutoAttack and the attacks made for the network's defence; ``'diagnostics'``, which
+        compare the results that are there; ``'all'``: everything.
       autoattack_version: ``'standard'`` or ``'plus'``.
       adaptive_budget: ``'quick'``, ``'standard'`` or ``'thorough'``.
       max_minutes: stop the adaptive attacks after so many; 0: no limit. The same call goes on.
@@ -73,101 +90,66 @@ def evaluate(
     """
     config = workdir_lib.read_config(workdir)
     dataset = components.load_dataset(config.data)
-    test = dataset.test
-    num_examples = num_examples or len(test)
-    if num_examples > len(test):
-        raise UsageError(f"--num_examples={num_examples}: the test split has {len(test)} examples")
+    limit = len(dataset.test)
+    num_examples = num_examples or limit
+    if num_examples > limit:
+        raise UsageError(f"--num_examples={num_examples}: the test split has {limit} examples")
     mesh = sharding.create_mesh()
-    batch_size = _round_up(min(batch_size or config.batch_size, num_examples), mesh.size)
-    model = components.create_model(config, dataset.num_classes, dtype="float32")
+    network = components.create_model(config, dataset.num_classes, dtype="float32")
     variables, step, _ = load_weights(
-        workdir, model, dataset.image_shape, mesh, checkpoint=checkpoint, weights=weights
+        workdir, network, dataset.image_shape, mesh, checkpoint=checkpoint, weights=weights
     )
-    target = paper_suite.Target(
-        jax.tree_util.Partial(model.apply, variables),
-        test,
-        batch_size,
-        sharding.batch_sharded(mesh),
-    )
-    adaptive = functools.partial(
-        adaptive_suite.AdaptiveSpec,
-        adaptive_suite.NAME,
+    model = jax.tree_util.Partial(network.apply, variables)
+    size = _round_up(min(batch_size or config.batch_size, num_examples), mesh.size)
+    target = Target(model, dataset.test, size, sharding.batch_sharded(mesh))
+    adaptive = AdaptiveSpec(
+        ADAPTIVE,
         config.evaluation.norm,
         config.evaluation.epsilon,
         adaptive_budget,
         max_minutes,
-        declared(model, target.predict),
+        declared(network, model),
         load_sources(transfer_from, dataset, mesh),
     )
     name = evaluation_name(checkpoint, weights)
+    identity = {
+        "method": config.name,
+        "data": dataset.title,
+        "data_fingerprint": dataset.fingerprint,
+        "checkpoint": name,
+        "step": step,
+        "num_examples": num_examples,
+        "seed": seed,
+    }
     store = ResultStore(workdir, name)
-    results = []
-    # An attack that computes in less than float32 finds less.
-    with jax.default_matmul_precision("highest"):
-        for spec in attacks_of_suite(suite, config, autoattack_version, adaptive):
-            identity = {
-                "attack": spec.name,
-                "method": config.name,
-                "data": dataset.title,
-                "data_fingerprint": dataset.fingerprint,
-                "checkpoint": name,
-                "step": step,
-                "num_examples": num_examples,
-                "seed": seed,
-                "settings": spec.settings,
-            }
-            if store.finished(identity, force=force) is None:
-                try:
-                    with Bar(spec.name, num_examples) as bar:
-                        spec.run(target, identity, store, bar)
-                except StateError as error:
-                    raise UsageError(str(error)) from error
-            results.append(read_result(store.path(spec.name)))
-    return results
+    specs = _specs(config, suite, autoattack_version, adaptive)
+    return [compute(spec, target, store, identity, force=force) for spec in specs]
 
 
-def attacks_of_suite(
-    suite: str, config: Config, autoattack_version: str, adaptive: Callable[[], Any]
-) -> list[Any]:
-    """The attacks of a suite, in the order in which they run: the cheap ones first.
-
-    Args:
-      suite: ``'quick'``: natural images, FGSM, PGD and C&W, without and with p; ``'paper'``: these
-        and AutoAttack; ``'autoattack'`` alone; ``'adaptive'``: natural images, AutoAttack and the
-        attacks made for the network's defence; ``'diagnostics'``, which compare the results that
-        are there; ``'all'``: everything.
-      config: of the run.
-      autoattack_version: see there.
-      adaptive: makes the adaptive attacks.
-    """
-    paper = paper_suite.specs(
+def _specs(config: Config, suite: str, version: str, adaptive: AdaptiveSpec) -> list[Spec]:
+    """Return the attacks of a suite, with a version of AutoAttack and these adaptive attacks."""
+    norm, epsilon = config.evaluation.norm, config.evaluation.epsilon
+    attacks = paper.specs(
         config.evaluation, config.method.aux_weight, config.model.reverse_attention
     )
-    autoattack = autoattack_suite.spec(config.evaluation, autoattack_version)
-    diagnostics = diagnostics_suite.spec(config.evaluation)
-    match suite:
-        case "quick":
-            return paper
-        case "paper":
-            return [*paper, autoattack]
-        case "autoattack":
-            return [autoattack]
-        case "adaptive":
-            return [paper[0], autoattack, adaptive()]
-        case "diagnostics":
-            return [diagnostics]
-    return [*paper, autoattack, adaptive(), diagnostics]
+    name = AUTOATTACK if version == "standard" else f"{AUTOATTACK}_{version}"
+    parts: dict[str, Sequence[Spec]] = {
+        "natural": attacks[:1],
+        "paper": attacks,
+        "autoattack": [AutoAttackSpec(name, norm, epsilon, version)],
+        "adaptive": [adaptive],
+        "diagnostics": [DiagnosticsSpec(DIAGNOSTICS, norm, epsilon)],
+    }
+    return [spec for part in SUITES[suite] for spec in parts[part]]
 
 
-def load_sources(
-    directories: Sequence[str], dataset: Dataset, mesh: Mesh
-) -> list[adaptive_suite.Source]:
-    """Loads the best checkpoints of other runs, of any method and network.
+def load_sources(directories: Sequence[str], dataset: Dataset, mesh: Mesh) -> list[Source]:
+    """Load the best checkpoints of other runs, of any method and network.
 
     Raises:
       UsageError: a directory holds no such run, or one of another data set.
     """
-    sources: list[adaptive_suite.Source] = []
+    sources: list[Source] = []
     for directory in directories:
         try:
             config = workdir_lib.read_config(directory)
@@ -175,15 +157,15 @@ def load_sources(
                 raise UsageError(
                     f"--workdir={directory}: is a run on {config.data.name}, not {dataset.name}"
                 )
-            model = components.create_model(config, dataset.num_classes, dtype="float32")
-            variables, step, _ = load_weights(directory, model, dataset.image_shape, mesh)
+            network = components.create_model(config, dataset.num_classes, dtype="float32")
+            variables, step, _ = load_weights(directory, network, dataset.image_shape, mesh)
         except UsageError as error:
             raise UsageError(str(error).replace("--workdir", "--transfer_from", 1)) from error
         name = pathlib.Path(directory).resolve().name
         if name in [source.name for source in sources]:
             raise UsageError(f"--transfer_from={directory}: another directory is called {name} too")
-        predict = jax.tree_util.Partial(model.apply, variables)
-        sources.append(adaptive_suite.Source(name, config.name, step, predict))
+        model = jax.tree_util.Partial(network.apply, variables)
+        sources.append(Source(name, config.name, step, model))
     return sources
 
 
@@ -191,10 +173,10 @@ def _round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-def define_flags():
-    """The command's flags; not defined on import, so that a notebook can import every command."""
+def define_flags() -> None:
+    """Define the command's flags; not on import, so that a notebook can import every command."""
     flags.DEFINE_string("workdir", None, "Directory of a run of ancra_jax.train.")
-    flags.DEFINE_enum("suite", "paper", SUITES, "Which attacks.")
+    flags.DEFINE_enum("suite", "paper", list(SUITES), "Which attacks.")
     flags.DEFINE_enum(
         "autoattack_version", "standard", ["standard", "plus"], "Which list of attacks."
     )
@@ -226,25 +208,13 @@ def define_flags():
     flags.DEFINE_bool("force", False, "Compute again and replace finished results.")
 
 
-def main(arguments: flags.FlagValues):
-    """The command."""
+def main(arguments: flags.FlagValues) -> None:
+    """Run the command."""
     if not arguments.workdir:
         raise UsageError("--workdir is missing: the directory of a trained run")
     use_a_device_per_core()
-    results = evaluate(
-        arguments.workdir,
-        checkpoint=arguments.checkpoint,
-        weights=arguments.weights,
-        num_examples=arguments.num_examples,
-        batch_size=arguments.batch_size,
-        seed=arguments.seed,
-        force=arguments.force,
-        suite=arguments.suite,
-        autoattack_version=arguments.autoattack_version,
-        adaptive_budget=arguments.adaptive_budget,
-        max_minutes=arguments.max_minutes,
-        transfer_from=arguments.transfer_from,
-    )
+    options: dict[str, Any] = {name: arguments[name].value for name in _OPTIONS}
+    evaluate(arguments.workdir, **options)
     config = workdir_lib.read_config(arguments.workdir)
     name = evaluation_name(arguments.checkpoint, arguments.weights)
-    print_table(config, results, ResultStore(arguments.workdir, name))
+    print_summary(arguments.workdir, config, name)

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 Claim = Sequence[float | None]
 
-WITHOUT_P = ("natural", "pgd", "fgsm", "cw", "autoattack")
-WITH_P = ("natural", "pgd_with_p", "fgsm_with_p", "cw_with_p", "autoattack")
+FINAL = ("natural", "pgd", "fgsm", "cw", "autoattack")
+HEADS = ("natural", "pgd_with_p", "fgsm_with_p", "cw_with_p", "autoattack")
 BOTH = ("pgd", "fgsm", "cw", "pgd_with_p", "fgsm_with_p", "cw_with_p")
 ABLATION = ("natural", "pgd_with_p")
 
@@ -19,21 +19,14 @@ WITH_REVERSE_ATTENTION = ("pgd_at_ancra", "trades_ancra", "mart_ancra", "trades_
 
 @dataclass(frozen=True)
 class TableRow:
-    """One row: a run, and which of its checkpoints are evaluated.
+    """One row: a run, and which of its checkpoints are evaluated."""
 
-    Attributes:
-      title: as in the paper.
-      data: the data set, which is the name of a file in ``configs/``.
-      method: the argument of that file.
-      claims: by checkpoint, a number for each column of the table; () where none is known.
-      suite: of ``ancra_jax.evaluate``, which has the attacks of the columns.
-    """
-
-    title: str
-    data: str
-    method: str
+    title: str  # as in the paper
+    data: str  # the data set, which is the name of a file in ``configs/``
+    method: str  # the argument of that file
+    # By checkpoint, a number for each column of the table; () where none is known.
     claims: dict[str, Claim] = field(default_factory=lambda: {"best": ()})
-    suite: str = "paper"
+    suite: str = "paper"  # of ``ancra_jax.evaluate``, which has the attacks of the columns
 
     @property
     def suites(self) -> tuple[str, ...]:
@@ -49,16 +42,10 @@ class TableRow:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table.
+    """A table."""
 
-    Attributes:
-      title: what it shows.
-      columns: what the claims are about.
-      rows: see there.
-    """
-
-    title: str
-    columns: tuple[str, ...]
+    title: str  # what it shows
+    columns: tuple[str, ...]  # what the claims are about
     rows: tuple[TableRow, ...]
 
 
@@ -109,8 +96,8 @@ STRATEGIES = {
 
 TABLES = {
     "table1": PaperTable(
-        "Table 1: attacks on the final logits (without p), ResNet-18",
-        WITHOUT_P,
+        "Table 1: attacks on the final logits, ResNet-18",
+        FINAL,
         tuple(
             TableRow(title, data, method, {"best": TABLE1_CLAIMS.get((data, method), ())})
             for data in ("cifar10", "cifar100")
@@ -118,7 +105,7 @@ TABLES = {
         ),
     ),
     "table2": PaperTable(
-        "Table 2: attacks without and with p, CIFAR-10, ResNet-18",
+        "Table 2: attacks on the final logits, and on the auxiliary heads too, CIFAR-10, ResNet-18",
         BOTH,
         tuple(
             TableRow(METHODS[method], "cifar10", method, {"best": claim})
@@ -126,10 +113,10 @@ TABLES = {
         ),
     ),
     "table3": PaperTable(
-        "Table 3: the parts of ANCRA, attacked with p, CIFAR-10, ResNet-18",
-        WITH_P,
+        "Table 3: the parts of ANCRA, heads attacked too, CIFAR-10, ResNet-18",
+        HEADS,
         (
-            # Without auxiliary heads, with p and without are one attack: Table 1's numbers.
+            # A network without auxiliary heads has the numbers of Table 1.
             TableRow("TRADES", "cifar10", "trades", {"best": TABLE1_CLAIMS["cifar10", "trades"]}),
             TableRow(
                 "TRADES-ANC", "cifar10", "trades_anc", {"best": (80.77, 54.18, 63.44, 49.84, 48.51)}
@@ -159,10 +146,7 @@ TABLES = {
         (
             *(
                 TableRow(
-                    f"alpha = {alpha}",
-                    "cifar10",
-                    f"trades_ancra,alpha={alpha}",
-                    suite="quick",
+                    f"alpha = {alpha}", "cifar10", f"trades_ancra,alpha={alpha}", suite="quick"
                 )
                 for alpha in (0, 0.25, 0.5, 0.75)
             ),
@@ -171,7 +155,7 @@ TABLES = {
     ),
     "tiny_imagenet": PaperTable(
         "Tiny-ImageNet, PreActResNet-18",
-        WITHOUT_P,
+        FINAL,
         tuple(TableRow(title, "tiny_imagenet", method) for method, title in METHODS.items()),
     ),
 }

@@ -42,7 +42,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
-    """Reads the command line; exits with one line if it cannot be understood.
+    """Read the command line; exits with one line if it cannot be understood.
 
     Returns:
       The options, and whether the commands are only to be printed.
@@ -102,7 +102,7 @@ def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
     return Options(**vars(values), overrides=tuple(others)), dry_run
 
 
-def _check_override(argument: str, flags: Sequence[str]):
+def _check_override(argument: str, flags: Sequence[str]) -> None:
     name, equals, _ = argument.partition("=")
     if name in _RESERVED:
         cli.fail(f"{name}: use {_RESERVED[name]}")
@@ -128,7 +128,7 @@ def _count(text: str) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command; returns its exit status."""
+    """Run the command and return its exit status."""
     options, dry_run = parse(arguments)
     try:
         return _reproduce(options, dry_run)
@@ -163,7 +163,7 @@ def _reproduce(options: Options, dry_run: bool) -> int:
 
 
 def _report(runs: Sequence[Run], options: Options, runner: Runner) -> bool:
-    """Reports on the runs there are, and sets the claims beside them; False where it cannot."""
+    """Report on the runs there are, and set the claims beside them; False where it cannot."""
     if runner.call(report_command([run.workdir for run in runs], options)):
         return False
     print(f"\n{write_claims(runs, options)}\n")

@@ -17,29 +17,17 @@ TINY_EXAMPLES = 16
 
 @dataclass(frozen=True)
 class Options:
-    """What the user asked for.
+    """What the user asked for."""
 
-    Attributes:
-      table: a name of ``TABLES``.
-      scale: ``'full'``, or ``'tiny'``: a rehearsal.
-      output: directory of all runs and reports; tables share the runs that they have in common.
-      data_dir: of the data sets; empty for their default.
-      seeds: of the training, a run each.
-      rows: patterns of the names of rows, or of their methods; empty for all.
-      suite: of the evaluation, in place of the rows' own; empty for those.
-      num_examples: evaluated, the first of the test split; 0 for all.
-      overrides: further flags of the training, ``--config.x=y``.
-    """
-
-    table: str
-    scale: str
-    output: str
-    data_dir: str
-    seeds: tuple[int, ...]
-    rows: tuple[str, ...]
-    suite: str
-    num_examples: int
-    overrides: tuple[str, ...]
+    table: str  # a name of ``TABLES``
+    scale: str  # 'full', or 'tiny': a rehearsal
+    output: str  # directory of all runs and reports; tables share the runs they have in common
+    data_dir: str  # of the data sets; empty for their default
+    seeds: tuple[int, ...]  # of the training, a run each
+    rows: tuple[str, ...]  # patterns of the names of rows, or of their methods; empty for all
+    suite: str  # of the evaluation, in place of the rows' own; empty for those
+    num_examples: int  # evaluated, the first of the test split; 0 for all
+    overrides: tuple[str, ...]  # further flags of the training, ``--config.x=y``
 
 
 @dataclass(frozen=True)
@@ -58,7 +46,7 @@ class Run:
 
 
 def runs_of(options: Options) -> list[Run]:
-    """The runs of a table, in its order.
+    """Return the runs of a table, in its order.
 
     Raises:
       UsageError: a pattern fits no row.
@@ -71,28 +59,29 @@ def runs_of(options: Options) -> list[Run]:
 
 
 def report_directory(options: Options) -> str:
-    """Where the report of the table goes."""
+    """Return where the report of the table goes."""
     return str(pathlib.Path(options.output) / options.table)
 
 
 def report_command(workdirs: Sequence[str], options: Options) -> Command:
-    """The command that reports on runs."""
+    """Return the command that reports on runs."""
     return _python(
         "report", f"--workdirs={','.join(workdirs)}", f"--output={report_directory(options)}"
     )
 
 
 def _chosen(rows: Sequence[TableRow], patterns: Sequence[str]) -> list[TableRow]:
-    """The rows that fit a pattern; ``'trades'`` is that method on every data set."""
-    fits = lambda row, pattern: (  # noqa: E731
-        fnmatch.fnmatchcase(row.name, pattern)
-        or fnmatch.fnmatchcase(row.name.partition("/")[2], pattern)
-    )
-    for pattern in patterns:
-        if not any(fits(row, pattern) for row in rows):
-            names = ", ".join(row.name for row in rows)
-            raise UsageError(f"--rows: {pattern!r} fits no row of the table; there are {names}")
-    return [row for row in rows if not patterns or any(fits(row, one) for one in patterns)]
+    """Return the rows that fit a pattern; ``'trades'`` is that method on every data set."""
+    chosen: set[str] = set()
+    for pattern in patterns or ["*"]:
+        names = [row.name for row in rows]
+        found = [n for n in names if fnmatch.filter((n, n.partition("/")[2]), pattern)]
+        if not found:
+            raise UsageError(
+                f"--rows: {pattern!r} fits no row of the table; there are {', '.join(names)}"
+            )
+        chosen.update(found)
+    return [row for row in rows if row.name in chosen]
 
 
 def _run(row: TableRow, seed: int, options: Options) -> Run:

@@ -14,7 +14,6 @@ from ancra_jax.errors import UsageError
 from ancra_jax.paper.plan import Command, Run
 from ancra_jax.run.files import read_json_lines
 
-GRACE_SECONDS = 30.0  # after a deadline, to write what was done
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -32,20 +31,20 @@ class Runner:
     Use as a context manager.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._signal: int | None = None
         self._child: subprocess.Popen | None = None
 
-    def __enter__(self):
+    def __enter__(self) -> "Runner":
         self._previous = {number: signal.signal(number, self._stop) for number in _SIGNALS}
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def run_all(self, runs: Sequence[Run]) -> dict[str, str]:
-        """Runs all; a failure does not keep the others from running.
+        """Run all; a failure does not keep the others from running.
 
         Returns:
           What went wrong, by the title of the run.
@@ -67,12 +66,12 @@ class Runner:
         return failures
 
     def run(self, run: Run) -> str | None:
-        """Runs the commands of a run that are not finished yet.
+        """Run the commands of a run that are not finished yet.
 
         Returns:
           What went wrong, or None.
         """
-        lock = _lock(run.workdir)
+        lock = take_lock(run.workdir)
         if lock is None:
             return "another process works on it"
         with lock:
@@ -87,13 +86,12 @@ class Runner:
                     file.write(json.dumps(record) + "\n")
         return None
 
-    def call(self, command: Command, lock: IO | None = None, deadline: float | None = None) -> int:
-        """Runs a command and returns its exit status.
+    def call(self, command: Command, lock: IO | None = None) -> int:
+        """Run a command and return its exit status.
 
         Args:
           command: the program and its arguments.
           lock: the command holds it for as long as it lives, even should this process be killed.
-          deadline: when ``time.monotonic`` says so, the command is told to stop.
 
         Raises:
           Stopped: by a signal, after the command has come to its end.
@@ -106,35 +104,21 @@ class Runner:
             self._child = subprocess.Popen(command, process_group=0, pass_fds=files)
             if self._signal:  # it came just before there was a child
                 self._child.terminate()
-            status = _wait(self._child, deadline)
+            status = self._child.wait()
             self._child = None
         if self._signal:
             raise Stopped(self._signal)
         return status
 
-    def _stop(self, number, frame):
+    def _stop(self, number: int, frame: object) -> None:
         del frame
         self._signal = number
         if self._child:
             self._child.terminate()
 
 
-def _wait(child: subprocess.Popen, deadline: float | None) -> int:
-    """The exit status, of a process that is terminated at the deadline, and killed soon after."""
-    if deadline is not None:
-        try:
-            return child.wait(max(deadline - time.monotonic(), 0))
-        except subprocess.TimeoutExpired:
-            child.terminate()
-        try:
-            return child.wait(GRACE_SECONDS)
-        except subprocess.TimeoutExpired:
-            child.kill()
-    return child.wait()
-
-
 def unfinished(run: Run) -> list[Command]:
-    """The commands of a run that have not come to a good end yet."""
+    """Return the commands of a run that have not come to a good end yet."""
     finished = {record["command"] for record in read_json_lines(_record(run))}
     return [command for command in run.commands if _identity(command) not in finished]
 
@@ -144,12 +128,12 @@ def _record(run: Run) -> pathlib.Path:
 
 
 def _identity(command: Command) -> str:
-    """The command, by whichever Python it is run."""
+    """Return the command without the Python that runs it."""
     return shlex.join(command[1:])
 
 
-def _lock(workdir: str) -> IO | None:
-    """A lock on a work directory that is released with the last process that holds it."""
+def take_lock(workdir: str) -> IO | None:
+    """Lock a work directory until the last process with the lock ends; None if it is taken."""
     path = pathlib.Path(workdir)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,5 @@
-"""Tables, figures and pages of results."""
+"""Reports on runs: tables, figures and pages."""
 
-from ancra_jax.report.write import define_flags as define_flags
-from ancra_jax.report.write import main as main
-from ancra_jax.report.write import report as report
+from ancra_jax.report.write import define_flags, main, report
+
+__all__ = ["define_flags", "main", "report"]

@@ -1,11 +1,10 @@
 """Reports on runs: ``python -m ancra_jax.report --workdirs=DIR[,DIR...] --output=OUT``.
 
-Writes the ladder from the claim to the worst case, the paper's tables, what adaptive attacks and
+Writes tables from the claim to the worst case, the paper's tables, what adaptive attacks and
 diagnostics found, training curves and figures for every model, as Markdown, as one HTML page and as
 JSON. The report files of an earlier run are replaced; nothing else is touched.
 """
 
-import dataclasses
 import datetime
 import json
 import pathlib
@@ -17,21 +16,20 @@ from typing import Any
 from absl import flags
 
 from ancra_jax.errors import UsageError
-from ancra_jax.report import figures as report_diagnosis_figures
-from ancra_jax.report import figures as report_figures
-from ancra_jax.report import html as report_html
-from ancra_jax.report import notes as notes_lib
-from ancra_jax.report import tables as report_ladder
-from ancra_jax.report import tables as report_table
+from ancra_jax.report import figures as figures_lib
+from ancra_jax.report import html
 from ancra_jax.results.load import load_runs
 from ancra_jax.results.rows import Row, SeedsRow, rows_of, seeds_rows
 from ancra_jax.run.files import write_atomically
+from ancra_jax.tables import build, caption, reading_notes, row_notes, tables_of
+from ancra_jax.tables.columns import RUNS
 
 SCHEMA = 1
+_IN_NO_FILE = ("config", "evaluation", "rows", "offsets", "losses")
 
 
 def report(workdirs: Sequence[str], output: str) -> str:
-    """Writes ``report.md``, ``report.html``, ``report.json`` and their figures.
+    """Write ``report.md``, ``report.html``, ``report.json`` and their figures.
 
     Args:
       workdirs: of runs; those without an evaluation get dashes.
@@ -47,78 +45,61 @@ def report(workdirs: Sequence[str], output: str) -> str:
         raise UsageError(f"--workdirs={','.join(workdirs)}: must name directories, DIR[,DIR...]")
     runs = load_runs(workdirs)
     rows = rows_of(runs)
-    several = seeds_rows(runs, rows)
-    figures = report_figures.draw(runs, rows) | report_diagnosis_figures.draw_diagnoses(rows)
-    arguments = [f"--workdirs={','.join(workdirs)}", f"--output={output}"]
+    seeds = seeds_rows(rows)
+    notes = [
+        *reading_notes(rows, seeds),
+        *(f"{row.title}: {note}" for row in rows for note in row_notes(row)),
+        *(
+            f"{run.label} (seed {run.config.seed}): no training metrics in {run.workdir}."
+            for run in runs
+            if not run.curves
+        ),
+    ]
     origin = {
-        "command": f"python -m ancra_jax.report {shlex.join(arguments)}",
+        "command": "python -m ancra_jax.report "
+        + shlex.join([f"--workdirs={','.join(workdirs)}", f"--output={output}"]),
         "version": f"ancra-jax {metadata.version('ancra-jax')}",
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    caption = notes_lib.caption(rows)
-    tables = report_table.accuracy_tables(rows, several)
-    if any(row.rungs or row.diagnosis for row in rows):
-        tables.insert(0, report_ladder.ladder_table(rows, several))
-    for more in (
-        report_ladder.adaptive_table,
-        report_ladder.gate_table,
-        report_ladder.checks_table,
-    ):
-        table = more(rows)
-        tables += [table] if table else []
-    origins = report_table.runs_table(rows)
-    notes = [*notes_lib.notes(runs, rows, several), *notes_lib.ladder_notes(rows)]
-
-    text = _markdown(caption, tables, notes)
+    text = _markdown(rows, seeds, notes)
+    before, after = f"# Robustness report\n\n{text}", _provenance(rows, origin)
+    figures = figures_lib.draw(runs, rows)
     images = "\n\n".join(f"![{figure.title}]({name})" for name, figure in figures.items())
-    commands = [f"    {command}" for row in rows for command in row.evaluate]
     files: dict[str, bytes | str] = {name: figure.png for name, figure in figures.items()}
-    files["report.md"] = "\n\n".join(
-        [
-            f"# Robustness report\n\n{text}\n\n{images}\n\n## Runs\n\n{origins.markdown()}",
-            "The evaluations:\n\n" + "\n".join(commands),
-            f"This report, by {origin['version']} at {origin['created']}:\n\n"
-            f"    {origin['command']}\n",
-        ]
-    )
-    files["report.html"] = report_html.page(caption, tables, notes, figures, runs, rows, origin)
-    files["report.json"] = json.dumps(_content(origin, rows, several, notes), indent=2) + "\n"
+    files["report.md"] = f"{before}\n\n{images}\n\n{after}\n"
+    files["report.html"] = html.page(before, figures.values(), after, runs)
+    content = {"schema": SCHEMA, **origin, "rows": rows, "seeds": seeds, "notes": notes}
+    files["report.json"] = json.dumps(content, indent=2, default=_plain) + "\n"
     _write(pathlib.Path(output), files)
     return text
 
 
-def _markdown(caption: str, tables: Sequence[report_table.Table], notes: Sequence[str]) -> str:
-    parts = [caption]
-    for table in tables:
+def _markdown(rows: Sequence[Row], seeds: Sequence[SeedsRow], notes: Sequence[str]) -> str:
+    parts = [caption(rows)]
+    for table in tables_of(rows, seeds):
         parts += [f"## {table.title}", table.markdown()]
-    parts.append("\n".join(f"- {note}" for note in notes))
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)])
 
 
-def _content(
-    origin: dict[str, str],
-    rows: Sequence[Row],
-    several: Sequence[SeedsRow],
-    notes: Sequence[str],
-) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA,
-        **origin,
-        "rows": [_row_content(row) for row in rows],
-        "seeds": [dataclasses.asdict(row) for row in several],
-        "notes": list(notes),
-    }
+def _provenance(rows: Sequence[Row], origin: dict[str, str]) -> str:
+    """Return what the rows are of, in Markdown, and the commands that compute them."""
+    commands = "\n".join(f"    {command}" for row in rows for command in row.evaluate)
+    return "\n\n".join(
+        [
+            f"## Runs\n\n{build('', RUNS, rows).markdown()}",
+            f"The evaluations:\n\n{commands}",
+            f"This report, by {origin['version']} at {origin['created']}:",
+            f"    {origin['command']}",
+        ]
+    )
 
 
-def _row_content(row: Row) -> dict[str, Any]:
-    """All but the landscape, whose numbers stay in the evaluation's file."""
-    content = dataclasses.asdict(row)
-    if content["diagnosis"]:
-        del content["diagnosis"]["offsets"], content["diagnosis"]["losses"]
-    return content
+def _plain(value: Any) -> dict[str, Any]:
+    """Return a dataclass as JSON takes it, without what the evaluation's files hold."""
+    return {name: one for name, one in vars(value).items() if name not in _IN_NO_FILE}
 
 
-def _write(output: pathlib.Path, files: dict[str, bytes | str]):
+def _write(output: pathlib.Path, files: dict[str, bytes | str]) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
@@ -127,14 +108,14 @@ def _write(output: pathlib.Path, files: dict[str, bytes | str]):
         raise UsageError(f"--output={output}: cannot be written: {error.strerror}") from error
 
 
-def define_flags():
-    """The command's flags."""
+def define_flags() -> None:
+    """Define the command's flags."""
     flags.DEFINE_list("workdirs", [], "Directories of runs of ancra_jax.train, DIR[,DIR...].")
     flags.DEFINE_string("output", None, "Directory that the report is written to.")
 
 
-def main(arguments: flags.FlagValues):
-    """The command."""
+def main(arguments: flags.FlagValues) -> None:
+    """Run the command."""
     if not arguments.workdirs:
         raise UsageError("--workdirs is missing: the directories of runs, DIR[,DIR...]")
     if not arguments.output:

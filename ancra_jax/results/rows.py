@@ -1,106 +1,67 @@
-"""The rows of a report as numbers: one for each checkpoint, one for several seeds."""
+"""Rows of tables as numbers: one for each checkpoint, one for several seeds of a method."""
 
-import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from ancra_jax.results.diagnosis import ReportedDiagnosis
-from ancra_jax.results.load import Evaluation, Run, method_settings
-from ancra_jax.results.names import (
-    ADAPTIVE,
-    AUTOATTACK,
-    FAMILIES,
-    NATURAL,
-    WITH_P,
-    attack_order,
-    display_name,
-    evaluate_command,
-    evaluate_commands,
-    scenario_of,
-)
-from ancra_jax.results.statistics import Spread, _means, _spread, _spreads, wilson_interval
+from ancra_jax.config.schema import Config
+from ancra_jax.results import names, statistics
+from ancra_jax.results.commands import evaluate_command, evaluate_commands
+from ancra_jax.results.diagnosis import StoredDiagnosis
+from ancra_jax.results.labels import method_settings
+from ancra_jax.results.load import Evaluation, Run
+from ancra_jax.results.statistics import Correct, Spread, WorstCase
 
 PROVENANCE = ("seed", "data_fingerprint", "device", "commit", "versions", "created")
 
 
 @dataclass(frozen=True)
-class WorstCase:
-    """Examples that are right on the natural image and under every attack.
-
-    Attributes:
-      accuracy: their share.
-      interval: of 95 % (Wilson), as fractions.
-      num_correct: their number.
-      num_examples: of how many.
-      attacks: that took part.
-    """
-
-    accuracy: float
-    interval: tuple[float, float]
-    num_correct: int
-    num_examples: int
-    attacks: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Row:
-    """One checkpoint of one run; all that the table, the figures and the JSON file say of it.
+    """One checkpoint of one run, with all numbers that tables, figures and files give of it."""
 
-    Attributes:
-      label: of the method.
-      workdir: of the run.
-      checkpoint: ``'best'``, ``'last'``, or of an average (``'best_ema'``).
-      seed: of the training.
-      data: the data set; of an evaluated row with what sets it apart, ``CIFAR-10 (JPEG)``.
-      norm: of the threat model.
-      epsilon: on the [0, 1] pixel scale.
-      network: its architecture.
-      evaluate: the commands that compute the row.
-      step: of the checkpoint; None where it has not been evaluated, as in what follows.
-      num_examples: that each attack saw.
-      worst_case: see there; None where the natural images or the attacks are missing.
-      accuracy: natural and under each attack, as fractions.
-      mean: over the attacks ``without_p`` and ``with_p``.
-      fooled_attacks: a warning for each that leaves more accuracy than there is without an attack.
-      warnings: of the attacks themselves.
-      provenance: what made the numbers; several entries where the attacks differ in it.
-      reverse_attention: whether the network has it.
-      rungs: see ``report_rungs``.
-      common_accuracy: as ``accuracy``, on the first examples that all attacks saw, as ``rungs``.
-      adaptive: what each adaptive attack did.
-      gate: what the defence says of its part without a gradient, as numbers.
-      diagnosis: of the checkpoint, if there is one.
-    """
-
-    label: str
+    label: str  # the method
     workdir: str
-    checkpoint: str
-    seed: int
-    data: str
-    norm: str
-    epsilon: float
+    checkpoint: str  # 'best', 'last', or of an average ('best_ema')
+    seed: int  # of the training
+    data: str  # of an evaluated row with what sets it apart, 'CIFAR-10 (JPEG)'
+    norm: str  # of the threat model
+    epsilon: float  # on the [0, 1] pixel scale
     network: str
-    evaluate: tuple[str, ...]
-    step: int | None = None
-    num_examples: dict[str, int] = field(default_factory=dict)
-    worst_case: WorstCase | None = None
-    accuracy: dict[str, float] = field(default_factory=dict)
-    mean: dict[str, float] = field(default_factory=dict)
-    fooled_attacks: dict[str, str] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-    provenance: dict[str, list[str]] = field(default_factory=dict)
-    reverse_attention: bool = False
-    rungs: dict[str, float] = field(default_factory=dict)
-    common_accuracy: dict[str, float] = field(default_factory=dict)
-    adaptive: tuple[dict[str, Any], ...] = ()
-    gate: dict[str, float] = field(default_factory=dict)
-    diagnosis: ReportedDiagnosis | None = None
+    reverse_attention: bool
+    evaluate: tuple[str, ...]  # the commands that compute the row
+    step: int | None  # of the checkpoint; None where it has not been evaluated
+    num_examples: dict[str, int]  # by attack, how many of the first test examples it saw
+    worst_case: WorstCase | None
+    accuracy: dict[str, float]  # natural and by attack, as fractions of the examples it saw
+    mean: dict[str, float]  # by scenario, the paper's mean, where its four attacks were run
+    fooled_attacks: dict[str, str]  # by attack that leaves more than natural accuracy, a warning
+    warnings: tuple[str, ...]  # of the attacks themselves
+    provenance: dict[str, list[str]]  # several entries where the attacks differ in it
+    # As ``accuracy``, of the first examples that all attacks saw, as the worst case and ``rungs``.
+    common_accuracy: dict[str, float]
+    # Under stronger and stronger attackers, from natural images to the adaptive attacks; 'With p'
+    # is of the examples that no attack on the auxiliary heads breaks.
+    rungs: dict[str, float]
+    adaptive: tuple[dict[str, Any], ...]  # what each adaptive attack did
+    gate: dict[str, float]  # what the defence says of its part that passes no gradient
+    diagnosis: StoredDiagnosis | None
+    config: Config  # in no file
+    evaluation: Evaluation  # what all of this is computed from; in no file
 
     @property
     def title(self) -> str:
         """Names the row in a sentence."""
         return f"{self.label} (seed {self.seed}, {self.checkpoint} checkpoint)"
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seed, as a row of several seeds has them."""
+        return (self.seed,)
+
+    @property
+    def examples(self) -> tuple[int, ...]:
+        """The different numbers of examples that attacks saw, the smallest first."""
+        return tuple(sorted(set(self.num_examples.values())))
 
     @property
     def comparable(self) -> tuple:
@@ -110,18 +71,13 @@ class Row:
 
     @property
     def setting(self) -> dict[str, str]:
-        """What it was measured on, in words."""
+        """What it was measured on, in words; the examples are '' where it was not evaluated."""
         return {
             "Network": self.network,
             "Data": self.data,
             "Epsilon": f"{self.norm} {epsilon_text(self.epsilon)}",
             "Examples": " / ".join(map(str, self.examples)),
         }
-
-    @property
-    def examples(self) -> tuple[int, ...]:
-        """The different numbers of examples, the smallest first."""
-        return tuple(sorted(set(self.num_examples.values())))
 
 
 @dataclass(frozen=True)
@@ -138,75 +94,60 @@ class SeedsRow:
     mean: dict[str, Spread]
     fooled_attacks: tuple[str, ...]
     rungs: dict[str, Spread]
+    rows: tuple[Row, ...]  # one for each seed; in no file
+
+    @property
+    def diagnosis(self) -> None:
+        """A diagnosis is of one network."""
 
 
 def rows_of(runs: Sequence[Run]) -> list[Row]:
-    """A row for each evaluated checkpoint, and an empty one for a run without evaluation."""
-    rows = []
-    for run in runs:
-        if not run.evaluations:
-            rows.append(_row(run, "best"))
-        for evaluation in run.evaluations:
-            if evaluation.results:
-                rows.append(_evaluated_row(run, evaluation))
-            else:
-                row = _row(run, evaluation.checkpoint)
-                rows.append(dataclasses.replace(row, diagnosis=evaluation.diagnosis))
-    return rows
+    """Return a row for each evaluated checkpoint, and an empty one for a run without any."""
+    return [
+        row_of(run.workdir, run.config, run.label, evaluation)
+        for run in runs
+        for evaluation in run.evaluations or [Evaluation("best")]
+    ]
 
 
-def seeds_rows(runs: Sequence[Run], rows: Sequence[Row]) -> list[SeedsRow]:
-    """A row for each method that was trained with several seeds and evaluated in one way."""
-    settings = {run.workdir: str(method_settings(run.config)) for run in runs}
-    groups: dict[tuple, dict[int, Row]] = {}
-    for row in rows:
-        if row.accuracy:
-            key = (settings[row.workdir], row.checkpoint, row.comparable)
-            groups.setdefault(key, {}).setdefault(row.seed, row)
-    return [_seeds_row(list(group.values())) for group in groups.values() if len(group) > 1]
-
-
-def _row(run: Run, checkpoint: str) -> Row:
-    """Of a checkpoint that has not been evaluated."""
-    model = run.config.model
+def row_of(workdir: str, config: Config, label: str, evaluation: Evaluation) -> Row:
+    """Compute all numbers of an evaluation; an empty one makes an empty row."""
+    correct = evaluation.correct
+    records = {name: result.record for name, result in evaluation.results.items()}
+    first: dict[str, Any] = next(iter(records.values()), {"settings": {}})
+    model, checkpoint = config.model, evaluation.checkpoint
+    accuracy = {name: float(one.mean()) for name, one in correct.items()}
+    means = {
+        scenario: statistics.paper_mean(accuracy, scenario)
+        for scenario in (names.FINAL, names.WITH_HEADS)
+    }
+    count = min(map(len, correct.values()), default=0)
+    common = {name: float(one[:count].mean()) for name, one in correct.items()}
+    adaptive = records.get(names.ADAPTIVE, {})
     return Row(
-        label=run.label,
-        workdir=run.workdir,
+        label=label,
+        workdir=workdir,
         checkpoint=checkpoint,
-        seed=run.config.seed,
-        data=run.config.data.name,
-        norm=run.config.evaluation.norm,
-        epsilon=run.config.evaluation.epsilon,
+        seed=config.seed,
+        data=first.get("data", config.data.name),
+        norm=first["settings"].get("norm", config.evaluation.norm),
+        epsilon=first["settings"].get("epsilon", config.evaluation.epsilon),
         network=f"{model.name}, width {model.width}" if model.width else model.name,
-        evaluate=(evaluate_command(run.workdir, checkpoint),),
         reverse_attention=model.reverse_attention,
-    )
-
-
-def _evaluated_row(run: Run, evaluation: Evaluation) -> Row:
-    names = sorted(evaluation.results, key=lambda name: attack_order(name, FAMILIES))
-    records = {name: evaluation.results[name].record for name in names}
-    first = records[names[0]]
-    accuracy = {name: records[name]["accuracy"] for name in names}
-    return dataclasses.replace(
-        _row(run, evaluation.checkpoint),
-        data=first["data"],
-        norm=first["settings"].get("norm", run.config.evaluation.norm),
-        epsilon=first["settings"].get("epsilon", run.config.evaluation.epsilon),
-        step=first["step"],
-        num_examples={name: records[name]["num_examples"] for name in names},
-        worst_case=_worst_case(evaluation),
+        evaluate=evaluate_commands(workdir, checkpoint, records)
+        or (evaluate_command(workdir, checkpoint),),
+        step=first.get("step"),
+        num_examples={name: len(one) for name, one in correct.items()},
+        worst_case=statistics.worst_case(correct),
         accuracy=accuracy,
-        mean=_means(accuracy),
-        fooled_attacks=evaluation.fooled_attacks(),
-        evaluate=evaluate_commands(run.workdir, evaluation.checkpoint, records),
-        rungs=rungs_of(evaluation),
-        common_accuracy=common_accuracy(evaluation),
-        adaptive=adaptive_attacks(evaluation),
-        gate=gate_of(evaluation),
-        diagnosis=evaluation.diagnosis,
+        mean={scenario: mean for scenario, mean in means.items() if mean is not None},
+        fooled_attacks={
+            name: f"{name} leaves {value:.2%}, more than the natural accuracy {natural:.2%}: "
+            "an attack that works cannot do that; the network hides its gradient from it"
+            for name, (value, natural) in statistics.fooled(correct).items()
+        },
         warnings=tuple(
-            f"{display_name(name)}: {warning}"
+            f"{names.display_name(name)}: {warning}"
             for name, record in records.items()
             for warning in record.get("warnings", ())
         ),
@@ -214,95 +155,84 @@ def _evaluated_row(run: Run, evaluation: Evaluation) -> Row:
             name: sorted({_text(record.get(name)) for record in records.values()})
             for name in PROVENANCE
         },
+        common_accuracy=common,
+        rungs=_rungs(correct, common),
+        adaptive=tuple(adaptive.get("attacks", ())),
+        gate={k: value for k, value in (adaptive.get("gate") or {}).items() if value is not None},
+        diagnosis=evaluation.diagnosis,
+        config=config,
+        evaluation=evaluation,
     )
 
 
-def _worst_case(evaluation: Evaluation) -> WorstCase | None:
-    survivors = evaluation.survivors()
-    if survivors is None:
-        return None
-    num_correct, num_examples = int(survivors.sum()), len(survivors)
-    return WorstCase(
-        accuracy=num_correct / num_examples,
-        interval=wilson_interval(num_correct, num_examples),
-        num_correct=num_correct,
-        num_examples=num_examples,
-        attacks=tuple(sorted(evaluation.attacks, key=lambda name: attack_order(name, FAMILIES))),
-    )
+def group_seeds(rows: Iterable[Row]) -> list[list[Row]]:
+    """Return the evaluated rows in groups that differ in the seed alone, one row for each seed."""
+    groups: dict[tuple, dict[int, Row]] = {}
+    for row in rows:
+        if row.accuracy:
+            key = (str(method_settings(row.config)), row.checkpoint, row.comparable)
+            groups.setdefault(key, {}).setdefault(row.seed, row)
+    return [list(group.values()) for group in groups.values()]
 
 
-def _seeds_row(rows: list[Row]) -> SeedsRow:
+def seeds_rows(rows: Iterable[Row]) -> list[SeedsRow]:
+    """Return a row for each method that was trained with several seeds and evaluated in one way."""
+    return [seeds_row(group) for group in group_seeds(rows) if len(group) > 1]
+
+
+def seeds_row(rows: Sequence[Row]) -> SeedsRow:
+    """Return the spread of every number over rows that differ in the seed alone."""
     worst_cases = [row.worst_case for row in rows if row.worst_case]
-    attacks = {worst_case.attacks for worst_case in worst_cases}
     # The worst of other attacks is another quantity, and so is their mean.
-    alike = len(attacks) == 1 and len(worst_cases) == len(rows)
+    alike = len({one.attacks for one in worst_cases}) == 1 and len(worst_cases) == len(rows)
     return SeedsRow(
         label=rows[0].label,
         checkpoint=rows[0].checkpoint,
         setting=rows[0].setting,
         seeds=tuple(row.seed for row in rows),
-        worst_case=_spread([one.accuracy for one in worst_cases]) if alike else None,
+        worst_case=statistics.spread([one.accuracy for one in worst_cases]) if alike else None,
         accuracy=_spreads([row.accuracy for row in rows]),
         examples=rows[0].examples,
         mean=_spreads([row.mean for row in rows]) if alike else {},
-        fooled_attacks=tuple({name: None for row in rows for name in row.fooled_attacks}),
+        fooled_attacks=tuple(dict.fromkeys(name for row in rows for name in row.fooled_attacks)),
         rungs=_spreads([row.rungs for row in rows]),
+        rows=tuple(rows),
     )
 
 
-def _text(value) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {version}" for name, version in value.items())
-    return "unknown" if value is None else str(value)
-
-
 def epsilon_text(epsilon: float) -> str:
-    """``8/255`` where it is such a fraction."""
+    """Return ``'8/255'`` where epsilon is such a fraction."""
     levels = epsilon * 255
     return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-4 else f"{epsilon:.4g}"
 
 
-RUNGS = ("Nat", "FGSM", "PGD", "AutoAttack", "With p", "Adaptive")
-"""With p: the examples that no attack with p breaks. Worst case: those that nothing breaks."""
-
-
-def common_accuracy(evaluation: Evaluation) -> dict[str, float]:
-    """The accuracy under each attack on the first examples, as many as all of them saw.
-
-    On these the worst case is never above a single attack.
-    """
-    count = evaluation.num_examples
-    return {name: float(one.correct[:count].mean()) for name, one in evaluation.results.items()}
-
-
-def rungs_of(evaluation: Evaluation) -> dict[str, float]:
-    """The accuracy on every rung that was climbed, as a fraction; see ``common_accuracy``."""
-    accuracy = common_accuracy(evaluation)
-    pgd = sorted((name for name in accuracy if display_name(name).startswith("PGD")), key=len)
-    pgd = [name for name in pgd if scenario_of(name) == "without_p"]
+def _rungs(correct: Mapping[str, Correct], common: Mapping[str, float]) -> dict[str, float]:
+    """Return what is left under stronger and stronger attackers, of those that there are."""
+    count = min(map(len, correct.values()), default=0)
+    heads = {name: one[:count] for name, one in correct.items() if names.parse(name).heads}
+    pgd = [
+        name
+        for name in common
+        if names.parse(name).family == "PGD" and names.in_scenario(name, names.FINAL)
+    ]
+    strongest = max(pgd, key=lambda name: names.parse(name).steps, default="")
     rungs = {
-        "Nat": accuracy.get(NATURAL),
-        "FGSM": accuracy.get("fgsm"),
-        "PGD": accuracy[pgd[-1]] if pgd else None,
-        "AutoAttack": accuracy.get(AUTOATTACK),
-        "With p": evaluation.accuracy_under_all(
-            [name for name in accuracy if name.endswith(WITH_P)]
-        ),
-        "Adaptive": accuracy.get(ADAPTIVE),
+        "Nat": common.get(names.NATURAL),
+        "FGSM": common.get("fgsm"),
+        "PGD": common.get(strongest),
+        "AutoAttack": common.get(names.AUTOATTACK),
+        "With p": float(statistics.survivors(heads).mean()) if heads else None,
+        "Adaptive": common.get(names.ADAPTIVE),
     }
     return {name: value for name, value in rungs.items() if value is not None}
 
 
-def adaptive_attacks(evaluation: Evaluation) -> tuple[dict[str, Any], ...]:
-    """What each attack of the adaptive suite did, as its result file says."""
-    if ADAPTIVE not in evaluation.results:
-        return ()
-    return tuple(evaluation.results[ADAPTIVE].record.get("attacks", ()))
+def _spreads(rows: Sequence[Mapping[str, float]]) -> dict[str, Spread]:
+    shared = [name for name in rows[0] if all(name in row for row in rows)]
+    return {name: statistics.spread([row[name] for row in rows]) for name in shared}
 
 
-def gate_of(evaluation: Evaluation) -> dict[str, float]:
-    """How the part without a gradient behaves, as the adaptive attacks' result file says."""
-    if ADAPTIVE not in evaluation.results:
-        return {}
-    gate = evaluation.results[ADAPTIVE].record.get("gate") or {}
-    return {name: value for name, value in gate.items() if value is not None}
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {version}" for name, version in value.items())
+    return "unknown" if value is None else str(value)

@@ -1,44 +1,139 @@
-"""The numbers that are computed from results: means, intervals, spreads."""
+"""The numbers that are computed from results, each in one place."""
 
-import math
 import statistics
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
+from scipy.stats import binomtest
 
-from ancra_jax.results.names import FAMILIES, NATURAL, WITH_P, attacks_of, display_name, scenario_of
+from ancra_jax.results.names import AUTOATTACK, NATURAL, in_scenario, parse
 
-
-def paper_mean(accuracy: dict[str, float], suffix: str) -> float | None:
-    """The paper's mean over FGSM, PGD, C&W (without or with p) and AutoAttack; None if not run."""
-    names = [
-        name
-        for name in accuracy
-        if name.startswith(("fgsm", "pgd", "cw")) and name.endswith("_with_p") == bool(suffix)
-    ]
-    if not names or "autoattack" not in accuracy:
-        return None
-    return sum(accuracy[name] for name in [*names, "autoattack"]) / (len(names) + 1)
-
-
-def fooled_attacks(accuracy: dict[str, float]) -> list[str]:
-    """A warning for every attack that leaves more accuracy than there is without an attack."""
-    return [
-        f"{name} leaves {value:.2%}, more than the natural accuracy {accuracy['natural']:.2%}: "
-        "an attack that works cannot do that; the network hides its gradient from it"
-        for name, value in accuracy.items()
-        if value > accuracy.get("natural", 1.0)
-    ]
-
-
+MEAN_FAMILIES = ("PGD", "FGSM", "C&W", "AA")
 RESAMPLES = 2000
 _AT_ONCE = 100
 
+Correct = Bool[np.ndarray, "_"]
+"""Whether the final logits are right, of each of the first examples of the test split."""
+
+
+def survivors(correct: Mapping[str, Correct]) -> Bool[np.ndarray, "examples"]:
+    """Return which examples are right in every result, of those that all results saw.
+
+    Args:
+      correct: by the name of a result; at least one.
+    """
+    count = min(map(len, correct.values()))
+    return np.logical_and.reduce([one[:count] for one in correct.values()])
+
+
+def wilson_interval(num_correct: int, num_examples: int) -> tuple[float, float]:
+    """Return the 95 % score interval of a share (Wilson 1927), as fractions."""
+    interval = binomtest(num_correct, num_examples).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+@dataclass(frozen=True)
+class WorstCase:
+    """The examples that are right on the natural image and under every attack."""
+
+    accuracy: float  # their share
+    interval: tuple[float, float]  # the 95 % Wilson interval of the share, as fractions
+    num_correct: int
+    num_examples: int  # that all attacks saw
+    attacks: tuple[str, ...]  # that took part
+
+
+def worst_case(correct: Mapping[str, Correct]) -> WorstCase | None:
+    """Return the worst case; None where the natural images or the attacks are missing."""
+    attacks = tuple(name for name in correct if name != NATURAL)
+    if NATURAL not in correct or not attacks:
+        return None
+    left = survivors(correct)
+    count, total = int(left.sum()), len(left)
+    return WorstCase(count / total, wilson_interval(count, total), count, total, attacks)
+
+
+def mean_attacks(attacks: Iterable[str], scenario: str) -> list[str]:
+    """Return the attacks that the paper's mean is over: PGD, FGSM, C&W and standard AutoAttack.
+
+    Of several numbers of steps the largest counts. Empty where one of the four is missing.
+    """
+    names = [
+        name
+        for name in sorted(attacks, key=lambda name: parse(name).steps)
+        if in_scenario(name, scenario) and (parse(name).family != "AA" or name == AUTOATTACK)
+    ]
+    chosen = {parse(name).family: name for name in names}
+    return (
+        [chosen[family] for family in MEAN_FAMILIES] if chosen.keys() >= set(MEAN_FAMILIES) else []
+    )
+
+
+def paper_mean(accuracy: Mapping[str, float], scenario: str) -> float | None:
+    """Return the mean over ``mean_attacks``; None where one of the four attacks is missing."""
+    names = mean_attacks(accuracy, scenario)
+    return statistics.fmean(accuracy[name] for name in names) if names else None
+
+
+def fooled(correct: Mapping[str, Correct]) -> dict[str, tuple[float, float]]:
+    """Return the attacks that leave more accuracy than there is on natural images.
+
+    An attack that works cannot do that: the network hides its gradient from it.
+
+    Returns:
+      By attack, its accuracy and the natural one, both of the examples that the two results share.
+    """
+    found = {}
+    for name, one in correct.items() if NATURAL in correct else ():
+        count = min(len(one), len(correct[NATURAL]))
+        accuracy, natural = one[:count].mean(), correct[NATURAL][:count].mean()
+        if accuracy > natural:
+            found[name] = (float(accuracy), float(natural))
+    return found
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation over seeds; of one seed the deviation is 0."""
+
+    mean: float
+    std: float
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return mean and sample standard deviation."""
+    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much larger one accuracy is than another, as a fraction."""
+
+    mean: float  # over seeds and examples
+    low: float  # of the 95 % interval of the bootstrap
+    high: float
+    num_seeds: int
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 where the interval is on one side of 0, else 0."""
+        return int(self.low > 0) - int(self.high < 0)
+
+
+def difference(pairs: Sequence[tuple[Correct, Correct]]) -> Difference:
+    """Return how much more the first of each pair has than the second, on the same examples.
+
+    Args:
+      pairs: one for each seed, with equal numbers of examples; at least one.
+    """
+    paired = np.stack([one.astype(int) - other for one, other in pairs])
+    return Difference(float(paired.mean()), *bootstrap_interval(paired), len(pairs))
+
 
 def bootstrap_interval(differences: Int[np.ndarray, "seeds examples"]) -> tuple[float, float]:
-    """The 95 % percentile interval of the mean, resampling seeds and examples independently.
+    """Return the 95 % percentile interval of the mean, resampling seeds and examples.
 
     Both are taken as draws from what they stand for, independent of each other (the pigeonhole
     bootstrap, Owen 2007). With one seed the interval is of the examples alone.
@@ -55,50 +150,5 @@ def bootstrap_interval(differences: Int[np.ndarray, "seeds examples"]) -> tuple[
 
 
 def _resample(rng: np.random.Generator, count: int) -> np.ndarray:
-    """The share of each of ``count`` in a draw of so many with replacement; a row a draw."""
+    """Return, for each of ``_AT_ONCE`` draws of ``count`` with replacement, the share of each."""
     return rng.multinomial(count, np.full(count, 1 / count), size=_AT_ONCE) / count
-
-
-_Z = NormalDist().inv_cdf(0.975)
-
-
-def wilson_interval(num_correct: int, num_examples: int) -> tuple[float, float]:
-    """The 95 % score interval of a share (Wilson 1927), as fractions."""
-    share = num_correct / num_examples
-    shrink = 1 + _Z**2 / num_examples
-    centre = (share + _Z**2 / (2 * num_examples)) / shrink
-    spread = share * (1 - share) / num_examples + _Z**2 / (4 * num_examples**2)
-    half = _Z * math.sqrt(spread) / shrink
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and sample standard deviation over seeds."""
-
-    mean: float
-    std: float
-
-
-def in_mean(attack: str) -> bool:
-    """Whether the paper's mean counts the attack."""
-    return display_name(attack.removesuffix(WITH_P)).partition("-")[0] in FAMILIES[1:]
-
-
-def _means(accuracy: dict[str, float]) -> dict[str, float]:
-    """The paper's mean of each scenario: over its PGD, FGSM, C&W, and AutoAttack."""
-    means = {}
-    for scenario in dict.fromkeys(scenario_of(name) for name in accuracy if name != NATURAL):
-        names = [name for name in attacks_of(scenario, accuracy, FAMILIES) if in_mean(name)]
-        if names:
-            means[scenario] = statistics.fmean(accuracy[name] for name in names)
-    return means
-
-
-def _spreads(rows: list[dict[str, float]]) -> dict[str, Spread]:
-    shared = [name for name in rows[0] if all(name in row for row in rows)]
-    return {name: _spread([row[name] for row in rows]) for name in shared}
-
-
-def _spread(values: list[float]) -> Spread:
-    return Spread(statistics.fmean(values), statistics.stdev(values))

@@ -16,7 +16,7 @@ _IDENTITY = ("attack", "checkpoint", "step", "num_examples", "seed", "settings",
 
 
 def evaluation_name(checkpoint: str, weights: str) -> str:
-    """What results of a checkpoint are kept under: ``'best'``, ``'best_ema'``, ..."""
+    """Return what results of a checkpoint are kept under: ``'best'``, ``'best_ema'``, ..."""
     return checkpoint if weights == "raw" else f"{checkpoint}_{weights}"
 
 
@@ -28,7 +28,7 @@ class ResultStore:
     """
 
     def __init__(self, workdir: str | pathlib.Path, checkpoint: str):
-        """Creates the directory; ``checkpoint`` is an ``evaluation_name``.
+        """Create the directory; ``checkpoint`` is an ``evaluation_name``.
 
         Raises:
           UsageError: it cannot be written.
@@ -39,20 +39,19 @@ class ResultStore:
         except OSError as error:
             raise UsageError(f"--workdir={workdir}: cannot be written: {error.strerror}") from error
 
-    def finished(self, identity: dict[str, Any], *, force: bool) -> dict[str, Any] | None:
-        """The finished result of an attack, if there is one and it is the one asked for.
+    def finished(self, identity: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the finished result of an attack, if there is one and it is the one asked for.
 
         A result that says ``"complete": false`` was stopped by a time limit and is not finished.
 
         Args:
           identity: what determines the numbers (attack, step, settings, seed, examples ...).
-          force: compute again, whatever there is.
 
         Raises:
           UsageError: there is a result with another identity; it is not overwritten.
         """
         path = self.path(identity["attack"])
-        if force or not path.exists():
+        if not path.exists():
             return None
         result = read_result(path)
         for name in _IDENTITY:
@@ -64,11 +63,11 @@ class ResultStore:
         return result if result.get("complete", True) else None
 
     def path(self, attack: str) -> pathlib.Path:
-        """Where the JSON of an attack is; its arrays are beside it as ``.npz``."""
+        """Return where the JSON of an attack is; its arrays are beside it as ``.npz``."""
         return self.directory / f"{attack}.json"
 
     def partial_path(self, identity: dict[str, Any]) -> pathlib.Path:
-        """Where an unfinished attack keeps its state; another for other settings."""
+        """Return where an unfinished attack keeps its state; another path for other settings."""
         text = json.dumps([identity[name] for name in _IDENTITY], sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         return self.directory / f"{identity['attack']}.{digest}.partial.npz"
@@ -79,56 +78,40 @@ class ResultStore:
         arrays: dict[str, np.ndarray],
         seconds: float,
         **more: Any,
-    ):
-        """Writes the arrays, then the JSON: a JSON file means that the result is whole.
+    ) -> dict[str, Any]:
+        """Write the arrays, then the JSON: a JSON file means that the result is whole.
 
         Args:
           identity: what determines the numbers.
-          arrays: per example; ``correct`` says whether it was classified correctly.
+          arrays: per example. Where there is ``correct``, which says of each whether it was
+            classified correctly, the JSON file has its sum and its mean.
           seconds: that this run of the command took.
           **more: further entries of the JSON file.
-        """
-        self.write_record(
-            identity,
-            arrays,
-            seconds,
-            num_correct=int(arrays["correct"].sum()),
-            accuracy=float(arrays["correct"].mean()),
-            **more,
-        )
 
-    def write_record(
-        self,
-        identity: dict[str, Any],
-        arrays: dict[str, np.ndarray],
-        seconds: float,
-        **more: Any,
-    ):
-        """Writes what is no attack, and so has no accuracy; see ``write``."""
+        Returns:
+          The content of the JSON file.
+        """
         path = self.path(identity["attack"])
         write_arrays(path.with_suffix(".npz"), arrays)
-        result = {
-            "schema": SCHEMA,
-            **identity,
-            **more,
-            "seconds": round(seconds, 3),
-            **provenance(),
-        }
+        result = {"schema": SCHEMA, **identity}
+        if "correct" in arrays:
+            correct = arrays["correct"]
+            result |= {"num_correct": int(correct.sum()), "accuracy": float(correct.mean())}
+        result |= {**more, "seconds": round(seconds, 3), **provenance()}
         write_atomically(path, json.dumps(result, indent=2) + "\n")
+        return read_result(path)
 
 
 def read_result(path: pathlib.Path) -> dict[str, Any]:
-    """Reads the JSON of one attack.
+    """Read the JSON of one attack.
 
     Raises:
       UsageError: it is not such a file.
     """
     try:
         result = json.loads(path.read_text())
-        if result["schema"] != SCHEMA:
-            raise UsageError(f"{path}: has schema {result['schema']}, this version reads {SCHEMA}")
-        return result
+        if result["schema"] == SCHEMA:
+            return result
     except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, UsageError):
-            raise
         raise UsageError(f"{path}: is not a result file: {error!r}") from error
+    raise UsageError(f"{path}: has schema {result['schema']}, this version reads {SCHEMA}")

@@ -15,15 +15,15 @@ from absl import flags
 
 from ancra_jax.errors import UsageError
 from ancra_jax.run.files import write_atomically
-from tools.publish.groups import groups_of
+from tools.publish.comparison import groups_of
 from tools.publish.pages import readme_section, results_page
 from tools.publish.record import Published, file_name, read, records_of, validate
 
 _SECTION = re.compile(r"(?<=<!-- results -->\n).*?(?=\n<!-- /results -->)", re.DOTALL)
 
 
-def publish(workdirs: Sequence[str], results: str, readme: str, *, replace: bool = False):
-    """Adds the rows of work directories and writes the pages.
+def publish(workdirs: Sequence[str], results: str, readme: str, *, replace: bool = False) -> None:
+    """Add the rows of work directories and write the pages.
 
     Args:
       workdirs: evaluated runs; may be empty.
@@ -37,22 +37,25 @@ def publish(workdirs: Sequence[str], results: str, readme: str, *, replace: bool
     """
     directory = pathlib.Path(results) / "rows"
     rows = read_all(results)
-    new = records_of(workdirs) if workdirs else []
-    for record in new:
+    changed = {}
+    for record in records_of(workdirs) if workdirs else []:
         name = file_name(record)
-        if name in rows and rows[name].record != record and not replace:
-            differing = [key for key in record if record[key] != rows[name].record[key]]
+        old = rows[name].record if name in rows else {}
+        # The worst case follows from the rest.
+        differing = [key for key in record if key != "worst_case" and record[key] != old.get(key)]
+        if old and differing and not replace:
             raise UsageError(
                 f"{directory / name}: holds a row with other {', '.join(differing)}: --replace "
                 "overwrites it"
             )
-        rows[name] = validate(record, name)
+        if differing:
+            changed[name] = record
+            rows[name] = validate(record, name)
     page, text = pages(rows, readme)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for record in new:
-            content = json.dumps(record, indent=1) + "\n"
-            write_atomically(directory / file_name(record), content)
+        for name, record in changed.items():
+            write_atomically(directory / name, json.dumps(record, indent=1) + "\n")
         write_atomically(pathlib.Path(results) / "README.md", page)
         write_atomically(readme, text)
     except OSError as error:
@@ -60,7 +63,7 @@ def publish(workdirs: Sequence[str], results: str, readme: str, *, replace: bool
 
 
 def read_all(results: str) -> dict[str, Published]:
-    """All rows there are, by file name.
+    """Read all rows there are, by file name.
 
     Raises:
       UsageError: a file is no valid row.
@@ -69,7 +72,7 @@ def read_all(results: str) -> dict[str, Published]:
 
 
 def pages(rows: dict[str, Published], readme: str) -> tuple[str, str]:
-    """What results/README.md and the README are to hold.
+    """Return what results/README.md and the README are to hold.
 
     Raises:
       UsageError: the README cannot be read or lacks the section.
@@ -84,16 +87,16 @@ def pages(rows: dict[str, Published], readme: str) -> tuple[str, str]:
     return results_page(groups), _SECTION.sub(lambda _: readme_section(groups), text)
 
 
-def define_flags():
-    """The command's flags."""
+def define_flags() -> None:
+    """Define the command's flags."""
     flags.DEFINE_list("workdirs", [], "Directories of evaluated runs, DIR[,DIR...].")
     flags.DEFINE_string("results", "results", "Directory of what is published.")
     flags.DEFINE_string("readme", "README.md", "File whose table is written anew.")
     flags.DEFINE_bool("replace", False, "Replace rows whose contents differ.")
 
 
-def main(arguments: flags.FlagValues):
-    """The command."""
+def main(arguments: flags.FlagValues) -> None:
+    """Run the command."""
     publish(arguments.workdirs, arguments.results, arguments.readme, replace=arguments.replace)
     number = len(list(pathlib.Path(arguments.results).glob("rows/*.json")))
     print(f"{arguments.results}: {number} rows; its README.md and {arguments.readme} are written")

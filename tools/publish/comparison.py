@@ -1,99 +1,179 @@
-"""Paired comparison of two methods over the same test examples and training seeds."""
+"""Which rows can be compared, and what one method has more than another, beside the paper's claim.
+
+Rows are paired by seed: the same seed holds out the same images and visits them in one order.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Bool
 
-from ancra_jax.results.statistics import bootstrap_interval
-from tools.publish.groups import Group, correct_under, method_title
+from ancra_jax.paper.claims import TABLES
+from ancra_jax.paper.measured import column_of
+from ancra_jax.results.labels import labels_of
+from ancra_jax.results.names import ADAPTIVE, HEADS, NATURAL, attack_order, display_name
+from ancra_jax.results.rows import Row, SeedsRow, epsilon_text, group_seeds, seeds_row
+from ancra_jax.results.statistics import Difference, difference, survivors
 from tools.publish.record import Published
 
-
-@dataclass(frozen=True)
-class Comparison:
-    """What one method has more than another.
-
-    Attributes:
-      what: is added: ANC, RA or both.
-      method: with it.
-      baseline: without it.
-    """
-
-    what: str
-    method: str
-    baseline: str
-
-    @property
-    def title(self) -> str:
-        """The difference that is taken."""
-        return f"{method_title(self.method)} − {method_title(self.baseline)}"
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Of two methods' accuracies, in points of 100.
-
-    Attributes:
-      points: the method's mean minus the baseline's, over seeds and examples.
-      low, high: the 95 % interval of the bootstrap.
-      num_seeds: that both were trained with.
-    """
-
-    points: float
-    low: float
-    high: float
-    num_seeds: int
-
-    @property
-    def sign(self) -> int:
-        """1 or -1 where the interval is on one side of 0, else 0."""
-        return int(self.low > 0) - int(self.high < 0)
-
-    def __str__(self) -> str:
-        return f"{self.points:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
-
-
+WORST_CASE = "worst case"
+ORDER = (
+    *("natural", "pgd_at", "trades", "trades_awp", "trades_anc", "trades_ra", "trades_ancra"),
+    "pgd_at_ancra",
+)
+# What is added (ANC, RA or both), the method with it, and the one without it.
 COMPARISONS = (
-    Comparison("ANC", "trades_anc", "trades"),
-    Comparison("ANC", "trades_ancra", "trades_ra"),
-    Comparison("RA", "trades_ra", "trades"),
-    Comparison("RA", "trades_ancra", "trades_anc"),
-    Comparison("ANCRA", "trades_ancra", "trades"),
-    Comparison("ANCRA", "pgd_at_ancra", "pgd_at"),
+    ("ANC", "trades_anc", "trades"),
+    ("ANC", "trades_ancra", "trades_ra"),
+    ("RA", "trades_ra", "trades"),
+    ("RA", "trades_ancra", "trades_anc"),
+    ("ANCRA", "trades_ancra", "trades"),
+    ("ANCRA", "pgd_at_ancra", "pgd_at"),
 )
 
 
-def difference(group: Group, comparison: Comparison, attack: str) -> Difference | None:
-    """The difference under an attack; None where a method or the attack is missing.
+@dataclass(frozen=True)
+class Group:
+    """Rows of one data set, network, setting and threat model."""
 
-    Rows are paired by seed: the same seed holds out the same images and visits them in one order.
+    title: str  # what they share; begins with what sets them apart from the paper
+    published: list[Published]  # ordered by method and seed
+    methods: list[Row | SeedsRow]  # one for each method; several seeds together
+
+    @property
+    def attacks(self) -> list[str]:
+        """All attacks on any of the rows."""
+        names = {name for one in self.published for name in one.row.accuracy}
+        return sorted(names, key=attack_order)
+
+    def seeds_of(self, method: str) -> dict[int, Row]:
+        """Return the rows of a method by seed; none where it is there in several variants."""
+        found = [one for one in self.methods if _rows(one)[0].config.name == method]
+        return {row.seed: row for row in _rows(found[0])} if len(found) == 1 else {}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A difference that was measured, and the paper's."""
+
+    what: str  # what is added, 'ANC'; '' where two attacks on one method are compared
+    title: str  # the difference that is taken, 'TRADES-ANC − TRADES'
+    attack: str  # a name, or ``WORST_CASE``; with '' of ``what``, which two are compared
+    claim: float | None  # what the paper has, in points of 100
+    found: Difference
+
+
+def groups_of(published: Sequence[Published]) -> list[Group]:
+    """Sort rows into groups; of the paper's setting first."""
+    keyed: dict[tuple, list[Published]] = {}
+    for one in published:
+        key = (one.record["setting"], one.row.network, one.row.checkpoint, one.row.comparable)
+        keyed.setdefault(key, []).append(one)
+    return [_group(rows) for _, rows in sorted(keyed.items(), key=lambda item: item[0])]
+
+
+def method_title(method: str) -> str:
+    """Return ``'TRADES-ANCRA'`` for ``'trades_ancra'``."""
+    return "Natural" if method == "natural" else method.upper().replace("_", "-")
+
+
+def comparisons(group: Group) -> list[Compared]:
+    """Return what each method has more than another, under every attack and in the worst case.
+
+    Comparisons whose methods are not both there are left out, and attacks that were not run on
+    both. At the end is where the paper has more accuracy under an attack than on natural images.
     """
-    methods = _by_seed(group.of_method(comparison.method))
-    baselines = _by_seed(group.of_method(comparison.baseline))
-    shared = sorted(methods.keys() & baselines.keys())
-    return _difference([(methods[seed], attack, baselines[seed], attack) for seed in shared])
+    claims = _claims()
+    found = []
+    for what, method, baseline in COMPARISONS:
+        rows, others = group.seeds_of(method), group.seeds_of(baseline)
+        pairs = [(rows[seed], others[seed]) for seed in sorted(rows.keys() & others.keys())]
+        title = f"{method_title(method)} − {method_title(baseline)}"
+        for attack in (*group.attacks, WORST_CASE):
+            has, lacks = (claims.get(one, {}).get(column_of(attack)) for one in (method, baseline))
+            claim = None if has is None or lacks is None else has - lacks
+            if one := _difference(pairs, attack, attack):
+                found.append(Compared(what, title, attack, claim, one))
+    for method, claimed in claims.items():
+        pairs = [(row, row) for row in group.seeds_of(method).values()]
+        for attack in group.attacks:
+            claim = claimed.get(column_of(attack), 0.0) - claimed[NATURAL]
+            if claim > 0 and (one := _difference(pairs, attack, NATURAL)):
+                attacks = f"{display_name(attack)} − {display_name(NATURAL)}"
+                found.append(Compared("", method_title(method), attacks, claim, one))
+    return found
 
 
-def row_difference(group: Group, method: str, attack: str, other: str) -> Difference | None:
-    """What a method has more under one attack than under another."""
-    return _difference([(one, attack, one, other) for one in group.of_method(method)])
+def _group(published: list[Published]) -> Group:
+    labels = labels_of([one.row.config for one in published])
+    titled = [_titled(one, label) for one, label in zip(published, labels, strict=True)]
+    titled.sort(key=lambda one: _order(one.row))
+    record, row = titled[0].record, titled[0].row
+    title = (
+        f"{row.data}, {row.network}, epsilon {row.norm} {epsilon_text(row.epsilon)}, "
+        f"{row.checkpoint} checkpoint, {row.examples[0]} test examples."
+    )
+    if record["setting"]:
+        title = f"**{record['setting'][0].upper()}{record['setting'][1:]}.** {title}"
+    seeds = group_seeds(one.row for one in titled)
+    methods = [seeds_row(rows) if len(rows) > 1 else rows[0] for rows in seeds]
+    return Group(title, titled, methods)
 
 
-def _difference(pairs: Sequence[tuple[Published, str, Published, str]]) -> Difference | None:
-    rows = []
-    for one, attack, other, other_attack in pairs:
-        correct, baseline = correct_under(one, attack), correct_under(other, other_attack)
-        if correct is None or baseline is None:
-            return None
-        count = one.num_examples
-        rows.append(correct[:count].astype(int) - baseline[:count])
-    if not rows:
+def _titled(one: Published, label: str) -> Published:
+    """Return a published row with its method's title, and without what cannot be compared.
+
+    Of a network that declares no defence, a short Square is all that the adaptive attacks are.
+    """
+    row, accuracy = one.row, dict(one.row.accuracy)
+    name = row.config.name
+    adaptive = row.evaluation.results.get(ADAPTIVE)
+    if adaptive and not adaptive.record["settings"].get("defences"):
+        del accuracy[ADAPTIVE]
+    label = label.replace(name, method_title(name), 1)
+    return Published(one.record, replace(row, label=label, accuracy=accuracy))
+
+
+def _order(row: Row) -> tuple:
+    name = row.config.name
+    return ORDER.index(name) if name in ORDER else len(ORDER), name, row.label, row.seed
+
+
+def _rows(row: Row | SeedsRow) -> Sequence[Row]:
+    return [row] if isinstance(row, Row) else row.rows
+
+
+def _claims() -> dict[str, dict[str, float]]:
+    """Return what the paper prints for CIFAR-10, in %, by method and column."""
+    claims: dict[str, dict[str, float]] = {}
+    for table in (TABLES["table1"], TABLES["table3"]):
+        for row in table.rows:
+            if row.data == "cifar10" and row.claims.get("best"):
+                values = zip(table.columns, row.claims["best"], strict=True)
+                claims.setdefault(row.method, {}).update(
+                    {column: value for column, value in values if value is not None}
+                )
+    return claims
+
+
+def _difference(pairs: Sequence[tuple[Row, Row]], attack: str, other: str) -> Difference | None:
+    """Return the difference between accuracies; None where an attack is missing."""
+    correct = [(_correct(row, attack), _correct(baseline, other)) for row, baseline in pairs]
+    found = [(one, two) for one, two in correct if one is not None and two is not None]
+    return difference(found) if found and len(found) == len(pairs) else None
+
+
+def _correct(row: Row, attack: str) -> Bool[np.ndarray, "examples"] | None:
+    """Return which of a row's examples are right under an attack, or in the worst case.
+
+    Of a network without auxiliary heads, the attack on its final logits stands for one on them.
+    """
+    correct = row.evaluation.correct
+    if attack == WORST_CASE:
+        return survivors(correct)
+    if not row.reverse_attention:
+        attack = attack.removesuffix(HEADS)
+    if attack not in row.accuracy:
         return None
-    paired = np.stack(rows)
-    low, high = bootstrap_interval(paired)
-    return Difference(100 * float(paired.mean()), 100 * low, 100 * high, len(rows))
-
-
-def _by_seed(rows: Sequence[Published]) -> dict[int, Published]:
-    return {one.record["seed"]: one for one in rows}
+    return correct[attack][: row.examples[0]]

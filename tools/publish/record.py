@@ -5,11 +5,12 @@ number in it, and every comparison of two rows, can be computed again from those
 """
 
 import hashlib
+import importlib
 import json
 import pathlib
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -18,99 +19,61 @@ from jaxtyping import Bool
 from ancra_jax import config as config_lib
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError
-from ancra_jax.paper.recipes import recipe
-from ancra_jax.results.load import Evaluation, Run, load_runs, method_settings
-from ancra_jax.results.names import NATURAL
-from ancra_jax.results.rows import Row, rows_of
-from ancra_jax.results.statistics import wilson_interval
+from ancra_jax.results.labels import method_settings
+from ancra_jax.results.load import Evaluation, StoredResult, load_runs
+from ancra_jax.results.names import ADAPTIVE, NATURAL, attack_order
+from ancra_jax.results.rows import Row, row_of, rows_of
+from ancra_jax.results.statistics import WorstCase
 from ancra_jax.run import workdir as workdir_lib
 
 SCHEMA = 1
 NOTES = "notes.txt"
 _ORIGIN = ("device", "commit", "versions")
-_FIELDS: dict[str, type] = {
-    "schema": int,
-    "method": str,
-    "data": str,
-    "data_fingerprint": str,
-    "network": str,
-    "setting": str,
-    "norm": str,
-    "epsilon": float,
-    "seed": int,
-    "checkpoint": str,
-    "step": int,
-    "overrides": dict,
-    "train": str,
-    "evaluate": list,
-    "training": list,
-    "evaluation": dict,
-    "notes": list,
-    "attacks": dict,
-    "adaptive": list,
-    "diagnosis": dict,
-    "worst_case": dict,
-    "config": dict,
+_FIELDS = {
+    int: "schema seed step",
+    float: "epsilon",
+    str: "method data data_fingerprint network setting norm checkpoint train",
+    list: "evaluate training notes adaptive",
+    dict: "overrides evaluation attacks diagnosis worst_case config",
 }
-_ATTACK_FIELDS: dict[str, type] = {
-    "num_examples": int,
-    "num_correct": int,
-    "accuracy": float,
-    "seed": int,
-    "settings": dict,
-    "warnings": list,
-    "correct": str,
+_ATTACK_FIELDS = {
+    int: "num_examples num_correct seed",
+    float: "accuracy",
+    str: "correct",
+    list: "warnings",
+    dict: "settings",
 }
 
 
 @dataclass(frozen=True)
 class Published:
-    """A row that was checked.
+    """A row that was checked."""
 
-    Attributes:
-      record: the content of its file.
-      correct: per attack, of the first examples of the test split.
-    """
-
-    record: dict[str, Any]
-    correct: dict[str, Bool[np.ndarray, "examples"]]
-
-    @property
-    def num_examples(self) -> int:
-        """The number of first test examples that every attack saw."""
-        return min(map(len, self.correct.values()))
-
-    def survivors(self) -> Bool[np.ndarray, "examples"]:
-        """Which are right on the natural image and under every attack: the worst case."""
-        count = self.num_examples
-        return np.logical_and.reduce([correct[:count] for correct in self.correct.values()])
+    record: dict[str, Any]  # the content of its file
+    row: Row  # its numbers, computed again from the bits
 
 
 def records_of(workdirs: Sequence[str]) -> list[dict[str, Any]]:
-    """One record for each evaluated checkpoint of the work directories.
+    """Return one record for each evaluated checkpoint of the work directories.
 
     Raises:
       UsageError: one cannot be read, was not evaluated, or is of no recipe in ``configs/``.
     """
-    runs = load_runs(workdirs)
-    rows = {(row.workdir, row.checkpoint): row for row in rows_of(runs)}
-    records = []
-    for run in runs:
-        if not run.evaluations:
-            raise UsageError(f"--workdirs: {run.workdir} was not evaluated")
-        for evaluation in run.evaluations:
-            row = rows[run.workdir, evaluation.checkpoint]
-            if row.worst_case is None:
-                raise UsageError(
-                    f"--workdirs: {run.workdir} ({evaluation.checkpoint}) has no worst case: the "
-                    "natural images or the attacks are missing"
-                )
-            records.append(_record(run, evaluation, row))
-    return records
+    rows = rows_of(load_runs(workdirs))
+    for row in rows:
+        if row.worst_case is None:
+            raise UsageError(
+                f"--workdirs: {row.workdir} ({row.checkpoint}) has no worst case: it was not "
+                "evaluated on natural images and under attacks"
+            )
+        for name, result in row.evaluation.results.items():
+            if not result.record.get("complete", True):
+                raise UsageError(f"--workdirs: {name} of {row.workdir} was stopped before its end")
+    return [_record(row) for row in rows]
 
 
-def file_name(record: dict[str, Any]) -> str:
-    """Where a record belongs; another name for every method, setting, seed and checkpoint."""
+def file_name(record: Mapping[str, Any]) -> str:
+    """Return a record's file name: another one for every method, setting, seed and checkpoint."""
     config = config_lib.from_mapping(record["config"])
     settings = json.dumps(method_settings(config), sort_keys=True)
     digest = hashlib.sha256(settings.encode()).hexdigest()[:6]
@@ -118,36 +81,25 @@ def file_name(record: dict[str, Any]) -> str:
     return f"{''.join(c if c.isalnum() or c in '-_' else '_' for c in name)}.json"
 
 
-def overrides_of(config: Config) -> dict[str, Any]:
-    """What a run has set otherwise than its method's recipe in ``configs/``.
+def read(path: pathlib.Path) -> Published:
+    """Read and check a file.
 
     Raises:
-      UsageError: see ``recipe``.
+      UsageError: see ``validate``.
     """
-    base = config_lib.from_mapping(recipe(config.data.name, config.name.partition(" ")[0]))
-    original = method_settings(base)
-    settings = method_settings(config).items()
-    return {name: value for name, value in settings if value != original[name]}
-
-
-def setting(config: Config, overrides: dict[str, Any]) -> str:
-    """In words, how a run differs from the paper's; empty if it does not."""
-    if not overrides:
-        return ""
-    parts = [
-        f"width {config.model.width}" if config.model.width else "",
-        f"{config.data.train_examples:,} images" if config.data.train_examples else "",
-        f"{config.epochs} epochs",
-    ]
-    return f"{', '.join(filter(None, parts))}: not the paper's setting"
+    try:
+        record = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: is not a result: {error}") from error
+    return validate(record, path.name)
 
 
 def validate(record: Any, name: str) -> Published:
-    """Checks a record: its fields, and that its numbers follow from its examples.
+    """Check a record: its fields, and that its numbers follow from its examples.
 
     Args:
       record: the content of a file.
-      name: of the file.
+      name: the name of the file.
 
     Raises:
       UsageError: something is missing, of another type, or does not follow.
@@ -160,48 +112,43 @@ def validate(record: Any, name: str) -> Published:
         raise UsageError(f"{name}: method or seed is not that of its config")
     if name != file_name(record):
         raise UsageError(f"{name}: a record of this content is called {file_name(record)}")
-    correct = {attack: _bits(one, f"{name}: {attack}") for attack, one in record["attacks"].items()}
-    if NATURAL not in correct or len(correct) < 2:
+    row = row_of("", config, config.name, _evaluation(record, name))
+    if row.worst_case is None:
         raise UsageError(f"{name}: attacks has no {NATURAL}, or nothing else")
-    published = Published(record, correct)
-    expected = _worst_case(published)
-    if record["worst_case"] != expected:
-        raise UsageError(f"{name}: worst_case is {record['worst_case']}, must be {expected}")
-    return published
+    expected, found = _worst_case(row.worst_case), record["worst_case"]
+    if not _same(expected, found):
+        raise UsageError(f"{name}: worst_case is {found}, must be {expected}")
+    return Published(record, row)
 
 
-def read(path: pathlib.Path) -> Published:
-    """Reads and checks a file.
+def _evaluation(record: Mapping[str, Any], name: str) -> Evaluation:
+    """Return what a work directory would hold."""
+    shared = {key: record[key] for key in ("data", "data_fingerprint", "step")}
+    results = {}
+    for attack in sorted(record["attacks"], key=attack_order):
+        one = record["attacks"][attack]
+        correct = _bits(one, f"{name}: {attack}")
+        more = {"attacks": record["adaptive"]} if attack == ADAPTIVE else {}
+        results[attack] = StoredResult({**shared, **one, **more}, {"correct": correct})
+    return Evaluation(record["checkpoint"], results)
 
-    Raises:
-      UsageError: see ``validate``.
-    """
-    try:
-        record = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: is not a result: {error}") from error
-    return validate(record, path.name)
 
-
-def _record(run: Run, evaluation: Evaluation, row: Row) -> dict[str, Any]:
-    config = run.config
-    overrides = overrides_of(config)
-    attacks = {name: evaluation.results[name] for name in row.accuracy}
-    for name, one in attacks.items():
-        if not one.record.get("complete", True):
-            raise UsageError(f"--workdirs: {name} of {run.workdir} was stopped before its end")
-    published = Published({}, {name: one.correct for name, one in attacks.items()})
+def _record(row: Row) -> dict[str, Any]:
+    config, evaluation = row.config, row.evaluation
+    overrides = _overrides(config)
     workdir = f"runs/{config.name.replace(' ', '_')}-{config.seed}"
     settings = config_lib.to_mapping(config)
     settings["data"]["data_dir"] = ""
-    notes = pathlib.Path(run.workdir) / NOTES
+    notes = pathlib.Path(row.workdir) / NOTES
+    diagnosis = row.diagnosis
+    assert row.worst_case
     return {
         "schema": SCHEMA,
         "method": config.name,
         "data": row.data,
         "data_fingerprint": row.provenance["data_fingerprint"][0],
         "network": row.network,
-        "setting": setting(config, overrides),
+        "setting": _setting(config, overrides),
         "norm": row.norm,
         "epsilon": row.epsilon,
         "seed": config.seed,
@@ -210,41 +157,83 @@ def _record(run: Run, evaluation: Evaluation, row: Row) -> dict[str, Any]:
         "overrides": overrides,
         "train": _train_command(config, overrides, workdir),
         "evaluate": [
-            command.replace(f"--workdir={run.workdir}", f"--workdir={workdir}")
+            command.replace(f"--workdir={row.workdir}", f"--workdir={workdir}")
             for command in row.evaluate
         ],
         "training": [
             {name: start[name] for name in ("step", *_ORIGIN, "created")}
-            for start in workdir_lib.read_starts(run.workdir)
+            for start in workdir_lib.read_starts(row.workdir)
         ],
         "evaluation": {name: row.provenance[name] for name in _ORIGIN}
         | {"created": max(row.provenance["created"])},
         "notes": notes.read_text().splitlines() if notes.exists() else [],
-        "attacks": {
-            name: {
-                "num_examples": len(one.correct),
-                "num_correct": int(one.correct.sum()),
-                "accuracy": int(one.correct.sum()) / len(one.correct),
-                "seed": one.record["seed"],
-                "settings": one.record["settings"],
-                "warnings": one.record.get("warnings", []),
-                "correct": np.packbits(one.correct).tobytes().hex(),
-            }
-            for name, one in attacks.items()
-        },
+        "attacks": {name: _attack(result) for name, result in evaluation.results.items()},
         "adaptive": [attack for attack in row.adaptive if attack["broken"]],
-        "diagnosis": _diagnosis(row),
-        "worst_case": _worst_case(published),
+        "diagnosis": {
+            "verdict": diagnosis.verdict,
+            "fired": [check.name for check in diagnosis.fired],
+        }
+        if diagnosis
+        else {},
+        "worst_case": _worst_case(row.worst_case),
         "config": settings,
     }
 
 
-def _diagnosis(row: Row) -> dict[str, Any]:
-    """The verdict of the diagnostics and the checks that fired; empty if they were not run."""
-    if row.diagnosis is None:
-        return {}
-    fired = [check.name for check in row.diagnosis.fired]
-    return {"verdict": row.diagnosis.verdict, "fired": fired}
+def _attack(result: StoredResult) -> dict[str, Any]:
+    count, num_correct = len(result.correct), int(result.correct.sum())
+    return {
+        "num_examples": count,
+        "num_correct": num_correct,
+        "accuracy": num_correct / count,
+        "seed": result.record["seed"],
+        "settings": result.record["settings"],
+        "warnings": result.record.get("warnings", []),
+        "correct": np.packbits(result.correct).tobytes().hex(),
+    }
+
+
+def _worst_case(worst_case: WorstCase) -> dict[str, Any]:
+    values = asdict(worst_case)
+    names = ("num_examples", "num_correct", "accuracy")
+    return {name: values[name] for name in names} | {"interval": list(worst_case.interval)}
+
+
+def _same(expected: dict[str, Any], found: dict[str, Any]) -> bool:
+    """Return whether two worst cases agree, their intervals but for rounding."""
+    try:
+        close = np.allclose(expected["interval"], found["interval"], rtol=0, atol=1e-12)
+    except (KeyError, TypeError, ValueError):
+        return False
+    return close and found == expected | {"interval": found["interval"]}
+
+
+def _overrides(config: Config) -> dict[str, Any]:
+    """Return what a run has set otherwise than its method's recipe in ``configs/``."""
+    data, method = config.data.name, config.name.partition(" ")[0]
+    try:
+        recipe = importlib.import_module(f"configs.{data}").get_config(method)
+    except ImportError:
+        raise UsageError(
+            f"there is no configs/{data}.py here: run this in the root of the repository"
+        ) from None
+    except LookupError as error:
+        raise UsageError(f"configs/{data}.py:{method}: {error.args[0]}") from error
+    original = method_settings(config_lib.from_mapping(recipe))
+    settings = method_settings(config).items()
+    return {name: value for name, value in settings if value != original.get(name)}
+
+
+def _setting(config: Config, overrides: dict[str, Any]) -> str:
+    """Return in words how a run differs from the paper's; '' if it does not."""
+    if not overrides:
+        return ""
+    parts = [
+        f"width {config.model.width}" if config.model.width else "",
+        f"{config.data.train_examples:,} images" if config.data.train_examples else "",
+        f"{config.epochs} epochs",
+    ]
+    return f"{', '.join(filter(None, parts))}: not the paper's setting"
 
 
 def _train_command(config: Config, overrides: dict[str, Any], workdir: str) -> str:
@@ -258,22 +247,12 @@ def _train_command(config: Config, overrides: dict[str, Any], workdir: str) -> s
     return f"python -m ancra_jax.train {shlex.join(arguments)}"
 
 
-def _worst_case(published: Published) -> dict[str, Any]:
-    survivors = published.survivors()
-    num_correct, num_examples = int(survivors.sum()), len(survivors)
-    return {
-        "num_examples": num_examples,
-        "num_correct": num_correct,
-        "accuracy": num_correct / num_examples,
-        "interval": list(wilson_interval(num_correct, num_examples)),
-    }
-
-
-def _check_fields(record: Any, fields: dict[str, type], name: str):
-    if not isinstance(record, dict) or set(record) != set(fields):
-        differing = sorted(set(record) ^ set(fields)) if isinstance(record, dict) else []
+def _check_fields(record: Any, fields: Mapping[type, str], name: str) -> None:
+    kinds = {field: kind for kind, names in fields.items() for field in names.split()}
+    if not isinstance(record, dict) or set(record) != set(kinds):
+        differing = sorted(set(record) ^ set(kinds)) if isinstance(record, dict) else []
         raise UsageError(f"{name}: must have the fields of a result; differing: {differing}")
-    for field, kind in fields.items():
+    for field, kind in kinds.items():
         if type(record[field]) is not kind:
             raise UsageError(f"{name}: {field}={record[field]!r} must be of type {kind.__name__}")
 

@@ -1,0 +1,164 @@
+"""What the attacks of an evaluation share: the model, the examples, the state, the result."""
+
+import abc
+import pathlib
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
+
+from ancra_jax.attacks import AutoAttackResult
+from ancra_jax.attacks.placement import default_batch_size
+from ancra_jax.attacks.saved_state import StateError
+from ancra_jax.attacks.types import Progress
+from ancra_jax.cli.progress import Bar, format_seconds
+from ancra_jax.data import Split
+from ancra_jax.errors import UsageError
+from ancra_jax.results.store import ResultStore
+from ancra_jax.types import Outputs
+
+Arrays = dict[str, np.ndarray]
+Model = Callable[..., Outputs]
+
+
+class Target(NamedTuple):
+    """What an evaluation attacks."""
+
+    model: Model  # the network in the evaluation phase, with a checkpoint's variables; a pytree
+    split: Split  # the test split, on the host
+    batch_size: int  # examples on the devices at a time, a multiple of the number of devices
+    sharding: jax.sharding.Sharding  # of a batch over the devices
+
+
+@dataclass(frozen=True)
+class Task:
+    """One attack on the first examples of the test split."""
+
+    target: Target
+    identity: dict[str, Any]  # what determines the numbers; see ``ResultStore``
+    store: ResultStore  # the results of the checkpoint
+    bar: Bar  # is told where the attack stands
+
+    @property
+    def num_examples(self) -> int:
+        """How many examples are attacked."""
+        return self.identity["num_examples"]
+
+    @property
+    def images(self) -> Float[np.ndarray, "examples height width channels"]:
+        """The images, pixels in [0, 1]."""
+        pixels = self.target.split.images[: self.num_examples]
+        return np.divide(pixels, np.float32(255), dtype=np.float32)
+
+    @property
+    def labels(self) -> Int[np.ndarray, "examples"]:
+        """Their class numbers."""
+        return self.target.split.labels[: self.num_examples]
+
+    @property
+    def key(self) -> Key[Array, ""]:
+        """The source of all randomness."""
+        return jax.random.key(self.identity["seed"])
+
+    @property
+    def state(self) -> pathlib.Path:
+        """The directory in which an unfinished attack keeps its state."""
+        return self.partial.with_suffix(".state")
+
+    @property
+    def partial(self) -> pathlib.Path:
+        """The file of an unfinished attack that needs one file alone."""
+        return self.store.partial_path(self.identity)
+
+    @property
+    def batch_size_of_the_rest(self) -> int:
+        """For attacks whose batches hold what is still robust: there padding is to be small."""
+        return min(self.target.batch_size, default_batch_size())
+
+    def show(self, progress: Progress) -> None:
+        """Tell the bar where the attack stands."""
+        left = f", {format_seconds(progress.remaining)} left in all" if progress.remaining else ""
+        self.bar.update(
+            progress.done,
+            f"{progress.attack} {progress.round}/{progress.rounds}, "
+            f"robust accuracy {progress.robust_accuracy:.2%}{left}",
+            total=progress.todo,
+        )
+
+    def kept(self, result: AutoAttackResult) -> Arrays:
+        """Return what is kept of every example under a sequence of attacks."""
+        return {
+            "labels": self.labels,
+            "correct": result.robust,
+            "broken_by": result.broken_by.astype(str),
+            "target": result.target,
+            "norms": result.norms,
+            "queries": result.queries,
+        }
+
+
+@dataclass(frozen=True)
+class Spec(abc.ABC):
+    """An attack of a suite, under a threat model."""
+
+    name: str  # file name of the result
+    norm: str  # 'linf' or 'l2'
+    epsilon: float  # radius of the ball, on the [0, 1] pixel scale
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What determines the numbers, as the result file keeps it: all but the name."""
+        return {key: value for key, value in asdict(self).items() if key != "name"}
+
+    @abc.abstractmethod
+    def run(self, task: Task) -> tuple[Arrays, dict[str, Any]]:
+        """Attack the examples of a task.
+
+        Interrupted, the attack continues from its state; the numbers do not depend on that.
+
+        Returns:
+          Arrays with one entry per example, ``correct`` among them, and further entries of the
+          result's JSON file.
+        """
+
+
+def compute(
+    spec: Spec, target: Target, store: ResultStore, identity: dict[str, Any], *, force: bool
+) -> dict[str, Any]:
+    """Run an attack and write its result, unless it is there already.
+
+    Args:
+      spec: the attack.
+      target: what is attacked.
+      store: where the result goes.
+      identity: what determines the numbers, but for the attack and its settings.
+      force: compute again what is there.
+
+    Returns:
+      The result, as its JSON file holds it.
+
+    Raises:
+      UsageError: there is another result, or what an interrupted attack left cannot be used.
+    """
+    identity = {"attack": spec.name, **identity, "settings": spec.settings}
+    if not force and (finished := store.finished(identity)):
+        return finished
+    started = time.monotonic()
+    with Bar(spec.name, identity["num_examples"]) as bar:
+        task = Task(target, identity, store, bar)
+        try:
+            # An attack that computes in less than float32 finds less.
+            with jax.default_matmul_precision("highest"):
+                arrays, more = spec.run(task)
+        except StateError as error:
+            raise UsageError(str(error)) from error
+    result = store.write(identity, arrays, time.monotonic() - started, **more)
+    if result.get("complete", True):
+        task.partial.unlink(missing_ok=True)
+        shutil.rmtree(task.state, ignore_errors=True)
+    return result

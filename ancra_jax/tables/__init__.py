@@ -1,0 +1,16 @@
+"""Tables of results: lists of columns over rows, as Markdown and on a terminal."""
+
+from ancra_jax.tables.columns import all_attacks, caption, tables_of
+from ancra_jax.tables.notes import reading_notes, row_notes
+from ancra_jax.tables.table import Column, Table, build
+
+__all__ = [
+    "Column",
+    "Table",
+    "all_attacks",
+    "build",
+    "caption",
+    "reading_notes",
+    "row_notes",
+    "tables_of",
+]

@@ -1,0 +1,261 @@
+"""The columns of all tables of results, and the tables that a report consists of.
+
+A new column is one entry in a list. Its cell is a function of a row; ``Row`` and ``SeedsRow`` have
+the same names for the same quantities.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+
+from ancra_jax.results.names import (
+    FINAL,
+    HEADS,
+    NATURAL,
+    WITH_HEADS,
+    attack_order,
+    attacks_of,
+    display_name,
+    parse,
+)
+from ancra_jax.results.rows import Row, SeedsRow
+from ancra_jax.results.statistics import Spread, mean_attacks
+from ancra_jax.tables.table import DAGGER, MISSING, Column, Table, build, percent
+
+AnyRow = Row | SeedsRow
+TextColumn = functools.partial(Column, numeric=False)
+
+SCENARIOS = {
+    FINAL: "Attacks on the final logits",
+    WITH_HEADS: "Attacks on the auxiliary heads too",
+}
+MASKS = {
+    "final_is_last_mask": "argmax f = c_2",
+    "masks_agree": "c_1 = c_2",
+    "final_is_last_mask_adversarial": "argmax f = c_2 *",
+    "masks_agree_adversarial": "c_1 = c_2 *",
+    "last_mask_changes": "c_2 flipped *",
+    "gradient_cosine": "Cosine",
+}
+"""What a defence says of its masks; a star marks adversarial images."""
+
+
+def worst_case_cell(row: AnyRow) -> str:
+    """Return the worst case with its interval, or its spread over seeds."""
+    worst = row.worst_case
+    if worst is None or isinstance(worst, Spread):
+        return MISSING if worst is None else f"**{percent(worst)}**"
+    low, high = (100 * bound for bound in worst.interval)
+    return f"**{percent(worst.accuracy)}** [{low:.2f}, {high:.2f}]"
+
+
+def _seed(row: AnyRow) -> str:
+    return str(row.seeds[0]) if len(row.seeds) == 1 else f"{len(row.seeds)} seeds"
+
+
+IDENTITY = (
+    TextColumn("Model", lambda row: row.label, "always"),
+    TextColumn("Seed", _seed, "always"),
+    TextColumn("Checkpoint", lambda row: row.checkpoint, "always"),
+)
+WORST_CASE = Column("Worst case", worst_case_cell, "always")
+
+
+def _setting(name: str) -> Column:
+    return TextColumn(name, lambda row: row.setting[name] or MISSING, "differing")
+
+
+SETTING = tuple(map(_setting, ("Network", "Data", "Epsilon", "Examples")))
+
+
+def attack_column(attack: str, header: str) -> Column:
+    """Return the accuracy under an attack, marked where it is above the natural accuracy."""
+    return Column(
+        header,
+        lambda row: percent(row.accuracy.get(attack), DAGGER * (attack in row.fooled_attacks)),
+    )
+
+
+def mean_column(scenario: str, header: str) -> Column:
+    """Return the paper's mean, marked where one of its attacks is above the natural accuracy."""
+
+    def cell(row: AnyRow) -> str:
+        counted = mean_attacks(row.accuracy, scenario)
+        return percent(
+            row.mean.get(scenario), DAGGER * any(name in row.fooled_attacks for name in counted)
+        )
+
+    return Column(header, cell)
+
+
+def all_attacks(rows: Sequence[AnyRow], families: Sequence[str] = ()) -> list[Column]:
+    """Return the worst case, natural accuracy and every attack, for one table.
+
+    Args:
+      rows: of the table.
+      families: of attacks that are shown, without the means; () shows all.
+    """
+    attacks = sorted({name for row in rows for name in row.accuracy}, key=attack_order)
+    shown = [name for name in attacks if not families or parse(name).family in families]
+    means = [mean_column(FINAL, "Mean"), mean_column(WITH_HEADS, "Mean (heads)")]
+    columns = [attack_column(name, display_name(name)) for name in shown]
+    return [WORST_CASE, *columns, *([] if families else means)]
+
+
+def _of_scenario(rows: Sequence[AnyRow], scenario: str) -> list[Column]:
+    attacks = attacks_of(scenario, {name for row in rows for name in row.accuracy})
+    return [
+        *IDENTITY,
+        *SETTING,
+        WORST_CASE,
+        attack_column(NATURAL, "Nat"),
+        *(attack_column(name, display_name(name.removesuffix(HEADS))) for name in attacks),
+        mean_column(scenario, "Mean"),
+    ]
+
+
+def _rung(name: str, header: str) -> Column:
+    return Column(header, lambda row: percent(row.rungs.get(name)))
+
+
+FROM_CLAIM = (
+    *IDENTITY,
+    *SETTING,
+    WORST_CASE,
+    _rung("Nat", "Nat"),
+    _rung("FGSM", "FGSM"),
+    _rung("PGD", "PGD"),
+    _rung("AutoAttack", "AutoAttack"),
+    _rung("With p", "Auxiliary heads"),
+    _rung("Adaptive", "Adaptive"),
+    TextColumn("Diagnosis", lambda row: row.diagnosis.verdict if row.diagnosis else MISSING),
+)
+
+
+# The rows of this table are pairs: a row, and what one adaptive attack did.
+ADAPTIVE_ATTACK = (
+    TextColumn("Attack", lambda pair: pair[1]["name"]),
+    Column("Tried on", lambda pair: str(pair[1]["attacked"])),
+    Column("Broke", lambda pair: str(pair[1]["broken"])),
+    Column("Left after it", lambda pair: percent(pair[1]["accuracy_after"])),
+    Column("By it alone", lambda pair: percent(pair[1].get("own_accuracy"))),
+)
+
+
+def _of_pair(column: Column) -> Column:
+    return dataclasses.replace(column, cell=lambda pair: column.cell(pair[0]))
+
+
+def _mask(name: str) -> Column:
+    def cell(row: Row) -> str:
+        value = row.gate.get(name)
+        if value is None or (name in MASKS and name != "gradient_cosine"):
+            return percent(value)
+        return f"{value:.2f}"
+
+    return Column(MASKS.get(name, name), cell)
+
+
+def masks_table(rows: Sequence[Row], identity: Sequence[Column] = IDENTITY) -> Table:
+    """Return how the part behaves that passes no gradient: of reverse attention, its masks."""
+    names = dict.fromkeys(name for row in rows for name in row.gate)
+    columns = [*identity, *map(_mask, names)]
+    return build("What hides the gradient", columns, [row for row in rows if row.gate])
+
+
+# The rows of this table have a diagnosis.
+DIAGNOSES = (
+    *IDENTITY,
+    TextColumn("Verdict", lambda row: f"**{row.diagnosis.verdict}**"),
+    TextColumn(
+        "Checks that fired",
+        lambda row: (
+            "; ".join(
+                f"{check.name} ({check.value:.3g}, allowed {check.threshold:.3g})"
+                for check in row.diagnosis.fired
+            )
+            or "none"
+        ),
+    ),
+    TextColumn(
+        "Not run",
+        lambda row: (
+            "; ".join(one.name for one in row.diagnosis.checks if one.fired is None) or "none"
+        ),
+    ),
+)
+# The rows of this table are the checks of one diagnosis.
+CHECKS = (
+    TextColumn("Check", lambda check: check.name),
+    Column("Value", lambda check: MISSING if check.value is None else f"{check.value:.4g}"),
+    Column("Fires above", lambda check: f"{check.threshold:.4g}"),
+    TextColumn(
+        "Finding",
+        lambda check: (
+            "not run" if check.fired is None else check.severity if check.fired else "passed"
+        ),
+    ),
+)
+
+
+def tables_of(rows: Sequence[Row], seeds: Sequence[SeedsRow] = ()) -> list[Table]:
+    """Return the tables of a report, those without rows left out: the worst case comes first.
+
+    Args:
+      rows: one for each checkpoint.
+      seeds: rows of several seeds.
+    """
+    both: list[AnyRow] = [*rows, *seeds]
+    in_scenario = {
+        FINAL: both,
+        WITH_HEADS: [row for row in both if any(parse(name).heads for name in row.accuracy)],
+    }
+    broke = [(row, attack) for row in rows for attack in row.adaptive if attack["broken"]]
+    tables = [
+        build(
+            "From the claim to the worst case",
+            FROM_CLAIM,
+            [row for row in both if row.rungs or row.diagnosis],
+        ),
+        *(
+            build(SCENARIOS[scenario], _of_scenario(found, scenario), found)
+            for scenario, found in in_scenario.items()
+        ),
+        build(
+            "Adaptive attacks that broke examples, in their order",
+            [*map(_of_pair, IDENTITY), *ADAPTIVE_ATTACK],
+            broke,
+        ),
+        masks_table(rows),
+        build("Diagnostics", DIAGNOSES, [row for row in rows if row.diagnosis]),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def _provenance(name: str, header: str) -> Column:
+    return TextColumn(header, lambda row: "; ".join(row.provenance[name]) or MISSING)
+
+
+RUNS = (
+    *IDENTITY,
+    TextColumn("Step", lambda row: MISSING if row.step is None else str(row.step)),
+    *(dataclasses.replace(column, shown="filled") for column in SETTING),
+    _provenance("device", "Device"),
+    _provenance("commit", "Commit"),
+    _provenance("versions", "Versions"),
+    _provenance("data_fingerprint", "Data fingerprint"),
+    _provenance("seed", "Evaluation seed"),
+    _provenance("created", "Evaluated"),
+    TextColumn("Directory", lambda row: row.workdir),
+)
+"""What the rows are of, and where they come from."""
+
+
+def caption(rows: Sequence[Row]) -> str:
+    """Return what all rows share, in a sentence."""
+    shared = []
+    for name, text in (("Data", "{}"), ("Examples", "{} examples"), ("Epsilon", "epsilon {}")):
+        values = {row.setting[name] for row in rows if row.setting[name]}
+        if len(values) == 1:
+            shared.append(text.format(*values))
+    return f"Accuracy in % on the test split: {', '.join(shared)}." if shared else "Accuracy in %."

@@ -1,0 +1,139 @@
+"""What has to be said beneath tables of results, in sentences of Markdown."""
+
+from collections.abc import Iterable, Sequence
+
+from ancra_jax.attacks.diagnostics.checks import noticed_share
+from ancra_jax.results.commands import evaluate_command
+from ancra_jax.results.names import ADAPTIVE, AUTOATTACK, NATURAL, display_name, parse
+from ancra_jax.results.rows import Row, SeedsRow
+from ancra_jax.tables.columns import MASKS
+from ancra_jax.tables.table import DAGGER
+
+_MASKS = (
+    "Masks of reverse attention: the final logits f see the features through the masks of the "
+    "classes c_1 and c_2 that the auxiliary logits a_1 and a_2 choose; no gradient passes this "
+    "choice. argmax f = c_2 and c_1 = c_2: on how many of the natural images, and (*) of the "
+    "adversarial images of the examples that the adaptive attacks broke. Near 100 %, the final "
+    "logits only repeat what was chosen before them.",
+    "c_2 flipped: of how many broken examples the last mask is another class's on the adversarial "
+    "image. Near 100 %, they were broken by the choice that no gradient passes. Cosine: between "
+    "the input gradients of the margins of f and of a_2, natural images, mean. Near 1, attacks on "
+    "f push the same way as attacks on a_2; near 0 or below they do not.",
+)
+
+
+def reading_notes(rows: Sequence[Row], seeds: Sequence[SeedsRow]) -> Iterable[str]:
+    """Yield what the columns mean, and which rows can be compared."""
+    evaluated = [row for row in rows if row.accuracy]
+    names = {name for row in evaluated for name in row.accuracy}
+    if evaluated:
+        yield (
+            "**Worst case**: the examples that are classified correctly on the natural image and "
+            "under every attack that the model was evaluated with, with a 95 % Wilson interval."
+        )
+    if any(row.mean for row in evaluated):
+        yield (
+            "Mean: over PGD, FGSM, C&W and the standard AutoAttack of its table, where all four "
+            "were run; of several numbers of steps the largest counts."
+        )
+    if any(parse(name).heads for name in names):
+        yield (
+            "In both scenarios the final logits decide what is correct. Column Auxiliary heads: "
+            "the examples that no attack on the auxiliary heads breaks."
+        )
+    yield from _attack_sets(evaluated)
+    if len({row.comparable for row in evaluated}) > 1:
+        yield (
+            "**The rows are not of one evaluation**: they differ in data set, epsilon or number of "
+            "examples (see the columns above and the runs below). Compare only those that agree."
+        )
+    for one in seeds:
+        yield (
+            "Rows of several seeds: mean ± sample standard deviation over the seeds "
+            f"{', '.join(map(str, one.seeds))} of {one.label} ({one.checkpoint} checkpoint)."
+        )
+    if any(name in MASKS for row in rows for name in row.gate):
+        yield from _MASKS
+    checks = [check for row in rows if row.diagnosis for check in row.diagnosis.fired]
+    for name, meaning in {check.name: check.meaning for check in checks}.items():
+        yield f"Diagnostics, {name}: {meaning}."
+
+
+def row_notes(row: Row) -> Iterable[str]:
+    """Yield what makes the numbers of a row less than they seem, and how to complete them."""
+    command = evaluate_command(row.workdir, row.checkpoint)
+    yield from row.evaluation.notes
+    for text in row.fooled_attacks.values():
+        yield f"{DAGGER} {text}."
+    yield from row.warnings
+    if len(row.examples) > 1:
+        counts = ", ".join(f"{display_name(k)} {count}" for k, count in row.num_examples.items())
+        yield (
+            f"the attacks saw different numbers of examples ({counts}); the worst case, and the "
+            f"table from the claim to it, are of the first {row.examples[0]}."
+        )
+    if row.checkpoint.startswith("best") and row.config.data.selection_split == "test":
+        yield "the checkpoint was chosen on the test split, so that its numbers are optimistic."
+    yield from _of_attacks(row, command)
+    if row.diagnosis is None and row.accuracy:
+        yield f"not diagnosed. Run `{command} --suite=diagnostics`."
+    elif row.diagnosis:
+        yield from _of_diagnosis(row)
+
+
+def _attack_sets(rows: Sequence[Row]) -> Iterable[str]:
+    """Yield which attacks the worst cases are over, once where they are the same."""
+    sets: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        if row.worst_case:
+            sets.setdefault(row.worst_case.attacks, []).append(row.title)
+    for attacks, titles in sets.items():
+        whose = "All rows" if len(sets) == 1 else "; ".join(titles)
+        yield f"{whose}: worst case over {', '.join(map(display_name, attacks))}."
+    if sets and not any(parse(name).family == "AA" for attacks in sets for name in attacks):
+        yield (
+            "No row was evaluated with AutoAttack: a stronger attack can only lower the worst case."
+        )
+
+
+def _of_attacks(row: Row, command: str) -> Iterable[str]:
+    if not row.accuracy:
+        yield f"not evaluated yet. Run `{command}`."
+    elif row.worst_case is None:
+        what = "the natural accuracy" if NATURAL not in row.accuracy else "attacks"
+        yield f"no worst case without {what}. Run `{command}`."
+    elif ADAPTIVE not in row.accuracy and row.reverse_attention:
+        yield (
+            "**an upper bound**. Reverse attention hides its gradient, and no attack made for "
+            f"that was run. Run `{command} --suite=adaptive`."
+        )
+    if {ADAPTIVE, AUTOATTACK} <= row.accuracy.keys():
+        count = row.examples[0]
+        correct = row.evaluation.correct
+        left = correct[AUTOATTACK][:count]
+        broken = left & ~correct[ADAPTIVE][:count]
+        yield (
+            f"adaptive attacks break {broken.sum()} of the {left.sum()} examples that AutoAttack "
+            "leaves."
+        )
+
+
+def _of_diagnosis(row: Row) -> Iterable[str]:
+    assert row.diagnosis
+    count = row.diagnosis.num_examples
+    newer = [
+        name
+        for name, number in row.num_examples.items()
+        if number >= count and name not in row.diagnosis.compared_with
+    ]
+    if newer:
+        yield (
+            f"the diagnosis was made before the results of {', '.join(map(display_name, newer))}; "
+            f"`{evaluate_command(row.workdir, row.checkpoint)} --suite=diagnostics --force` "
+            "compares them too."
+        )
+    if row.diagnosis.verdict == "trustworthy":
+        yield (
+            f"trustworthy as far as {count} examples tell; what concerns less than "
+            f"{noticed_share(count):.1%} of them can go unnoticed."
+        )

@@ -1,0 +1,90 @@
+"""A table: how its columns make it from rows, how it is written, and how numbers are."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import rich.table
+from rich.text import Text
+
+from ancra_jax.results.statistics import Spread
+
+MISSING = "—"
+DAGGER = "†"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table."""
+
+    header: str
+    cell: Callable[[Any], str]  # what it says of a row, as Markdown, or ``MISSING``
+    # 'filled': only if some row has a cell that is not missing; 'differing': only if two differ.
+    shown: Literal["always", "filled", "differing"] = "filled"
+    numeric: bool = True  # numbers stand on the right
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of Markdown cells."""
+
+    title: str
+    headers: list[str]
+    rows: list[list[str]]
+    numeric: list[bool]  # which columns hold numbers
+
+    def transposed(self) -> "Table":
+        """Return the table with its first column as headers, and its headers as first column."""
+        headers, *rows = zip(self.headers, *self.rows, strict=True)
+        numeric = [False, *[True] * (len(headers) - 1)]
+        return Table(self.title, list(headers), list(map(list, rows)), numeric)
+
+    def markdown(self) -> str:
+        """Return its Markdown source, in columns that a terminal shows straight."""
+        lines = [
+            [cell.replace("|", r"\|") for cell in cells] for cells in (self.headers, *self.rows)
+        ]
+        columns = []
+        for right, *cells in zip(self.numeric, *lines, strict=True):
+            width = max(3, *map(len, cells))
+            head, *cells = [cell.rjust(width) if right else cell.ljust(width) for cell in cells]
+            rule = "-" * (width - 1) + (":" if right else "-")
+            columns.append([head, rule, *cells])
+        return "\n".join(f"| {' | '.join(cells)} |" for cells in zip(*columns, strict=True))
+
+    def rich(self) -> rich.table.Table:
+        """Return it as what a ``rich.console.Console`` prints."""
+        table = rich.table.Table(title=self.title or None, title_justify="left")
+        for header, right in zip(self.headers, self.numeric, strict=True):
+            table.add_column(Text(header), justify="right" if right else "left")
+        for cells in self.rows:
+            strong = ["bold" if "**" in cell else "" for cell in cells]
+            plain = [cell.replace("**", "") for cell in cells]
+            table.add_row(*map(functools.partial(Text, overflow="fold"), plain, strong))
+        return table
+
+
+def build(title: str, columns: Sequence[Column], rows: Sequence[Any]) -> Table:
+    """Return the table of rows, with those of the columns that are shown."""
+    shown = []
+    for column in columns:
+        cells = [column.cell(row) for row in rows]
+        different = set(cells) - {MISSING}
+        if len(different) >= {"always": 0, "filled": 1, "differing": 2}[column.shown]:
+            shown.append((column, cells))
+    return Table(
+        title,
+        [column.header for column, _ in shown],
+        [list(cells) for cells in zip(*(cells for _, cells in shown), strict=True)],
+        [column.numeric for column, _ in shown],
+    )
+
+
+def percent(value: float | Spread | None, mark: str = "") -> str:
+    """Return a fraction in percent, over seeds with its deviation, and a mark behind it."""
+    if value is None:
+        return MISSING
+    if isinstance(value, Spread):
+        return f"{100 * value.mean:.2f} ± {100 * value.std:.2f}{mark}"
+    return f"{100 * value:.2f}{mark}"
