@@ -224,8 +224,8 @@ def test_two_processes_do_not_work_on_one_row(tmp_path):
     with subprocess.Popen(
         [
             *(sys.executable, "-c"),
-            "import sys; from ancra_jax.paper.runner import Runner, _lock; "
-            f"lock = _lock({str(a)!r}); "
+            "import sys; from ancra_jax.paper.runner import Runner, take_lock; "
+            f"lock = take_lock({str(a)!r}); "
             f"Runner().call((sys.executable, '-c', 'print(1, flush=True); input()'), lock)",
         ],
         stdin=subprocess.PIPE,

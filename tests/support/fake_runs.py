@@ -1,5 +1,6 @@
 """Work directories of runs that never ran, for tests of what reads them."""
 
+import itertools
 import json
 import pathlib
 
@@ -55,3 +56,47 @@ def make_run(path, results=None, checkpoint="best", curves=True, method="trades"
     for attack, correct in (PAPER if results is None else results).items():
         write_result(path, attack, correct, checkpoint)
     return str(path)
+
+
+ATTACKS = [
+    {"name": "a1-gate2", "attacked": 9, "broken": 6, "accuracy_after": 0.3, "own_accuracy": None},
+    {"name": "a2-yk", "attacked": 3, "broken": 0, "accuracy_after": 0.3, "own_accuracy": 0.4},
+    {"name": "a6-square", "attacked": 3, "broken": 1, "accuracy_after": 0.2, "own_accuracy": 0.7},
+]
+MASKS = {
+    "final_is_last_mask": 0.9, "masks_agree": 1.0, "masks_agree_adversarial": None,
+    "last_mask_changes": 0.875, "gradient_cosine": -0.25,
+    "depth": 3.0,  # a defence of one's own has numbers of its own
+}  # fmt: skip
+
+
+def write_adaptive(workdir, correct, **overrides):
+    write_result(workdir, "adaptive", correct, **{"attacks": ATTACKS, "gate": MASKS} | overrides)
+
+
+def write_diagnosis(workdir, verdict="masked", **overrides):
+    check = {"name": "one step beats many", "threshold": 0.002, "severity": "masked"}
+    fired = check | {"value": 0.25, "fired": True, "meaning": "a single step breaks more"}
+    not_run = check | {"name": "adaptive attack beats AutoAttack", "value": None, "fired": None}
+    epsilons, accuracy = [0.0, 8 / 255, 0.5, 1.0], [0.9, 0.5, 0.6, 0.0]
+    record = {
+        "verdict": verdict,
+        "rows": [fired, not_run | {"meaning": "quote the adaptive worst case"}],
+        "epsilon_curve": {"attack": "APGD", "epsilons": epsilons, "accuracy": accuracy},
+        "compared_with": ["natural"],
+    }
+    write_result(workdir, "diagnostics", NATURAL, **record | overrides)
+    arrays = {
+        "landscape_offsets": np.linspace(-0.2, 0.2, 5, dtype=np.float32),
+        "landscape_losses": np.random.default_rng(0).random((2, 5, 5), np.float32),
+    }
+    write_arrays(pathlib.Path(workdir) / "evaluation/best/diagnostics.npz", arrays)
+
+
+def table_under(text, title):
+    """The rows of the first Markdown table after a title, by header; bold cells without stars."""
+    lines = text[text.index(title) :].splitlines()
+    lines = itertools.dropwhile(lambda line: not line.startswith("|"), lines)
+    lines = list(itertools.takewhile(lambda line: line.startswith("|"), lines))
+    table = [[cell.strip().replace("**", "") for cell in line.split("|")[1:-1]] for line in lines]
+    return [dict(zip(table[0], row, strict=True)) for row in table[2:]]

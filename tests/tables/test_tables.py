@@ -1,0 +1,251 @@
+"""Tables from lists of columns, and what is said beneath them."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from ancra_jax.evaluate.summary import print_summary
+from ancra_jax.results.load import load_runs
+from ancra_jax.results.rows import rows_of, seeds_rows
+from ancra_jax.results.statistics import Spread
+from ancra_jax.run.workdir import read_config
+from ancra_jax.tables import Column, build, caption, row_notes, tables_of
+from ancra_jax.tables import columns as columns_lib
+from ancra_jax.tables.table import MISSING, percent
+from tests.support.fake_runs import (
+    EXAMPLES,
+    FGSM,
+    NATURAL,
+    PAPER,
+    PGD,
+    make_run,
+    table_under,
+    write_adaptive,
+    write_diagnosis,
+    write_result,
+)
+
+CLAIM, FINAL, HEADS = (
+    "From the claim to the worst case",
+    "Attacks on the final logits",
+    "Attacks on the auxiliary heads too",
+)
+
+
+def tables_in(*workdirs):
+    """The rows of every table by title, cells by header."""
+    rows = rows_of(load_runs([str(workdir) for workdir in workdirs]))
+    tables = tables_of(rows, seeds_rows(rows))
+    return {table.title: table_under(table.markdown(), "|") for table in tables}
+
+
+def notes_of(workdir):
+    return [list(row_notes(row)) for row in rows_of(load_runs([str(workdir)]))]
+
+
+def test_columns_are_shown_where_they_have_something_to_say():
+    columns = [
+        Column("Name", lambda row: row[0], "always", numeric=False),
+        Column("Empty", lambda row: MISSING),
+        Column("Forced", lambda row: MISSING, "always"),
+        Column("Some", lambda row: row[1]),
+        Column("Same", lambda row: "x|y", "differing"),
+        Column("Other", lambda row: row[0], "differing"),
+    ]
+    table = build("A title", columns, [("a", "1"), ("b", MISSING)])
+    assert table.headers == ["Name", "Forced", "Some", "Other"]
+    assert table.rows == [["a", MISSING, "1", "a"], ["b", MISSING, MISSING, "b"]]
+    assert table.markdown().splitlines()[1:3] == [
+        "| ---- | -----: | ---: | ----: |",
+        "| a    |      — |    1 |     a |",
+    ]
+    assert table.transposed().headers == ["Name", "a", "b"]
+    assert table.transposed().rows[1] == ["Some", "1", MISSING]
+    console = Console(file=io.StringIO(), width=60)
+    console.print(dataclasses.replace(table, rows=[["**a**", "[b]", "c|d", "e"]]).rich())
+    printed = console.file.getvalue()
+    assert all(text in printed for text in (" a ", "[b]", "c|d", "A title")) and "**" not in printed
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, MISSING), (0.12345, "12.35"), (1.0, "100.00"), (Spread(0.5, 0.01), "50.00 ± 1.00")],
+)
+def test_numbers_are_percent(value, text):
+    assert percent(value) == text
+
+
+def test_a_new_column_is_one_entry_of_a_list(tmp_path, monkeypatch):
+    workdir = make_run(tmp_path / "run")
+    column = Column("Robust share", lambda row: percent(row.rungs["PGD"] / row.rungs["Nat"]))
+    monkeypatch.setattr(columns_lib, "FROM_CLAIM", (*columns_lib.FROM_CLAIM, column))
+    assert tables_in(workdir)[CLAIM][0]["Robust share"] == "55.56"
+
+
+def test_the_table_of_attacks(tmp_path):
+    (row,) = tables_in(make_run(tmp_path / "run"))[FINAL]
+    assert row.pop("Worst case").startswith("40.00 [")
+    assert row == {
+        "Model": "trades", "Seed": "0", "Checkpoint": "best",
+        "Nat": "90.00", "PGD-40": "50.00", "FGSM": "70.00",
+    }  # fmt: skip
+
+
+def test_the_mean_and_autoattack_are_in_both_scenarios(tmp_path):
+    heads = {"pgd40_with_p": FGSM, "fgsm_with_p": FGSM, "cw40_with_p": PGD}
+    two = (1,) * 2 + (0,) * 8
+    make_run(tmp_path / "ra", PAPER | heads | {"cw40": PGD, "autoattack": two}, method="trades_ra")
+    tables = tables_in(tmp_path / "ra", make_run(tmp_path / "plain"))
+    first, plain = tables[FINAL]
+    (second,) = tables[HEADS]
+    assert list(first)[3:] == ["Worst case", "Nat", "PGD-40", "FGSM", "C&W-40", "AA", "Mean"]
+    assert list(second) == list(first) and second["Worst case"] == first["Worst case"]
+    assert (first["AA"], first["Mean"]) == ("20.00", "47.50")  # of 50, 70, 50, 20
+    assert (second["AA"], second["Mean"]) == ("20.00", "52.50")  # of 70, 70, 50, 20
+    assert (plain["AA"], plain["Mean"]) == (MISSING, MISSING)
+
+
+def test_attacks_of_one_s_own_become_columns_and_count_in_the_worst_case(tmp_path):
+    others = {"branch_forced": (1,) * 3 + (0,) * 7, "autoattack_plus": PGD}
+    (row,) = tables_in(make_run(tmp_path / "run", PAPER | others))[FINAL]
+    assert list(row)[4:] == ["Nat", "PGD-40", "FGSM", "AA-plus", "branch_forced"]
+    assert row["Worst case"].startswith("30.00")
+
+
+def test_an_attack_above_the_natural_accuracy_is_marked(tmp_path):
+    results = PAPER | {"fgsm": (1,) * EXAMPLES, "cw40": PGD, "autoattack": PGD}
+    workdir = make_run(tmp_path / "run", results)
+    (row,) = tables_in(workdir)[FINAL]
+    assert (row["FGSM"], row["Mean"]) == ("100.00†", "62.50†")
+    assert row["PGD-40"] == "50.00" and row["Nat"] == "90.00"
+    ((note, *_),) = notes_of(workdir)
+    assert note.startswith("†") and "fgsm" in note and "100.00%" in note and "90.00%" in note
+
+
+def test_what_rows_do_not_share_becomes_a_column(tmp_path):
+    short = {name: correct[:8] for name, correct in PAPER.items()}
+    workdirs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", short, seed=1)]
+    rows = tables_in(*workdirs)[FINAL]
+    assert [row["Examples"] for row in rows] == ["10", "8"]
+    assert "Data" not in rows[0] and "Epsilon" not in rows[0]
+    assert caption(rows_of(load_runs(workdirs))).count("examples") == 0
+    assert "10 examples" in caption(rows_of(load_runs(workdirs[:1])))
+
+
+def test_several_seeds_take_the_same_columns(tmp_path):
+    other = PAPER | {"pgd40": NATURAL, "adaptive": PGD}
+    first = make_run(tmp_path / "a", PAPER | {"adaptive": FGSM})
+    tables = tables_in(first, make_run(tmp_path / "b", other, seed=1))
+    last = tables[FINAL][-1]
+    assert len(tables[FINAL]) == 3 and last["Seed"] == "2 seeds"
+    spreads = {"PGD-40": [50, 90], "Adaptive": [70, 50], "Worst case": [40, 40], "Nat": [90, 90]}
+    for name, values in spreads.items():
+        text = f"{np.mean(values):.2f} ± {np.std(values, ddof=1):.2f}"
+        assert last[name] == text
+        if name != "PGD-40":
+            assert tables[CLAIM][-1][name] == text
+
+
+def test_no_number_is_below_the_worst_case(tmp_path):
+    """The last six examples, which not all attacks saw, would put FGSM far below the rest."""
+    path = tmp_path / "run"
+    make_run(path, {"natural": NATURAL, "fgsm": (1,) * 4 + (0,) * 6, "pgd40": PGD})
+    write_result(path, "autoattack", (1, 1, 1, 0, 0))
+    write_result(path, "adaptive", (1, 1, 0, 1))
+    (row,) = tables_in(path)[CLAIM]
+    expected = {"Nat": 100.0, "FGSM": 100.0, "PGD": 100.0, "AutoAttack": 75.0, "Adaptive": 75.0}
+    assert {name: float(row[name]) for name in expected} == expected
+    assert row["Worst case"].startswith("50.00")
+    assert tables_in(path)[FINAL][0]["FGSM"] == "40.00"  # of all ten, as its file says
+    ((note, *_),) = notes_of(path)
+    assert "AA 5" in note and "first 4" in note
+
+
+def test_without_an_evaluation_there_are_dashes_and_the_command(tmp_path):
+    make_run(tmp_path / "b", {}, seed=1)
+    row = tables_in(make_run(tmp_path / "a"), tmp_path / "b")[FINAL][1]
+    assert {row[name] for name in ("Worst case", "Nat", "PGD-40", "FGSM")} == {MISSING}
+    assert (
+        f"`python -m ancra_jax.evaluate --workdir={tmp_path / 'b'}`"
+        in notes_of(tmp_path / "b")[0][0]
+    )
+
+
+@pytest.mark.parametrize("only", ["fgsm", "natural"])
+def test_there_is_no_worst_case_without_the_natural_images_or_an_attack(tmp_path, only):
+    workdir = make_run(tmp_path / "run", {only: FGSM})
+    assert tables_in(workdir)[FINAL][0]["Worst case"] == MISSING
+    assert "worst case" in notes_of(workdir)[0][0]
+
+
+@pytest.fixture
+def hidden_gradient(tmp_path):
+    """A network with reverse attention whose claim is far from its worst case."""
+    above = (1,) * 10
+    others = {"autoattack": FGSM, "fgsm_with_p": FGSM, "pgd40_with_p": PGD}
+    make_run(tmp_path / "ra", PAPER | others | {"pgd40": above}, method="trades_ra")
+    return tmp_path / "ra"
+
+
+def test_from_the_claim_to_the_worst_case(hidden_gradient):
+    write_adaptive(hidden_gradient, (1,) * 2 + (0,) * 8)
+    write_diagnosis(hidden_gradient)
+    tables = tables_in(hidden_gradient)
+    (row,) = tables[CLAIM]
+    assert next(iter(tables)) == CLAIM and row.pop("Worst case").startswith("20.00")
+    assert list(row.items())[3:] == [
+        ("Nat", "90.00"), ("FGSM", "70.00"), ("PGD", "100.00"), ("AutoAttack", "70.00"),
+        ("Auxiliary heads", "40.00"),  # what neither of the two attacks breaks
+        ("Adaptive", "20.00"), ("Diagnosis", "masked"),
+    ]  # fmt: skip
+    attacks = tables["Adaptive attacks that broke examples, in their order"]
+    assert [(one["Attack"], one["Tried on"], one["Broke"]) for one in attacks] == [
+        ("a1-gate2", "9", "6"), ("a6-square", "3", "1"),
+    ]  # fmt: skip
+    assert [one["By it alone"] for one in attacks] == [MISSING, "70.00"]
+    (masks,) = tables["What hides the gradient"]
+    assert list(masks.items())[3:] == [
+        ("argmax f = c_2", "90.00"), ("c_1 = c_2", "100.00"), ("c_2 flipped *", "87.50"),
+        ("Cosine", "-0.25"), ("depth", "3.00"),
+    ]  # fmt: skip
+    (checks,) = tables["Diagnostics"]
+    assert checks["Verdict"] == "masked" and checks["Not run"] == "adaptive attack beats AutoAttack"
+    assert checks["Checks that fired"] == "one step beats many (0.25, allowed 0.002)"
+    for title in (FINAL, HEADS):
+        assert tables[title][0]["Adaptive"] == "20.00"
+    notes = " ".join(notes_of(hidden_gradient)[0])
+    assert "upper bound" not in notes and "break 5 of the 7 examples" in notes
+    assert "before the results of PGD-40" in notes and "--suite=diagnostics --force" in notes
+
+
+def test_notes_say_what_is_missing(tmp_path, hidden_gradient):
+    command = f"`python -m ancra_jax.evaluate --workdir={hidden_gradient}"
+    (notes,) = notes_of(hidden_gradient)
+    assert any("upper bound" in one and f"{command} --suite=adaptive`" in one for one in notes)
+    assert any(f"{command} --suite=diagnostics`" in one for one in notes)
+    plain = make_run(tmp_path / "plain", data__selection_split="test")
+    write_result(plain, "autoattack", PGD, warnings=["a gradient is zero"])
+    (notes,) = notes_of(plain)
+    assert not any("upper bound" in one for one in notes) and "AA: a gradient is zero" in notes
+    assert any("test split" in one for one in notes)
+
+
+def test_a_diagnosis_alone_has_its_verdict(tmp_path):
+    make_run(tmp_path / "run", {})
+    write_diagnosis(tmp_path / "run", verdict="trustworthy")
+    (row,) = tables_in(tmp_path / "run")[CLAIM]
+    assert (row["Diagnosis"], row["Worst case"]) == ("trustworthy", MISSING)
+    assert any("10 examples" in one and "39.4%" in one for one in notes_of(tmp_path / "run")[0])
+
+
+def test_the_terminal_shows_what_is_in_the_directory(hidden_gradient, capsys):
+    write_adaptive(hidden_gradient, (1,) * 2 + (0,) * 8)
+    write_diagnosis(hidden_gradient)
+    print_summary(str(hidden_gradient), read_config(str(hidden_gradient)), "best")
+    printed = capsys.readouterr().out
+    assert printed.index("20.00%") < printed.index("PGD-40")
+    shown = ("AA", "FGSM (heads)", "a2-yk", "argmax f = c_2", "not run", "masked", "step 20")
+    assert all(text in printed for text in shown)
