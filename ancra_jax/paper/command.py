@@ -15,21 +15,13 @@ from typing import NoReturn
 
 from ancra_jax import cli
 from ancra_jax.errors import UsageError
-from ancra_jax.evaluate.suites import SUITES
+from ancra_jax.evaluate import SUITES
+from ancra_jax.paper import runner
 from ancra_jax.paper.claims import TABLES
 from ancra_jax.paper.measured import REHEARSAL, write_claims
-from ancra_jax.paper.plan import (
-    TINY_EXAMPLES,
-    Options,
-    Run,
-    report_command,
-    report_directory,
-    runs_of,
-)
-from ancra_jax.paper.runner import Runner, Stopped
+from ancra_jax.paper.plan import TINY_EXAMPLES, Options, report_command, report_directory, runs_of
 
 OUTPUTS = {"full": "runs/reproduce", "tiny": "runs/reproduce-tiny"}
-_OVERRIDE = "--config."
 # What is set by a flag of this command, and names or places the runs.
 _RESERVED = {"--config.seed": "--seeds", "--config.data.data_dir": "--data_dir"}
 
@@ -42,7 +34,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
-    """Read the command line; exits with one line if it cannot be understood.
+    """Read the command line; exit with one line if it cannot be understood.
 
     Returns:
       The options, and whether the commands are only to be printed.
@@ -58,39 +50,24 @@ def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("table", metavar="TABLE", choices=TABLES, help="which table; see below")
-    parser.add_argument(
-        "--scale",
-        choices=tuple(OUTPUTS),
-        default="full",
-        help="tiny: a rehearsal for a CPU, narrow networks and few epochs; no reproduction",
+    add = parser.add_argument
+    add("table", metavar="TABLE", choices=TABLES, help="which table; see below")
+    scale = "tiny: a rehearsal for a CPU, narrow networks and few epochs; no reproduction"
+    add("--scale", choices=tuple(OUTPUTS), default="full", help=scale)
+    add("--dry_run", action="store_true", help="print the commands and run nothing")
+    add("--data_dir", default="", help="of the data sets; see docs/data.md")
+    output = (
+        "directory of all runs and reports; tables share the runs they have in common "
+        f"(default: {OUTPUTS['full']}, tiny: {OUTPUTS['tiny']})"
     )
-    parser.add_argument("--dry_run", action="store_true", help="print the commands and run nothing")
-    parser.add_argument("--data_dir", default="", help="of the data sets; see docs/data.md")
-    parser.add_argument(
-        "--output",
-        help="directory of all runs and reports; tables share the runs they have in common "
-        f"(default: {OUTPUTS['full']}, tiny: {OUTPUTS['tiny']})",
-    )
-    parser.add_argument(
-        "--seeds", type=_seeds, default=(0,), help="of the training, N[,N...] (default: 0)"
-    )
-    parser.add_argument(
-        "--rows",
-        type=lambda text: tuple(text.split(",")),
-        default=(),
-        help="only these, NAME[,NAME...], for instance trades_ancra or 'cifar10/*'",
-    )
-    parser.add_argument(
-        "--suite", choices=SUITES, default="", help="of attacks (default: the row's own)"
-    )
-    parser.add_argument(
-        "--num_examples",
-        type=_count,
-        default=0,
-        help="evaluate the first N test examples "
-        f"(default: all, tiny: {TINY_EXAMPLES}); 0: the default",
-    )
+    add("--output", help=output)
+    seeds = "of the training, N[,N...] (default: 0)"
+    add("--seeds", type=_seeds, default=(0,), help=seeds)
+    rows = "only these, NAME[,NAME...], for instance trades_ancra or 'cifar10/*'"
+    add("--rows", type=lambda text: tuple(text.split(",")), default=(), help=rows)
+    add("--suite", choices=SUITES, default="", help="of attacks (default: the row's own)")
+    examples = f"evaluate the first N test examples (default 0: all, tiny: {TINY_EXAMPLES})"
+    add("--num_examples", type=_count, default=0, help=examples)
     values, others = parser.parse_known_args(arguments)
     for argument in others:
         _check_override(argument, [*parser._option_string_actions])
@@ -106,7 +83,7 @@ def _check_override(argument: str, flags: Sequence[str]) -> None:
     name, equals, _ = argument.partition("=")
     if name in _RESERVED:
         cli.fail(f"{name}: use {_RESERVED[name]}")
-    if not name.startswith(_OVERRIDE):
+    if not name.startswith("--config."):
         close = difflib.get_close_matches(name, flags, n=1)
         hint = f"; did you mean {close[0]}?" if close else ""
         cli.fail(f"unknown argument {argument!r}{hint} (--help lists what there is)")
@@ -131,10 +108,11 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit status."""
     options, dry_run = parse(arguments)
     try:
-        return _reproduce(options, dry_run)
+        with runner.stopped_by_signals():
+            return _reproduce(options, dry_run)
     except UsageError as error:
         cli.fail(str(error))
-    except Stopped as stopped:
+    except runner.Stopped as stopped:
         print(stopped)
         return stopped.exit_status
 
@@ -150,22 +128,15 @@ def _reproduce(options: Options, dry_run: bool) -> int:
         raise UsageError("there is no configs/ here: run it in the root of the repository")
     if options.scale == "tiny":
         print(REHEARSAL)
-    with Runner() as runner:
-        failures = runner.run_all(runs)
-        started = [run for run in runs if (pathlib.Path(run.workdir) / "config.json").exists()]
-        if started and not _report(started, options, runner):
-            failures["report"] = "it could not be written"
+    failures = runner.run_all(runs)
+    started = [run for run in runs if (pathlib.Path(run.workdir) / "config.json").exists()]
+    if started and runner.call(report_command([run.workdir for run in started], options)):
+        failures["report"] = "it could not be written"
+    elif started:
+        print(f"\n{write_claims(started, options)}\n")
+        print(f"written to {report_directory(options)}: claims.md, claims.json, report.html, ...")
     for title, problem in failures.items():
         print(f"failed: {title}: {problem}", file=sys.stderr)
     if failures:
         print("The same command tries again what failed.", file=sys.stderr)
     return 1 if failures else 0
-
-
-def _report(runs: Sequence[Run], options: Options, runner: Runner) -> bool:
-    """Report on the runs there are, and set the claims beside them; False where it cannot."""
-    if runner.call(report_command([run.workdir for run in runs], options)):
-        return False
-    print(f"\n{write_claims(runs, options)}\n")
-    print(f"written to {report_directory(options)}: claims.md, claims.json, report.html, ...")
-    return True

@@ -1,5 +1,6 @@
 """Runs the commands of a table's rows: what is finished is skipped, what fails holds nobody up."""
 
+import contextlib
 import fcntl
 import json
 import pathlib
@@ -7,7 +8,7 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import IO
 
 from ancra_jax.errors import UsageError
@@ -25,96 +26,75 @@ class Stopped(Exception):
         self.exit_status = 128 + number
 
 
-class Runner:
-    """Runs commands one at a time and stops the one that runs when it is told to stop.
+@contextlib.contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Let signals raise ``Stopped``; what runs then has come to its end before."""
 
-    Use as a context manager.
-    """
+    def stop(number: int, frame: object) -> None:
+        raise Stopped(number)
 
-    def __init__(self) -> None:
-        self._signal: int | None = None
-        self._child: subprocess.Popen | None = None
-
-    def __enter__(self) -> "Runner":
-        self._previous = {number: signal.signal(number, self._stop) for number in _SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
+    previous = {number: signal.signal(number, stop) for number in _SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
-    def run_all(self, runs: Sequence[Run]) -> dict[str, str]:
-        """Run all; a failure does not keep the others from running.
 
-        Returns:
-          What went wrong, by the title of the run.
+def run_all(runs: Sequence[Run]) -> dict[str, str]:
+    """Run all; a failure does not keep the others from running.
 
-        Raises:
-          Stopped: by a signal.
-          UsageError: the output directory cannot be written.
-        """
-        failures = {}
-        for number, run in enumerate(runs, start=1):
-            heading = f"== {number}/{len(runs)} {run.title}"
-            if not unfinished(run):
-                print(f"{heading}: finished already", flush=True)
-                continue
-            print(heading, flush=True)
-            if (problem := self.run(run)) is not None:
-                failures[run.title] = problem
-                print(f"{heading}: failed: {problem}", flush=True)
-        return failures
+    Returns:
+      What went wrong, by the title of the run.
 
-    def run(self, run: Run) -> str | None:
-        """Run the commands of a run that are not finished yet.
+    Raises:
+      UsageError: the output directory cannot be written.
+    """
+    failures = {}
+    for number, run in enumerate(runs, start=1):
+        heading = f"== {number}/{len(runs)} {run.title}"
+        print(heading if unfinished(run) else f"{heading}: finished already", flush=True)
+        if problem := run_one(run):
+            failures[run.title] = problem
+            print(f"{heading}: failed: {problem}", flush=True)
+    return failures
 
-        Returns:
-          What went wrong, or None.
-        """
-        lock = take_lock(run.workdir)
-        if lock is None:
-            return "another process works on it"
-        with lock:
-            for command in unfinished(run):
-                started = time.monotonic()
-                if status := self.call(command, lock):
-                    how = f"exit status {status}" if status > 0 else f"signal {-status}"
-                    return f"{command[2]} ended with {how}"
-                seconds = round(time.monotonic() - started, 1)
-                record = {"command": _identity(command), "seconds": seconds}
-                with open(_record(run), "a") as file:
-                    file.write(json.dumps(record) + "\n")
-        return None
 
-    def call(self, command: Command, lock: IO | None = None) -> int:
-        """Run a command and return its exit status.
+def run_one(run: Run) -> str:
+    """Run the commands of a run that are not finished yet; return what went wrong, or ''."""
+    if not unfinished(run):
+        return ""
+    lock = take_lock(run.workdir)
+    if lock is None:
+        return "another process works on it"
+    with lock:
+        for command in unfinished(run):
+            started = time.monotonic()
+            if status := call(command, lock):
+                how = f"exit status {status}" if status > 0 else f"signal {-status}"
+                return f"{command[2]} ended with {how}"
+            seconds = round(time.monotonic() - started, 1)
+            with open(_record(run), "a") as file:
+                file.write(json.dumps({"command": _identity(command), "seconds": seconds}) + "\n")
+    return ""
 
-        Args:
-          command: the program and its arguments.
-          lock: the command holds it for as long as it lives, even should this process be killed.
 
-        Raises:
-          Stopped: by a signal, after the command has come to its end.
-        """
-        status = 0
-        if self._signal is None:
-            print(f"$ {shlex.join(command)}", flush=True)
-            # In a process group of its own: Ctrl-C reaches it through this process, and once.
-            files = [lock.fileno()] if lock else []
-            self._child = subprocess.Popen(command, process_group=0, pass_fds=files)
-            if self._signal:  # it came just before there was a child
-                self._child.terminate()
-            status = self._child.wait()
-            self._child = None
-        if self._signal:
-            raise Stopped(self._signal)
-        return status
+def call(command: Command, lock: IO | None = None) -> int:
+    """Run a command and return its exit status.
 
-    def _stop(self, number: int, frame: object) -> None:
-        del frame
-        self._signal = number
-        if self._child:
-            self._child.terminate()
+    Args:
+      command: the program and its arguments.
+      lock: the command holds it for as long as it lives, even should this process be killed.
+    """
+    print(f"$ {shlex.join(command)}", flush=True)
+    # In a process group of its own: Ctrl-C reaches it through this process, and once.
+    files = [lock.fileno()] if lock else []
+    with subprocess.Popen(command, process_group=0, pass_fds=files) as child:
+        try:
+            return child.wait()
+        except Stopped:
+            child.terminate()
+            raise
 
 
 def unfinished(run: Run) -> list[Command]:

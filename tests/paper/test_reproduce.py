@@ -21,7 +21,7 @@ from ancra_jax.paper import command as reproduce
 from ancra_jax.paper.claims import TABLES, PaperTable, TableRow
 from ancra_jax.paper.measured import claim_rows, markdown
 from ancra_jax.paper.plan import Run, runs_of
-from ancra_jax.paper.runner import Runner, Stopped, unfinished
+from ancra_jax.paper.runner import Stopped, run_all, run_one, stopped_by_signals, unfinished
 from ancra_jax.run import build as components
 from ancra_jax.run.files import read_json_lines
 from configs import cifar10, cifar100, tiny_imagenet
@@ -184,13 +184,12 @@ def test_a_row_that_fails_does_not_lose_the_others_and_is_tried_again(tmp_path, 
     a, b = tmp_path / "a", tmp_path / "b"
     failing = python(f"import os; raise SystemExit(0 if os.path.exists({str(b / 'x')!r}) else 3)")
     runs = [run_of(a, leave(a, "1"), failing, leave(a, "2")), run_of(b, leave(b, "x"))]
-    with Runner() as runner:
-        failures = runner.run_all(runs)
-        assert list(failures) == ["cifar10/a, seed 0"]
-        assert failures["cifar10/a, seed 0"].endswith(" ended with exit status 3")
-        assert (b / "x").exists() and not (a / "2").exists()
-        (a / "1").unlink()
-        assert runner.run_all(runs) == {}
+    failures = run_all(runs)
+    assert list(failures) == ["cifar10/a, seed 0"]
+    assert failures["cifar10/a, seed 0"].endswith(" ended with exit status 3")
+    assert (b / "x").exists() and not (a / "2").exists()
+    (a / "1").unlink()
+    assert run_all(runs) == {}
     assert (a / "2").exists() and not (a / "1").exists()  # what was finished is not run again
     assert "2/2 cifar10/b, seed 0: finished already" in capfd.readouterr().out
     assert [len(unfinished(run)) for run in runs] == [0, 0]
@@ -211,8 +210,8 @@ def test_a_signal_stops_the_command_and_then_the_work(tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt).start()
-    with Runner() as runner, pytest.raises(Stopped, match="SIGINT; the same command") as stopped:
-        runner.run_all([run_of(a, waiting), run_of(b, leave(b, "x"))])
+    with pytest.raises(Stopped, match="SIGINT") as stopped, stopped_by_signals():
+        run_all([run_of(a, waiting), run_of(b, leave(b, "x"))])
     assert stopped.value.exit_status == 130
     assert (tmp_path / "told").exists() and not b.exists()
 
@@ -224,22 +223,21 @@ def test_two_processes_do_not_work_on_one_row(tmp_path):
     with subprocess.Popen(
         [
             *(sys.executable, "-c"),
-            "import sys; from ancra_jax.paper.runner import Runner, take_lock; "
+            "import sys; from ancra_jax.paper.runner import call, take_lock; "
             f"lock = take_lock({str(a)!r}); "
-            f"Runner().call((sys.executable, '-c', 'print(1, flush=True); input()'), lock)",
+            f"call((sys.executable, '-c', 'print(1, flush=True); input()'), lock)",
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as other:
         other.stdout.readline(), other.stdout.readline()
         other.kill()
-        with Runner() as runner:
-            assert runner.run(run) == "another process works on it"
-            other.stdin.close()
-            deadline = time.monotonic() + 60
-            while runner.run(run) is not None and time.monotonic() < deadline:
-                a.mkdir(exist_ok=True)
-                time.sleep(0.05)
+        assert run_one(run) == "another process works on it"
+        other.stdin.close()
+        deadline = time.monotonic() + 60
+        while run_one(run) and time.monotonic() < deadline:
+            a.mkdir(exist_ok=True)
+            time.sleep(0.05)
     assert not unfinished(run)
 
 
