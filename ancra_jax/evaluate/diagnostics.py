@@ -71,9 +71,9 @@ def _results(task: Task) -> dict[str, Flags]:
     Returns:
       What ``attacks.diagnose`` takes as ``results``.
     """
-    count = task.num_examples
+    count = len(task.labels)
     results: dict[str, Flags] = {}
-    for name, one in sorted(load_results(task.store.directory).items()):
+    for name, one in sorted(load_results(task.directory).items()):
         if len(one.correct) < count or not same_target(one.record, task.identity):
             continue
         correct = one.correct[:count]

@@ -41,7 +41,7 @@ class AttackSpec(Spec):
         All randomness derives from the seed and the examples' indices: the numbers do not depend on
         the batch size.
         """
-        target, num_examples, size = task.target, task.num_examples, task.target.batch_size
+        target, num_examples, size = task.target, len(task.labels), task.target.batch_size
         arrays = _read_partial(task)
         threat_model = attacks.threat_model(self.norm, self.epsilon)
         saved = time.monotonic()
@@ -107,8 +107,8 @@ def specs(config: EvaluationConfig, aux_weight: float, has_aux_heads: bool) -> l
 def _read_partial(task: Task) -> Arrays:
     """Return the arrays of an interrupted attack, or empty ones."""
     empty = {
-        "predictions": np.full(task.num_examples, -1, np.int32),
-        "norms": np.zeros(task.num_examples, np.float32),
+        "predictions": np.full(len(task.labels), -1, np.int32),
+        "norms": np.zeros(len(task.labels), np.float32),
     }
     if not task.partial.exists():
         return empty

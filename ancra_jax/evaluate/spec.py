@@ -41,39 +41,22 @@ class Task:
 
     target: Target
     identity: dict[str, Any]  # what determines the numbers; see ``ResultStore``
-    store: ResultStore  # the results of the checkpoint
+    directory: pathlib.Path  # of the results of the checkpoint
+    partial: pathlib.Path  # the file of an unfinished attack that keeps one array file
+    labels: Int[np.ndarray, "examples"]
+    key: Key[Array, ""]  # the source of all randomness
     bar: Bar  # is told where the attack stands
-
-    @property
-    def num_examples(self) -> int:
-        """How many examples are attacked."""
-        return self.identity["num_examples"]
 
     @property
     def images(self) -> Float[np.ndarray, "examples height width channels"]:
         """The images, pixels in [0, 1]."""
-        pixels = self.target.split.images[: self.num_examples]
+        pixels = self.target.split.images[: len(self.labels)]
         return np.divide(pixels, np.float32(255), dtype=np.float32)
 
     @property
-    def labels(self) -> Int[np.ndarray, "examples"]:
-        """Their class numbers."""
-        return self.target.split.labels[: self.num_examples]
-
-    @property
-    def key(self) -> Key[Array, ""]:
-        """The source of all randomness."""
-        return jax.random.key(self.identity["seed"])
-
-    @property
     def state(self) -> pathlib.Path:
-        """The directory in which an unfinished attack keeps its state."""
+        """The directory of an unfinished attack that keeps more files."""
         return self.partial.with_suffix(".state")
-
-    @property
-    def partial(self) -> pathlib.Path:
-        """The file of an unfinished attack that needs one file alone."""
-        return self.store.partial_path(self.identity)
 
     @property
     def batch_size_of_the_rest(self) -> int:
@@ -148,9 +131,11 @@ def compute(
     identity = {"attack": spec.name, **identity, "settings": spec.settings}
     if not force and (finished := store.finished(identity)):
         return finished
-    started = time.monotonic()
-    with Bar(spec.name, identity["num_examples"]) as bar:
-        task = Task(target, identity, store, bar)
+    count, started = identity["num_examples"], time.monotonic()
+    with Bar(spec.name, count) as bar:
+        labels, key = target.split.labels[:count], jax.random.key(identity["seed"])
+        partial = store.partial_path(identity)
+        task = Task(target, identity, store.directory, partial, labels, key, bar)
         try:
             # An attack that computes in less than float32 finds less.
             with jax.default_matmul_precision("highest"):
@@ -159,6 +144,6 @@ def compute(
             raise UsageError(str(error)) from error
     result = store.write(identity, arrays, time.monotonic() - started, **more)
     if result.get("complete", True):
-        task.partial.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         shutil.rmtree(task.state, ignore_errors=True)
     return result

@@ -22,8 +22,7 @@ from ancra_jax.evaluate.autoattack import AutoAttackSpec
 from ancra_jax.evaluate.diagnostics import DiagnosticsSpec
 from ancra_jax.evaluate.spec import Spec, Target, compute
 from ancra_jax.evaluate.summary import print_summary
-from ancra_jax.results.diagnosis import NAME as DIAGNOSTICS
-from ancra_jax.results.names import ADAPTIVE, AUTOATTACK
+from ancra_jax.results.names import ADAPTIVE, AUTOATTACK, DIAGNOSTICS
 from ancra_jax.results.store import ResultStore, evaluation_name
 from ancra_jax.run import build as components
 from ancra_jax.run import sharding

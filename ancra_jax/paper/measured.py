@@ -15,7 +15,7 @@ from ancra_jax.results.names import HEADS, NATURAL, display_name, parse
 from ancra_jax.results.rows import Row, rows_of
 from ancra_jax.results.statistics import spread
 from ancra_jax.run.files import write_atomically
-from ancra_jax.tables.table import DAGGER, MISSING, Column, build, percent
+from ancra_jax.tables.table import DAGGER, MISSING, Column, TextColumn, build, text
 
 SCHEMA = 1
 WORST_CASE = "worst_case"
@@ -74,7 +74,7 @@ def write_claims(runs: Sequence[Run], options: Options) -> str:
     """
     table, rehearsal = TABLES[options.table], options.scale == "tiny"
     rows = claim_rows(table, runs)
-    text = markdown(table, rows, rehearsal=rehearsal)
+    page = markdown(table, rows, rehearsal=rehearsal)
     content = {
         "schema": SCHEMA,
         "table": options.table,
@@ -83,9 +83,9 @@ def write_claims(runs: Sequence[Run], options: Options) -> str:
         "rows": [asdict(row) for row in rows],
     }
     output = pathlib.Path(report_directory(options))
-    write_atomically(output / "claims.md", text + "\n")
+    write_atomically(output / "claims.md", page + "\n")
     write_atomically(output / "claims.json", json.dumps(content, indent=2) + "\n")
-    return text
+    return page
 
 
 def claim_rows(table: PaperTable, runs: Sequence[Run]) -> list[ClaimRow]:
@@ -136,9 +136,9 @@ def _claim_row(
 def markdown(table: PaperTable, rows: Sequence[ClaimRow], *, rehearsal: bool) -> str:
     """Return the table as Markdown, with what has to be said of it."""
     columns = [
-        Column("Row", lambda row: row.title, "always", numeric=False),
-        Column("Data", lambda row: row.data, "always", numeric=False),
-        Column("Checkpoint", lambda row: row.checkpoint, "always", numeric=False),
+        TextColumn("Row", lambda row: row.title, "always"),
+        TextColumn("Data", lambda row: row.data, "always"),
+        TextColumn("Checkpoint", lambda row: row.checkpoint, "always"),
         *(
             Column(display_name(name), functools.partial(_cell, column=name), "always")
             for name in table.columns
@@ -171,4 +171,4 @@ def _cell(row: ClaimRow, column: str) -> str:
 def _numbers(values: Sequence[float], mark: str = "") -> str:
     """Return the mean of numbers in %, of several with their deviation."""
     found = spread([value / 100 for value in values]) if values else None
-    return percent(found.mean if found and len(values) == 1 else found, mark)
+    return text(found.mean if found and len(values) == 1 else found, mark)

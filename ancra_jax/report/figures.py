@@ -18,8 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from ancra_jax.results import names
-from ancra_jax.results.diagnosis import StoredDiagnosis
-from ancra_jax.results.load import Run
+from ancra_jax.results.load import Run, StoredDiagnosis
 from ancra_jax.results.rows import Row, epsilon_text
 from ancra_jax.tables.table import DAGGER
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from flax.traverse_util import flatten_dict
+from jaxtyping import Bool, Float
 
-from ancra_jax.config.schema import WEIGHTS, Config
+from ancra_jax.attacks.diagnostics.checks import Row as Check
+from ancra_jax.config.schema import WEIGHTS, Config, to_mapping
 from ancra_jax.errors import UsageError
 from ancra_jax.results.commands import evaluate_command
-from ancra_jax.results.diagnosis import NAME, StoredDiagnosis, load_diagnosis
-from ancra_jax.results.labels import labels_of
-from ancra_jax.results.names import NATURAL, attack_order, display_name
+from ancra_jax.results.names import DIAGNOSTICS, NATURAL, attack_order, display_name
 from ancra_jax.results.store import evaluation_name, read_result
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.files import read_arrays, read_json_lines
@@ -22,6 +22,7 @@ from ancra_jax.run.files import read_arrays, read_json_lines
 CHECKPOINTS = tuple(
     evaluation_name(checkpoint, weights) for weights in WEIGHTS for checkpoint in ("best", "last")
 )
+MAX_SETTINGS_IN_LABEL = 3
 _TARGET = ("step", "data_fingerprint")
 _FIELDS: dict[str, Any] = dict.fromkeys(("attack", "data", "data_fingerprint"), str)
 _FIELDS |= dict.fromkeys(("step", "num_examples", "seed"), int)
@@ -39,6 +40,28 @@ class StoredResult:
     def correct(self) -> Bool[np.ndarray, "examples"]:
         """Whether the final logits are right, of each example."""
         return self.arrays["correct"]
+
+
+@dataclass(frozen=True)
+class StoredDiagnosis:
+    """The diagnostics of one checkpoint."""
+
+    step: int  # of the checkpoint
+    data_fingerprint: str
+    num_examples: int  # the first ones of the test split
+    verdict: str  # 'trustworthy', 'suspicious' or 'masked'
+    checks: tuple[Check, ...]  # all of them, those that were not run included
+    compared_with: tuple[str, ...]  # the results of attacks that were there already
+    epsilons: tuple[float, ...]  # radii under Linf, on the [0, 1] pixel scale
+    accuracies: tuple[float, ...]  # that are left at these radii, as fractions
+    offsets: Float[np.ndarray, "points"]  # of the loss landscape, on the pixel scale
+    # Cross-entropy along the gradient's sign and along random signs, around a few images.
+    losses: Float[np.ndarray, "shown points points"]
+
+    @property
+    def fired(self) -> tuple[Check, ...]:
+        """The checks that fired."""
+        return tuple(check for check in self.checks if check.fired)
 
 
 @dataclass(frozen=True)
@@ -113,17 +136,18 @@ def load_evaluation(workdir: str, checkpoint: str) -> Evaluation:
     diagnosis = load_diagnosis(directory)
     if not results:
         return Evaluation(checkpoint, diagnosis=diagnosis)
-    found = [one.record for one in results.values()]
-    newest = max(found, key=lambda record: record["step"])
+    newest = max((one.record for one in results.values()), key=lambda record: record["step"])
     reference = results[NATURAL].record if NATURAL in results else newest
-    belonging = {name: one for name, one in results.items() if same_target(one.record, reference)}
     command = evaluate_command(workdir, checkpoint)
-    notes = [
-        f"{display_name(name)} is of another checkpoint, epsilon or data set (step "
-        f"{one.record['step']}) and left out; {command} --force computes it again"
-        for name, one in results.items()
-        if name not in belonging
-    ]
+    belonging, notes = {}, []
+    for name, one in results.items():
+        if same_target(one.record, reference):
+            belonging[name] = one
+        else:
+            notes.append(
+                f"{display_name(name)} is of another checkpoint, epsilon or data set (step "
+                f"{one.record['step']}) and left out; {command} --force computes it again"
+            )
     if diagnosis and any(getattr(diagnosis, name) != reference[name] for name in _TARGET):
         diagnosis = None
         notes.append(
@@ -139,10 +163,37 @@ def load_results(directory: pathlib.Path) -> dict[str, StoredResult]:
     Raises:
       UsageError: a file is damaged.
     """
-    names = [path.stem for path in directory.glob("*.json") if path.stem != NAME]
+    names = [path.stem for path in directory.glob("*.json") if path.stem != DIAGNOSTICS]
     return {
         name: _load_result(directory / f"{name}.json") for name in sorted(names, key=attack_order)
     }
+
+
+def load_diagnosis(directory: pathlib.Path) -> StoredDiagnosis | None:
+    """Read the diagnostics in an evaluation's directory; None if there are none.
+
+    Raises:
+      UsageError: the files are not what the diagnostics write.
+    """
+    path = directory / f"{DIAGNOSTICS}.json"
+    if not path.exists():
+        return None
+    record = read_result(path)
+    arrays = read_arrays(path.with_suffix(".npz"), ["landscape_offsets", "landscape_losses"])
+    try:
+        curve = record["epsilon_curve"]
+        points = list(zip(curve["epsilons"], curve["accuracy"], strict=True))
+        return StoredDiagnosis(
+            **{key: record[key] for key in ("step", "data_fingerprint", "num_examples", "verdict")},
+            checks=tuple(Check(**check) for check in record["rows"]),
+            compared_with=tuple(record.get("compared_with", ())),
+            epsilons=tuple(float(epsilon) for epsilon, _ in points),
+            accuracies=tuple(float(accuracy) for _, accuracy in points),
+            offsets=arrays["landscape_offsets"],
+            losses=arrays["landscape_losses"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path}: is not what the diagnostics write: {error!r}") from error
 
 
 def same_target(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -160,6 +211,35 @@ def same_target(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     )
 
 
+def method_settings(config: Config) -> dict[str, Any]:
+    """Return the settings that make a method, by dotted name.
+
+    Neither the seed is among them nor what changes no number.
+    """
+    free = workdir_lib.FREE_SETTINGS - {"max_steps"} | {"seed"}
+    settings = flatten_dict(to_mapping(config), sep=".")
+    return {name: value for name, value in settings.items() if name not in free}
+
+
+def labels_of(configs: Sequence[Config]) -> list[str]:
+    """Return the methods' names; where a name has several settings, with those that differ."""
+    labels = []
+    for config in configs:
+        namesakes = [other for other in configs if other.name == config.name]
+        label = config.name
+        if len({other.data.name for other in namesakes}) > 1:
+            label += f" on {config.data.name}"
+            namesakes = [other for other in namesakes if other.data.name == config.data.name]
+        others = [method_settings(other) for other in namesakes]
+        differing = [
+            f"{name.rpartition('.')[2]}={value}"
+            for name, value in method_settings(config).items()
+            if any(other.get(name) != value for other in others)
+        ]
+        labels.append(", ".join([label, *differing[:MAX_SETTINGS_IN_LABEL]]))
+    return labels
+
+
 def _read_config(workdir: str) -> Config:
     try:
         return workdir_lib.read_config(workdir)
@@ -175,14 +255,10 @@ def _load_curves(workdir: str) -> tuple[dict[str, Any], ...]:
         records = read_json_lines(path)
         num_lines = len(path.read_text().splitlines()) if path.exists() else 0
         curves = [record for record in records if record["kind"] in ("train", "selection")]
-        valid = all(
-            isinstance(value, int | float)
-            for record in curves
-            for name, value in ({"epoch": None, "step": None} | record).items()
-            if name != "kind"
-        )
+        numbers = [{"epoch": None, "step": None} | record | {"kind": 0} for record in curves]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path}: is not a file of training metrics: {error!r}") from error
+    valid = all(isinstance(one, int | float) for record in numbers for one in record.values())
     # A killed run leaves at most its last line unfinished.
     if not valid or len(records) < num_lines - 1:
         raise UsageError(f"{path}: is damaged: it holds lines that are no records of training")
@@ -198,8 +274,7 @@ def _load_result(path: pathlib.Path) -> StoredResult:
     if record["attack"] != path.stem:
         raise UsageError(f"{path}: holds the attack {record['attack']!r}")
     arrays = read_arrays(arrays_path, ["correct"])
-    correct = arrays["correct"]
-    count = record["num_examples"]
+    correct, count = arrays["correct"], record["num_examples"]
     if correct.dtype != bool or correct.shape != (count,) or count < 1:
         raise UsageError(
             f"{arrays_path}: holds {correct.dtype} of shape {correct.shape}, "

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 NATURAL, AUTOATTACK, ADAPTIVE = "natural", "autoattack", "adaptive"
+DIAGNOSTICS = "diagnostics"
 HEADS = "_with_p"
 """Ends the name of a result whose attack ascended the auxiliary heads too."""
 FINAL, WITH_HEADS = "without_p", "with_p"

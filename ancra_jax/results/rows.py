@@ -7,9 +7,7 @@ from typing import Any
 from ancra_jax.config.schema import Config
 from ancra_jax.results import names, statistics
 from ancra_jax.results.commands import evaluate_command, evaluate_commands
-from ancra_jax.results.diagnosis import StoredDiagnosis
-from ancra_jax.results.labels import method_settings
-from ancra_jax.results.load import Evaluation, Run
+from ancra_jax.results.load import Evaluation, Run, StoredDiagnosis, method_settings
 from ancra_jax.results.statistics import Correct, Spread, WorstCase
 
 PROVENANCE = ("seed", "data_fingerprint", "device", "commit", "versions", "created")

@@ -23,8 +23,8 @@ def evaluation_name(checkpoint: str, weights: str) -> str:
 class ResultStore:
     """The directory ``evaluation/<checkpoint>`` of a work directory.
 
-    Attributes:
-      directory: where the files are.
+    An identity is what determines the numbers of a result: the attack, its settings, the
+    checkpoint, its step, the data, the number of examples and the seed.
     """
 
     def __init__(self, workdir: str | pathlib.Path, checkpoint: str):
@@ -44,13 +44,10 @@ class ResultStore:
 
         A result that says ``"complete": false`` was stopped by a time limit and is not finished.
 
-        Args:
-          identity: what determines the numbers (attack, step, settings, seed, examples ...).
-
         Raises:
           UsageError: there is a result with another identity; it is not overwritten.
         """
-        path = self.path(identity["attack"])
+        path = self._path(identity)
         if not path.exists():
             return None
         result = read_result(path)
@@ -62,10 +59,6 @@ class ResultStore:
                 )
         return result if result.get("complete", True) else None
 
-    def path(self, attack: str) -> pathlib.Path:
-        """Return where the JSON of an attack is; its arrays are beside it as ``.npz``."""
-        return self.directory / f"{attack}.json"
-
     def partial_path(self, identity: dict[str, Any]) -> pathlib.Path:
         """Return where an unfinished attack keeps its state; another path for other settings."""
         text = json.dumps([identity[name] for name in _IDENTITY], sort_keys=True)
@@ -73,25 +66,18 @@ class ResultStore:
         return self.directory / f"{identity['attack']}.{digest}.partial.npz"
 
     def write(
-        self,
-        identity: dict[str, Any],
-        arrays: dict[str, np.ndarray],
-        seconds: float,
-        **more: Any,
+        self, identity: dict[str, Any], arrays: dict[str, np.ndarray], seconds: float, **more: Any
     ) -> dict[str, Any]:
         """Write the arrays, then the JSON: a JSON file means that the result is whole.
 
         Args:
-          identity: what determines the numbers.
+          identity: of the result.
           arrays: per example. Where there is ``correct``, which says of each whether it was
             classified correctly, the JSON file has its sum and its mean.
           seconds: that this run of the command took.
-          **more: further entries of the JSON file.
-
-        Returns:
-          The content of the JSON file.
+          **more: further entries of the JSON file, whose content is returned.
         """
-        path = self.path(identity["attack"])
+        path = self._path(identity)
         write_arrays(path.with_suffix(".npz"), arrays)
         result = {"schema": SCHEMA, **identity}
         if "correct" in arrays:
@@ -100,6 +86,9 @@ class ResultStore:
         result |= {**more, "seconds": round(seconds, 3), **provenance()}
         write_atomically(path, json.dumps(result, indent=2) + "\n")
         return read_result(path)
+
+    def _path(self, identity: dict[str, Any]) -> pathlib.Path:
+        return self.directory / f"{identity['attack']}.json"
 
 
 def read_result(path: pathlib.Path) -> dict[str, Any]:

@@ -2,15 +2,7 @@
 
 from ancra_jax.tables.columns import all_attacks, caption, tables_of
 from ancra_jax.tables.notes import reading_notes, row_notes
-from ancra_jax.tables.table import Column, Table, build
+from ancra_jax.tables.table import Column, Table, TextColumn, build
 
-__all__ = [
-    "Column",
-    "Table",
-    "all_attacks",
-    "build",
-    "caption",
-    "reading_notes",
-    "row_notes",
-    "tables_of",
-]
+__all__ = ["Column", "Table", "TextColumn", "all_attacks", "build", "caption", "reading_notes"]
+__all__ += ["row_notes", "tables_of"]

@@ -5,30 +5,16 @@ the same names for the same quantities.
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 
-from ancra_jax.results.names import (
-    FINAL,
-    HEADS,
-    NATURAL,
-    WITH_HEADS,
-    attack_order,
-    attacks_of,
-    display_name,
-    parse,
-)
+from ancra_jax.results import names
+from ancra_jax.results.names import FINAL, WITH_HEADS, display_name
 from ancra_jax.results.rows import Row, SeedsRow
 from ancra_jax.results.statistics import Spread, mean_attacks
-from ancra_jax.tables.table import DAGGER, MISSING, Column, Table, build, percent
+from ancra_jax.tables.table import DAGGER, MISSING, Column, Table, TextColumn, Value, build, text
 
 AnyRow = Row | SeedsRow
-TextColumn = functools.partial(Column, numeric=False)
 
-SCENARIOS = {
-    FINAL: "Attacks on the final logits",
-    WITH_HEADS: "Attacks on the auxiliary heads too",
-}
 MASKS = {
     "final_is_last_mask": "argmax f = c_2",
     "masks_agree": "c_1 = c_2",
@@ -40,17 +26,21 @@ MASKS = {
 """What a defence says of its masks; a star marks adversarial images."""
 
 
-def worst_case_cell(row: AnyRow) -> str:
+def _worst_case(row: AnyRow) -> str:
     """Return the worst case with its interval, or its spread over seeds."""
     worst = row.worst_case
     if worst is None or isinstance(worst, Spread):
-        return MISSING if worst is None else f"**{percent(worst)}**"
+        return f"**{text(worst)}**" if worst else MISSING
     low, high = (100 * bound for bound in worst.interval)
-    return f"**{percent(worst.accuracy)}** [{low:.2f}, {high:.2f}]"
+    return f"**{text(worst.accuracy)}** [{low:.2f}, {high:.2f}]"
 
 
 def _seed(row: AnyRow) -> str:
     return str(row.seeds[0]) if len(row.seeds) == 1 else f"{len(row.seeds)} seeds"
+
+
+def _setting(name: str) -> Column:
+    return TextColumn(name, lambda row: row.setting[name], "differing")
 
 
 IDENTITY = (
@@ -58,32 +48,23 @@ IDENTITY = (
     TextColumn("Seed", _seed, "always"),
     TextColumn("Checkpoint", lambda row: row.checkpoint, "always"),
 )
-WORST_CASE = Column("Worst case", worst_case_cell, "always")
-
-
-def _setting(name: str) -> Column:
-    return TextColumn(name, lambda row: row.setting[name] or MISSING, "differing")
-
-
 SETTING = tuple(map(_setting, ("Network", "Data", "Epsilon", "Examples")))
+WORST_CASE = Column("Worst case", _worst_case, "always")
 
 
-def attack_column(attack: str, header: str) -> Column:
+def _attack(attack: str, header: str) -> Column:
     """Return the accuracy under an attack, marked where it is above the natural accuracy."""
     return Column(
-        header,
-        lambda row: percent(row.accuracy.get(attack), DAGGER * (attack in row.fooled_attacks)),
+        header, lambda row: text(row.accuracy.get(attack), DAGGER * (attack in row.fooled_attacks))
     )
 
 
-def mean_column(scenario: str, header: str) -> Column:
+def _mean(scenario: str, header: str) -> Column:
     """Return the paper's mean, marked where one of its attacks is above the natural accuracy."""
 
     def cell(row: AnyRow) -> str:
-        counted = mean_attacks(row.accuracy, scenario)
-        return percent(
-            row.mean.get(scenario), DAGGER * any(name in row.fooled_attacks for name in counted)
-        )
+        fooled = set(mean_attacks(row.accuracy, scenario)) & set(row.fooled_attacks)
+        return text(row.mean.get(scenario), DAGGER * bool(fooled))
 
     return Column(header, cell)
 
@@ -95,27 +76,21 @@ def all_attacks(rows: Sequence[AnyRow], families: Sequence[str] = ()) -> list[Co
       rows: of the table.
       families: of attacks that are shown, without the means; () shows all.
     """
-    attacks = sorted({name for row in rows for name in row.accuracy}, key=attack_order)
-    shown = [name for name in attacks if not families or parse(name).family in families]
-    means = [mean_column(FINAL, "Mean"), mean_column(WITH_HEADS, "Mean (heads)")]
-    columns = [attack_column(name, display_name(name)) for name in shown]
-    return [WORST_CASE, *columns, *([] if families else means)]
+    attacks = sorted({name for row in rows for name in row.accuracy}, key=names.attack_order)
+    shown = [one for one in attacks if not families or names.parse(one).family in families]
+    means = [] if families else [_mean(FINAL, "Mean"), _mean(WITH_HEADS, "Mean (heads)")]
+    return [WORST_CASE, *(_attack(one, display_name(one)) for one in shown), *means]
 
 
 def _of_scenario(rows: Sequence[AnyRow], scenario: str) -> list[Column]:
-    attacks = attacks_of(scenario, {name for row in rows for name in row.accuracy})
-    return [
-        *IDENTITY,
-        *SETTING,
-        WORST_CASE,
-        attack_column(NATURAL, "Nat"),
-        *(attack_column(name, display_name(name.removesuffix(HEADS))) for name in attacks),
-        mean_column(scenario, "Mean"),
-    ]
+    attacks = names.attacks_of(scenario, {name for row in rows for name in row.accuracy})
+    columns = [_attack(one, display_name(one.removesuffix(names.HEADS))) for one in attacks]
+    natural, mean = _attack(names.NATURAL, "Nat"), _mean(scenario, "Mean")
+    return [*IDENTITY, *SETTING, WORST_CASE, natural, *columns, mean]
 
 
 def _rung(name: str, header: str) -> Column:
-    return Column(header, lambda row: percent(row.rungs.get(name)))
+    return Column(header, lambda row: row.rungs.get(name))
 
 
 FROM_CLAIM = (
@@ -128,17 +103,39 @@ FROM_CLAIM = (
     _rung("AutoAttack", "AutoAttack"),
     _rung("With p", "Auxiliary heads"),
     _rung("Adaptive", "Adaptive"),
-    TextColumn("Diagnosis", lambda row: row.diagnosis.verdict if row.diagnosis else MISSING),
+    TextColumn("Diagnosis", lambda row: row.diagnosis and row.diagnosis.verdict),
 )
-
-
 # The rows of this table are pairs: a row, and what one adaptive attack did.
 ADAPTIVE_ATTACK = (
     TextColumn("Attack", lambda pair: pair[1]["name"]),
-    Column("Tried on", lambda pair: str(pair[1]["attacked"])),
-    Column("Broke", lambda pair: str(pair[1]["broken"])),
-    Column("Left after it", lambda pair: percent(pair[1]["accuracy_after"])),
-    Column("By it alone", lambda pair: percent(pair[1].get("own_accuracy"))),
+    Column("Tried on", lambda pair: pair[1]["attacked"]),
+    Column("Broke", lambda pair: pair[1]["broken"]),
+    Column("Left after it", lambda pair: pair[1]["accuracy_after"]),
+    Column("By it alone", lambda pair: pair[1].get("own_accuracy")),
+)
+# The rows of this table have a diagnosis.
+DIAGNOSES = (
+    *IDENTITY,
+    TextColumn("Verdict", lambda row: f"**{row.diagnosis.verdict}**"),
+    TextColumn(
+        "Checks that fired",
+        lambda row: "; ".join(
+            f"{check.name} ({check.value:.3g}, allowed {check.threshold:.3g})"
+            for check in row.diagnosis.fired
+        ),
+        "always",
+    ),
+    TextColumn(
+        "Not run", lambda row: "; ".join(c.name for c in row.diagnosis.checks if c.fired is None)
+    ),
+)
+_FINDINGS = {None: "not run", False: "passed"}
+# The rows of this table are the checks of one diagnosis.
+CHECKS = (
+    TextColumn("Check", lambda check: check.name),
+    Column("Value", lambda check: None if check.value is None else f"{check.value:.4g}"),
+    Column("Fires above", lambda check: f"{check.threshold:.4g}"),
+    TextColumn("Finding", lambda check: _FINDINGS.get(check.fired, check.severity)),
 )
 
 
@@ -147,10 +144,10 @@ def _of_pair(column: Column) -> Column:
 
 
 def _mask(name: str) -> Column:
-    def cell(row: Row) -> str:
+    def cell(row: Row) -> Value:
         value = row.gate.get(name)
         if value is None or (name in MASKS and name != "gradient_cosine"):
-            return percent(value)
+            return value
         return f"{value:.2f}"
 
     return Column(MASKS.get(name, name), cell)
@@ -158,44 +155,9 @@ def _mask(name: str) -> Column:
 
 def masks_table(rows: Sequence[Row], identity: Sequence[Column] = IDENTITY) -> Table:
     """Return how the part behaves that passes no gradient: of reverse attention, its masks."""
-    names = dict.fromkeys(name for row in rows for name in row.gate)
-    columns = [*identity, *map(_mask, names)]
+    shown = dict.fromkeys(name for row in rows for name in row.gate)
+    columns = [*identity, *map(_mask, shown)]
     return build("What hides the gradient", columns, [row for row in rows if row.gate])
-
-
-# The rows of this table have a diagnosis.
-DIAGNOSES = (
-    *IDENTITY,
-    TextColumn("Verdict", lambda row: f"**{row.diagnosis.verdict}**"),
-    TextColumn(
-        "Checks that fired",
-        lambda row: (
-            "; ".join(
-                f"{check.name} ({check.value:.3g}, allowed {check.threshold:.3g})"
-                for check in row.diagnosis.fired
-            )
-            or "none"
-        ),
-    ),
-    TextColumn(
-        "Not run",
-        lambda row: (
-            "; ".join(one.name for one in row.diagnosis.checks if one.fired is None) or "none"
-        ),
-    ),
-)
-# The rows of this table are the checks of one diagnosis.
-CHECKS = (
-    TextColumn("Check", lambda check: check.name),
-    Column("Value", lambda check: MISSING if check.value is None else f"{check.value:.4g}"),
-    Column("Fires above", lambda check: f"{check.threshold:.4g}"),
-    TextColumn(
-        "Finding",
-        lambda check: (
-            "not run" if check.fired is None else check.severity if check.fired else "passed"
-        ),
-    ),
-)
 
 
 def tables_of(rows: Sequence[Row], seeds: Sequence[SeedsRow] = ()) -> list[Table]:
@@ -206,26 +168,15 @@ def tables_of(rows: Sequence[Row], seeds: Sequence[SeedsRow] = ()) -> list[Table
       seeds: rows of several seeds.
     """
     both: list[AnyRow] = [*rows, *seeds]
-    in_scenario = {
-        FINAL: both,
-        WITH_HEADS: [row for row in both if any(parse(name).heads for name in row.accuracy)],
-    }
+    evaluated = [row for row in both if row.rungs or row.diagnosis]
+    heads = [row for row in both if any(names.parse(name).heads for name in row.accuracy)]
     broke = [(row, attack) for row in rows for attack in row.adaptive if attack["broken"]]
+    adaptive = [*map(_of_pair, IDENTITY), *ADAPTIVE_ATTACK]
     tables = [
-        build(
-            "From the claim to the worst case",
-            FROM_CLAIM,
-            [row for row in both if row.rungs or row.diagnosis],
-        ),
-        *(
-            build(SCENARIOS[scenario], _of_scenario(found, scenario), found)
-            for scenario, found in in_scenario.items()
-        ),
-        build(
-            "Adaptive attacks that broke examples, in their order",
-            [*map(_of_pair, IDENTITY), *ADAPTIVE_ATTACK],
-            broke,
-        ),
+        build("From the claim to the worst case", FROM_CLAIM, evaluated),
+        build("Attacks on the final logits", _of_scenario(both, FINAL), both),
+        build("Attacks on the auxiliary heads too", _of_scenario(heads, WITH_HEADS), heads),
+        build("Adaptive attacks that broke examples, in their order", adaptive, broke),
         masks_table(rows),
         build("Diagnostics", DIAGNOSES, [row for row in rows if row.diagnosis]),
     ]
@@ -233,12 +184,12 @@ def tables_of(rows: Sequence[Row], seeds: Sequence[SeedsRow] = ()) -> list[Table
 
 
 def _provenance(name: str, header: str) -> Column:
-    return TextColumn(header, lambda row: "; ".join(row.provenance[name]) or MISSING)
+    return TextColumn(header, lambda row: "; ".join(row.provenance[name]))
 
 
 RUNS = (
     *IDENTITY,
-    TextColumn("Step", lambda row: MISSING if row.step is None else str(row.step)),
+    TextColumn("Step", lambda row: row.step),
     *(dataclasses.replace(column, shown="filled") for column in SETTING),
     _provenance("device", "Device"),
     _provenance("commit", "Commit"),
@@ -254,8 +205,8 @@ RUNS = (
 def caption(rows: Sequence[Row]) -> str:
     """Return what all rows share, in a sentence."""
     shared = []
-    for name, text in (("Data", "{}"), ("Examples", "{} examples"), ("Epsilon", "epsilon {}")):
+    for name, words in (("Data", "{}"), ("Examples", "{} examples"), ("Epsilon", "epsilon {}")):
         values = {row.setting[name] for row in rows if row.setting[name]}
         if len(values) == 1:
-            shared.append(text.format(*values))
+            shared.append(words.format(*values))
     return f"Accuracy in % on the test split: {', '.join(shared)}." if shared else "Accuracy in %."

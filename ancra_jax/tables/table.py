@@ -12,6 +12,7 @@ from ancra_jax.results.statistics import Spread
 
 MISSING = "—"
 DAGGER = "†"
+Value = str | int | float | Spread | None
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,13 @@ class Column:
     """A column of a table."""
 
     header: str
-    cell: Callable[[Any], str]  # what it says of a row, as Markdown, or ``MISSING``
+    cell: Callable[[Any], Value]  # what it says of a row; see ``text``
     # 'filled': only if some row has a cell that is not missing; 'differing': only if two differ.
     shown: Literal["always", "filled", "differing"] = "filled"
     numeric: bool = True  # numbers stand on the right
+
+
+TextColumn = functools.partial(Column, numeric=False)
 
 
 @dataclass(frozen=True)
@@ -42,9 +46,7 @@ class Table:
 
     def markdown(self) -> str:
         """Return its Markdown source, in columns that a terminal shows straight."""
-        lines = [
-            [cell.replace("|", r"\|") for cell in cells] for cells in (self.headers, *self.rows)
-        ]
+        lines = [[cell.replace("|", r"\|") for cell in row] for row in (self.headers, *self.rows)]
         columns = []
         for right, *cells in zip(self.numeric, *lines, strict=True):
             width = max(3, *map(len, cells))
@@ -69,7 +71,7 @@ def build(title: str, columns: Sequence[Column], rows: Sequence[Any]) -> Table:
     """Return the table of rows, with those of the columns that are shown."""
     shown = []
     for column in columns:
-        cells = [column.cell(row) for row in rows]
+        cells = [text(column.cell(row)) for row in rows]
         different = set(cells) - {MISSING}
         if len(different) >= {"always": 0, "filled": 1, "differing": 2}[column.shown]:
             shown.append((column, cells))
@@ -81,10 +83,13 @@ def build(title: str, columns: Sequence[Column], rows: Sequence[Any]) -> Table:
     )
 
 
-def percent(value: float | Spread | None, mark: str = "") -> str:
-    """Return a fraction in percent, over seeds with its deviation, and a mark behind it."""
-    if value is None:
+def text(value: Value, mark: str = "") -> str:
+    """Return a fraction in percent, over seeds with its deviation; text and counts as they are.
+
+    ``MISSING`` stands for None and ''; a mark goes behind what is not missing.
+    """
+    if value is None or value == "":
         return MISSING
     if isinstance(value, Spread):
         return f"{100 * value.mean:.2f} ± {100 * value.std:.2f}{mark}"
-    return f"{100 * value:.2f}{mark}"
+    return f"{100 * value:.2f}{mark}" if isinstance(value, float) else f"{value}{mark}"

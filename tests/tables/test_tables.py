@@ -14,7 +14,7 @@ from ancra_jax.results.statistics import Spread
 from ancra_jax.run.workdir import read_config
 from ancra_jax.tables import Column, build, caption, row_notes, tables_of
 from ancra_jax.tables import columns as columns_lib
-from ancra_jax.tables.table import MISSING, percent
+from ancra_jax.tables.table import MISSING, text
 from tests.support.fake_runs import (
     EXAMPLES,
     FGSM,
@@ -71,16 +71,19 @@ def test_columns_are_shown_where_they_have_something_to_say():
 
 
 @pytest.mark.parametrize(
-    ("value", "text"),
-    [(None, MISSING), (0.12345, "12.35"), (1.0, "100.00"), (Spread(0.5, 0.01), "50.00 ± 1.00")],
-)
-def test_numbers_are_percent(value, text):
-    assert percent(value) == text
+    ("value", "shown"),
+    [
+        (None, MISSING), ("", MISSING), (0.12345, "12.35"), (1.0, "100.00"), (7, "7"), ("a", "a"),
+        (Spread(0.5, 0.01), "50.00 ± 1.00"),
+    ],
+)  # fmt: skip
+def test_fractions_are_written_in_percent(value, shown):
+    assert text(value) == shown
 
 
 def test_a_new_column_is_one_entry_of_a_list(tmp_path, monkeypatch):
     workdir = make_run(tmp_path / "run")
-    column = Column("Robust share", lambda row: percent(row.rungs["PGD"] / row.rungs["Nat"]))
+    column = Column("Robust share", lambda row: row.rungs["PGD"] / row.rungs["Nat"])
     monkeypatch.setattr(columns_lib, "FROM_CLAIM", (*columns_lib.FROM_CLAIM, column))
     assert tables_in(workdir)[CLAIM][0]["Robust share"] == "55.56"
 

@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 
 from ancra_jax import config as config_lib
 from ancra_jax.errors import UsageError
-from ancra_jax.results.labels import method_settings
+from ancra_jax.results.load import method_settings
 from tests.support import ROOT
 from tests.support.fake_runs import NATURAL, PAPER, PGD, make_run, table_under, write_result
 from tools.publish.command import main, pages, publish, read_all

@@ -11,7 +11,7 @@ from jaxtyping import Bool
 
 from ancra_jax.paper.claims import TABLES
 from ancra_jax.paper.measured import column_of
-from ancra_jax.results.labels import labels_of
+from ancra_jax.results.load import labels_of
 from ancra_jax.results.names import ADAPTIVE, HEADS, NATURAL, attack_order, display_name
 from ancra_jax.results.rows import Row, SeedsRow, epsilon_text, group_seeds, seeds_row
 from ancra_jax.results.statistics import Difference, difference, survivors

@@ -1,12 +1,12 @@
 """What README.md and results/README.md say, computed from ``results/`` and nothing else."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from ancra_jax.results.names import display_name
 from ancra_jax.results.statistics import RESAMPLES
-from ancra_jax.tables import Column, all_attacks, build
-from ancra_jax.tables.table import MISSING
+from ancra_jax.tables import Column, TextColumn, all_attacks, build
 from tools.publish.comparison import Compared, Group, comparisons
 from tools.publish.record import Published, file_name
 
@@ -39,28 +39,24 @@ _HOW_CLAIMED = (
 _HELPS = {1: "it helps", 0: "no difference is shown", -1: "it harms"}
 _CLAIM = {1: "stands", 0: "is not shown", -1: "**is contradicted**"}
 
-_LABEL = Column("Method", lambda row: row.label, "always", numeric=False)
-_README_COLUMNS = (
-    _LABEL,
-    Column("Seeds", lambda row: ", ".join(map(str, row.seeds)), "always", numeric=False),
-)
+_LABEL = TextColumn("Method", lambda row: row.label, "always")
+_SEEDS = TextColumn("Seeds", lambda row: ", ".join(map(str, row.seeds)), "always")
 _COMPARED = (
-    Column("Difference", lambda one: one.title, numeric=False),
-    Column("Attack", lambda one: display_name(one.attack), numeric=False),
+    TextColumn("Difference", lambda one: one.title),
+    TextColumn("Attack", lambda one: display_name(one.attack)),
     Column("Here", lambda one: f"**{_points(one)}**" if one.found.sign else _points(one)),
-    Column("The paper", lambda one: MISSING if one.claim is None else f"{one.claim:+.2f}"),
-    Column("The paper's claim", lambda one: _verdict(one), numeric=False),
+    Column("The paper", lambda one: None if one.claim is None else f"{one.claim:+.2f}"),
+    TextColumn("The paper's claim", lambda one: _verdict(one)),
 )
 # The rows of this table are published ones.
 _ADAPTIVE = (
-    Column("Method", lambda one: one.row.label, numeric=False),
-    Column("Seed", lambda one: str(one.row.seed), numeric=False),
-    Column(
+    TextColumn("Method", lambda one: one.row.label),
+    TextColumn("Seed", lambda one: one.row.seed),
+    TextColumn(
         "Adaptive attacks: examples broken",
-        lambda one: "; ".join(f"{a['name']} {a['broken']}" for a in one.row.adaptive) or MISSING,
-        numeric=False,
+        lambda one: "; ".join(f"{a['name']} {a['broken']}" for a in one.row.adaptive),
     ),
-    Column("Diagnosis (checks that fired)", lambda one: _diagnosis(one), numeric=False),
+    TextColumn("Diagnosis (checks that fired)", lambda one: _diagnosis(one.record["diagnosis"])),
 )
 
 
@@ -70,7 +66,7 @@ def readme_section(groups: Sequence[Group]) -> str:
         return NOTHING
     parts = []
     for group in groups:
-        columns = [*_README_COLUMNS, *all_attacks(group.methods, _README_FAMILIES)]
+        columns = [_LABEL, _SEEDS, *all_attacks(group.methods, _README_FAMILIES)]
         parts += [group.title, build("", columns, group.methods).markdown()]
         parts += _sentences(one for one in comparisons(group) if one.what == "ANCRA")
     return "\n\n".join([*parts, f"{_HOW_TO_READ} More: [results/README.md](results/README.md)."])
@@ -109,16 +105,11 @@ def _points(one: Compared) -> str:
 
 
 def _verdict(one: Compared) -> str:
-    if one.claim is None:
-        return MISSING
-    return _CLAIM[one.found.sign if one.claim > 0 else -one.found.sign]
+    return "" if one.claim is None else _CLAIM[one.found.sign if one.claim > 0 else -one.found.sign]
 
 
-def _diagnosis(one: Published) -> str:
-    diagnosis = one.record["diagnosis"]
-    if not diagnosis:
-        return MISSING
-    return f"{diagnosis['verdict']} ({', '.join(diagnosis['fired']) or 'none'})"
+def _diagnosis(record: Mapping[str, Any]) -> str:
+    return f"{record['verdict']} ({', '.join(record['fired']) or 'none'})" if record else ""
 
 
 def _sentences(found: Iterable[Compared]) -> Iterator[str]:

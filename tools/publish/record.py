@@ -19,15 +19,13 @@ from jaxtyping import Bool
 from ancra_jax import config as config_lib
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError
-from ancra_jax.results.labels import method_settings
-from ancra_jax.results.load import Evaluation, StoredResult, load_runs
+from ancra_jax.results.load import Evaluation, StoredResult, load_runs, method_settings
 from ancra_jax.results.names import ADAPTIVE, NATURAL, attack_order
 from ancra_jax.results.rows import Row, row_of, rows_of
 from ancra_jax.results.statistics import WorstCase
 from ancra_jax.run import workdir as workdir_lib
 
 SCHEMA = 1
-NOTES = "notes.txt"
 _ORIGIN = ("device", "commit", "versions")
 _FIELDS = {
     int: "schema seed step",
@@ -139,7 +137,6 @@ def _record(row: Row) -> dict[str, Any]:
     workdir = f"runs/{config.name.replace(' ', '_')}-{config.seed}"
     settings = config_lib.to_mapping(config)
     settings["data"]["data_dir"] = ""
-    notes = pathlib.Path(row.workdir) / NOTES
     diagnosis = row.diagnosis
     assert row.worst_case
     return {
@@ -166,15 +163,14 @@ def _record(row: Row) -> dict[str, Any]:
         ],
         "evaluation": {name: row.provenance[name] for name in _ORIGIN}
         | {"created": max(row.provenance["created"])},
-        "notes": notes.read_text().splitlines() if notes.exists() else [],
+        "notes": [],
         "attacks": {name: _attack(result) for name, result in evaluation.results.items()},
         "adaptive": [attack for attack in row.adaptive if attack["broken"]],
-        "diagnosis": {
-            "verdict": diagnosis.verdict,
-            "fired": [check.name for check in diagnosis.fired],
-        }
-        if diagnosis
-        else {},
+        "diagnosis": (
+            diagnosis
+            and {"verdict": diagnosis.verdict, "fired": [check.name for check in diagnosis.fired]}
+        )
+        or {},
         "worst_case": _worst_case(row.worst_case),
         "config": settings,
     }
