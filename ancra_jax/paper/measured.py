@@ -94,24 +94,16 @@ def claim_rows(table: PaperTable, runs: Sequence[Run]) -> list[ClaimRow]:
     Raises:
       UsageError: a work directory cannot be read.
     """
-    loaded = [row for row in rows_of(load_runs([run.workdir for run in runs])) if row.accuracy]
-    rows = {run.row.name: run.row for run in runs}
-    workdirs = {name: {run.workdir for run in runs if run.row.name == name} for name in rows}
-    return [
-        _claim_row(
-            table.columns,
-            row,
-            checkpoint,
-            claim,
-            [
-                one
-                for one in loaded
-                if one.workdir in workdirs[name] and one.checkpoint == checkpoint
-            ],
-        )
-        for name, row in rows.items()
-        for checkpoint, claim in row.claims.items()
-    ]
+    loaded = rows_of(load_runs([run.workdir for run in runs]))
+    evaluated = {(row.workdir, row.checkpoint): row for row in loaded if row.accuracy}
+    rows = []
+    for row in {run.row.name: run.row for run in runs}.values():
+        workdirs = [run.workdir for run in runs if run.row.name == row.name]
+        for checkpoint, claim in row.claims.items():
+            found = [evaluated.get((workdir, checkpoint)) for workdir in workdirs]
+            there = [one for one in found if one]
+            rows.append(_claim_row(table.columns, row, checkpoint, claim, there))
+    return rows
 
 
 def _claim_row(

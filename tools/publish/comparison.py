@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool
 
-from ancra_jax.paper.claims import TABLES
+from ancra_jax.paper.claims import CLAIMS, method_title
 from ancra_jax.paper.measured import column_of
 from ancra_jax.results.load import labels_of
 from ancra_jax.results.names import ADAPTIVE, HEADS, NATURAL, attack_order, display_name
@@ -73,18 +73,13 @@ def groups_of(published: Sequence[Published]) -> list[Group]:
     return [_group(rows) for _, rows in sorted(keyed.items(), key=lambda item: item[0])]
 
 
-def method_title(method: str) -> str:
-    """Return ``'TRADES-ANCRA'`` for ``'trades_ancra'``."""
-    return "Natural" if method == "natural" else method.upper().replace("_", "-")
-
-
 def comparisons(group: Group) -> list[Compared]:
     """Return what each method has more than another, under every attack and in the worst case.
 
     Comparisons whose methods are not both there are left out, and attacks that were not run on
     both. At the end is where the paper has more accuracy under an attack than on natural images.
     """
-    claims = _claims()
+    claims = {method: claim for (data, method), claim in CLAIMS.items() if data == "cifar10"}
     found = []
     for what, method, baseline in COMPARISONS:
         rows, others = group.seeds_of(method), group.seeds_of(baseline)
@@ -98,7 +93,7 @@ def comparisons(group: Group) -> list[Compared]:
     for method, claimed in claims.items():
         pairs = [(row, row) for row in group.seeds_of(method).values()]
         for attack in group.attacks:
-            claim = claimed.get(column_of(attack), 0.0) - claimed[NATURAL]
+            claim = (claimed.get(column_of(attack)) or 0.0) - (claimed[NATURAL] or 0.0)
             if claim > 0 and (one := _difference(pairs, attack, NATURAL)):
                 attacks = f"{display_name(attack)} − {display_name(NATURAL)}"
                 found.append(Compared("", method_title(method), attacks, claim, one))
@@ -142,19 +137,6 @@ def _order(row: Row) -> tuple:
 
 def _rows(row: Row | SeedsRow) -> Sequence[Row]:
     return [row] if isinstance(row, Row) else row.rows
-
-
-def _claims() -> dict[str, dict[str, float]]:
-    """Return what the paper prints for CIFAR-10, in %, by method and column."""
-    claims: dict[str, dict[str, float]] = {}
-    for table in (TABLES["table1"], TABLES["table3"]):
-        for row in table.rows:
-            if row.data == "cifar10" and row.claims.get("best"):
-                values = zip(table.columns, row.claims["best"], strict=True)
-                claims.setdefault(row.method, {}).update(
-                    {column: value for column, value in values if value is not None}
-                )
-    return claims
 
 
 def _difference(pairs: Sequence[tuple[Row, Row]], attack: str, other: str) -> Difference | None:
