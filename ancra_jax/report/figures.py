@@ -11,7 +11,6 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -121,8 +120,11 @@ def _curves(runs: Sequence[Run], rows: Sequence[Row]) -> bytes:
                 marker="o" if kind == "selection" and dots else "." * (len(records) == 1),
                 markevery=dots or None,
             )
+            label = f"{run.label}, seed {run.config.seed}" if len(namesakes) > 1 else run.label
+            if len({other.config.seed for other in namesakes}) < len(namesakes):
+                label += f", {run.workdir}"
             if records:
-                handles.setdefault(_label(run, namesakes), line)
+                handles.setdefault(label, line)
         if scale == 100:
             axes.set_ylim(0, 100)
     if any(row.accuracy for row in rows):
@@ -135,29 +137,38 @@ def _curves(runs: Sequence[Run], rows: Sequence[Row]) -> bytes:
     return _png(figure)
 
 
-def _label(run: Run, namesakes: Sequence[Run]) -> str:
-    label = f"{run.label}, seed {run.config.seed}" if len(namesakes) > 1 else run.label
-    one_each = len({other.config.seed for other in namesakes}) == len(namesakes)
-    return label if one_each else f"{label}, {run.workdir}"
-
-
 def _accuracies(row: Row) -> bytes:
     """Draw a bar for each attack, hatched where it is above the natural accuracy."""
     order = sorted(
         row.common_accuracy, key=lambda name: names.attack_order(name, names.STRENGTH_ORDER)
     )
     labels = [names.display_name(name).replace(" (", "\n(") for name in order]
-    figure = Figure(figsize=(max(5.0, 0.95 * len(order) + 2), 3.6), layout="constrained")
-    axes = figure.subplots()
-    for position, name in enumerate(order):
-        colour = HEADS if names.parse(name).heads else FINAL
-        colour = {names.NATURAL: NATURAL, names.ADAPTIVE: ADAPTIVE}.get(name, colour)
-        _bar(axes, position, row.common_accuracy[name], colour, fooled=name in row.fooled_attacks)
+    heights = [100 * row.common_accuracy[name] for name in order]
+    special = {names.NATURAL: NATURAL, names.ADAPTIVE: ADAPTIVE}
+    colours = [special.get(name) or (FINAL, HEADS)[names.parse(name).heads] for name in order]
+    errors = np.zeros((2, len(order)))
     if row.worst_case:
         labels.append("Worst\ncase")
-        _bar(axes, len(order), row.worst_case.accuracy, WORST, row.worst_case.interval[1])
-        low, high = (100 * bound for bound in row.worst_case.interval)
-        axes.vlines(len(order), low, high, color=INK, linewidth=1.5)
+        heights.append(100 * row.worst_case.accuracy)
+        colours.append(WORST)
+        interval = np.abs(np.subtract(row.worst_case.interval, row.worst_case.accuracy))
+        errors = np.column_stack([errors, 100 * interval])
+    fooled = [name in row.fooled_attacks for name in [*order, ""][: len(labels)]]
+    figure = Figure(figsize=(max(5.0, 0.95 * len(labels) + 1), 3.6), layout="constrained")
+    axes = figure.subplots()
+    bars = axes.bar(
+        range(len(labels)),
+        heights,
+        width=0.72,
+        color=colours,
+        edgecolor="white",
+        hatch=["//" * above for above in fooled],
+        yerr=errors,
+        error_kw={"ecolor": INK, "elinewidth": 1.5},
+    )
+    texts = [f"{value:.1f}{DAGGER * above}" for value, above in zip(heights, fooled, strict=True)]
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+    axes.bar_label(bars, texts, padding=4, bbox=box)
     if names.NATURAL in row.accuracy:
         axes.axhline(100 * row.common_accuracy[names.NATURAL], color=INK, linestyle=":", lw=1)
     setting = f"{row.data}, {row.examples[0]} examples, {row.setting['Epsilon']}"
@@ -168,28 +179,6 @@ def _accuracies(row: Row) -> bytes:
     axes.set_ylim(0, 108)
     axes.set_yticks(range(0, 101, 20))
     return _png(figure)
-
-
-def _bar(
-    axes: Axes,
-    position: int,
-    value: float,
-    colour: str,
-    label_above: float = 0.0,
-    fooled: bool = False,
-) -> None:
-    style: dict[str, Any] = (
-        {"hatch": "//", "edgecolor": "white"} if fooled else {"edgecolor": colour}
-    )
-    axes.bar(position, 100 * value, width=0.72, color=colour, **style)
-    axes.annotate(
-        f"{100 * value:.1f}{DAGGER * fooled}",
-        (position, 100 * max(value, label_above)),
-        xytext=(0, 4),
-        textcoords="offset points",
-        ha="center",
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
-    )
 
 
 def _epsilon_curves(diagnosed: Sequence[tuple[Row, StoredDiagnosis]]) -> bytes:
