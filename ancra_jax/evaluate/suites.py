@@ -3,6 +3,7 @@
 Interrupted, the same command continues; a finished result is never overwritten without ``--force``.
 """
 
+import inspect
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -38,12 +39,6 @@ SUITES = {
     "all": ("paper", "autoattack", "adaptive", "diagnostics"),
 }
 """The parts of each suite, in the order in which they run: the cheap ones first."""
-
-
-_OPTIONS = (
-    *("checkpoint", "weights", "num_examples", "batch_size", "seed", "force", "suite"),
-    *("autoattack_version", "adaptive_budget", "max_minutes", "transfer_from"),
-)
 
 
 def evaluate(
@@ -212,8 +207,11 @@ def main(arguments: flags.FlagValues) -> None:
     if not arguments.workdir:
         raise UsageError("--workdir is missing: the directory of a trained run")
     use_a_device_per_core()
-    options: dict[str, Any] = {name: arguments[name].value for name in _OPTIONS}
-    evaluate(arguments.workdir, **options)
+    # Every parameter is a flag of the same name.
+    options: dict[str, Any] = {
+        name: arguments[name].value for name in inspect.signature(evaluate).parameters
+    }
+    evaluate(**options)
     config = workdir_lib.read_config(arguments.workdir)
     name = evaluation_name(arguments.checkpoint, arguments.weights)
     print_summary(arguments.workdir, config, name)

@@ -27,23 +27,12 @@ LINES = ("-", "--", ":", "-.")
 NATURAL, FINAL, HEADS, ADAPTIVE, WORST = "#8C8C8C", "#56B4E9", "#0072B2", "#E69F00", "#B22222"
 INK = "#333333"
 _STYLE: Any = {
-    "axes.axisbelow": True,
-    "axes.edgecolor": INK,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "axes.labelsize": 12,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 12,
-    "figure.dpi": 150,
-    "font.size": 12,
-    "grid.color": "#DDDDDD",
-    "legend.fontsize": 12,
-    "legend.frameon": False,
-    "text.color": INK,
-    "xtick.labelsize": 11,
-    "ytick.labelsize": 11,
+    **dict.fromkeys(("axes.labelsize", "axes.titlesize", "font.size", "legend.fontsize"), 12),
+    **dict.fromkeys(("axes.spines.right", "axes.spines.top", "legend.frameon"), False),
+    **dict.fromkeys(("axes.edgecolor", "text.color"), INK),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 11),
+    **{"axes.axisbelow": True, "axes.grid": True, "axes.grid.axis": "y", "grid.color": "#DDDDDD"},
+    **{"axes.titlelocation": "left", "figure.dpi": 150},
 }
 _LEVELS = 12  # of the contours of a landscape
 _LEGEND_WIDTH = 140  # characters that fit beside each other beneath the curves

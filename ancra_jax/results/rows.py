@@ -120,7 +120,7 @@ def row_of(workdir: str, config: Config, label: str, evaluation: Evaluation) -> 
         for scenario in (names.FINAL, names.WITH_HEADS)
     }
     count = min(map(len, correct.values()), default=0)
-    common = {name: float(one[:count].mean()) for name, one in correct.items()}
+    shared = {name: one[:count] for name, one in correct.items()}
     adaptive = records.get(names.ADAPTIVE, {})
     return Row(
         label=label,
@@ -153,8 +153,8 @@ def row_of(workdir: str, config: Config, label: str, evaluation: Evaluation) -> 
             name: sorted({_text(record.get(name)) for record in records.values()})
             for name in PROVENANCE
         },
-        common_accuracy=common,
-        rungs=_rungs(correct, common),
+        common_accuracy={name: float(one.mean()) for name, one in shared.items()},
+        rungs=_rungs(shared),
         adaptive=tuple(adaptive.get("attacks", ())),
         gate={k: value for k, value in (adaptive.get("gate") or {}).items() if value is not None},
         diagnosis=evaluation.diagnosis,
@@ -204,25 +204,19 @@ def epsilon_text(epsilon: float) -> str:
     return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-4 else f"{epsilon:.4g}"
 
 
-def _rungs(correct: Mapping[str, Correct], common: Mapping[str, float]) -> dict[str, float]:
+def _rungs(correct: Mapping[str, Correct]) -> dict[str, float]:
     """Return what is left under stronger and stronger attackers, of those that there are."""
-    count = min(map(len, correct.values()), default=0)
-    heads = {name: one[:count] for name, one in correct.items() if names.parse(name).heads}
-    pgd = [
-        name
-        for name in common
-        if names.parse(name).family == "PGD" and names.in_scenario(name, names.FINAL)
-    ]
-    strongest = max(pgd, key=lambda name: names.parse(name).steps, default="")
-    rungs = {
-        "Nat": common.get(names.NATURAL),
-        "FGSM": common.get("fgsm"),
-        "PGD": common.get(strongest),
-        "AutoAttack": common.get(names.AUTOATTACK),
-        "With p": float(statistics.survivors(heads).mean()) if heads else None,
-        "Adaptive": common.get(names.ADAPTIVE),
+    heads = {name: one for name, one in correct.items() if names.parse(name).heads}
+    pgd = [name for name in correct if names.parse(name).family == "PGD" and name not in heads]
+    left = {
+        "Nat": correct.get(names.NATURAL),
+        "FGSM": correct.get("fgsm"),
+        "PGD": correct.get(max(pgd, key=lambda name: names.parse(name).steps, default="")),
+        "AutoAttack": correct.get(names.AUTOATTACK),
+        "With p": statistics.survivors(heads) if heads else None,
+        "Adaptive": correct.get(names.ADAPTIVE),
     }
-    return {name: value for name, value in rungs.items() if value is not None}
+    return {name: float(one.mean()) for name, one in left.items() if one is not None}
 
 
 def _spreads(rows: Sequence[Mapping[str, float]]) -> dict[str, Spread]:

@@ -5,8 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import rich.table
-from rich.text import Text
+from rich.markdown import Markdown
 
 from ancra_jax.results.statistics import Spread
 
@@ -55,16 +54,9 @@ class Table:
             columns.append([head, rule, *cells])
         return "\n".join(f"| {' | '.join(cells)} |" for cells in zip(*columns, strict=True))
 
-    def rich(self) -> rich.table.Table:
+    def rich(self) -> Markdown:
         """Return it as what a ``rich.console.Console`` prints."""
-        table = rich.table.Table(title=self.title or None, title_justify="left")
-        for header, right in zip(self.headers, self.numeric, strict=True):
-            table.add_column(Text(header), justify="right" if right else "left")
-        for cells in self.rows:
-            strong = ["bold" if "**" in cell else "" for cell in cells]
-            plain = [cell.replace("**", "") for cell in cells]
-            table.add_row(*map(functools.partial(Text, overflow="fold"), plain, strong))
-        return table
+        return Markdown(f"**{self.title}**\n\n{self.markdown()}")
 
 
 def build(title: str, columns: Sequence[Column], rows: Sequence[Any]) -> Table:

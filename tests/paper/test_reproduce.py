@@ -26,7 +26,7 @@ from ancra_jax.run import build as components
 from ancra_jax.run.files import read_json_lines
 from configs import cifar10, cifar100, tiny_imagenet
 from tests.support import ROOT
-from tests.support.fake_runs import make_run, write_result
+from tests.support.fake_runs import make_run, table_under, write_result
 
 FILES = {"cifar10": cifar10, "cifar100": cifar100, "tiny_imagenet": tiny_imagenet}
 SHAPES = {"cifar10": ((32, 32, 3), 10), "cifar100": ((32, 32, 3), 100)}
@@ -53,35 +53,24 @@ def test_every_row_is_a_valid_method_of_its_data_set(name, scale):
     assert config.name.endswith("(tiny)") == (scale == "tiny")
 
 
-NETWORKS = {
-    (config.data.name, config.model)
-    for scale in ("full", "tiny")
-    for row in ROWS.values()
-    for config in [config_of(row, scale)]
-}
+def networks():
+    """Data set and network of every row, and wide networks, which are there by name."""
+    configs = [config_of(row, scale) for row in ROWS.values() for scale in ("full", "tiny")]
+    ancra = config_of(ROWS["cifar10/trades_ancra"], "full").model
+    wide = [dataclasses.replace(ancra, name=f"wide_resnet{depth}_10") for depth in (28, 34)]
+    found = {(config.data.name, config.model) for config in configs}
+    return sorted(found | {("cifar10", model) for model in wide}, key=str)
 
 
-@pytest.mark.parametrize("data, model", sorted(NETWORKS, key=str), ids=str)
+@pytest.mark.parametrize("data, model", networks(), ids=str)
 def test_every_network_of_the_tables_takes_its_images(data, model):
     config = config_lib.from_mapping(FILES[data].get_config("trades"))
-    check_network(dataclasses.replace(config, model=model), data)
-
-
-@pytest.mark.parametrize("name", ["wide_resnet28_10", "wide_resnet34_10"])
-def test_wide_networks_are_there_by_name(name):
-    config = cifar10.get_config("trades_ancra")
-    config.model.name = name
-    check_network(config_lib.from_mapping(config), "cifar10")
-
-
-def check_network(config, data):
     shape, num_classes = SHAPES[data]
-    model = components.create_model(config, num_classes)
+    network = components.create_model(dataclasses.replace(config, model=model), num_classes)
     images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
-    outputs, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), images)
-    heads = 2 if config.model.reverse_attention else 0
+    outputs, _ = jax.eval_shape(network.init_with_output, jax.random.key(0), images)
     assert outputs.logits.shape == (2, num_classes)
-    assert outputs.aux_logits.shape == (heads, 2, num_classes)
+    assert outputs.aux_logits.shape == (2 * model.reverse_attention, 2, num_classes)
 
 
 def test_a_recipe_happens_within_a_tiny_run():
@@ -129,13 +118,10 @@ def test_the_commands_of_a_row():
             for suite in ("quick", "adaptive")
         ),
     ]
-
-
-def test_a_rehearsal_has_a_directory_and_a_configuration_of_its_own():
+    # A rehearsal has a directory and a configuration of its own.
     (run,) = runs_of(options("table3", "--scale=tiny", "--rows=trades_ra"))
     assert "--config=configs/cifar10.py:trades_ra,scale=tiny" in run.commands[0]
     assert run.workdir == "runs/reproduce-tiny/cifar10/trades_ra-seed0"
-    assert "--num_examples=16" in run.commands[1]
     assert run.commands[2][-2:] == ("--adaptive_budget=quick", "--num_examples=16")
 
 
@@ -268,15 +254,11 @@ def test_claims_stand_beside_what_was_measured(tmp_path):
     assert best.measured == {"natural": [75, 75], "pgd_with_p": [100], "worst_case": [50, 50]}
     assert (last.checkpoint, last.seeds, last.measured["natural"]) == ("last", [1], [75])
     text = markdown(TABLE, [plain, best, last], rehearsal=True)
-    lines = [re.sub(" +", " ", line) for line in text.splitlines()]
-    assert (
-        "| Plain | digits | best | 80.00 / 75.00 ± 0.00 | 50.00 / 50.00 ± 0.00 | 50.00 ± 0.00 |"
-        in lines
-    )
-    assert (
-        "| Attention | digits | best | 70.00 / 75.00 ± 0.00 | 75.00† / 100.00† | 50.00 ± 0.00 |"
-        in lines
-    )
-    assert "| Attention | digits | last | — / 75.00 | — / — | — |" in lines
-    assert "no reproduction" in text and "first 4 test examples; training seeds 0, 1" in text
-    assert "no reproduction" not in markdown(TABLE, [plain], rehearsal=False)
+    rows = [list(row.values()) for row in table_under(text, "A table")]
+    assert rows == [
+        ["Plain", "digits", "best", "80.00 / 75.00 ± 0.00", "50.00 / 50.00 ± 0.00", "50.00 ± 0.00"],
+        ["Attention", "digits", "best", "70.00 / 75.00 ± 0.00", "75.00† / 100.00†", "50.00 ± 0.00"],
+        ["Attention", "digits", "last", "— / 75.00", "— / —", "—"],
+    ]
+    assert "first 4 test examples" in text and "seeds 0, 1" in text and "--scale=tiny" in text
+    assert "--scale=tiny" not in markdown(TABLE, [plain], rehearsal=False)

@@ -89,7 +89,7 @@ def test_every_page_shows_the_same_numbers(case, tmp_path, capsys):
     capsys.readouterr()
     print_summary(run, read_config(run), "best")
     printed = capsys.readouterr().out
-    lines = re.findall(r"^│ (.+?) +│ +(.+?) │$", printed, re.MULTILINE)
+    lines = re.findall(r"^ (\S.+?)  +(\S.+?) *$", printed, re.MULTILINE)
     assert in_column(dict(lines)) == numbers
     assert f"{worst['accuracy']:.2%}" in printed.splitlines()[1]
 
