@@ -18,7 +18,7 @@ _HOMES = {
     "cli": "progress interruption compilation_cache cpu_devices",
     "config": "config_fields",
     "data.sources": "data.cifar data.digits data.folder data.tiny_imagenet data.tfds_directory",
-    "evaluate": "paper_suite autoattack_suite adaptive_suite diagnostics_suite evaluation_table",
+    "evaluate": "paper_suite autoattack_suite adaptive_suite diagnostics_suite",
     "losses": "losses.basic losses.mart losses.second_order losses.self_adaptive",
     "methods.core": "methods.keys methods.pairs",
     "methods.negatives": "negatives",
@@ -26,10 +26,11 @@ _HOMES = {
     "methods.standard": "methods.base methods.named",
     "ops": "attacks.convolution attacks.fast_convolutions attacks.pytree attacks.rows",
     "paper": "reproduce recipes",
-    "report": "report_table report_html report_figures report_ladder",
+    "report": "report_html report_figures",
     "results": "report_data report_names report_rows report_rungs report_diagnosis",
     "run": "averaging checkpoint multihost sharding weights workdir",
     "run.build": "components",
+    "tables": "report_table report_ladder evaluation_table",
     "train": "metrics optim selection teacher train_state training_log",
 }
 _MOVED = {

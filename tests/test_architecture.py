@@ -90,7 +90,8 @@ def test_rooms_are_small_and_their_names_repeat_nothing():
     neighbours = collections.defaultdict(set)
     for path in modules():
         folder = path.parent
-        neighbours[folder].add(path.stem)
+        if path.name != "_moved.py":  # no room, but a signpost
+            neighbours[folder].add(path.stem)
         if path.stem == "__init__" and folder not in (PACKAGE, ROOT / "tools"):
             neighbours[folder.parent].add(folder.name)
     for folder, names in neighbours.items():
