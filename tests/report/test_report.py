@@ -74,21 +74,6 @@ def test_the_json_holds_the_spread_over_seeds(tmp_path):
     assert set(seeds["worst_case"]) == {"mean", "std"} and seeds["rungs"]["PGD"]["mean"] == 0.6
 
 
-def test_best_and_last_are_rows_of_their_own(tmp_path, figures):
-    path = tmp_path / "run"
-    make_run(path)
-    for attack in PAPER:
-        write_result(path, attack, PGD, "last", step=30)
-    report([str(path)], str(tmp_path / "out"))
-    rows = json.loads((tmp_path / "out/report.json").read_text())["rows"]
-    assert [(row["checkpoint"], row["step"]) for row in rows] == [("best", 20), ("last", 30)]
-    assert {figure.name for figure in (tmp_path / "out").glob("*.png")} == {
-        "curves.png",
-        "ladder_run_best.png",
-        "ladder_run_last.png",
-    }
-
-
 def test_the_page_is_self_contained(tmp_path, figures):
     """Whatever names say: nothing in them becomes HTML, a link or an image."""
     workdir = make_run(
@@ -114,10 +99,15 @@ def test_the_page_is_self_contained(tmp_path, figures):
 def test_figures(tmp_path, figures):
     """Those of namesakes do not replace each other, and none is empty."""
     workdirs = [make_run(tmp_path / "a/run"), make_run(tmp_path / "b/run", seed=1)]
+    write_result(workdirs[0], "natural", PGD, "last", step=30)
     write_adaptive(workdirs[0], FGSM)
     write_diagnosis(workdirs[0])
     report(workdirs, str(tmp_path / "out"))
-    names = ["curves", "epsilon", "ladder_run_best", "ladder_run_best_2", "landscape_run_best"]
+    rows = json.loads((tmp_path / "out/report.json").read_text())["rows"]
+    steps = [("best", 20), ("last", 30), ("best", 20)]
+    assert [(row["checkpoint"], row["step"]) for row in rows] == steps
+    names = ["curves", "epsilon", "ladder_run_best", "ladder_run_best_2", "ladder_run_last"]
+    names += ["landscape_run_best"]
     assert sorted(path.stem for path in (tmp_path / "out").glob("*.png")) == names
     for name in names:
         with Image.open(tmp_path / f"out/{name}.png") as image:

@@ -27,6 +27,7 @@ from ancra_jax.run import workdir as workdir_lib
 
 SCHEMA = 1
 _ORIGIN = ("device", "commit", "versions")
+_OF_ROW = ("data", "network", "norm", "epsilon", "seed", "checkpoint", "step")
 _FIELDS = {
     int: "schema seed step",
     float: "epsilon",
@@ -132,25 +133,20 @@ def _evaluation(record: Mapping[str, Any], name: str) -> Evaluation:
 
 
 def _record(row: Row) -> dict[str, Any]:
-    config, evaluation = row.config, row.evaluation
+    config, diagnosis = row.config, row.diagnosis
     overrides = _overrides(config)
     workdir = f"runs/{config.name.replace(' ', '_')}-{config.seed}"
     settings = config_lib.to_mapping(config)
     settings["data"]["data_dir"] = ""
-    diagnosis = row.diagnosis
+    created = max(row.provenance["created"])
+    fired = [check.name for check in diagnosis.fired] if diagnosis else []
     assert row.worst_case
     return {
         "schema": SCHEMA,
         "method": config.name,
-        "data": row.data,
+        **{name: getattr(row, name) for name in _OF_ROW},
         "data_fingerprint": row.provenance["data_fingerprint"][0],
-        "network": row.network,
         "setting": _setting(config, overrides),
-        "norm": row.norm,
-        "epsilon": row.epsilon,
-        "seed": config.seed,
-        "checkpoint": row.checkpoint,
-        "step": row.step,
         "overrides": overrides,
         "train": _train_command(config, overrides, workdir),
         "evaluate": [
@@ -161,16 +157,11 @@ def _record(row: Row) -> dict[str, Any]:
             {name: start[name] for name in ("step", *_ORIGIN, "created")}
             for start in workdir_lib.read_starts(row.workdir)
         ],
-        "evaluation": {name: row.provenance[name] for name in _ORIGIN}
-        | {"created": max(row.provenance["created"])},
+        "evaluation": {name: row.provenance[name] for name in _ORIGIN} | {"created": created},
         "notes": [],
-        "attacks": {name: _attack(result) for name, result in evaluation.results.items()},
+        "attacks": {name: _attack(result) for name, result in row.evaluation.results.items()},
         "adaptive": [attack for attack in row.adaptive if attack["broken"]],
-        "diagnosis": (
-            diagnosis
-            and {"verdict": diagnosis.verdict, "fired": [check.name for check in diagnosis.fired]}
-        )
-        or {},
+        "diagnosis": {"verdict": diagnosis.verdict, "fired": fired} if diagnosis else {},
         "worst_case": _worst_case(row.worst_case),
         "config": settings,
     }
@@ -190,9 +181,9 @@ def _attack(result: StoredResult) -> dict[str, Any]:
 
 
 def _worst_case(worst_case: WorstCase) -> dict[str, Any]:
-    values = asdict(worst_case)
-    names = ("num_examples", "num_correct", "accuracy")
-    return {name: values[name] for name in names} | {"interval": list(worst_case.interval)}
+    content = asdict(worst_case) | {"interval": list(worst_case.interval)}
+    del content["attacks"]
+    return content
 
 
 def _same(expected: dict[str, Any], found: dict[str, Any]) -> bool:
