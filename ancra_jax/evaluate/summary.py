@@ -35,7 +35,7 @@ def print_summary(workdir: str, config: Config, checkpoint: str) -> None:
     if row.adaptive:
         attacks = [(row, attack) for attack in row.adaptive]
         tables.append(build("Adaptive attacks, in their order", ADAPTIVE_ATTACK, attacks))
-    if row.gate:
+    if row.masks:
         tables.append(masks_table([row], [label]).transposed())
     if row.diagnosis:
         title = f"Diagnosis: {row.diagnosis.verdict}"

@@ -25,6 +25,7 @@ from ancra_jax.tables import build, caption, reading_notes, row_notes, tables_of
 from ancra_jax.tables.columns import RUNS
 
 SCHEMA = 1
+_KEYS = {"stages": "rungs", "masks": "gate"}  # in report.json, where fields have other names
 _IN_NO_FILE = ("config", "evaluation", "rows", "offsets", "losses")
 
 
@@ -96,7 +97,8 @@ def _provenance(rows: Sequence[Row], origin: dict[str, str]) -> str:
 
 def _plain(value: Any) -> dict[str, Any]:
     """Return a dataclass as JSON takes it, without what the evaluation's files hold."""
-    return {name: one for name, one in vars(value).items() if name not in _IN_NO_FILE}
+    content = {name: one for name, one in vars(value).items() if name not in _IN_NO_FILE}
+    return {_KEYS.get(name, name): one for name, one in content.items()}
 
 
 def _write(output: pathlib.Path, files: dict[str, bytes | str]) -> None:

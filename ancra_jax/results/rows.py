@@ -35,13 +35,13 @@ class Row:
     fooled_attacks: dict[str, str]  # by attack that leaves more than natural accuracy, a warning
     warnings: tuple[str, ...]  # of the attacks themselves
     provenance: dict[str, list[str]]  # several entries where the attacks differ in it
-    # As ``accuracy``, of the first examples that all attacks saw, as the worst case and ``rungs``.
+    # As ``accuracy``, of the first examples that all attacks saw, as the worst case and ``stages``.
     common_accuracy: dict[str, float]
     # Under stronger and stronger attackers, from natural images to the adaptive attacks; 'With p'
     # is of the examples that no attack on the auxiliary heads breaks.
-    rungs: dict[str, float]
+    stages: dict[str, float]
     adaptive: tuple[dict[str, Any], ...]  # what each adaptive attack did
-    gate: dict[str, float]  # what the defence says of its part that passes no gradient
+    masks: dict[str, float]  # what the defence says of its part that passes no gradient
     diagnosis: StoredDiagnosis | None
     config: Config  # in no file
     evaluation: Evaluation  # what all of this is computed from; in no file
@@ -91,7 +91,7 @@ class SeedsRow:
     examples: tuple[int, ...]
     mean: dict[str, Spread]
     fooled_attacks: tuple[str, ...]
-    rungs: dict[str, Spread]
+    stages: dict[str, Spread]
     rows: tuple[Row, ...]  # one for each seed; in no file
 
     @property
@@ -154,9 +154,9 @@ def row_of(workdir: str, config: Config, label: str, evaluation: Evaluation) -> 
             for name in PROVENANCE
         },
         common_accuracy={name: float(one.mean()) for name, one in shared.items()},
-        rungs=_rungs(shared),
+        stages=_stages(shared),
         adaptive=tuple(adaptive.get("attacks", ())),
-        gate={k: value for k, value in (adaptive.get("gate") or {}).items() if value is not None},
+        masks={k: value for k, value in (adaptive.get("gate") or {}).items() if value is not None},
         diagnosis=evaluation.diagnosis,
         config=config,
         evaluation=evaluation,
@@ -193,7 +193,7 @@ def seeds_row(rows: Sequence[Row]) -> SeedsRow:
         examples=rows[0].examples,
         mean=_spreads([row.mean for row in rows]) if alike else {},
         fooled_attacks=tuple(dict.fromkeys(name for row in rows for name in row.fooled_attacks)),
-        rungs=_spreads([row.rungs for row in rows]),
+        stages=_spreads([row.stages for row in rows]),
         rows=tuple(rows),
     )
 
@@ -204,7 +204,7 @@ def epsilon_text(epsilon: float) -> str:
     return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-4 else f"{epsilon:.4g}"
 
 
-def _rungs(correct: Mapping[str, Correct]) -> dict[str, float]:
+def _stages(correct: Mapping[str, Correct]) -> dict[str, float]:
     """Return what is left under stronger and stronger attackers, of those that there are."""
     heads = {name: one for name, one in correct.items() if names.parse(name).heads}
     pgd = [name for name in correct if names.parse(name).family == "PGD" and name not in heads]

@@ -89,20 +89,20 @@ def _of_scenario(rows: Sequence[AnyRow], scenario: str) -> list[Column]:
     return [*IDENTITY, *SETTING, WORST_CASE, natural, *columns, mean]
 
 
-def _rung(name: str, header: str) -> Column:
-    return Column(header, lambda row: row.rungs.get(name))
+def _stage(name: str, header: str) -> Column:
+    return Column(header, lambda row: row.stages.get(name))
 
 
 FROM_CLAIM = (
     *IDENTITY,
     *SETTING,
     WORST_CASE,
-    _rung("Nat", "Nat"),
-    _rung("FGSM", "FGSM"),
-    _rung("PGD", "PGD"),
-    _rung("AutoAttack", "AutoAttack"),
-    _rung("With p", "Auxiliary heads"),
-    _rung("Adaptive", "Adaptive"),
+    _stage("Nat", "Nat"),
+    _stage("FGSM", "FGSM"),
+    _stage("PGD", "PGD"),
+    _stage("AutoAttack", "AutoAttack"),
+    _stage("With p", "Auxiliary heads"),
+    _stage("Adaptive", "Adaptive"),
     TextColumn("Diagnosis", lambda row: row.diagnosis and row.diagnosis.verdict),
 )
 # The rows of this table are pairs: a row, and what one adaptive attack did.
@@ -145,7 +145,7 @@ def _of_pair(column: Column) -> Column:
 
 def _mask(name: str) -> Column:
     def cell(row: Row) -> Value:
-        value = row.gate.get(name)
+        value = row.masks.get(name)
         if value is None or (name in MASKS and name != "gradient_cosine"):
             return value
         return f"{value:.2f}"
@@ -155,9 +155,9 @@ def _mask(name: str) -> Column:
 
 def masks_table(rows: Sequence[Row], identity: Sequence[Column] = IDENTITY) -> Table:
     """Return how the part behaves that passes no gradient: of reverse attention, its masks."""
-    shown = dict.fromkeys(name for row in rows for name in row.gate)
+    shown = dict.fromkeys(name for row in rows for name in row.masks)
     columns = [*identity, *map(_mask, shown)]
-    return build("What hides the gradient", columns, [row for row in rows if row.gate])
+    return build("What hides the gradient", columns, [row for row in rows if row.masks])
 
 
 def tables_of(rows: Sequence[Row], seeds: Sequence[SeedsRow] = ()) -> list[Table]:
@@ -168,7 +168,7 @@ def tables_of(rows: Sequence[Row], seeds: Sequence[SeedsRow] = ()) -> list[Table
       seeds: rows of several seeds.
     """
     both: list[AnyRow] = [*rows, *seeds]
-    evaluated = [row for row in both if row.rungs or row.diagnosis]
+    evaluated = [row for row in both if row.stages or row.diagnosis]
     heads = [row for row in both if any(names.parse(name).heads for name in row.accuracy)]
     broke = [(row, attack) for row in rows for attack in row.adaptive if attack["broken"]]
     adaptive = [*map(_of_pair, IDENTITY), *ADAPTIVE_ATTACK]

@@ -52,7 +52,7 @@ def reading_notes(rows: Sequence[Row], seeds: Sequence[SeedsRow]) -> Iterable[st
             "Rows of several seeds: mean ± sample standard deviation over the seeds "
             f"{', '.join(map(str, one.seeds))} of {one.label} ({one.checkpoint} checkpoint)."
         )
-    if any(name in MASKS for row in rows for name in row.gate):
+    if any(name in MASKS for row in rows for name in row.masks):
         yield from _MASKS
     checks = [check for row in rows if row.diagnosis for check in row.diagnosis.fired]
     for name, meaning in {check.name: check.meaning for check in checks}.items():

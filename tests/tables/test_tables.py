@@ -83,7 +83,7 @@ def test_fractions_are_written_in_percent(value, shown):
 
 def test_a_new_column_is_one_entry_of_a_list(tmp_path, monkeypatch):
     workdir = make_run(tmp_path / "run")
-    column = Column("Robust share", lambda row: row.rungs["PGD"] / row.rungs["Nat"])
+    column = Column("Robust share", lambda row: row.stages["PGD"] / row.stages["Nat"])
     monkeypatch.setattr(columns_lib, "FROM_CLAIM", (*columns_lib.FROM_CLAIM, column))
     assert tables_in(workdir)[CLAIM][0]["Robust share"] == "55.56"
 
