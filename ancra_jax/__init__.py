@@ -8,12 +8,12 @@
 import importlib
 from typing import Any
 
-from ancra_jax import _moved
+from ancra_jax.errors import explain_moved_modules
 
 __version__ = "0.2.0.dev0"
 _LAZY = ("attacks", "losses", "models")
 
-_moved.install()
+explain_moved_modules()
 
 
 def __getattr__(name: str) -> Any:

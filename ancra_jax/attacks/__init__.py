@@ -100,7 +100,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Say where a name of version 0.1 is now; its import says so too (``ancra_jax._moved``)."""
+    """Say where a name of version 0.1 is now; its import says so too (``ancra_jax.errors``)."""
     try:
         return importlib.import_module(f"{__name__}.{name}")
     except ModuleNotFoundError as error:

@@ -6,8 +6,8 @@ from rich.panel import Panel
 from ancra_jax.config.schema import Config
 from ancra_jax.results.load import load_evaluation
 from ancra_jax.results.rows import row_of
-from ancra_jax.tables import Column, all_attacks, build, reading_notes, row_notes
-from ancra_jax.tables.columns import ADAPTIVE_ATTACK, CHECKS, masks_table
+from ancra_jax.results.tables import Column, all_attacks, build, reading_notes, row_notes
+from ancra_jax.results.tables.columns import ADAPTIVE_ATTACK, CHECKS, masks_table
 
 
 def print_summary(workdir: str, config: Config, checkpoint: str) -> None:

@@ -14,8 +14,8 @@ from ancra_jax.results.load import load_runs
 from ancra_jax.results.names import HEADS, NATURAL, display_name, parse
 from ancra_jax.results.rows import Row, rows_of
 from ancra_jax.results.statistics import spread
+from ancra_jax.results.tables.table import DAGGER, MISSING, Column, TextColumn, build, text
 from ancra_jax.run.files import write_atomically
-from ancra_jax.tables.table import DAGGER, MISSING, Column, TextColumn, build, text
 
 SCHEMA = 1
 WORST_CASE = "worst_case"

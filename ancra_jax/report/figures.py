@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from ancra_jax.results import names
 from ancra_jax.results.load import Run, StoredDiagnosis
 from ancra_jax.results.rows import Row, epsilon_text
-from ancra_jax.tables.table import DAGGER
+from ancra_jax.results.tables.table import DAGGER
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")

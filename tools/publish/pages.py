@@ -6,7 +6,7 @@ from typing import Any
 
 from ancra_jax.results.names import display_name
 from ancra_jax.results.statistics import RESAMPLES
-from ancra_jax.tables import Column, TextColumn, all_attacks, build
+from ancra_jax.results.tables import Column, TextColumn, all_attacks, build
 from tools.publish.comparison import Compared, Group, comparisons
 from tools.publish.record import Published, file_name
 

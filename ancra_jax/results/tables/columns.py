@@ -11,7 +11,16 @@ from ancra_jax.results import names
 from ancra_jax.results.names import FINAL, WITH_HEADS, display_name
 from ancra_jax.results.rows import Row, SeedsRow
 from ancra_jax.results.statistics import Spread, mean_attacks
-from ancra_jax.tables.table import DAGGER, MISSING, Column, Table, TextColumn, Value, build, text
+from ancra_jax.results.tables.table import (
+    DAGGER,
+    MISSING,
+    Column,
+    Table,
+    TextColumn,
+    Value,
+    build,
+    text,
+)
 
 AnyRow = Row | SeedsRow
 

@@ -11,10 +11,10 @@ from ancra_jax.evaluate.summary import print_summary
 from ancra_jax.results.load import load_runs
 from ancra_jax.results.rows import rows_of, seeds_rows
 from ancra_jax.results.statistics import Spread
+from ancra_jax.results.tables import Column, build, caption, row_notes, tables_of
+from ancra_jax.results.tables import columns as columns_lib
+from ancra_jax.results.tables.table import MISSING, text
 from ancra_jax.run.workdir import read_config
-from ancra_jax.tables import Column, build, caption, row_notes, tables_of
-from ancra_jax.tables import columns as columns_lib
-from ancra_jax.tables.table import MISSING, text
 from tests.support.fake_runs import (
     EXAMPLES,
     FGSM,

@@ -6,8 +6,8 @@ from ancra_jax.attacks.diagnostics.checks import noticed_share
 from ancra_jax.results.commands import evaluate_command
 from ancra_jax.results.names import ADAPTIVE, AUTOATTACK, NATURAL, display_name, parse
 from ancra_jax.results.rows import Row, SeedsRow
-from ancra_jax.tables.columns import MASKS
-from ancra_jax.tables.table import DAGGER
+from ancra_jax.results.tables.columns import MASKS
+from ancra_jax.results.tables.table import DAGGER
 
 _MASKS = (
     "Masks of reverse attention: the final logits f see the features through the masks of the "

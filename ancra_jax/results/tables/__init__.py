@@ -1,0 +1,8 @@
+"""Tables of results: lists of columns over rows, as Markdown and on a terminal."""
+
+from ancra_jax.results.tables.columns import all_attacks, caption, tables_of
+from ancra_jax.results.tables.notes import reading_notes, row_notes
+from ancra_jax.results.tables.table import Column, Table, TextColumn, build
+
+__all__ = ["Column", "Table", "TextColumn", "all_attacks", "build", "caption", "reading_notes"]
+__all__ += ["row_notes", "tables_of"]

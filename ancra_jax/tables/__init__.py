@@ -1,8 +1,0 @@
-"""Tables of results: lists of columns over rows, as Markdown and on a terminal."""
-
-from ancra_jax.tables.columns import all_attacks, caption, tables_of
-from ancra_jax.tables.notes import reading_notes, row_notes
-from ancra_jax.tables.table import Column, Table, TextColumn, build
-
-__all__ = ["Column", "Table", "TextColumn", "all_attacks", "build", "caption", "reading_notes"]
-__all__ += ["row_notes", "tables_of"]
