@@ -1,21 +1,52 @@
-"""A job: the model, the examples and the devices of a long evaluation, batch by batch."""
+"""What a long evaluation works on: the model, the examples and the devices, batch by batch."""
 
 import zlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from ancra_jax.attacks.gradients import WithKeys
-from ancra_jax.attacks.model import LogitsFn, example_keys
-from ancra_jax.attacks.placement import Placement
+from ancra_jax.attacks.model import AnyImages, AnyLabels, Images, Model, as_pytree, example_keys
+from ancra_jax.attacks.placement import Placement, default_batch_size
+from ancra_jax.attacks.saved_state import fingerprint
 from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.attacks.types import CLEAN
-from ancra_jax.attacks.validation import check_logits, forward
+from ancra_jax.attacks.validation import (
+    check_images,
+    check_labels,
+    check_logits,
+    check_positive_int,
+    forward,
+)
 
-_PROBED = 8
+_PROBED = 8  # so many images, whatever the size of batches
+
+Arrays = dict[str, np.ndarray]
+Known = Mapping[str, Arrays]
+
+
+class Batch(NamedTuple):
+    """Some examples on the devices, padded to the shape that all batches have.
+
+    Attributes:
+      examples: their numbers, without padding; on the host.
+      rows: the number of the example in every row; padding repeats the first. On the host.
+      images: natural images.
+      labels: class numbers.
+      indices: data-set indices.
+      active: which rows are not padding.
+    """
+
+    examples: Int[np.ndarray, "examples"]
+    rows: Int[np.ndarray, "batch"]
+    images: Images
+    labels: Int[Array, "batch"]
+    indices: Int[Array, "batch"]
+    active: Bool[Array, "batch"]
 
 
 @dataclass(frozen=True)
@@ -24,19 +55,18 @@ class Job:
 
     Attributes:
       model: the model, on all devices.
-      images: clean images, on the host.
-      labels: class numbers.
-      indices: data-set indices.
+      images: natural images, pixels in [0, 1], float32; on the host.
+      labels: class numbers, int32.
+      indices: data-set indices, int32.
       threat_model: which images an attacker may use.
       key: source of all randomness.
       placement: batch shape and devices.
       randomized: whether the model takes a key.
       num_steps: gradient steps of APGD.
-      rank_by: the model whose clean logits rank the targets.
-      check_gradients: whether to look for zero gradients.
+      probe: logits of the first natural images, [at most 8, classes].
     """
 
-    model: LogitsFn
+    model: Model
     images: Float[np.ndarray, "examples height width channels"]
     labels: Int[np.ndarray, "examples"]
     indices: Int[np.ndarray, "examples"]
@@ -45,86 +75,118 @@ class Job:
     placement: Placement
     randomized: bool
     num_steps: int
-    rank_by: LogitsFn | None = None
-    check_gradients: bool = True
+    probe: Float[np.ndarray, "probed classes"]
+
+    @classmethod
+    def create(
+        cls,
+        model: Model,
+        images: AnyImages,
+        labels: AnyLabels,
+        indices: AnyLabels | None,
+        threat_model: ThreatModel,
+        key: Key[Array, ""] | None,
+        devices: Sequence[jax.Device] | None,
+        batch_size: int | None,
+        randomized: bool,
+        num_steps: int,
+    ) -> "Job":
+        """Check the arguments that long evaluations share, and put the model on the devices.
+
+        Takes arguments as ``autoattack`` does, and its defaults for those that are None.
+
+        Raises:
+          ValueError: bad images, labels or numbers, or logits that are not finite.
+          TypeError: the model needs a key.
+        """
+        check_images(images)
+        check_labels(labels, len(images))
+        if len(images) == 0:
+            raise ValueError("images is empty: there is nothing to attack")
+        numbers = np.arange(len(images)) if indices is None else np.asarray(indices)
+        check_labels(numbers, len(images), name="indices")
+        check_positive_int(num_steps, "num_steps")
+        batch_size = default_batch_size() if batch_size is None else batch_size
+        check_positive_int(batch_size, "batch_size")
+        devices = jax.devices() if devices is None else devices
+        placement = Placement.over(devices, batch_size, len(images))
+        job = cls(
+            model=placement.replicate(as_pytree(model)),
+            images=np.asarray(images, np.float32),
+            labels=np.asarray(labels, np.int32),
+            indices=numbers.astype(np.int32),
+            threat_model=threat_model,
+            key=jax.random.key(0) if key is None else key,
+            placement=placement,
+            randomized=randomized,
+            num_steps=num_steps,
+            probe=np.zeros((0, 0), np.float32),
+        )
+        return replace(job, probe=job._first_logits())
+
+    @property
+    def num_classes(self) -> int:
+        """The number of the model's classes."""
+        return self.probe.shape[1]
+
+    def fingerprint(self, **settings: Any) -> str:
+        """Return a digest of all that decides the result but the model; ``settings`` included."""
+        settings |= {
+            "epsilon": float(self.threat_model.epsilon),
+            "norm": type(self.threat_model).__name__.lower(),
+            "key": np.asarray(jax.random.key_data(self.key)).tolist(),
+            "randomized": self.randomized,
+        }
+        return fingerprint(self.images, self.labels, self.indices, settings)
 
     def purpose_key(self, purpose: str, number: int = 0) -> Key[Array, ""]:
-        """The key of an attack's pass, whatever else is in the list of attacks."""
+        """Return the key of an attack's pass, whatever else is in the list of attacks."""
         return jax.random.fold_in(
             jax.random.fold_in(self.key, zlib.crc32(purpose.encode())), number
         )
 
-    def batch(self, rows: np.ndarray) -> tuple[Array, Array, Array]:
-        """Images, labels and indices of a batch, on the devices."""
-        return self.placement.place((self.images[rows], self.labels[rows], self.indices[rows]))
+    def batches(self, examples: Int[np.ndarray, "chosen"]) -> Iterator[Batch]:
+        """Cut examples, given by their numbers, into batches and put these on the devices."""
+        for rows, active in self.placement.batches(examples):
+            arrays = (self.images[rows], self.labels[rows], self.indices[rows], active)
+            yield Batch(rows[active], rows, *self.placement.place(arrays))
 
-    def judged_model(self, purpose: str, number: int, indices: Int[Array, "batch"]) -> LogitsFn:
-        """The model for a fresh forward pass, with randomness of its own if it has any."""
+    def over_batches(
+        self, examples: Int[np.ndarray, "chosen"], compute: Callable[[Batch], Mapping[str, Any]]
+    ) -> Arrays:
+        """Compute arrays batch by batch; in those returned, examples not chosen have zeros."""
+        arrays: Arrays = {}
+        for batch in self.batches(examples):
+            for name, computed in compute(batch).items():
+                values = np.asarray(computed)[: len(batch.examples)]
+                shape = (len(self.images), *values.shape[1:])
+                arrays.setdefault(name, np.zeros(shape, values.dtype))[batch.examples] = values
+        return arrays
+
+    def judging_model(self, purpose: str, number: int, batch: Batch) -> Model:
+        """Return the model for a fresh forward pass, with its own randomness if it has any."""
         if not self.randomized:
             return self.model
         key = self.purpose_key(f"judge {purpose}", number)
-        return WithKeys(self.model, example_keys(key, indices))
+        return WithKeys(self.model, example_keys(key, batch.indices))
 
-    def probe(self) -> np.ndarray:
-        """Clean logits of the first few images, as many whatever the size of batches.
+    def natural_logits(self, batch: Batch) -> Float[np.ndarray, "examples classes"]:
+        """Return the logits of a batch's natural images, without padding, on the host.
 
         Raises:
-          ValueError: logits of a wrong shape or not finite.
+          ValueError: they are not finite, or labels are beyond the model's classes.
         """
+        count = len(batch.examples)
+        logits = np.asarray(forward(self.judging_model(CLEAN, 0, batch), batch.images))[:count]
+        check_logits(logits, count)
+        check_labels(self.labels[batch.examples], count, logits.shape[1])
+        return logits
+
+    def _first_logits(self) -> Float[np.ndarray, "probed classes"]:
         first = np.arange(min(_PROBED, len(self.images)))
-        parts = []
-        for rows, active in self.placement.batches(first):
-            indices = self.placement.place(self.indices[rows])
-            model = self.judged_model(CLEAN, 0, indices)
-            try:
-                logits = np.asarray(forward(model, self.placement.place(self.images[rows])))
-            except TypeError as error:
-                if not self.randomized and "'key'" in str(error):
-                    error.add_note("a model that takes a key needs randomized=True, version='rand'")
-                raise
-            check_logits(logits, len(rows))
-            parts.append(logits[active])
-        return np.concatenate(parts)
-
-
-Arrays = Mapping[str, np.ndarray]
-Known = Mapping[str, Arrays]
-
-
-def over_batches(
-    job: Job,
-    examples: Int[np.ndarray, "chosen"],
-    compute: Callable[..., Arrays],
-    *,
-    flags: tuple[str, ...] = ("broken",),
-    with_rows: bool = False,
-) -> dict[str, np.ndarray]:
-    """Fills arrays over all examples; the rows of those not among ``examples`` stay 0.
-
-    Args:
-      job: what is attacked.
-      examples: numbers of the examples.
-      compute: ``compute(images, labels, indices, active)`` to arrays over the batch.
-      flags: names of the arrays that come back where there are no examples.
-      with_rows: ``compute`` gets the batch's example numbers too, as ``rows``.
-    """
-    arrays: dict[str, np.ndarray] = {}
-    if len(examples) == 0:
-        return {name: np.zeros(len(job.images), bool) for name in flags}
-    for rows, active in job.placement.batches(examples):
-        x, y, indices = job.batch(rows)
-        more = {"rows": rows} if with_rows else {}
-        found = compute(x, y, indices, job.placement.place(active), **more)
-        for name, values in found.items():
-            values = np.asarray(values)
-            shape = (len(job.images), *values.shape[1:])
-            arrays.setdefault(name, np.zeros(shape, values.dtype))[rows[active]] = values[active]
-    return arrays
-
-
-def left_by(known: Known, after: tuple[str, ...]) -> Int[np.ndarray, "chosen"]:
-    """The examples that are correct when clean and that the attacks named did not break."""
-    left = known["clean"]["correct"].copy()
-    for name in after:
-        left &= ~known[name]["broken"]
-    return np.flatnonzero(left)
+        try:
+            return np.concatenate([self.natural_logits(batch) for batch in self.batches(first)])
+        except TypeError as error:
+            if not self.randomized and "'key'" in str(error):
+                error.add_note("a model that takes a key needs randomized=True, version='rand'")
+            raise

@@ -1,9 +1,12 @@
-"""What the saved states of interrupted calls share."""
+"""Files that let an interrupted evaluation continue, and the check that they belong to it."""
 
 import hashlib
 import json
+import os
+import zipfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -12,8 +15,10 @@ class StateError(ValueError):
     """A saved state that cannot be continued; the message names it and says what to do."""
 
 
-def fingerprint(images: np.ndarray, labels, indices, settings: dict[str, Any]) -> str:
-    """Digest of everything but the model that decides an evaluation's result."""
+def fingerprint(
+    images: np.ndarray, labels: np.ndarray, indices: np.ndarray, settings: dict[str, Any]
+) -> str:
+    """Return a digest of everything but the model that decides an evaluation's result."""
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for array in (images, labels, indices):
         digest.update(f"{array.shape}{array.dtype}".encode())
@@ -21,15 +26,68 @@ def fingerprint(images: np.ndarray, labels, indices, settings: dict[str, Any]) -
     return digest.hexdigest()
 
 
-def check_same_model(directory: Path | None, saved: np.ndarray, fresh: np.ndarray) -> None:
-    """Refuses a state whose first clean logits are not those of the model at hand.
+def check_same(
+    directory: Path, saved_digest: str, saved_probe: np.ndarray, digest: str, probe: np.ndarray
+) -> None:
+    """Refuse a saved state that belongs to another evaluation.
+
+    Args:
+      directory: where the state is; for the error.
+      saved_digest: its ``fingerprint``.
+      saved_probe: its logits of the first natural images, which stand for the model's weights.
+      digest: the ``fingerprint`` of the evaluation at hand.
+      probe: the logits of the model at hand; they may differ from the saved ones by rounding.
 
     Raises:
-      StateError: they differ by more than rounding.
+      StateError: the images, labels, settings or logits differ.
     """
-    scale = np.abs(saved).max() + 1e-12
-    if saved.shape != fresh.shape or not np.allclose(saved / scale, fresh / scale, atol=1e-3):
-        raise StateError(
-            f"state_path={directory} holds an evaluation of another model; choose another "
-            "directory, or delete it to start again"
-        )
+    scale = np.abs(saved_probe).max() + 1e-12
+    same_model = saved_probe.shape == probe.shape and np.allclose(
+        saved_probe / scale, probe / scale, atol=1e-3
+    )
+    if saved_digest == digest and same_model:
+        return
+    other = "another model" if saved_digest == digest else "other images, labels or settings"
+    raise StateError(
+        f"state_path={directory} holds an evaluation of {other}; choose another directory, or "
+        "delete it to start again"
+    )
+
+
+def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file beside its place, in a directory that is made if needed, and move it there.
+
+    Raises:
+      StateError: the directory or the file cannot be written.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise StateError(f"state_path={path.parent}: cannot be written: {error}") from error
+
+
+def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+    """Read arrays from an ``.npz`` file: those named, or all.
+
+    Raises:
+      StateError: the file is damaged, or a name is missing.
+    """
+    try:
+        with np.load(path) as arrays:
+            return {name: arrays[name] for name in (arrays if names is None else names)}
+    except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, reason: object) -> StateError:
+    """Return the error that a file of a state is not what was written there."""
+    return StateError(
+        f"state_path={path.parent}: {path.name} is not a readable state ({reason}); "
+        "delete the directory to start again"
+    )

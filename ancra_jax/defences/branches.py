@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ancra_jax.attacks.model import Images, LogitsFn, as_pytree, model_outputs
+from ancra_jax.attacks.model import Images, Model, as_pytree, model_outputs
 from ancra_jax.defences.attention_objective import branch_terms
 from ancra_jax.ops.pytree import pytree_dataclass
 
@@ -41,7 +41,7 @@ class RankedMask:
 
 
 def branch_maximum(
-    predict: LogitsFn,
+    predict: Model,
     images: Images,
     labels: Int[Array, "batch"],
     ranks: int | None = None,
@@ -86,7 +86,7 @@ def _branch_maximum(predict, images, labels, ranks):
 class BranchObjective:
     """``branch_maximum`` as an objective of a batch."""
 
-    predict: LogitsFn
+    predict: Model
     labels: Int[Array, "batch"]
     ranks: int
 

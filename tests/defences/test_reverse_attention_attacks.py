@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from ancra_jax import attacks
-from ancra_jax.attacks.adaptive.surrogates import declared
+from ancra_jax.defences import declared
 from ancra_jax.attacks.placement import Placement
-from ancra_jax.defences import branch_maximum, gate_statistics, reverse_attention
+from ancra_jax.defences import branch_maximum, declared, mask_statistics, reverse_attention
 from ancra_jax.defences.attention_objective import LABEL, TARGET, AttentionObjective, Goal, ascent
 from tests.support.reference_weights import random_variables
 from tests.support.small_runs import TinyNetwork
@@ -231,14 +231,14 @@ def test_what_the_network_declares():
     assert reverse_attention(plain, predict) is None and declared(plain, predict) == []
 
 
-def test_gate_statistics(batch):
+def test_mask_statistics(batch):
     _, images, labels, _ = batch
     predict = network(6)
     images, labels = np.asarray(images), np.asarray(labels)
     adversarial = images[::-1]
     broken = np.arange(16) % 3 == 0
     placement = Placement.over(jax.devices()[:1], 5, 16)
-    found = gate_statistics(predict, images, adversarial, labels, broken, placement)
+    found = mask_statistics(predict, images, adversarial, labels, broken, placement)
 
     def classes(x):
         outputs = predict(jnp.asarray(x))
@@ -267,6 +267,6 @@ def test_gate_statistics(batch):
     norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
     assert found["gradient_cosine"] == pytest.approx(np.mean((first * second).sum(1) / norms), 1e-3)
 
-    nothing = gate_statistics(predict, images, adversarial, labels, broken & False, placement)
+    nothing = mask_statistics(predict, images, adversarial, labels, broken & False, placement)
     assert nothing["last_mask_changes"] is None
     assert nothing["final_is_last_mask"] == found["final_is_last_mask"]

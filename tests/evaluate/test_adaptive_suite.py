@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ancra_jax import attacks
-from ancra_jax.attacks.adaptive.surrogates import declared
+from ancra_jax.defences import declared
 from ancra_jax.attacks.autoattack import driver as autoattack_run
 from ancra_jax.attacks.success import judge
 from tests.defences.test_reverse_attention_attacks import MODULE, examples, network

@@ -6,4 +6,3 @@ from ancra_jax.attacks.adaptive.api import adaptive as adaptive
 from ancra_jax.attacks.adaptive.surrogates import Defence as Defence
 from ancra_jax.attacks.adaptive.surrogates import Surrogate as Surrogate
 from ancra_jax.attacks.adaptive.surrogates import SurrogateAttack as SurrogateAttack
-from ancra_jax.attacks.adaptive.surrogates import register_defence as register_defence

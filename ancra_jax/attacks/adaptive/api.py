@@ -25,7 +25,7 @@ from ancra_jax.attacks.adaptive.surrogates import (
 from ancra_jax.attacks.autoattack.api import autoattack
 from ancra_jax.attacks.autoattack.ensemble import GRADIENT_COST, Attack
 from ancra_jax.attacks.autoattack.result import AutoAttackResult
-from ancra_jax.attacks.model import AnyImages, AnyLabels, LogitsFn, as_pytree, read_outputs
+from ancra_jax.attacks.model import AnyImages, AnyLabels, Model, as_pytree, read_outputs
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.types import Progress, print_progress
 from ancra_jax.attacks.validation import check_images
@@ -65,14 +65,14 @@ BUDGETS: dict[Level, AdaptiveBudget] = {
 
 @explains_old_calls
 def adaptive(
-    model: LogitsFn,
+    model: Model,
     images: AnyImages,
     labels: AnyLabels,
     *,
     epsilon: float | int,
     norm: str = "linf",
     defences: Sequence[Defence] = (),
-    transfer_from: Mapping[str, LogitsFn] | None = None,
+    transfer_from: Mapping[str, Model] | None = None,
     budget: Level | AdaptiveBudget = "standard",
     key: Key[Array, ""] | None = None,
     indices: AnyLabels | None = None,
@@ -147,10 +147,10 @@ def _budget(budget):
 
 
 def plan(
-    model: LogitsFn,
+    model: Model,
     num_classes: int,
     defences: Sequence[Defence],
-    transfer_from: Mapping[str, LogitsFn],
+    transfer_from: Mapping[str, Model],
     budget: AdaptiveBudget,
     levels: Sequence[Level] = LEVELS,
 ) -> list[Attack]:

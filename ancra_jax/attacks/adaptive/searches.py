@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Int, Key
 from ancra_jax.attacks.adaptive.surrogates import ObjectiveOf
 from ancra_jax.attacks.apgd import apgd, run_apgd, surface_start
 from ancra_jax.attacks.gradients import evaluator
-from ancra_jax.attacks.model import Images, LogitsFn, example_keys
+from ancra_jax.attacks.model import Images, Model, example_keys
 from ancra_jax.attacks.pgd import pgd
 from ancra_jax.attacks.square import square
 from ancra_jax.attacks.threat_models import ThreatModel
@@ -17,7 +17,7 @@ from ancra_jax.ops.per_device import where_the_batch_is
 
 
 def _apgd(
-    logits_fn: LogitsFn,
+    logits_fn: Model,
     images: Images,
     labels: Int[Array, "batch"],
     threat_model: ThreatModel,
@@ -62,7 +62,7 @@ def _apgd(
 
 
 def _pgd(
-    logits_fn: LogitsFn,
+    logits_fn: Model,
     images: Images,
     labels: Int[Array, "batch"],
     threat_model: ThreatModel,
@@ -90,7 +90,7 @@ def _pgd(
 
 
 def _square(
-    logits_fn: LogitsFn,
+    logits_fn: Model,
     images: Images,
     labels: Int[Array, "batch"],
     threat_model: ThreatModel,

@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ancra_jax.attacks.model import LogitsFn
+from ancra_jax.attacks.autoattack.ensemble import fitting_loss
+from ancra_jax.attacks.model import Model
 from ancra_jax.attacks.objectives import LOSSES, TARGETED_LOSSES, Objective
 
 ObjectiveOf = Callable[[Any, Any], Objective]
@@ -64,18 +65,14 @@ class Surrogate:
     """
 
     name: str
-    forward: LogitsFn
+    forward: Model
     losses: tuple[str, ...] = ()
     group: str = ""
     level: Level = "quick"
 
     def attacks(self, num_classes: int) -> list[SurrogateAttack]:
-        """One for each loss."""
-        default = (
-            "ce",
-            "dlr" if num_classes >= 3 else "margin",
-            "targeted_dlr" if num_classes >= 4 else "targeted_margin",
-        )
+        """Return an attack for each loss."""
+        fitting = [fitting_loss(loss, num_classes) for loss in ("ce", "dlr", "targeted_dlr")]
         return [
             SurrogateAttack(
                 f"{self.name}-{loss}",
@@ -84,63 +81,33 @@ class Surrogate:
                 group=self.group,
                 level=self.level,
             )
-            for loss in self.losses or default
+            for loss in self.losses or fitting
         ]
 
 
 @dataclass(frozen=True)
 class Defence:
-    """What a defence declares of itself.
+    """The attacks that see through a defence.
 
     Attributes:
       name: of the defence.
       attacks: surrogates, or attacks on them.
       decision: what decides the model's prediction and has a gradient; warm starts go on along it.
         The margin of the model's own logits if None.
-      rank_by: whose clean logits rank the targets; the model's own if None.
-      gate: ``(images, adversarial, labels, broken, placement)`` to named numbers that say how the
-        part without a gradient behaves; for the result.
+      rank_by: a model whose natural logits rank the targets; the model itself if None.
+      statistics: ``(images, adversarial, labels, broken, placement)`` to named numbers that say how
+        the part without a gradient behaves; for the result.
     """
 
     name: str
     attacks: Sequence[Surrogate | SurrogateAttack]
     decision: ObjectiveOf | None = None
-    rank_by: LogitsFn | None = None
-    gate: Callable[..., dict[str, float | None]] | None = None
+    rank_by: Model | None = None
+    statistics: Callable[..., dict[str, float | None]] | None = None
 
 
-Declare = Callable[[Any, LogitsFn], Defence | None]
-"""``(network, predict) -> defence``, None where the network has none of this kind.
-
-``predict`` is the network's inference with variables bound."""
-
-_declarations: dict[str, Declare] = {}
-
-
-def register_defence(name: str) -> Callable[[Declare], Declare]:
-    """Decorator: makes a defence known to the evaluation of every network.
-
-    Raises:
-      ValueError: the name is taken.
-    """
-    if name in _declarations:
-        raise ValueError(f"defence {name!r} is registered already")
-
-    def add(declare):
-        _declarations[name] = declare
-        return declare
-
-    return add
-
-
-def declared(network: Any, predict: LogitsFn) -> list[Defence]:
-    """The defences that registered declarations find in a network."""
-    found = [declare(network, predict) for declare in _declarations.values()]
-    return [defence for defence in found if defence is not None]
-
-
-def loss_on(forward: LogitsFn, loss: str) -> ObjectiveOf:
-    """One of ``apgd``'s named losses on the logits of a forward of one's own.
+def loss_on(forward: Model, loss: str) -> ObjectiveOf:
+    """Return one of ``apgd``'s named losses on the logits of a model of one's own.
 
     Raises:
       ValueError: an unknown loss.

@@ -1,37 +1,40 @@
 """AutoAttack: an ensemble of attacks whose worst case is the robust accuracy.
 
+Every attack starts from the natural images of the examples that are still robust. An example is
+broken only if a fresh forward pass misclassifies the attack's image, and this image is finite, in
+[0, 1] and in the ball (tolerance 1e-6). Each kind of attack is compiled once: targets, epsilon,
+weights and the choice of examples are arguments, and all batches have one shape.
+
 References:
   Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse
   parameter-free attacks, ICML 2020.
 """
 
 import os
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from ancra_jax.attacks.autoattack.checks import check_model, warnings_of
-from ancra_jax.attacks.autoattack.driver import run
-from ancra_jax.attacks.autoattack.ensemble import Attack, Budget, describe, plan
-from ancra_jax.attacks.autoattack.result import AutoAttackResult, record
-from ancra_jax.attacks.autoattack.state import Store, new_state
-from ancra_jax.attacks.job import Job
-from ancra_jax.attacks.model import AnyImages, AnyLabels, LogitsFn, as_pytree
-from ancra_jax.attacks.placement import Placement, default_batch_size
+from ancra_jax.attacks.autoattack.checks import check_start, model_warnings, repeated_calls
+from ancra_jax.attacks.autoattack.ensemble import Attack, Budget, plan
+from ancra_jax.attacks.autoattack.result import AutoAttackResult, result_of
+from ancra_jax.attacks.autoattack.state import BROKEN, WITHSTOOD, State, Store
+from ancra_jax.attacks.job import Batch, Job
+from ancra_jax.attacks.model import AnyImages, AnyLabels, Model, as_pytree, example_keys
 from ancra_jax.attacks.renamed import explains_old_calls
-from ancra_jax.attacks.saved_state import fingerprint
+from ancra_jax.attacks.success import judge
 from ancra_jax.attacks.threat_models import threat_model
 from ancra_jax.attacks.types import CLEAN, Progress, print_progress
-from ancra_jax.attacks.validation import check_images, check_labels, check_positive_int
+from ancra_jax.attacks.validation import check_positive_int, forward
 
 
 @explains_old_calls
 def autoattack(
-    model: LogitsFn,
+    model: Model,
     images: AnyImages,
     labels: AnyLabels,
     *,
@@ -52,138 +55,195 @@ def autoattack(
     progress: Callable[[Progress], None] | None = print_progress,
     matmul_precision: str = "highest",
     exhaustive: bool = False,
-    rank_by: LogitsFn | None = None,
+    rank_by: Model | None = None,
     max_seconds: float | int | None = None,
     checks: bool = True,
 ) -> AutoAttackResult:
-    """Evaluates the robust accuracy of a model.
-
-    Every attack starts from the clean images of the examples that are still robust. An example is
-    broken only if a fresh forward pass misclassifies the attack's image, and this image is finite,
-    in [0, 1] and in the ball (tolerance 1e-6). Each kind of attack is compiled once: targets,
-    epsilon, weights and the choice of examples are arguments, and all batches have one shape.
+    """Evaluate the robust accuracy of a model by an ensemble of attacks.
 
     Args:
-      model: from images [batch, height, width, channels] to logits [batch, classes] (or to an
-        object with ``logits``): a callable pytree, which can change its weights without compiling
-        again, or a plain function.
-      images: clean images, pixels in [0, 1]; they stay on the host, one batch is on the devices.
+      model: images [batch, height, width, channels] to logits, or to an object with ``logits``.
+      images: natural images, pixels in [0, 1]; they stay on the host but for one batch.
       labels: class numbers.
       epsilon: radius of the threat model, on the [0, 1] pixel scale.
       norm: ``'linf'`` or ``'l2'``.
       version: ``'standard'``, ``'plus'``, ``'rand'`` (for randomised models), or ``'custom'``.
-      attacks_to_run: for ``'custom'``, in order: names among apgd-ce, apgd-dlr, apgd-t, fab, fab-t,
-        square, or ``Attack`` objects of your own.
-      key: source of all randomness; ``jax.random.key(0)`` by default.
-      indices: data-set indices of the images. An example's randomness comes from its index and the
-        key alone, so flags depend neither on batches, nor on order, nor on devices.
-      batch_size: of the largest batch. As few batches as that allows are made, of one size, a
-        multiple of the number of devices. 64 on CPU, else 256.
-      n_target_classes: targets of apgd-t and fab-t: the classes ranked 2, 3, ... by the clean
-        logits; at most all wrong classes.
+      attacks_to_run: for ``'custom'``: names of attacks, or ``Attack`` objects, in their order.
+      key: source of all randomness; ``jax.random.key(0)`` if None.
+      indices: data-set indices, from which each example's randomness is derived; 0, 1 ... if None.
+      batch_size: of the largest batch; batches are equal and few. 32 on CPU, else 256 if None.
+      n_target_classes: most targets of apgd-t and fab-t, in the order of the natural logits.
       num_steps: gradient steps of APGD and FAB.
       num_queries: queries of Square.
-      randomized: the model is called as ``model(images, key=key)``.
+      randomized: whether the model is called as ``model(images, key=key)``.
       gradient_draws: gradients averaged in a step on a randomised model.
-      devices: batches are sharded over them; all devices by default.
-      state_path: directory for the state, which is saved after every batch: the same call with the
-        same directory continues where the last one was interrupted, with identical results.
+      devices: what batches are spread over; all devices if None.
+      state_path: directory for the state; the same call continues there, with the same results.
       progress: called after every batch.
-      matmul_precision: of matrix products and convolutions, see ``jax.default_matmul_precision``.
-      exhaustive: give every attack all examples that are classified correctly when clean, not just
-        those that are still robust: slower, but every attack's own accuracy is known. The robust
-        accuracy is the same.
-      rank_by: a model whose clean logits rank the targets, instead of ``model``.
-      max_seconds: stop before the first batch that begins after so many seconds, the clean images
-        excepted; the result then says ``complete=False``, its robust accuracy is what is left so
-        far, and with ``state_path`` the next call goes on from there.
-      checks: look for randomness, probabilities, coarse logits and zero gradients.
-
-    Returns:
-      Flags, images, norms and warnings per example; see ``AutoAttackResult``.
+      matmul_precision: of matrix products and convolutions; see ``jax.default_matmul_precision``.
+      exhaustive: whether each attack gets what others broke too: slower, but its own accuracy.
+      rank_by: a model whose natural logits rank the targets, in place of the one under attack.
+      max_seconds: begin no batch of an attack after so many; the result then is not ``complete``.
+      checks: whether to look for randomness, probabilities, coarse logits and zero gradients.
 
     Raises:
-      ValueError: bad images, labels or settings, a model whose clean logits are not finite, or a
-        saved state of another evaluation.
+      ValueError: bad images, labels, settings or logits, or a state of another evaluation.
     """
-    check_images(images)
-    check_labels(labels, len(images))
-    for name, value in (
-        ("n_target_classes", n_target_classes),
-        ("num_steps", num_steps),
-        ("num_queries", num_queries),
-        ("gradient_draws", gradient_draws),
-    ):
-        check_positive_int(value, name)
-    batch_size = default_batch_size() if batch_size is None else batch_size
-    check_positive_int(batch_size, "batch_size")
-    if len(images) == 0:
-        raise ValueError("images is empty: there is nothing to attack")
-    numbers = np.arange(len(images)) if indices is None else np.asarray(indices)
-    check_labels(numbers, len(images), name="indices")
-    ball = threat_model(norm, epsilon)
+    check_positive_int(n_target_classes, "n_target_classes")
     budget = Budget(num_steps, num_queries, gradient_draws, randomized)
-    key = jax.random.key(0) if key is None else key
-    devices = jax.devices() if devices is None else devices
-    placement = Placement.over(devices, batch_size, len(images))
-
+    ball = threat_model(norm, epsilon)
     with jax.default_matmul_precision(matmul_precision):
-        job = Job(
-            model=placement.replicate(as_pytree(model)),
-            images=np.asarray(images, np.float32),
-            labels=np.asarray(labels, np.int32),
-            indices=numbers.astype(np.int32),
-            threat_model=ball,
-            key=key,
-            placement=placement,
-            randomized=randomized,
-            num_steps=num_steps,
-            rank_by=None if rank_by is None else placement.replicate(as_pytree(rank_by)),
-            check_gradients=checks,
+        job = Job.create(
+            model, images, labels, indices, ball, key, devices, batch_size, randomized, num_steps
         )
-        probe = job.probe()
-        num_classes = probe.shape[1]
-        attacks, notes = plan(version, attacks_to_run, num_classes, budget)
-        if exhaustive:
-            attacks = [replace(attack, exhaustive=True) for attack in attacks]
-        num_targets = min(n_target_classes, num_classes - 1)
-        settings = {
-            "epsilon": float(epsilon),
-            "norm": norm.lower(),
-            "attacks": [describe(attack) for attack in attacks],
-            "num_targets": num_targets,
-            "key": np.asarray(jax.random.key_data(key)).tolist(),
-            "randomized": randomized,
-            "ranked_by_another": rank_by is not None,
-        }
-        digest = fingerprint(job.images, job.labels, job.indices, settings)
-        warnings = list(notes)
+        attacks = plan(version, attacks_to_run, job.num_classes, budget, exhaustive)
+        warnings = [attack.note for attack in attacks if attack.note]
         if checks:
-            warnings += check_model(model, job.images, randomized, version)
+            calls = repeated_calls(model, job.images, randomized)
+            warnings += model_warnings(calls, randomized, version)
         store = Store(None if state_path is None else Path(state_path), job.images)
-        names = [attack.name for attack in attacks]
-        on_all = [attack.exhaustive for attack in attacks]
-        fresh = new_state(digest, probe, len(images), num_targets, names, on_all)
-        state = store.resume(fresh)
-        run(job, attacks, state, store, progress, max_seconds)
+        state = store.resume(State.new(job, attacks, n_target_classes, rank_by is not None))
+        _run(job, attacks, state, store, rank_by, checks, progress, max_seconds)
+    return result_of(state, attacks, store.images(), warnings, max_seconds)
 
-    finished = state.attack
-    if finished < len(attacks):
-        warnings.append(
-            f"stopped after {max_seconds:g} s in {names[finished]} (attack {finished + 1} of "
-            f"{len(attacks)}): the robust accuracy is what was left by then"
+
+def _run(
+    job: Job,
+    attacks: Sequence[Attack],
+    state: State,
+    store: Store,
+    rank_by: Model | None,
+    checks: bool,
+    progress: Callable[[Progress], None] | None,
+    max_seconds: float | int | None,
+) -> None:
+    """Do what ``state`` has still to do, and bring it to its end, or as far as time allows."""
+    pace = _Pace(attacks)
+
+    def report(name: str, passes: int, remaining: float | None = None) -> None:
+        store.save(state)
+        if progress is not None:
+            event = Progress(
+                attack=name,
+                round=state.round + 1,
+                rounds=passes,
+                done=state.pass_size - int(state.todo.sum()),
+                todo=state.pass_size,
+                robust_accuracy=float(state.robust.mean()),
+                seconds=pace.elapsed(),
+                remaining=remaining,
+            )
+            progress(event)
+
+    if state.attack < 0:
+        ranking = None if rank_by is None else job.placement.replicate(as_pytree(rank_by))
+        for batch in job.batches(np.flatnonzero(state.todo)):
+            _classify(job, state, batch, ranking, checks)
+            report(CLEAN, 1)
+        state.end_attack()
+    while state.attack < len(attacks):
+        attack = attacks[state.attack]
+        passes = attack.num_passes(state.targets.shape[1])
+        for batch in job.batches(np.flatnonzero(state.todo)):
+            if max_seconds is not None and pace.elapsed() >= max_seconds:
+                store.save(state)
+                return
+            begun = pace.elapsed()
+            _attack(job, attack, state, store, batch)
+            pace.took(pace.elapsed() - begun, attack, len(batch.examples))
+            report(attack.name, passes, pace.remaining(state))
+        if state.round + 1 < passes:
+            state.end_round()
+        else:
+            state.end_attack()
+    store.save(state)
+
+
+class _Pace:
+    """Seconds per forward pass so far, and what this makes of the work that is left."""
+
+    def __init__(self, attacks: Sequence[Attack]):
+        self._attacks = attacks
+        self._started = time.monotonic()
+        self._seconds, self._cost = 0.0, 0.0
+
+    def elapsed(self) -> float:
+        """Return the seconds since the call."""
+        return time.monotonic() - self._started
+
+    def took(self, seconds: float, attack: Attack, examples: int) -> None:
+        """Note how long an attack took on a batch."""
+        self._seconds += seconds
+        self._cost += examples * attack.cost
+
+    def remaining(self, state: State) -> float:
+        """Return the seconds for the rest of this pass and attack, and for the later attacks."""
+        targets = state.targets.shape[1]
+        now, attack = state.attack, self._attacks[state.attack]
+        unbroken = int((state.standing(now) & (state.outcomes[now] != BROKEN)).sum())
+        passes_left = attack.num_passes(targets) - state.round - 1
+        cost = attack.cost * (int(state.todo.sum()) + passes_left * unbroken)
+        for number, later in enumerate(self._attacks[now + 1 :], start=now + 1):
+            standing = int(state.standing(number).sum())
+            cost += standing * later.cost * later.num_passes(targets)
+        return self._seconds / max(self._cost, 1.0) * cost
+
+
+def _classify(
+    job: Job, state: State, batch: Batch, ranking: Model | None, check_gradients: bool
+) -> None:
+    """Classify natural images, rank their classes, and look at their gradients."""
+    chosen, count = batch.examples, len(batch.examples)
+    logits = job.natural_logits(batch)
+    correct = logits.argmax(axis=1) == job.labels[chosen]
+    scores = logits if ranking is None else np.asarray(forward(ranking, batch.images))[:count]
+    is_label = np.arange(scores.shape[1]) == job.labels[chosen, None]
+    ranked = np.argsort(-np.where(is_label, -np.inf, scores), axis=1, kind="stable")
+    state.targets[chosen] = ranked[:, : state.targets.shape[1]]
+    state.robust[chosen] = correct
+    state.broken_by[chosen[~correct]] = CLEAN
+    if check_gradients:
+        keys = example_keys(job.purpose_key("check"), batch.indices)
+        model = job.judging_model(CLEAN, 0, batch)
+        zero, not_finite = jax.device_get(
+            check_start(model, batch.images, batch.labels, keys, job.threat_model, job.num_steps)
         )
-    return AutoAttackResult(
-        images=store.in_memory(),
-        robust=state.robust,
-        broken_by=state.broken_by,
-        target=state.target,
-        norms=state.norms,
-        queries=state.queries,
-        accuracies=dict(
-            zip([CLEAN, *names][: finished + 1], state.accuracies.tolist(), strict=False)
-        ),
-        warnings=warnings + warnings_of(state, names),
-        records=tuple(record(state, number, attacks[number]) for number in range(finished)),
-        complete=finished == len(attacks),
+        state.zero_gradient[chosen] = zero[:count]
+        state.not_finite[chosen] = not_finite[:count]
+    state.queries[chosen] += 1
+    state.todo[chosen] = False
+
+
+def _attack(job: Job, attack: Attack, state: State, store: Store, batch: Batch) -> None:
+    """Run one pass of an attack on one batch and record what a fresh forward pass confirms."""
+    chosen, count = batch.examples, len(batch.examples)
+    options = dict(attack.options)
+    if attack.targeted:
+        options["targets"] = job.placement.place(state.targets[batch.rows, state.round])
+    found = attack.run(
+        job.model,
+        batch.images,
+        batch.labels,
+        job.threat_model,
+        key=job.purpose_key(attack.name, state.round),
+        indices=batch.indices,
+        active=batch.active,
+        **options,
     )
+    model = job.judging_model(attack.name, state.round, batch)
+    judged = judge(model, found.images, batch.images, batch.labels, job.threat_model)
+    broken, norms, loss, queries = (
+        values[:count] for values in jax.device_get((*judged, found.best_loss, found.queries))
+    )
+    state.outcomes[state.attack, chosen] = np.where(broken, BROKEN, WITHSTOOD)
+    newly = broken & state.robust[chosen]
+    if newly.any():
+        store.write(chosen[newly], np.asarray(found.images)[:count][newly])
+    state.robust[chosen[newly]] = False
+    state.broken_by[chosen[newly]] = attack.name
+    if attack.targeted:
+        state.target[chosen[newly]] = state.targets[chosen[newly], state.round]
+    state.norms[chosen[newly]] = norms[newly]
+    state.queries[chosen] += queries + 1
+    state.not_finite[chosen] |= np.isnan(loss)
+    state.todo[chosen] = False

@@ -1,14 +1,16 @@
-"""Signs that a robust accuracy should not be believed as it stands, each a line of the result."""
+"""Signs that a robust accuracy should not be believed as it stands: warnings of the result."""
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from ancra_jax.attacks.apgd import run_apgd, surface_start
 from ancra_jax.attacks.autoattack.state import State
 from ancra_jax.attacks.gradients import Evaluator
-from ancra_jax.attacks.model import Images, LogitsFn
+from ancra_jax.attacks.model import Images, Model
 from ancra_jax.attacks.objectives import cross_entropy
 from ancra_jax.attacks.threat_models import ThreatModel
 
@@ -17,36 +19,45 @@ _IMAGES_REPEATED = 8
 _SQUARE_GAIN = 0.002
 
 
-def check_model(logits_fn: LogitsFn, images: np.ndarray, randomized: bool, version: str):
-    """Looks for randomness, probabilities instead of logits, and coarse logits.
+def repeated_calls(
+    model: Model, images: Float[np.ndarray, "examples height width channels"], randomized: bool
+) -> Float[Array, "calls few classes"]:
+    """Call the model several times on the first few images, with other keys if it takes one.
 
     The model is called outside of ``jit``, where a function with hidden randomness (NumPy's
     generator, a module's own) shows it; inside, that randomness would be frozen.
+    """
+    few = jnp.asarray(images[:_IMAGES_REPEATED])
+    keys = jax.random.split(jax.random.key(0), _REPEATS)
+    outputs = [model(few, key=k) if randomized else model(few) for k in keys]
+    return jnp.stack([getattr(output, "logits", output) for output in outputs])
+
+
+def difference_between(calls: Float[Array, "calls few classes"]) -> float:
+    """Return by how much a logit differs most between calls; see ``repeated_calls``."""
+    return float(np.max(np.ptp(np.asarray(calls, np.float32), axis=0)))
+
+
+def model_warnings(
+    calls: Float[Array, "calls few classes"], randomized: bool, version: str
+) -> list[str]:
+    """Return warnings of randomness, of probabilities instead of logits, and of coarse logits.
 
     Args:
-      logits_fn: the model as the user gave it.
-      images: natural images; the first few are used.
+      calls: see ``repeated_calls``.
       randomized: whether the model takes a key.
       version: version of AutoAttack.
-
-    Returns:
-      Warnings.
     """
-    raw = _repeated_calls(logits_fn, images, randomized)
-    outputs = np.asarray(jnp.stack(raw), np.float32)
-    difference = float(np.max(np.ptp(outputs, axis=0)))
+    difference = difference_between(calls)
+    differs = f"randomised defence: {_REPEATS} forward passes differ by up to {difference:.2g}; "
     warnings = []
     if difference > 1e-4 and not randomized:
         warnings.append(
-            f"randomised defence: {_REPEATS} forward passes differ by up to {difference:.2g}; "
-            "inside jit such randomness is frozen: let the model take a key argument and pass "
-            "randomized=True, version='rand'"
+            f"{differs}inside jit such randomness is frozen: let the model take a key argument and "
+            "pass randomized=True, version='rand'"
         )
     if difference > 1e-4 and randomized and version != "rand":
-        warnings.append(
-            f"randomised defence: {_REPEATS} forward passes differ by up to {difference:.2g}; "
-            "use version='rand'"
-        )
+        warnings.append(f"{differs}use version='rand'")
     if difference <= 1e-4 and randomized:
         warnings.append("randomized=True, but the model's outputs do not depend on its key")
     if version == "rand" and not randomized:
@@ -54,47 +65,35 @@ def check_model(logits_fn: LogitsFn, images: np.ndarray, randomized: bool, versi
             "version='rand' without randomized=True: the model is deterministic, and every "
             "averaged gradient is a single one; use version='standard'"
         )
+    outputs = np.asarray(calls, np.float32)
     sums = outputs.sum(axis=-1)
     if outputs.min() >= 0 and outputs.max() <= 1 and np.allclose(sums, 1, atol=1e-3):
         warnings.append(
             "the outputs look like probabilities: a softmax before the loss weakens the attacks; "
             "pass logits"
         )
-    if raw[0].dtype != jnp.float32 and raw[0].dtype != jnp.float64:
+    if calls.dtype not in (jnp.float32, jnp.float64):
         warnings.append(
-            f"the logits are {raw[0].dtype}: their rounding can hide gradients and change "
+            f"the logits are {calls.dtype}: their rounding can hide gradients and change "
             "predictions; evaluate the model in float32"
         )
     return warnings
 
 
-def difference_between_calls(logits_fn: LogitsFn, images: np.ndarray, randomized: bool) -> float:
-    """Largest difference in a logit between calls outside of ``jit``; see ``check_model``."""
-    raw = _repeated_calls(logits_fn, images, randomized)
-    return float(np.max(np.ptp(np.asarray(jnp.stack(raw), np.float32), axis=0)))
-
-
-def _repeated_calls(logits_fn, images, randomized):
-    few = jnp.asarray(images[:_IMAGES_REPEATED])
-    keys = jax.random.split(jax.random.key(0), _REPEATS)
-    calls = [logits_fn(few, key=k) if randomized else logits_fn(few) for k in keys]
-    return [getattr(outputs, "logits", outputs) for outputs in calls]
-
-
 def check_start(
-    model: LogitsFn,
+    model: Model,
     images: Images,
     labels: Int[Array, "batch"],
     keys: Key[Array, "batch"],
     threat_model: ThreatModel,
     num_steps: int,
 ) -> tuple[Bool[Array, "batch"], Bool[Array, "batch"]]:
-    """Evaluates the cross-entropy where APGD would start: at random, at distance epsilon.
+    """Evaluate the cross-entropy where APGD would start: at random, at distance epsilon.
 
-    The zeroth iteration of APGD's own loop, which needs no compilation besides APGD's.
+    Takes the zeroth iteration of APGD's own loop, which needs no compilation besides APGD's.
 
     Returns:
-      Where its gradient is exactly 0, and where it is not finite.
+      Where the gradient is exactly 0, and where the cross-entropy is not finite.
     """
     evaluate = Evaluator(cross_entropy(model, labels), None)
     start = surface_start(threat_model, keys, images)
@@ -105,8 +104,8 @@ def check_start(
     return zero, ~jnp.isfinite(state.best_loss)
 
 
-def warnings_of(state: State, names: list[str]) -> list[str]:
-    """Warnings about what the attacks met."""
+def attack_warnings(state: State, names: Sequence[str]) -> list[str]:
+    """Return warnings about what the attacks met; ``names`` are those of the attacks."""
     warnings = []
     examples = len(state.robust)
     if count := int(state.zero_gradient.sum()):

@@ -1,7 +1,7 @@
 """The attacks that AutoAttack is made of, and the versions that list them."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -9,6 +9,7 @@ from ancra_jax.attacks.apgd import apgd
 from ancra_jax.attacks.fab import fab
 from ancra_jax.attacks.square import square
 from ancra_jax.attacks.types import AttackResult
+from ancra_jax.attacks.validation import check_positive_int
 
 
 @dataclass(frozen=True)
@@ -20,17 +21,18 @@ class Attack:
 
     Attributes:
       name: recorded for the examples it breaks.
-      run: ``run(logits_fn, images, labels, threat_model, *, key, indices, active)``, with
-        ``targets`` too if targeted, to an ``AttackResult``.
-      targeted: whether it aims at a class; the targets are the classes that the clean logits rank
+      run: ``run(model, images, labels, threat_model, *, key, indices, active)``, with ``targets``
+        too if targeted, to an ``AttackResult``.
+      targeted: whether it aims at a class; the targets are the classes that the natural logits rank
         second, third ...
       num_restarts: passes of an untargeted attack, each with its own randomness.
       options: further keyword arguments of ``run``.
       group: of attacks that belong together, for the reader of the result.
       cost: forward passes that a pass spends on an example, roughly; the estimate of the remaining
         time is made of it.
-      exhaustive: whether it gets all examples that are classified correctly when clean, not just
-        those that are still robust. Its own accuracy is known only then.
+      exhaustive: whether it gets all examples that are classified correctly without an attack, not
+        just those that are still robust. Its own accuracy is known only then.
+      note: a warning for the result, such as how the attack differs from what its name promises.
     """
 
     name: str
@@ -41,9 +43,10 @@ class Attack:
     group: str = ""
     cost: float | int = 1
     exhaustive: bool = False
+    note: str = ""
 
     def num_passes(self, num_targets: int) -> int:
-        """One per target, or one per restart."""
+        """Return the number of passes: one per target, or one per restart."""
         return num_targets if self.targeted else self.num_restarts
 
 
@@ -63,6 +66,10 @@ class Budget:
     gradient_draws: int = 20
     randomized: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "num_queries", "gradient_draws"):
+            check_positive_int(getattr(self, name), name)
+
 
 GRADIENT_COST = 3.0
 """Forward passes that a value with its input gradient takes as much time as."""
@@ -72,8 +79,6 @@ VERSIONS = {
     "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
     "rand": ("apgd-ce", "apgd-dlr"),
 }
-NAMES = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
-GRADIENT_ONLY = ("apgd-ce", "apgd-dlr", "apgd-t")
 
 
 def plan(
@@ -81,41 +86,33 @@ def plan(
     attacks_to_run: Sequence[str | Attack] | None,
     num_classes: int,
     budget: Budget,
-) -> tuple[list[Attack], list[str]]:
-    """The attacks of a version in their order, and what the number of classes changed in them.
+    exhaustive: bool = False,
+) -> list[Attack]:
+    """Return the attacks of a version in their order.
 
     Raises:
       ValueError: an unknown version or attack, or settings that do not go together.
     """
-    if version == "custom":
-        if not attacks_to_run:
-            raise ValueError("version='custom' needs attacks_to_run")
-        wanted: Sequence[str | Attack] = attacks_to_run
-    elif version in VERSIONS:
-        if attacks_to_run is not None:
-            raise ValueError(
-                f"attacks_to_run goes with version='custom', not with version={version!r}"
-            )
-        wanted = VERSIONS[version]
-    else:
+    if version not in (*VERSIONS, "custom"):
         allowed = ", ".join(map(repr, [*VERSIONS, "custom"]))
         raise ValueError(f"version={version!r}: allowed are {allowed}")
+    if version == "custom" and not attacks_to_run:
+        raise ValueError("version='custom' needs attacks_to_run")
+    if version != "custom" and attacks_to_run is not None:
+        raise ValueError(f"attacks_to_run goes with version='custom', not with version={version!r}")
     restarts = 5 if version == "plus" else 1
-    attacks: list[Attack] = []
-    notes: list[str] = []
-    for entry in wanted:
-        if isinstance(entry, Attack):
-            attacks.append(entry)
-        else:
-            attacks.append(_named(entry, num_classes, restarts, budget, notes))
+    attacks = [
+        entry if isinstance(entry, Attack) else _named(entry, num_classes, restarts, budget)
+        for entry in attacks_to_run or VERSIONS[version]
+    ]
     names = [attack.name for attack in attacks]
     if len(set(names)) < len(names):
         raise ValueError(f"attacks_to_run={names}: every name may occur once")
-    return attacks, notes
+    return [replace(a, exhaustive=exhaustive or a.exhaustive) for a in attacks]
 
 
 def describe(attack: Attack) -> str:
-    """What distinguishes an attack from others, as text that is the same in every process."""
+    """Return what distinguishes an attack, as text that is the same in every process."""
     options = sorted(
         (name, getattr(value, "__qualname__", repr(value)))
         for name, value in attack.options.items()
@@ -126,45 +123,67 @@ def describe(attack: Attack) -> str:
     )
 
 
-def _named(name, num_classes, restarts, budget, notes):
-    if name not in NAMES:
+_LEAST_CLASSES = {"dlr": 3, "targeted_dlr": 4}
+
+
+def fitting_loss(loss: str, num_classes: int) -> str:
+    """Return the loss, or the margin in its place if DLR needs more classes than there are."""
+    return loss if num_classes >= _LEAST_CLASSES.get(loss, 2) else loss.replace("dlr", "margin")
+
+
+def _named(name: str, num_classes: int, restarts: int, budget: Budget) -> Attack:
+    if name not in _BUILDERS:
+        allowed = ", ".join(_BUILDERS)
         raise ValueError(
-            f"attacks_to_run: {name!r} is unknown; allowed are {', '.join(NAMES)}, or an Attack"
+            f"attacks_to_run: {name!r} is unknown; allowed are {allowed}, or an Attack"
         )
-    if budget.randomized and name not in GRADIENT_ONLY:
+    if budget.randomized and not name.startswith("apgd"):
         raise ValueError(f"{name} does not attack randomised models; use version='rand'")
-    if name == "square":
-        options = {"num_queries": budget.num_queries}
-        return Attack(name, square, options=options, cost=budget.num_queries)
-    cost = GRADIENT_COST * budget.num_steps
-    if name == "fab":
-        options = {"num_steps": budget.num_steps, "num_restarts": restarts}
-        return Attack(name, fab, options=options, cost=restarts * num_classes * cost)
-    if name == "fab-t":
-        options = {"num_steps": budget.num_steps}
-        return Attack(name, fab, targeted=True, options=options, cost=cost)
+    return _BUILDERS[name](name, num_classes, restarts, budget)
+
+
+def _apgd(name: str, num_classes: int, restarts: int, budget: Budget, *, loss: str) -> Attack:
+    fitting = fitting_loss(loss, num_classes)
+    note = ""
+    if fitting != loss:
+        note = (
+            f"{name}: {loss.replace('_dlr', ' DLR').replace('dlr', 'DLR')} needs "
+            f"{_LEAST_CLASSES[loss]} classes, the model has {num_classes}; the "
+            f"{fitting.replace('_', ' ')} was used"
+        )
     options = {
         "num_steps": budget.num_steps,
         "randomized": budget.randomized,
         "gradient_draws": budget.gradient_draws,
     }
-    if budget.randomized:
-        cost *= budget.gradient_draws
+    targeted = loss.startswith("targeted")
+    cost = GRADIENT_COST * budget.num_steps * (budget.gradient_draws if budget.randomized else 1)
+    run = partial(apgd, loss=fitting)
+    return Attack(name, run, targeted, 1 if targeted else restarts, options, cost=cost, note=note)
 
-    def apgd_attack(loss, targeted=False, num_restarts=1):
-        return Attack(name, partial(apgd, loss=loss), targeted, num_restarts, options, cost=cost)
 
-    if name == "apgd-ce":
-        return apgd_attack("ce", num_restarts=restarts)
-    if name == "apgd-dlr":
-        loss = "dlr" if num_classes >= 3 else "margin"
-        if loss == "margin":
-            notes.append("apgd-dlr: DLR needs 3 classes, the model has 2; the margin was used")
-        return apgd_attack(loss, num_restarts=restarts)
-    loss = "targeted_dlr" if num_classes >= 4 else "targeted_margin"
-    if loss == "targeted_margin":
-        notes.append(
-            f"apgd-t: targeted DLR needs 4 classes, the model has {num_classes}; "
-            "the targeted margin was used"
-        )
-    return apgd_attack(loss, targeted=True)
+def _fab(name: str, num_classes: int, restarts: int, budget: Budget) -> Attack:
+    options = {"num_steps": budget.num_steps, "num_restarts": restarts}
+    cost = restarts * num_classes * GRADIENT_COST * budget.num_steps
+    return Attack(name, fab, options=options, cost=cost)
+
+
+def _targeted_fab(name: str, num_classes: int, restarts: int, budget: Budget) -> Attack:
+    options = {"num_steps": budget.num_steps}
+    cost = GRADIENT_COST * budget.num_steps
+    return Attack(name, fab, targeted=True, options=options, cost=cost)
+
+
+def _square(name: str, num_classes: int, restarts: int, budget: Budget) -> Attack:
+    options = {"num_queries": budget.num_queries}
+    return Attack(name, square, options=options, cost=budget.num_queries)
+
+
+_BUILDERS: dict[str, Callable[[str, int, int, Budget], Attack]] = {
+    "apgd-ce": partial(_apgd, loss="ce"),
+    "apgd-dlr": partial(_apgd, loss="dlr"),
+    "apgd-t": partial(_apgd, loss="targeted_dlr"),
+    "fab": _fab,
+    "fab-t": _targeted_fab,
+    "square": _square,
+}

@@ -1,4 +1,4 @@
-"""What AutoAttack found."""
+"""What AutoAttack found, and the worst case of several evaluations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ancra_jax.attacks.autoattack.checks import attack_warnings
 from ancra_jax.attacks.autoattack.ensemble import Attack
 from ancra_jax.attacks.autoattack.state import BROKEN, WITHSTOOD, State
 from ancra_jax.attacks.types import CLEAN
@@ -24,7 +25,7 @@ class AttackRecord(NamedTuple):
       broken: how many of them it broke.
       accuracy_after: robust accuracy after it and all before it.
       own_accuracy: what it would leave if it were the only attack; None if it was not tried on
-        every example that is classified correctly when clean.
+        every example that is classified correctly without an attack.
     """
 
     name: str
@@ -35,19 +36,19 @@ class AttackRecord(NamedTuple):
     own_accuracy: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class AutoAttackResult:
-    """What AutoAttack found.
+    """The robust accuracy and, for every example, what broke it.
 
     Attributes:
       images: adversarial images where an attack succeeded, the natural images elsewhere.
-      robust: classified correctly when clean and broken by no attack.
-      broken_by: name of the attack that broke the example, 'clean' if the clean image is
+      robust: whether the natural image is classified correctly and no attack broke the example.
+      broken_by: name of the attack that broke the example, 'clean' if the natural image is
         misclassified already, '' if robust.
       target: the class which that attack aimed at; -1 if it was untargeted or there was none.
       norms: size of the perturbation in the threat model's norm; 0 where no attack succeeded.
       queries: forward passes spent on the example.
-      accuracies: 'clean' and, in order, every attack: the accuracy that was left after it.
+      accuracies: 'clean' (natural accuracy) and, in order, every attack: the accuracy after it.
       warnings: why the result may be too optimistic, or differ from what was asked for.
       records: what each attack did; those that ``max_seconds`` left out are missing.
       complete: whether all attacks ran to their end.
@@ -66,17 +67,63 @@ class AutoAttackResult:
 
     @property
     def clean_accuracy(self) -> float:
-        """Share of clean images that are classified correctly."""
+        """The share of natural images that are classified correctly."""
         return self.accuracies[CLEAN]
 
     @property
     def robust_accuracy(self) -> float:
-        """Share of examples that are classified correctly whatever the attacks did."""
+        """The share of examples that are classified correctly whatever the attacks did."""
         return float(self.robust.mean())
+
+    def __repr__(self) -> str:
+        ended = "" if self.complete else ", stopped before its end"
+        lines = [f"AutoAttackResult({len(self.robust)} examples{ended}"]
+        lines += [f"  accuracy {left:7.2%}  {name}" for name, left in self.accuracies.items()]
+        lines += [f"  warning: {warning}" for warning in self.warnings]
+        return "\n".join(lines) + ")"
+
+
+def result_of(
+    state: State,
+    attacks: Sequence[Attack],
+    images: Float[np.ndarray, "examples height width channels"],
+    warnings: list[str],
+    max_seconds: float | int | None,
+) -> AutoAttackResult:
+    """Return what the state of a finished or stopped evaluation says.
+
+    Args:
+      state: where the evaluation ended.
+      attacks: in their order.
+      images: adversarial and natural images.
+      warnings: what is known already.
+      max_seconds: the limit after which it was stopped.
+    """
+    names = [attack.name for attack in attacks]
+    finished = state.attack
+    if finished < len(attacks):
+        warnings = [
+            *warnings,
+            f"stopped after {max_seconds:g} s in {names[finished]} (attack {finished + 1} of "
+            f"{len(attacks)}): the robust accuracy is what was left by then",
+        ]
+    accuracies = state.accuracies[: finished + 1].tolist()
+    return AutoAttackResult(
+        images=images,
+        robust=state.robust,
+        broken_by=state.broken_by,
+        target=state.target,
+        norms=state.norms,
+        queries=state.queries,
+        accuracies=dict(zip([CLEAN, *names[:finished]], accuracies, strict=True)),
+        warnings=warnings + attack_warnings(state, names),
+        records=tuple(record(state, number, attacks[number]) for number in range(finished)),
+        complete=finished == len(attacks),
+    )
 
 
 def record(state: State, number: int, attack: Attack) -> AttackRecord:
-    """Reads off the state what a finished attack, the ``number``-th of the list, did."""
+    """Return what a finished attack, the ``number``-th of the list, did."""
     outcomes = state.outcomes[number]
     withstood, broken = int((outcomes == WITHSTOOD).sum()), int((outcomes == BROKEN).sum())
     on_all = withstood + broken == int((state.broken_by != CLEAN).sum())
@@ -91,10 +138,10 @@ def record(state: State, number: int, attack: Attack) -> AttackRecord:
 
 
 def worst_case(results: Sequence[AutoAttackResult]) -> AutoAttackResult:
-    """The pointwise worst case of several evaluations of the same examples, as of several seeds.
+    """Return the pointwise worst case of several evaluations of the same examples.
 
     Args:
-      results: of one model on the same images, in the same order.
+      results: of one model on the same images in the same order, such as those of several keys.
 
     Returns:
       For every example the first result that broke it; ``accuracies`` has, after 'clean', what is

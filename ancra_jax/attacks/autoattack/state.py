@@ -1,17 +1,17 @@
 """What an evaluation has found so far, kept on disk so that it can continue."""
 
-import os
-import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool, Float, Int
 
-from ancra_jax.attacks.saved_state import StateError, check_same_model
+from ancra_jax.attacks.autoattack.ensemble import Attack, describe
+from ancra_jax.attacks.job import Job
+from ancra_jax.attacks.saved_state import check_same, read_arrays, unreadable, write_atomically
 from ancra_jax.attacks.types import CLEAN, ROBUST
 
-_ARRAYS = "state.npz"
-_IMAGES = "images.npy"
 NOT_ATTACKED, WITHSTOOD, BROKEN = range(3)
 
 
@@ -21,194 +21,167 @@ class State:
 
     Attributes:
       fingerprint: digest of the images, labels and settings.
-      probe: clean logits of the first images, which stand for the model's weights.
-      attack: number of the current attack, -1 while clean images are classified; equal to the
+      probe: logits of the first natural images, which stand for the model's weights.
+      attack: number of the current attack, -1 while natural images are classified; equal to the
         number of attacks at the end.
       round: number of its current pass.
       todo: examples which this pass has still to attack.
-      tackled: how many they were when the pass began.
+      pass_size: how many they were when the pass began; ``tackled`` on disk.
       robust: examples which no attack has broken.
       broken_by: name of the attack that broke an example, 'clean' or ''.
       target: the class it aimed at, else -1.
       norms: size of the adversarial perturbation, else 0.
       queries: forward passes spent.
-      targets: classes by clean rank, from the second on.
-      accuracies: robust accuracy after every finished attack, after clean accuracy.
+      targets: classes by rank among the natural logits, the label left out.
+      accuracies: robust accuracy after every finished attack, after natural accuracy.
       zero_gradient: examples whose input gradient was exactly 0.
-      not_finite: examples with NaN or infinite logits near the clean image.
+      not_finite: examples with NaN or infinite logits near the natural image.
       outcomes: per attack and example 0 (not attacked), 1 (withstood) or 2 (broken).
       exhaustive: per attack, whether it gets the examples that others broke, too.
     """
 
     fingerprint: str
-    probe: np.ndarray
+    probe: Float[np.ndarray, "probed classes"]
     attack: int
     round: int
-    todo: np.ndarray
-    tackled: int
-    robust: np.ndarray
+    todo: Bool[np.ndarray, "examples"]
+    pass_size: int
+    robust: Bool[np.ndarray, "examples"]
     broken_by: np.ndarray
-    target: np.ndarray
-    norms: np.ndarray
-    queries: np.ndarray
-    targets: np.ndarray
-    accuracies: np.ndarray
-    zero_gradient: np.ndarray
-    not_finite: np.ndarray
-    outcomes: np.ndarray
-    exhaustive: np.ndarray
+    target: Int[np.ndarray, "examples"]
+    norms: Float[np.ndarray, "examples"]
+    queries: Int[np.ndarray, "examples"]
+    targets: Int[np.ndarray, "examples targets"]
+    accuracies: Float[np.ndarray, "attacks+1"]
+    zero_gradient: Bool[np.ndarray, "examples"]
+    not_finite: Bool[np.ndarray, "examples"]
+    outcomes: Int[np.ndarray, "attacks examples"]
+    exhaustive: Bool[np.ndarray, "attacks"]
 
-    def standing(self, attack: int) -> np.ndarray:
-        """Examples that an attack gets: the robust ones, or all that are correct when clean."""
+    @classmethod
+    def new(
+        cls, job: Job, attacks: Sequence[Attack], num_targets: int, ranked_by_another: bool
+    ) -> "State":
+        """Return the state before anything is known.
+
+        Args:
+          job: what is attacked.
+          attacks: in their order.
+          num_targets: most targets of a targeted attack.
+          ranked_by_another: whether another model than the attacked one ranks the targets.
+        """
+        examples = len(job.images)
+        num_targets = min(num_targets, job.num_classes - 1)
+        longest = max(len(name) for name in [CLEAN, *(attack.name for attack in attacks)])
+        return cls(
+            fingerprint=job.fingerprint(
+                attacks=[describe(attack) for attack in attacks],
+                num_targets=num_targets,
+                ranked_by_another=ranked_by_another,
+            ),
+            probe=job.probe,
+            attack=-1,
+            round=0,
+            todo=np.ones(examples, bool),
+            pass_size=examples,
+            robust=np.ones(examples, bool),
+            broken_by=np.full(examples, ROBUST, dtype=f"U{longest}"),
+            target=np.full(examples, -1, np.int32),
+            norms=np.zeros(examples, np.float32),
+            queries=np.zeros(examples, np.int64),
+            targets=np.zeros((examples, num_targets), np.int32),
+            accuracies=np.full(len(attacks) + 1, np.nan),
+            zero_gradient=np.zeros(examples, bool),
+            not_finite=np.zeros(examples, bool),
+            outcomes=np.full((len(attacks), examples), NOT_ATTACKED, np.int8),
+            exhaustive=np.array([attack.exhaustive for attack in attacks], bool),
+        )
+
+    def standing(self, attack: int) -> Bool[np.ndarray, "examples"]:
+        """Return whom an attack gets: the robust ones, or all that are right without an attack."""
         return self.broken_by != CLEAN if self.exhaustive[attack] else self.robust
 
     def end_round(self) -> None:
-        """Moves on to the next pass, on what this attack has not broken."""
+        """Move on to the next pass, on what this attack has not broken."""
         self.round += 1
         self.todo = self.standing(self.attack) & (self.outcomes[self.attack] != BROKEN)
-        self.tackled = int(self.todo.sum())
+        self.pass_size = int(self.todo.sum())
 
     def end_attack(self) -> None:
-        """Notes the accuracy that is left and moves on to the next attack, if there is one."""
+        """Note the accuracy that is left and move on to the next attack, if there is one."""
         self.attack += 1
         self.accuracies[self.attack] = self.robust.mean()
         self.round = 0
         if self.attack < len(self.exhaustive):
             self.todo = self.standing(self.attack).copy()
-        self.tackled = int(self.todo.sum())
+        self.pass_size = int(self.todo.sum())
 
 
-def new_state(
-    digest: str,
-    probe: np.ndarray,
-    examples: int,
-    num_targets: int,
-    names: list[str],
-    exhaustive: list[bool],
-):
-    """The state before anything is known; ``names`` and ``exhaustive`` are the attacks'."""
-    return State(
-        fingerprint=digest,
-        probe=probe,
-        attack=-1,
-        round=0,
-        todo=np.ones(examples, bool),
-        tackled=examples,
-        robust=np.ones(examples, bool),
-        broken_by=np.full(examples, ROBUST, dtype=f"U{max(map(len, [CLEAN, *names]))}"),
-        target=np.full(examples, -1, np.int32),
-        norms=np.zeros(examples, np.float32),
-        queries=np.zeros(examples, np.int64),
-        targets=np.zeros((examples, num_targets), np.int32),
-        accuracies=np.full(len(names) + 1, np.nan),
-        zero_gradient=np.zeros(examples, bool),
-        not_finite=np.zeros(examples, bool),
-        outcomes=np.full((len(names), examples), NOT_ATTACKED, np.int8),
-        exhaustive=np.asarray(exhaustive, bool),
-    )
+# Names of the fields on disk.
+_SAVED = {field.name: field.name for field in fields(State)} | {"pass_size": "tackled"}
 
 
 class Store:
-    """Keeps the state, and the adversarial images: on disk if there is a directory, else in memory.
+    """Keeps the state and the adversarial images, in a directory if there is one, else in memory.
 
     Images are written in place, row by row, before the state that speaks of them, which is replaced
     as a whole: an interruption at any moment leaves a state that is true.
     """
 
-    def __init__(self, directory: Path | None, images: np.ndarray):
-        self.directory = directory
-        self.natural = images
-        self._images = images.copy() if directory is None else None
-        self._offset = 0
+    def __init__(self, directory: Path | None, images: Float[np.ndarray, "examples h w c"]):
+        """Begin with the natural images; a directory is not touched before ``resume``."""
+        self._directory = directory
+        self._images = images.copy() if directory is None else images
 
     def resume(self, fresh: State) -> State:
-        """The saved state if there is one, else ``fresh``.
+        """Return the saved state if there is one, else ``fresh``.
 
         Raises:
           StateError: the saved state is of another evaluation, or unreadable.
         """
-        if self.directory is None:
+        if self._directory is None:
             return fresh
-        saved = self._load()
-        if saved is not None:
-            self._check_same(saved, fresh)
-            self._offset = self._check_images()
-            return saved
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            temporary = self.directory / (_IMAGES + ".tmp")
-            with temporary.open("wb") as file:
-                np.save(file, np.ascontiguousarray(self.natural))
-            os.replace(temporary, self.directory / _IMAGES)
-        except OSError as error:
-            raise StateError(f"state_path={self.directory}: cannot be written: {error}") from error
-        self._offset = self._check_images()
-        return fresh
+        if not self._path("state.npz").exists():
+            natural = np.ascontiguousarray(self._images)
+            write_atomically(self._path("images.npy"), lambda file: np.save(file, natural))
+            return fresh
+        arrays = read_arrays(self._path("state.npz"), _SAVED.values())
+        values = {name: arrays[saved] for name, saved in _SAVED.items()}
+        state = State(**{k: v.item() if v.ndim == 0 else v for k, v in values.items()})
+        check_same(self._directory, state.fingerprint, state.probe, fresh.fingerprint, fresh.probe)
+        shape = self._saved_images("r").shape
+        if shape != self._images.shape:
+            raise unreadable(self._path("images.npy"), f"shape {shape}")
+        return state
 
-    def write(self, rows: np.ndarray, images: np.ndarray) -> None:
-        """Records adversarial images."""
-        if self._images is not None:
-            self._images[rows] = images
-            return
-        with self._path(_IMAGES).open("r+b") as file:
-            for row, image in zip(rows.tolist(), images, strict=True):
-                pixels = image.astype(self.natural.dtype).tobytes()
-                file.seek(self._offset + row * len(pixels))
-                file.write(pixels)
-            file.flush()
-            os.fsync(file.fileno())
+    def write(
+        self, examples: Int[np.ndarray, "chosen"], images: Float[np.ndarray, "chosen h w c"]
+    ) -> None:
+        """Record adversarial images."""
+        if self._directory is None:
+            self._images[examples] = images
+        else:
+            on_disk = self._saved_images("r+")
+            on_disk[examples] = images
+            on_disk.flush()
 
     def save(self, state: State) -> None:
-        """Replaces the saved state atomically."""
-        if self.directory is None:
-            return
-        temporary = self.directory / (_ARRAYS + ".tmp")
-        with temporary.open("wb") as file:
-            np.savez(file, **{f.name: getattr(state, f.name) for f in fields(state)})
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.directory / _ARRAYS)
+        """Replace the saved state atomically."""
+        if self._directory is not None:
+            arrays = {saved: getattr(state, name) for name, saved in _SAVED.items()}
+            write_atomically(self._path("state.npz"), lambda file: np.savez(file, **arrays))
 
-    def in_memory(self) -> np.ndarray:
-        """The images. Those of a directory are read now: until then they take no memory."""
-        return np.load(self._path(_IMAGES)) if self._images is None else self._images
+    def images(self) -> Float[np.ndarray, "examples h w c"]:
+        """Return the images. Those of a directory are read now: until then they take no memory."""
+        return self._images if self._directory is None else np.load(self._path("images.npy"))
 
     def _path(self, name: str) -> Path:
-        assert self.directory is not None
-        return self.directory / name
+        assert self._directory is not None
+        return self._directory / name
 
-    def _load(self) -> State | None:
-        path = self._path(_ARRAYS)
-        if not path.exists():
-            return None
+    def _saved_images(self, mode: str) -> np.memmap:
+        """Map the file of images into memory, for as long as the result is held."""
         try:
-            with np.load(path) as arrays:
-                values = {f.name: arrays[f.name] for f in fields(State)}
-        except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise _unreadable(self.directory, _ARRAYS, error) from error
-        return State(**{k: v.item() if v.ndim == 0 else v for k, v in values.items()})
-
-    def _check_images(self) -> int:
-        """Looks at the file of images; returns where in it the first pixel is."""
-        try:
-            images = np.load(self._path(_IMAGES), mmap_mode="r")
+            return np.load(self._path("images.npy"), mmap_mode=mode)
         except (OSError, ValueError) as error:
-            raise _unreadable(self.directory, _IMAGES, error) from error
-        if images.shape != self.natural.shape:
-            raise _unreadable(self.directory, _IMAGES, f"shape {images.shape}")
-        return images.offset
-
-    def _check_same(self, saved: State, fresh: State) -> None:
-        if saved.fingerprint != fresh.fingerprint:
-            raise StateError(
-                f"state_path={self.directory} holds an evaluation of other images, labels or "
-                "settings; choose another directory, or delete it to start again"
-            )
-        check_same_model(self.directory, saved.probe, fresh.probe)
-
-
-def _unreadable(directory, name, reason):
-    return StateError(
-        f"state_path={directory}: {name} is not a readable state ({reason}); "
-        "delete the directory to start again"
-    )
+            raise unreadable(self._path("images.npy"), error) from error

@@ -15,36 +15,33 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
-from ancra_jax.attacks.diagnostics.checks import Row, Verdict, rows_of, verdict
+from ancra_jax.attacks.diagnostics.checks import Check, Verdict, checks_of, verdict
 from ancra_jax.attacks.diagnostics.measurements import EPSILONS, MEASUREMENTS
-from ancra_jax.attacks.diagnostics.state import Measured
-from ancra_jax.attacks.job import Job
-from ancra_jax.attacks.model import AnyImages, AnyLabels, LogitsFn, as_pytree
-from ancra_jax.attacks.placement import Placement, default_batch_size
+from ancra_jax.attacks.job import Arrays, Job
+from ancra_jax.attacks.model import AnyImages, AnyLabels, Model
 from ancra_jax.attacks.renamed import explains_old_calls
-from ancra_jax.attacks.saved_state import fingerprint
+from ancra_jax.attacks.saved_state import check_same, read_arrays, write_atomically
 from ancra_jax.attacks.threat_models import threat_model
 from ancra_jax.attacks.types import Progress, print_progress
-from ancra_jax.attacks.validation import check_images, check_labels, check_positive_int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Diagnosis:
     """What the diagnostics found.
 
     Attributes:
-      rows: the checks; see ``Row``.
-      verdict: ``'masked'`` if a row fired that only a failing attack explains, ``'suspicious'`` if
-        another row fired, else ``'trustworthy'``.
-      clean_accuracy: share of clean images that are classified correctly.
+      checks: all checks, in the order in which a reader should look at them.
+      verdict: ``'masked'`` if a check fired that only a failing attack explains, ``'suspicious'``
+        if another one fired, else ``'trustworthy'``.
+      clean_accuracy: share of natural images that are classified correctly.
       epsilons: Linf radii, on the [0, 1] pixel scale.
       accuracies: what 20 steps of APGD leave at each of them.
       correct_at: the same for every example.
-      landscape_offsets: offsets along both directions, on the pixel scale.
-      landscape_losses: cross-entropy along the gradient's sign (rows) and random signs (columns).
+      landscape_offsets: offsets along both directions, on the [0, 1] pixel scale.
+      landscape_losses: cross-entropy along the gradient's sign and, last axis, random signs.
     """
 
-    rows: list[Row]
+    checks: list[Check]
     verdict: Verdict
     clean_accuracy: float
     epsilons: Float[np.ndarray, "radii"]
@@ -54,14 +51,28 @@ class Diagnosis:
     landscape_losses: Float[np.ndarray, "shown points points"]
 
     @property
-    def fired(self) -> list[Row]:
-        """The rows that fired."""
-        return [row for row in self.rows if row.fired]
+    def fired(self) -> list[Check]:
+        """The checks that fired."""
+        return [check for check in self.checks if check.fired]
+
+    @property
+    def rows(self) -> list[Check]:
+        """The checks, by the name that they had in version 0.1."""
+        return self.checks
+
+    def __repr__(self) -> str:
+        examples = f"{len(self.correct_at)} examples, {self.clean_accuracy:.2%} natural accuracy"
+        lines = [f"Diagnosis({self.verdict}: {examples}"]
+        lines += [
+            f"  {check.severity}: {check.name}, {check.value:.4g} > {check.threshold:.4g}"
+            for check in self.fired
+        ]
+        return "\n".join(lines) + ")"
 
 
 @explains_old_calls
 def diagnose(
-    model: LogitsFn,
+    model: Model,
     images: AnyImages,
     labels: AnyLabels,
     *,
@@ -78,93 +89,47 @@ def diagnose(
     progress: Callable[[Progress], None] | None = print_progress,
     matmul_precision: str = "highest",
 ) -> Diagnosis:
-    """Looks for the signs that attacks on a model fail for other reasons than its robustness.
+    """Look for the signs that attacks on a model fail for other reasons than its robustness.
 
     Runs FGSM, PGD, APGD (once, twice as long, and again), targeted APGD, Square, APGD at radii from
-    0 to 1, and looks at gradients, at noise and at the loss around a few images. At 200 images of
-    32 x 32 and a narrow network this takes minutes on a CPU.
+    0 to 1, and looks at gradients, at noise and at the loss around a few images. Auxiliary heads,
+    if the model returns any, are attacked too, and count as a transfer. At 200 images of 32 x 32
+    and a narrow network this takes minutes on a CPU.
 
     Args:
-      model: see ``attacks.autoattack``. Auxiliary heads, if the model returns any, are attacked
-        too, and count as a transfer.
-      images: clean images, pixels in [0, 1].
-      labels: class numbers.
-      epsilon: radius of the threat model, on the [0, 1] pixel scale.
-      norm: ``'linf'`` or ``'l2'``.
+      model, images, labels, epsilon, norm, key, indices, batch_size, randomized, devices,
+        matmul_precision: as in ``autoattack``.
       results: which examples stayed correct under attacks that were run elsewhere, by name; each
         counts for "robust accuracy above clean accuracy", and 'autoattack' and 'adaptive' are
         compared with each other. Two names stand for parts of such results: 'white-box' says what
         attacks along this model's gradient left, 'transfer' what other attacks left, without
-        gradient, through surrogates or from other models; they join the attacks made here. Rows
+        gradient, through surrogates or from other models; they join the attacks made here. Checks
         that lack what they need have the value None.
-      key: source of all randomness; ``jax.random.key(0)`` by default.
-      indices: data-set indices of the images, from which an example's randomness is derived.
-      batch_size: of the largest batch. As few batches as that allows are made, of one size, a
-        multiple of the number of devices. 64 on CPU, else 256.
       num_steps: gradient steps of APGD.
-      randomized: the model is called as ``model(images, key=key)``.
-      devices: batches are sharded over them; all devices by default.
       state_path: directory for what is measured already: the same call continues there.
       progress: called after every measurement.
-      matmul_precision: of matrix products and convolutions.
 
     Returns:
-      Rows, verdict, accuracy over epsilon and the landscape.
+      Checks, verdict, accuracy over epsilon and the landscape.
 
     Raises:
-      ValueError: bad images, labels or settings, a model whose clean logits are not finite, or a
+      ValueError: bad images, labels or settings, a model whose natural logits are not finite, or a
         saved state of another model or other settings.
     """
-    check_images(images)
-    check_labels(labels, len(images))
-    check_positive_int(num_steps, "num_steps")
-    batch_size = default_batch_size() if batch_size is None else batch_size
-    check_positive_int(batch_size, "batch_size")
-    if len(images) == 0:
-        raise ValueError("images is empty: there is nothing to diagnose")
-    results = dict(results or {})
+    results = {name: np.asarray(flags) for name, flags in (results or {}).items()}
     for name, flags in results.items():
-        if np.shape(flags) != (len(images),):
-            raise ValueError(
-                f"results[{name!r}] has shape {np.shape(flags)}: expected [{len(images)}]"
-            )
-    numbers = np.arange(len(images)) if indices is None else np.asarray(indices)
-    check_labels(numbers, len(images), name="indices")
+        if flags.shape != (len(images),):
+            raise ValueError(f"results[{name!r}] has shape {flags.shape}: expected [{len(images)}]")
     ball = threat_model(norm, epsilon)
-    key = jax.random.key(0) if key is None else key
-    devices = jax.devices() if devices is None else devices
-    placement = Placement.over(devices, batch_size, len(images))
-
     with jax.default_matmul_precision(matmul_precision):
-        job = Job(
-            model=placement.replicate(as_pytree(model)),
-            images=np.asarray(images, np.float32),
-            labels=np.asarray(labels, np.int32),
-            indices=numbers.astype(np.int32),
-            threat_model=ball,
-            key=key,
-            placement=placement,
-            randomized=randomized,
-            num_steps=num_steps,
+        job = Job.create(
+            model, images, labels, indices, ball, key, devices, batch_size, randomized, num_steps
         )
-        settings = {
-            "epsilon": float(epsilon),
-            "norm": norm.lower(),
-            "num_steps": num_steps,
-            "key": np.asarray(jax.random.key_data(key)).tolist(),
-            "randomized": randomized,
-        }
-        measured = Measured(
-            None if state_path is None else Path(state_path),
-            fingerprint(job.images, job.labels, job.indices, settings),
-            job.probe(),
-        )
-        _measure(job, measured, progress)
-
-    rows = rows_of(measured, {name: np.asarray(flags) for name, flags in results.items()})
+        measured = _measure(job, None if state_path is None else Path(state_path), progress)
+    checks = checks_of(measured, results)
     return Diagnosis(
-        rows=rows,
-        verdict=verdict(rows),
+        checks=checks,
+        verdict=verdict(checks),
         clean_accuracy=float(measured["clean"]["correct"].mean()),
         epsilons=np.asarray(EPSILONS),
         accuracies=measured["curve"]["correct"].mean(axis=0),
@@ -174,23 +139,49 @@ def diagnose(
     )
 
 
-def _measure(job, measured, progress):
+def _measure(
+    job: Job, directory: Path | None, progress: Callable[[Progress], None] | None
+) -> dict[str, Arrays]:
+    """Make the measurements that ``directory`` does not hold, and write each as a file there."""
     started = time.monotonic()
+    measured = {} if directory is None else _saved_measurements(job, directory)
     for number, (name, measure) in enumerate(MEASUREMENTS.items(), start=1):
         if name not in measured:
-            measured[name] = measure(job, measured)
+            arrays = measured[name] = measure(job, measured)
+            if directory is not None:
+                _write(directory, name, arrays)
         if progress is not None:
             left = measured["clean"]["correct"].copy()
             for arrays in measured.values():
                 left &= ~arrays.get("broken", np.zeros(len(left), bool))
-            progress(
-                Progress(
-                    attack=f"diagnostics: {name}",
-                    round=number,
-                    rounds=len(MEASUREMENTS),
-                    done=len(left),
-                    todo=len(left),
-                    robust_accuracy=float(left.mean()),
-                    seconds=time.monotonic() - started,
-                )
+            event = Progress(
+                attack=f"diagnostics: {name}",
+                round=number,
+                rounds=len(MEASUREMENTS),
+                done=len(left),
+                todo=len(left),
+                robust_accuracy=float(left.mean()),
+                seconds=time.monotonic() - started,
             )
+            progress(event)
+    return measured
+
+
+def _saved_measurements(job: Job, directory: Path) -> dict[str, Arrays]:
+    """Read what the directory holds, or note there whose measurements it will hold.
+
+    Raises:
+      StateError: these are measurements of something else, or damaged.
+    """
+    digest = job.fingerprint(num_steps=job.num_steps)
+    files = {path.stem: read_arrays(path) for path in sorted(directory.glob("*.npz"))}
+    identity = files.pop("identity", None)
+    if identity is None:
+        _write(directory, "identity", {"fingerprint": np.array(digest), "probe": job.probe})
+        return {}
+    check_same(directory, str(identity["fingerprint"]), identity["probe"], digest, job.probe)
+    return files
+
+
+def _write(directory: Path, name: str, arrays: Arrays) -> None:
+    write_atomically(directory / f"{name}.npz", lambda file: np.savez(file, **arrays))
