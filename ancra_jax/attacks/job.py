@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from ancra_jax.attacks.gradients import WithKeys
-from ancra_jax.attacks.model import AnyImages, AnyLabels, Images, Model, as_pytree, example_keys
+from ancra_jax.attacks.model import Images, Model, as_pytree, example_keys
 from ancra_jax.attacks.placement import Placement, default_batch_size
 from ancra_jax.attacks.saved_state import fingerprint
 from ancra_jax.attacks.threat_models import ThreatModel
@@ -81,9 +81,9 @@ class Job:
     def create(
         cls,
         model: Model,
-        images: AnyImages,
-        labels: AnyLabels,
-        indices: AnyLabels | None,
+        images: Any,
+        labels: Any,
+        indices: Any,
         threat_model: ThreatModel,
         key: Key[Array, ""] | None,
         devices: Sequence[jax.Device] | None,
@@ -93,7 +93,7 @@ class Job:
     ) -> "Job":
         """Check the arguments that long evaluations share, and put the model on the devices.
 
-        Takes arguments as ``autoattack`` does, and its defaults for those that are None.
+        Takes arguments as the user gave them, and defaults for those that are None.
 
         Raises:
           ValueError: bad images, labels or numbers, or logits that are not finite.

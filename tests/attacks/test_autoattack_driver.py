@@ -1,38 +1,41 @@
-"""Options of AutoAttack's driver that lists of attacks of one's own use."""
+"""AutoAttack's driver: lists of attacks of one's own, time limits, interruptions, memory."""
 
 import os
-import subprocess
-import sys
+import time
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ancra_jax import attacks
-from ancra_jax.attacks.autoattack import driver as autoattack_run
 from ancra_jax.attacks.types import AttackResult
-from tests.attacks.test_autoattack import examples, mlp_model
-from tests.support import ENVIRONMENT
+from tests.support.processes import run_python
+from tests.support.small_mlp import examples, mlp_model
 
-two_squares = partial(
-    attacks.autoattack,
-    epsilon=0.1,
-    version="custom",
-    attacks_to_run=["square", attacks.Attack("again", attacks.square, options={"num_queries": 40})],
-    num_queries=8,
-    progress=None,
-)
+SQUARES = ["square", attacks.Attack("again", attacks.square, options={"num_queries": 40})]
+custom = partial(attacks.autoattack, epsilon=0.1, version="custom", progress=None)
+two_squares = partial(custom, attacks_to_run=SQUARES, num_queries=8)
+apgd_only = partial(custom, attacks_to_run=["apgd-ce", "apgd-t"], epsilon=0.03, num_steps=8)
+
+
+def useless(images, **_):
+    nothing = jnp.zeros(len(images))
+    return AttackResult(images, nothing > 0, nothing, nothing.astype(int))
+
+
+def assert_equal(found, expected):
+    for name in ("robust", "broken_by", "target", "queries", "images"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), name)
+    assert found.accuracies == expected.accuracies and found.records == expected.records
 
 
 def test_every_attack_of_an_exhaustive_run_has_its_own_accuracy():
-    model = mlp_model()
-    images, labels = examples()
-    cascade = two_squares(model, images, labels)
-    whole = two_squares(model, images, labels, exhaustive=True, batch_size=4)
-    alone = two_squares(
-        model, images, labels, attacks_to_run=two_squares.keywords["attacks_to_run"][1:]
-    )
+    evaluate = partial(two_squares, mlp_model(), *examples())
+    cascade = evaluate()
+    whole = evaluate(exhaustive=True, batch_size=4)
+    alone = evaluate(attacks_to_run=SQUARES[1:])
     np.testing.assert_array_equal(cascade.robust, whole.robust)
     np.testing.assert_array_equal(cascade.broken_by, whole.broken_by)
     np.testing.assert_allclose(cascade.images, whole.images, atol=1e-6)
@@ -49,11 +52,8 @@ def test_every_attack_of_an_exhaustive_run_has_its_own_accuracy():
 
 def test_an_exhaustive_attack_gets_what_others_broke_and_the_next_one_does_not():
     square = partial(attacks.Attack, run=attacks.square, options={"num_queries": 40})
-    result = two_squares(
-        mlp_model(), *examples(),
-        attacks_to_run=[square("first"), square("all", exhaustive=True), square("rest")],
-    )  # fmt: skip
-    first, everything, rest = result.records
+    chosen = [square("first"), square("all", exhaustive=True), square("rest")]
+    first, everything, rest = custom(mlp_model(), *examples(), attacks_to_run=chosen).records
     assert first.attacked == everything.attacked == 9 and first.broken > 0
     assert everything.own_accuracy == (9 - everything.broken) / 11
     assert rest.attacked == round(11 * everything.accuracy_after) and rest.own_accuracy is None
@@ -62,40 +62,159 @@ def test_an_exhaustive_attack_gets_what_others_broke_and_the_next_one_does_not()
 def test_a_targeted_attack_of_an_exhaustive_run_aims_at_what_it_has_not_broken():
     seen = []
 
-    def first_row_only(logits_fn, images, labels, threat_model, *, key, indices, active, targets):
+    def first_row_only(model, images, labels, threat_model, *, key, indices, active, targets):
         seen.append(np.asarray(indices)[np.asarray(active)])
-        far = jnp.where(indices[:, None, None, None] == 5, wrong[5], images)
-        nothing = jnp.zeros(len(images))
-        return AttackResult(far, nothing > 0, nothing, nothing.astype(int))
+        far = jnp.where(indices[:, None, None, None] == 5, wrong, images)
+        return useless(far)
 
-    model = mlp_model()
     images, labels = examples()
-    wrong = {5: jnp.asarray(images[np.flatnonzero(labels != labels[5])[-1]])}
-    targeted = attacks.Attack("far", first_row_only, targeted=True)
-    before = attacks.Attack("near", first_row_only, targeted=True)
-    attacks.autoattack(
-        model, images, labels, epsilon=1.0, version="custom", attacks_to_run=[before, targeted],
-        n_target_classes=2, exhaustive=True, progress=None,
+    wrong = jnp.asarray(images[np.flatnonzero(labels != labels[5])[-1]])
+    chosen = [attacks.Attack(name, first_row_only, targeted=True) for name in ("near", "far")]
+    custom(
+        mlp_model(), images, labels, epsilon=1.0, attacks_to_run=chosen, n_target_classes=2,
+        exhaustive=True,
     )  # fmt: skip
     everything = list(range(2, 11))
     remaining = [number for number in everything if number != 5]
     assert [rows.tolist() for rows in seen] == [everything, remaining, everything, remaining]
 
 
-def test_a_run_stopped_by_time_says_so_and_goes_on(tmp_path, monkeypatch):
-    model = mlp_model()
+def test_targets_can_be_ranked_by_another_model():
+    def lists_its_targets(model, images, labels, threat_model, *, targets, active, **_):
+        seen.append(np.asarray(targets)[np.asarray(active)])
+        return useless(images)
+
     images, labels = examples()
-    evaluate = partial(two_squares, model, images, labels, batch_size=4)
+    for rank_by in (None, mlp_model(seed=1)):
+        seen = []
+        custom(
+            mlp_model(), images, labels, n_target_classes=4, rank_by=rank_by,
+            attacks_to_run=[attacks.Attack("targets", lists_its_targets, targeted=True)],
+        )  # fmt: skip
+        logits = np.array((rank_by or mlp_model())(jnp.asarray(images)))[2:]
+        logits[np.arange(9), labels[2:]] = -np.inf
+        np.testing.assert_array_equal(np.stack(seen, 1), np.argsort(-logits, axis=1)[:, :4])
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 9])
+def test_an_interrupted_evaluation_continues(tmp_path, stop_after):
+    evaluate = partial(apgd_only, mlp_model(), *examples(), batch_size=4, key=jax.random.key(5))
+    batches = []
+    whole = evaluate(state_path=tmp_path / "whole", progress=batches.append)
+
+    def stop(progress):
+        left.append(progress)
+        if len(left) == stop_after:
+            raise Interrupted
+
+    left = []
+    with pytest.raises(Interrupted):
+        evaluate(state_path=tmp_path / "parts", progress=stop)
+    done_again = []
+    resumed = evaluate(state_path=tmp_path / "parts", progress=done_again.append)
+    assert_equal(resumed, whole)
+    assert_equal(evaluate(), whole)
+    for name in ("state.npz", "images.npy"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert len(done_again) == len(batches) - stop_after
+    # A finished evaluation is read, not repeated.
+    finished = []
+    assert_equal(evaluate(state_path=tmp_path / "whole", progress=finished.append), whole)
+    assert finished == []
+
+
+IMAGES = np.arange(96, dtype=np.float32).reshape(3, 4, 4, 2) / 96
+
+
+def linear(images):
+    return images.reshape(len(images), -1)[:, :5] * 3
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "digest"),
+    [
+        (attacks.autoattack, "dc1568ca2bbd0df0d75075d59ae9242d42b9e5dfa921df42aa54a281b6f7a574"),
+        (
+            partial(
+                attacks.autoattack, version="plus", norm="L2", n_target_classes=2,
+                key=jax.random.key(3), indices=np.array([4, 9, 2]),
+            ),
+            "31d9b9aa888b2137f4411a7bf896306f1c77ca65c23f0a403f403b4c75170f84",
+        ),
+        (
+            partial(
+                attacks.adaptive, transfer_from={"other": linear}, budget="thorough",
+                defences=[attacks.Defence("d", [attacks.Surrogate("twin", linear)])],
+            ),
+            "2f9055e223c83d7f87245bc05468a6c2a0490facea532d6be4407e0f61da99e1",
+        ),
+    ],
+)  # fmt: skip
+def test_states_of_version_0_1_belong_to_the_same_evaluations(tmp_path, evaluate, digest):
+    labels = np.array([0, 1, 2])
+    evaluate(
+        linear, IMAGES, labels, epsilon=0.03, max_seconds=0, state_path=tmp_path, progress=None
+    )
+    with np.load(tmp_path / "state.npz") as state:
+        assert str(state["fingerprint"]) == digest
+        assert set(state.files) == {
+            "fingerprint", "probe", "attack", "round", "todo", "tackled", "robust", "broken_by",
+            "target", "norms", "queries", "targets", "accuracies", "zero_gradient", "not_finite",
+            "outcomes", "exhaustive",
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"epsilon": 0.04}, "settings"),
+        ({"key": jax.random.key(1)}, "settings"),
+        ({"labels": np.zeros(11, int)}, "labels"),
+        ({"model": mlp_model(seed=1)}, "model"),
+    ],
+)
+def test_a_state_of_another_evaluation_is_refused(tmp_path, change, words):
+    images, labels = examples()
+    arguments = {"model": mlp_model(), "images": images, "labels": labels, "max_seconds": 0}
+    apgd_only(**arguments, state_path=tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match=f"state_path={tmp_path} .* {words}"):
+        apgd_only(**arguments | change, state_path=tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("damaged", ["state.npz", "images.npy"])
+def test_a_damaged_state_is_refused(tmp_path, damaged):
+    evaluate = partial(apgd_only, mlp_model(), *examples(), max_seconds=0, state_path=tmp_path)
+    evaluate()
+    content = (tmp_path / damaged).read_bytes()
+    (tmp_path / damaged).write_bytes(content[: len(content) // 3])
+    with pytest.raises(ValueError, match=f"state_path={tmp_path}: {damaged}"):
+        evaluate()
+
+
+def test_an_unwritable_state_path(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=f"state_path={tmp_path}/file/state"):
+        apgd_only(mlp_model(), *examples(), state_path=tmp_path / "file" / "state")
+
+
+def test_a_run_stopped_by_time_says_so_and_goes_on(tmp_path, monkeypatch):
+    evaluate = partial(two_squares, mlp_model(), *examples(), batch_size=4)
     whole = evaluate()
     now = [0.0]
-    monkeypatch.setattr(autoattack_run.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
     def a_second_each(event):
         now[0] += event.attack != "clean"
 
     stopped = evaluate(state_path=tmp_path, max_seconds=4, progress=a_second_each)
     assert not stopped.complete
-    assert "stopped after 4 s in again (attack 2 of 2)" in stopped.warnings[-1]
+    assert "stopped after 4 s in again" in stopped.warnings[-1]
     assert [record.name for record in stopped.records] == ["square"]
     assert list(stopped.accuracies) == ["clean", "square"]
     assert whole.robust_accuracy <= stopped.robust_accuracy < stopped.clean_accuracy
@@ -103,29 +222,25 @@ def test_a_run_stopped_by_time_says_so_and_goes_on(tmp_path, monkeypatch):
     assert at_once.robust_accuracy == at_once.clean_accuracy == whole.clean_accuracy
     resumed = evaluate(state_path=tmp_path, max_seconds=60, progress=a_second_each)
     assert resumed.complete and resumed.warnings == whole.warnings
-    assert resumed.records == whole.records
-    np.testing.assert_array_equal(resumed.images, whole.images)
-    np.testing.assert_array_equal(resumed.queries, whole.queries)
+    assert_equal(resumed, whole)
 
 
 def test_the_remaining_time_is_that_of_the_passes_that_are_left(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(autoattack_run.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
-    def useless(logits_fn, images, labels, threat_model, *, active, targets=None, cost, **_):
+    def slow(model, images, labels, threat_model, *, active, cost, **_):
         now[0] += cost * float(jnp.sum(active))  # a second for each forward pass
-        nothing = jnp.zeros(len(images))
-        return AttackResult(images, nothing > 0, nothing, nothing.astype(int))
+        return useless(images)
 
     chosen = [
-        attacks.Attack("cheap", useless, targeted=True, options={"cost": 2}, cost=2),
-        attacks.Attack("dear", useless, num_restarts=3, options={"cost": 5}, cost=5),
+        attacks.Attack("cheap", slow, targeted=True, options={"cost": 2}, cost=2),
+        attacks.Attack("dear", slow, num_restarts=3, options={"cost": 5}, cost=5),
     ]
     events = []
-    images, labels = examples()
-    attacks.autoattack(
-        mlp_model(), images, labels, epsilon=0.1, version="custom", attacks_to_run=chosen,
-        batch_size=4, n_target_classes=2, progress=events.append,
+    custom(
+        mlp_model(), *examples(), attacks_to_run=chosen, batch_size=4, n_target_classes=2,
+        progress=events.append,
     )  # fmt: skip
     total = 9 * (2 * 2 + 3 * 5)
     for event in events:
@@ -134,27 +249,7 @@ def test_the_remaining_time_is_that_of_the_passes_that_are_left(monkeypatch):
     assert events[-1].remaining == 0
 
 
-def test_targets_can_be_ranked_by_another_model():
-    def lists_its_targets(logits_fn, images, labels, threat_model, *, targets, active, **_):
-        seen.append(np.asarray(targets)[np.asarray(active)])
-        nothing = jnp.zeros(len(images))
-        return AttackResult(images, nothing > 0, nothing, nothing.astype(int))
-
-    images, labels = examples()
-    other = mlp_model(seed=1)
-    for rank_by in (None, other):
-        seen = []
-        attacks.autoattack(
-            mlp_model(), images, labels, epsilon=0.1, version="custom", n_target_classes=4,
-            attacks_to_run=[attacks.Attack("targets", lists_its_targets, targeted=True)],
-            rank_by=rank_by, progress=None,
-        )  # fmt: skip
-        logits = np.array((rank_by or mlp_model())(jnp.asarray(images)))[2:]
-        logits[np.arange(9), labels[2:]] = -np.inf
-        np.testing.assert_array_equal(np.stack(seen, 1), np.argsort(-logits, axis=1)[:, :4])
-
-
-def brightened(logits_fn, images, labels, threat_model, *, active, **_):
+def brightened(model, images, labels, threat_model, *, active, **_):
     """Breaks every example of ``bright`` below."""
     found = threat_model.project(images + 0.1, images)
     return AttackResult(found, active, jnp.zeros(len(images)), jnp.ones(len(images), int))
@@ -177,9 +272,9 @@ def peaks(state_path):
     def evaluate(number, path=None):
         images = np.random.default_rng(0).random((number, 32, 32, 3), np.float32)
         before = memory("VmRSS")
-        result = attacks.autoattack(
-            bright, images, np.zeros(number, int), epsilon=0.1, version="custom", state_path=path,
-            attacks_to_run=[attacks.Attack("brightened", brightened)], batch_size=64, progress=None,
+        result = custom(
+            bright, images, np.zeros(number, int), state_path=path, batch_size=64,
+            attacks_to_run=[attacks.Attack("brightened", brightened)],
         )  # fmt: skip
         assert result.clean_accuracy == 1 and result.robust_accuracy == 0
         return (memory("VmHWM") - before) / images.nbytes
@@ -191,13 +286,8 @@ def peaks(state_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads Linux's /proc")
 def test_ten_thousand_images_take_no_more_memory_than_their_results(tmp_path):
-    script = (
-        f"import tests.attacks.test_autoattack_driver as t; t.peaks({str(tmp_path / 'state')!r})"
-    )
-    ran = subprocess.run(
-        [sys.executable, "-c", script], env=ENVIRONMENT, check=True, timeout=600,
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    on_disk, in_memory = map(float, ran.stdout.split())
+    module = "tests.attacks.test_autoattack_driver"
+    printed = run_python(f"import {module} as t; t.peaks({str(tmp_path / 'state')!r})")
+    on_disk, in_memory = map(float, printed.split())
     # The results are as large as the images; the process has its largest size of both runs.
     assert 0.9 < on_disk < 1.3 and 0.9 < in_memory < 1.3

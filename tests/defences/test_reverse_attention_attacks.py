@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from ancra_jax import attacks
-from ancra_jax.defences import declared
 from ancra_jax.attacks.placement import Placement
 from ancra_jax.defences import branch_maximum, declared, mask_statistics, reverse_attention
 from ancra_jax.defences.attention_objective import LABEL, TARGET, AttentionObjective, Goal, ascent

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from ancra_jax import attacks
-from ancra_jax.defences import declared
 from ancra_jax.attacks.autoattack import driver as autoattack_run
 from ancra_jax.attacks.success import judge
+from ancra_jax.defences import declared
 from tests.defences.test_reverse_attention_attacks import MODULE, examples, network
 from tests.support import ENVIRONMENT
 

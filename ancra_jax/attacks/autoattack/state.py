@@ -52,7 +52,7 @@ class State:
     norms: Float[np.ndarray, "examples"]
     queries: Int[np.ndarray, "examples"]
     targets: Int[np.ndarray, "examples targets"]
-    accuracies: Float[np.ndarray, "attacks+1"]
+    accuracies: Float[np.ndarray, "entries"]
     zero_gradient: Bool[np.ndarray, "examples"]
     not_finite: Bool[np.ndarray, "examples"]
     outcomes: Int[np.ndarray, "attacks examples"]
