@@ -10,11 +10,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from ancra_jax.attacks.gradients import WithKeys
-from ancra_jax.attacks.model import Images, Model, as_pytree, example_keys
+from ancra_jax.attacks.model import Model, as_pytree, example_keys
+from ancra_jax.attacks.objectives import Labels, Values
 from ancra_jax.attacks.placement import Placement, default_batch_size
 from ancra_jax.attacks.saved_state import fingerprint
+from ancra_jax.attacks.success import judge
 from ancra_jax.attacks.threat_models import ThreatModel
-from ancra_jax.attacks.types import CLEAN
+from ancra_jax.attacks.types import CLEAN, AttackResult
 from ancra_jax.attacks.validation import (
     check_images,
     check_labels,
@@ -22,11 +24,16 @@ from ancra_jax.attacks.validation import (
     check_positive_int,
     forward,
 )
+from ancra_jax.ops.images import Images
 
 _PROBED = 8  # so many images, whatever the size of batches
 
 Arrays = dict[str, np.ndarray]
 Known = Mapping[str, Arrays]
+Numbers = Int[np.ndarray, "numbers"]
+Run = Callable[..., AttackResult]
+"""``run(model, images, labels, threat_model, *, key, indices, active, targets)``; ``targets`` only
+where there are any."""
 
 
 class Batch(NamedTuple):
@@ -44,8 +51,8 @@ class Batch(NamedTuple):
     examples: Int[np.ndarray, "examples"]
     rows: Int[np.ndarray, "batch"]
     images: Images
-    labels: Int[Array, "batch"]
-    indices: Int[Array, "batch"]
+    labels: Labels
+    indices: Labels
     active: Bool[Array, "batch"]
 
 
@@ -141,27 +148,49 @@ class Job:
 
     def purpose_key(self, purpose: str, number: int = 0) -> Key[Array, ""]:
         """Return the key of an attack's pass, whatever else is in the list of attacks."""
-        return jax.random.fold_in(
-            jax.random.fold_in(self.key, zlib.crc32(purpose.encode())), number
-        )
+        key = jax.random.fold_in(self.key, zlib.crc32(purpose.encode()))
+        return jax.random.fold_in(key, number)
 
-    def batches(self, examples: Int[np.ndarray, "chosen"]) -> Iterator[Batch]:
+    def batches(self, examples: Numbers) -> Iterator[Batch]:
         """Cut examples, given by their numbers, into batches and put these on the devices."""
         for rows, active in self.placement.batches(examples):
             arrays = (self.images[rows], self.labels[rows], self.indices[rows], active)
             yield Batch(rows[active], rows, *self.placement.place(arrays))
 
     def over_batches(
-        self, examples: Int[np.ndarray, "chosen"], compute: Callable[[Batch], Mapping[str, Any]]
+        self, compute: Callable[[Batch], Mapping[str, Any]], examples: Numbers | None = None
     ) -> Arrays:
-        """Compute arrays batch by batch; in those returned, examples not chosen have zeros."""
+        """Compute arrays batch by batch, over all examples or with zeros for those not chosen."""
         arrays: Arrays = {}
-        for batch in self.batches(examples):
+        for batch in self.batches(np.arange(len(self.images)) if examples is None else examples):
             for name, computed in compute(batch).items():
                 values = np.asarray(computed)[: len(batch.examples)]
                 shape = (len(self.images), *values.shape[1:])
                 arrays.setdefault(name, np.zeros(shape, values.dtype))[batch.examples] = values
         return arrays
+
+    def attack(
+        self, run: Run, name: str, number: int, batch: Batch, targets: Numbers | None = None
+    ) -> tuple[AttackResult, Bool[Array, "batch"], Values]:
+        """Run one pass of an attack on a batch, and judge its images by a fresh forward pass.
+
+        Args:
+          run: the attack.
+          name: of the attack, which with ``number`` decides its randomness.
+          number: of its pass.
+          batch: what to attack.
+          targets: class numbers of all examples, for a targeted attack.
+
+        Returns:
+          What the attack says; which of its images are adversarial; the perturbations' norms.
+        """
+        images, labels = batch.images, batch.labels
+        aimed = {} if targets is None else {"targets": self.placement.place(targets[batch.rows])}
+        key = self.purpose_key(name, number)
+        common = {"key": key, "indices": batch.indices, "active": batch.active}
+        found = run(self.model, images, labels, self.threat_model, **common, **aimed)
+        model = self.judging_model(name, number, batch)
+        return found, *judge(model, found.images, images, labels, self.threat_model)
 
     def judging_model(self, purpose: str, number: int, batch: Batch) -> Model:
         """Return the model for a fresh forward pass, with its own randomness if it has any."""

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -70,6 +70,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         os.replace(temporary, path)
     except OSError as error:
         raise StateError(f"state_path={path.parent}: cannot be written: {error}") from error
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Write arrays as an ``.npz`` file; see ``write_atomically``."""
+    write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
 def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:

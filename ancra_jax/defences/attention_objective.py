@@ -5,6 +5,7 @@ occurs once, serves them all.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,41 +13,38 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ancra_jax.attacks.model import Images, Model, model_outputs
-from ancra_jax.attacks.objectives import (
-    cross_entropy_term,
-    margin_term,
-    targeted_dlr_term,
-    targeted_margin_term,
-)
+from ancra_jax.attacks import objectives
+from ancra_jax.attacks.model import Model, model_outputs
+from ancra_jax.attacks.objectives import Labels, Logits, Values, margin_term
+from ancra_jax.ops.images import Images
 from ancra_jax.ops.pytree import pytree_dataclass
 
 Scalar = Any
 """A NumPy scalar or a traced one, of one dtype in all attacks: else they would share no program."""
 
-Logits = Float[Array, "batch classes"]
-Classes = Int[Array, "batch"]
-Values = Float[Array, "batch"]
+Rows = Float[Array, "classes features"]
+Masks = Float[Array, "batch features"]
 
 FREE, LABEL, TARGET = range(3)
 
 
-def class_margin_term(logits: Logits, classes: Classes) -> Values:
+def class_margin_term(logits: Logits, classes: Labels) -> Values:
     """``z_c - max_{q != c} z_q``: positive where ``c`` is the prediction."""
     return -margin_term(logits, classes)
 
 
-def _dlr_or_margin_term(logits: Logits, labels: Classes, targets: Classes) -> Values:
-    term = targeted_dlr_term if logits.shape[-1] >= 4 else targeted_margin_term
+def _targeted_dlr_term(logits: Logits, labels: Labels, targets: Labels) -> Values:
+    dlr = logits.shape[-1] >= 4
+    term = objectives.targeted_dlr_term if dlr else objectives.targeted_margin_term
     return term(logits, labels, targets)
 
 
 # What is ascended on every head: a term of (logits, labels, targets).
-_TERMS: dict[str, Callable[[Logits, Classes, Classes], Values]] = {
-    "cross_entropy": lambda logits, labels, targets: cross_entropy_term(logits, labels),
+_TERMS: dict[str, Callable[[Logits, Labels, Labels], Values]] = {
+    "cross_entropy": lambda logits, labels, targets: objectives.cross_entropy_term(logits, labels),
     "margin": lambda logits, labels, targets: margin_term(logits, labels),
-    "targeted_margin": targeted_margin_term,
-    "targeted_dlr": _dlr_or_margin_term,
+    "targeted_margin": objectives.targeted_margin_term,
+    "targeted_dlr": _targeted_dlr_term,
     "class_margin": lambda logits, labels, targets: class_margin_term(logits, targets),
 }
 LOSSES = (*_TERMS, "branch")
@@ -84,13 +82,9 @@ def ascent(
     branch: tuple[int, int] = (FREE, FREE),
     **options: float | bool,
 ) -> Ascent:
-    """Return an ``Ascent`` with leaves of the dtypes that all share; by default the network's own.
+    """Return an ``Ascent`` on one of ``LOSSES``, with leaves of the dtypes that all share.
 
-    Args:
-      loss: one of ``LOSSES``.
-      heads: see ``Ascent``.
-      branch: see ``Ascent``.
-      **options: the other attributes of ``Ascent``.
+    By default the network's own masks and final logits; ``options`` are the other attributes.
     """
     scalars = {name: np.float32(value) for name, value in options.items()}
     place = np.int32(LOSSES.index(loss))
@@ -109,13 +103,7 @@ class Mask:
     ascent: Ascent
     forced: Int[Array, "blocks batch"]
 
-    def __call__(
-        self,
-        aux_logits: Logits,
-        class_rows: Float[Array, "classes features"],
-        labels: Classes | None,
-        block: int,
-    ) -> Float[Array, "batch features"]:
+    def __call__(self, aux_logits: Logits, class_rows: Rows, labels: Any, block: int) -> Masks:
         """Return the mask of every example."""
         a, classes = self.ascent, len(class_rows)
         chosen = jax.nn.one_hot(jnp.argmax(aux_logits, axis=-1), classes)
@@ -140,8 +128,8 @@ class AttentionObjective:
 
     predict: Model
     ascent: Ascent
-    labels: Classes
-    targets: Classes
+    labels: Labels
+    targets: Labels
 
     def __call__(self, images: Images) -> Values:
         """Evaluate the objective."""
@@ -151,16 +139,17 @@ class AttentionObjective:
         logits, aux_logits = model_outputs(lambda x: self.predict(x, attention=mask), images)
         heads = jnp.concatenate([aux_logits, logits[None]])
 
-        def weighted(term: Callable[..., Values]) -> Callable[[], Values]:
+        def weighted(term: Callable[..., Values]) -> Values:
             over_heads = jax.vmap(lambda head: term(head, self.labels, self.targets))
-            return lambda: self.ascent.heads @ over_heads(heads)
+            return jnp.asarray(self.ascent.heads) @ over_heads(heads)
 
         def smallest() -> Values:
             classes = jnp.where(forced >= 0, forced, self.labels)
             terms = branch_terms(aux_logits, logits, classes, self.labels)
             return soft_minimum(terms, self.ascent.softness)
 
-        return jax.lax.switch(self.ascent.loss, [*map(weighted, _TERMS.values()), smallest])
+        terms = [partial(weighted, term) for term in _TERMS.values()]
+        return jax.lax.switch(self.ascent.loss, [*terms, smallest])
 
 
 @pytree_dataclass()
@@ -170,7 +159,7 @@ class Goal:
     predict: Model
     ascent: Ascent
 
-    def __call__(self, labels: Classes, targets: Classes | None) -> AttentionObjective:
+    def __call__(self, labels: Labels, targets: Labels | None) -> AttentionObjective:
         """Return the objective for these labels, and targets if there are any."""
         targets = labels if targets is None else targets
         return AttentionObjective(self.predict, self.ascent, labels, targets)
@@ -180,7 +169,7 @@ def branch_terms(
     aux_logits: Float[Array, "2 batch classes"],
     logits: Logits,
     classes: Int[Array, "2 batch"],
-    labels: Classes,
+    labels: Labels,
 ) -> Float[Array, "3 batch"]:
     """Return what must be positive for a branch to be taken and to be wrong.
 

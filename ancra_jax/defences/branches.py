@@ -6,13 +6,16 @@ under the first mask i, that of the second.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
-from ancra_jax.attacks.model import Images, Model, as_pytree, model_outputs
-from ancra_jax.defences.attention_objective import branch_terms
+from ancra_jax.attacks.model import Model, as_pytree, model_outputs
+from ancra_jax.attacks.objectives import Labels, Logits, Values
+from ancra_jax.defences.attention_objective import Masks, Rows, branch_terms
+from ancra_jax.ops.images import Images
 from ancra_jax.ops.pytree import pytree_dataclass
 
 _AT_ONCE = 10  # first masks that are computed together
@@ -24,29 +27,20 @@ class RankedMask:
 
     ranks: Int[Array, "2"]
 
-    def __call__(
-        self,
-        aux_logits: Float[Array, "batch classes"],
-        class_rows: Float[Array, "classes features"],
-        labels: Int[Array, "batch"] | None,
-        block: int,
-    ) -> Float[Array, "batch features"]:
-        """The mask of every example."""
+    def __call__(self, aux_logits: Logits, class_rows: Rows, labels: Any, block: int) -> Masks:
+        """Return the mask of every example."""
         return class_rows[self.classes(aux_logits, block)]
 
-    def classes(self, aux_logits: Float[Array, "batch classes"], block: int) -> Int[Array, "batch"]:
-        """The classes of this rank; of equal logits the smaller class comes first."""
+    def classes(self, aux_logits: Logits, block: int) -> Labels:
+        """Return the classes of this rank; of equal logits the smaller class comes first."""
         order = jnp.argsort(-aux_logits, axis=-1, stable=True)
         return order[:, self.ranks[block]]
 
 
 def branch_maximum(
-    predict: Model,
-    images: Images,
-    labels: Int[Array, "batch"],
-    ranks: int | None = None,
-) -> Float[Array, "batch"]:
-    """How far the best of all branches is from making the network err: the certificate.
+    predict: Model, images: Images, labels: Labels, ranks: int | None = None
+) -> Values:
+    """Return how far the best of all branches is from making the network err: the certificate.
 
     The maximum over all branches (i, j) of the smallest of ``a_1[i] - max_{q != i} a_1[q]``,
     ``a_2[j] - max_{q != j} a_2[q]`` and ``max_{q != y} f_q - f_y``, the latter two under the masks
@@ -68,8 +62,8 @@ def branch_maximum(
 
 
 @partial(jax.jit, static_argnames="ranks")
-def _branch_maximum(predict, images, labels, ranks):
-    def value(first, second):
+def _branch_maximum(predict: Model, images: Images, labels: Labels, ranks: int) -> Values:
+    def value(first: Int[Array, ""], second: Int[Array, ""]) -> Values:
         mask = RankedMask(jnp.stack([first, second]))
         logits, aux_logits = model_outputs(lambda x: predict(x, attention=mask), images)
         classes = jnp.stack([mask.classes(aux, block) for block, aux in enumerate(aux_logits)])
@@ -80,16 +74,3 @@ def _branch_maximum(predict, images, labels, ranks):
     over_second = jax.vmap(value, in_axes=(None, 0))
     values = jax.lax.map(lambda first: over_second(first, numbers), numbers, batch_size=_AT_ONCE)
     return jnp.max(values, axis=(0, 1))
-
-
-@pytree_dataclass(static=("ranks",))
-class BranchObjective:
-    """``branch_maximum`` as an objective of a batch."""
-
-    predict: Model
-    labels: Int[Array, "batch"]
-    ranks: int
-
-    def __call__(self, images: Images) -> Float[Array, "batch"]:
-        """Evaluates the objective."""
-        return branch_maximum(self.predict, images, self.labels, self.ranks)

@@ -8,9 +8,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ancra_jax.attacks.gradients import value_and_input_gradient
-from ancra_jax.attacks.model import Images, Model, as_pytree, model_outputs
+from ancra_jax.attacks.model import Model, as_pytree, model_outputs
+from ancra_jax.attacks.objectives import Labels, Values
 from ancra_jax.attacks.placement import Placement
 from ancra_jax.defences.attention_objective import Ascent, AttentionObjective, ascent
+from ancra_jax.ops.images import Images
 
 _HostImages = Float[np.ndarray, "examples height width channels"]
 
@@ -71,7 +73,7 @@ def _classes(predict: Model, images: Images) -> Int[Array, "batch 3"]:
     return jnp.argmax(jnp.concatenate([aux_logits, logits[None]]), axis=-1).T
 
 
-def _cosine(predict: Model, images: Images, labels: Int[Array, "batch"]) -> Float[Array, "batch"]:
+def _cosine(predict: Model, images: Images, labels: Labels) -> Values:
     final = _gradient(predict, images, labels, ascent("targeted_margin", (0, 0, 1)))
     last_mask = _gradient(predict, images, labels, ascent("targeted_margin", (0, 1, 0)))
     dot = jnp.sum(final * last_mask, axis=(1, 2, 3))
@@ -80,7 +82,7 @@ def _cosine(predict: Model, images: Images, labels: Int[Array, "batch"]) -> Floa
 
 
 @jax.jit
-def _gradient(predict: Model, images: Images, labels: Int[Array, "batch"], what: Ascent) -> Images:
+def _gradient(predict: Model, images: Images, labels: Labels, what: Ascent) -> Images:
     """Return the gradient of z_k - z_y, k being the largest wrong logit of a_2."""
     a_2 = model_outputs(predict, images)[1][-1]
     wrong = jnp.where(jax.nn.one_hot(labels, a_2.shape[-1], dtype=bool), -jnp.inf, a_2)

@@ -18,14 +18,15 @@ from functools import partial
 from typing import Any
 
 import jax
-from jaxtyping import Array, Float, Int
 
 from ancra_jax.attacks.adaptive.surrogates import Defence, Level, SurrogateAttack
-from ancra_jax.attacks.model import Images, Model, model_outputs
+from ancra_jax.attacks.model import Model, model_outputs
+from ancra_jax.attacks.objectives import Labels, Logits, Objective, Values
 from ancra_jax.defences.attention_objective import LABEL, TARGET, Ascent, Goal, ascent
-from ancra_jax.defences.branches import BranchObjective
+from ancra_jax.defences.branches import branch_maximum
 from ancra_jax.defences.masks import mask_statistics
 from ancra_jax.defences.registry import register
+from ancra_jax.ops.images import Images
 
 NAME = "reverse_attention"
 _A_1, _A_2 = (1, 0, 0), (0, 1, 0)  # weights of the heads in an objective
@@ -53,6 +54,8 @@ def reverse_attention(network: Any, predict: Model) -> Defence | None:
 
 
 def _along_gradients(predict: Model) -> Iterator[SurrogateAttack]:
+    """Yield the groups A1 to A5."""
+
     def attack(name: str, level: Level, what: Ascent, targeted: bool = False) -> SurrogateAttack:
         group = name[:2].upper()
         return SurrogateAttack(name, Goal(predict, what), targeted, group=group, level=level)
@@ -95,25 +98,27 @@ def _along_gradients(predict: Model) -> Iterator[SurrogateAttack]:
 
 
 def _black_box(predict: Model) -> Iterator[SurrogateAttack]:
-    """Square, which uses values only."""
+    """Yield A6: Square, which uses values only."""
 
-    def branches(labels: Int[Array, "batch"], targets: Any) -> BranchObjective:
-        return BranchObjective(predict, labels, _RANKS)
+    def best_branch(labels: Labels, targets: Any) -> Objective:
+        return jax.tree_util.Partial(_best_branch, predict, labels)
 
-    margin = Goal(predict, ascent("margin", _A_2))
-    yield SurrogateAttack("a6-square-gate2", margin, search="square", group="A6")
-    yield SurrogateAttack(
-        "a6-square-branches", branches, search="square", group="A6", level="standard"
-    )
+    attack = partial(SurrogateAttack, search="square", group="A6")
+    yield attack("a6-square-gate2", Goal(predict, ascent("margin", _A_2)))
+    yield attack("a6-square-branches", best_branch, level="standard")
+
+
+def _best_branch(predict: Model, labels: Labels, images: Images) -> Values:
+    return branch_maximum(predict, images, labels, _RANKS)
 
 
 def _transfer(predict: Model) -> Iterator[SurrogateAttack]:
-    """From the same network without masks, classified by a_2; and on from there."""
+    """Yield A7: from the same network without masks, classified by a_2; and on from there."""
     plain = Goal(predict, ascent("cross_entropy", _A_2, off=True))
     masked = Goal(predict, ascent("margin", (1, 1, 0)))
     yield SurrogateAttack("a7-trunk", plain, group="A7")
     yield SurrogateAttack("a7-trunk-warm", masked, warm_start=plain, group="A7")
 
 
-def _last_aux_logits(predict: Model, images: Images) -> Float[Array, "batch classes"]:
+def _last_aux_logits(predict: Model, images: Images) -> Logits:
     return model_outputs(predict, images)[1][-1]

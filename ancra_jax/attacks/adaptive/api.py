@@ -5,30 +5,46 @@ in AutoAttack's driver: each success is confirmed by a fresh forward pass of the
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+from jaxtyping import Array, Bool, Int, Key
 
-from ancra_jax.attacks.adaptive.searches import SEARCHES
 from ancra_jax.attacks.adaptive.surrogates import (
     LEVELS,
     Defence,
     Level,
+    ObjectiveOf,
     Surrogate,
     SurrogateAttack,
     loss_on,
 )
+from ancra_jax.attacks.apgd import apgd, run_apgd, surface_start
 from ancra_jax.attacks.autoattack.api import autoattack
 from ancra_jax.attacks.autoattack.ensemble import GRADIENT_COST, Attack
 from ancra_jax.attacks.autoattack.result import AutoAttackResult
-from ancra_jax.attacks.model import AnyImages, AnyLabels, Model, as_pytree, read_outputs
+from ancra_jax.attacks.gradients import evaluator
+from ancra_jax.attacks.model import (
+    AnyImages,
+    AnyLabels,
+    Model,
+    as_pytree,
+    example_keys,
+    read_outputs,
+)
+from ancra_jax.attacks.objectives import Objective
+from ancra_jax.attacks.pgd import pgd
 from ancra_jax.attacks.renamed import explains_old_calls
-from ancra_jax.attacks.types import Progress, print_progress
+from ancra_jax.attacks.square import square
+from ancra_jax.attacks.threat_models import ThreatModel
+from ancra_jax.attacks.types import AttackResult, Progress, print_progress
 from ancra_jax.attacks.validation import check_images
+from ancra_jax.ops.images import Images, select
+from ancra_jax.ops.per_device import where_the_batch_is
 
 TRANSFER = "A7"
 """The group of attacks from other models, the seventh of those on reverse attention."""
@@ -43,8 +59,8 @@ class AdaptiveBudget:
       num_targets: most targets of a targeted attack.
       num_restarts: of an untargeted attack along gradients.
       num_queries: queries of Square.
-      exhaustive: whether attacks get all examples that are classified correctly when clean, not
-        just those that are still robust. Their own accuracy is known only then.
+      exhaustive: whether attacks get all examples that are classified correctly without an attack,
+        not just those that are still robust. Their own accuracy is known only then.
       targeted_on_all: whether that holds of targeted attacks too, which take a pass a target.
     """
 
@@ -82,29 +98,20 @@ def adaptive(
     max_seconds: float | int | None = None,
     progress: Callable[[Progress], None] | None = print_progress,
 ) -> AutoAttackResult:
-    """Attacks a model through the surrogates that its defences declare.
+    """Attack a model through the surrogates that its defences declare.
 
     The cheap attacks run first. Everything that ``autoattack`` promises of successes, randomness,
     batches and interruptions holds here.
 
     Args:
-      model: the model itself, with nothing replaced; see ``autoattack``.
-      images: clean images, pixels in [0, 1].
-      labels: class numbers.
-      epsilon: radius of the threat model, on the [0, 1] pixel scale.
-      norm: ``'linf'`` or ``'l2'``.
+      model: the model itself, with nothing replaced.
+      images, labels, epsilon, norm, key, indices, batch_size, devices, state_path, max_seconds,
+        progress: as in ``autoattack``.
       defences: what the model is known to do; without any it is attacked by transfer and by Square.
-      transfer_from: other models by name. APGD on each of them is judged by ``model``, and its
-        best points are where APGD on the model's own decision starts.
+      transfer_from: other models by name. APGD on each of them is judged by ``model``, and its best
+        points are where APGD on the model's own decision starts.
       budget: ``'quick'``, ``'standard'``, ``'thorough'``, or numbers of your own (which include all
         attacks).
-      key: see ``autoattack``; so are the following.
-      indices: data-set indices of the images.
-      batch_size: rows of a batch.
-      devices: batches are sharded over them.
-      state_path: directory for the state of an interrupted call.
-      max_seconds: stop after so many seconds.
-      progress: called after every batch.
 
     Returns:
       The worst case over all attacks; ``records`` has what each did.
@@ -113,9 +120,14 @@ def adaptive(
       ValueError: as ``autoattack``; an unknown budget.
     """
     check_images(images)
-    outputs = jax.eval_shape(lambda x: read_outputs(model(x))[0], jnp.zeros(images[:1].shape))
-    chosen, allowed = _budget(budget)
-    attacks = plan(model, outputs.shape[-1], defences, transfer_from or {}, chosen, allowed)
+    if isinstance(budget, AdaptiveBudget):
+        chosen, levels = budget, LEVELS
+    elif budget in BUDGETS:
+        chosen, levels = BUDGETS[budget], LEVELS[: LEVELS.index(budget) + 1]
+    else:
+        raise ValueError(f"budget={budget!r}: allowed are {', '.join(map(repr, BUDGETS))}")
+    logits = jax.eval_shape(lambda x: read_outputs(model(x))[0], jnp.zeros(images[:1].shape))
+    attacks = plan(model, logits.shape[-1], defences, transfer_from or {}, chosen, levels)
     ranks = [defence.rank_by for defence in defences if defence.rank_by is not None]
     return autoattack(
         model,
@@ -138,14 +150,6 @@ def adaptive(
     )
 
 
-def _budget(budget):
-    if isinstance(budget, AdaptiveBudget):
-        return budget, LEVELS
-    if budget not in BUDGETS:
-        raise ValueError(f"budget={budget!r}: allowed are {', '.join(map(repr, BUDGETS))}")
-    return BUDGETS[budget], LEVELS[: LEVELS.index(budget) + 1]
-
-
 def plan(
     model: Model,
     num_classes: int,
@@ -154,12 +158,12 @@ def plan(
     budget: AdaptiveBudget,
     levels: Sequence[Level] = LEVELS,
 ) -> list[Attack]:
-    """The attacks on a model with these defences, the cheap ones first."""
+    """Return the attacks on a model with these defences, the cheap ones first."""
     own_margin = loss_on(model, "margin")
     decision = next((d.decision for d in defences if d.decision is not None), own_margin)
     declared: list[Surrogate | SurrogateAttack] = [a for d in defences for a in d.attacks]
-    for name, forward in transfer_from.items():
-        declared += _transfers(name, as_pytree(forward), decision)
+    for name, other in transfer_from.items():
+        declared += _transfers(name, as_pytree(other), decision)
     if not any(defence.attacks for defence in defences):
         declared.append(SurrogateAttack("square-margin", own_margin, search="square"))
     expanded: list[SurrogateAttack] = []
@@ -169,31 +173,67 @@ def plan(
     return sorted(attacks, key=lambda a: a.cost * a.num_passes(budget.num_targets))
 
 
-def _transfers(name, forward, decision):
-    """Points that fool another model, and APGD on the model itself from there."""
-    ce, margin = loss_on(forward, "ce"), loss_on(forward, "margin")
-    return [
-        SurrogateAttack(f"transfer-{name}-ce", ce, group=TRANSFER),
-        SurrogateAttack(f"transfer-{name}-margin", margin, group=TRANSFER),
-        SurrogateAttack(f"warm-{name}", decision, warm_start=ce, group=TRANSFER),
-    ]
+def _transfers(name: str, other: Model, decision: ObjectiveOf) -> Iterator[SurrogateAttack]:
+    """Yield attacks on another model, and APGD on the model itself from where they end."""
+    along = {loss: loss_on(other, loss) for loss in ("ce", "margin")}
+    for loss, objective in along.items():
+        yield SurrogateAttack(f"transfer-{name}-{loss}", objective, group=TRANSFER)
+    yield SurrogateAttack(f"warm-{name}", decision, warm_start=along["ce"], group=TRANSFER)
 
 
 def _as_attack(entry: SurrogateAttack, budget: AdaptiveBudget) -> Attack:
-    run = partial(SEARCHES[entry.search], objective=entry.objective)
-    cost = GRADIENT_COST * budget.num_steps
+    cost = GRADIENT_COST * budget.num_steps * (1 if entry.warm_start is None else 2)
     options, restarts = {"num_steps": budget.num_steps}, budget.num_restarts
     if entry.search == "square":
         options, cost, restarts = {"num_queries": budget.num_queries}, budget.num_queries, 1
-    if entry.warm_start is not None:
-        run, cost = partial(run, warm_start=entry.warm_start), 2 * cost
     return Attack(
         entry.name,
-        run,
+        partial(_search, entry),
         targeted=entry.targeted,
         num_restarts=restarts,
         options=options,
         group=entry.group,
         cost=cost,
         exhaustive=budget.exhaustive and (budget.targeted_on_all or not entry.targeted),
+    )
+
+
+def _search(
+    entry: SurrogateAttack,
+    model: Model,
+    images: Images,
+    labels: Int[Array, "batch"],
+    threat_model: ThreatModel,
+    *,
+    key: Key[Array, ""],
+    indices: Int[Array, "batch"],
+    active: Bool[Array, "batch"],
+    targets: Int[Array, "batch"] | None = None,
+    **length: int,
+) -> AttackResult:
+    """Search along the objective, after APGD along ``warm_start`` if there is one."""
+
+    def on_batch(objective_of: ObjectiveOf) -> Objective:
+        return where_the_batch_is(objective_of(labels, targets), labels)
+
+    searches: dict[str, Callable[..., AttackResult]] = {
+        "apgd": apgd,
+        "pgd": partial(pgd, step_size=threat_model.epsilon / 4),
+        "square": square,
+    }
+    common: dict[str, Any] = {"key": key, "indices": indices, "active": active, **length}
+    common["loss"] = on_batch(entry.objective)
+    run = partial(searches[entry.search], model, images, labels, threat_model, **common)
+    if entry.warm_start is None:
+        return run()
+    start = surface_start(threat_model, example_keys(key, indices), images)
+    evaluate = evaluator(on_batch(entry.warm_start), model)
+    before = run_apgd(evaluate, start, images, labels, threat_model, num_steps=length["num_steps"])
+    found = run(start=before.best_images)
+    earlier = before.fooled & active
+    return AttackResult(
+        images=select(earlier, before.adversarial, found.images),
+        success=found.success | earlier,
+        best_loss=found.best_loss,
+        queries=2 * found.queries,
     )

@@ -12,11 +12,12 @@ References:
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from ancra_jax.attacks.autoattack.ensemble import fitting_loss
 from ancra_jax.attacks.model import Model
-from ancra_jax.attacks.objectives import LOSSES, TARGETED_LOSSES, Objective
+from ancra_jax.attacks.objectives import LOSSES, TARGETED_LOSSES, Objective, objective_of
 
 ObjectiveOf = Callable[[Any, Any], Objective]
 """``(labels, targets) -> objective`` of a batch; the targets are None in an untargeted attack."""
@@ -112,8 +113,6 @@ def loss_on(forward: Model, loss: str) -> ObjectiveOf:
     Raises:
       ValueError: an unknown loss.
     """
-    if loss in TARGETED_LOSSES:
-        return lambda labels, targets: TARGETED_LOSSES[loss](forward, labels, targets)
-    if loss in LOSSES:
-        return lambda labels, targets: LOSSES[loss](forward, labels)
-    raise ValueError(f"loss={loss!r}: allowed are {', '.join([*LOSSES, *TARGETED_LOSSES])}")
+    if loss not in (*LOSSES, *TARGETED_LOSSES):
+        raise ValueError(f"loss={loss!r}: allowed are {', '.join([*LOSSES, *TARGETED_LOSSES])}")
+    return partial(objective_of, loss, forward)

@@ -13,6 +13,7 @@ References:
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -24,9 +25,8 @@ from ancra_jax.attacks.autoattack.ensemble import Attack, Budget, plan
 from ancra_jax.attacks.autoattack.result import AutoAttackResult, result_of
 from ancra_jax.attacks.autoattack.state import BROKEN, WITHSTOOD, State, Store
 from ancra_jax.attacks.job import Batch, Job
-from ancra_jax.attacks.model import AnyImages, AnyLabels, Model, as_pytree, example_keys
+from ancra_jax.attacks.model import AnyImages, AnyLabels, Model, as_pytree
 from ancra_jax.attacks.renamed import explains_old_calls
-from ancra_jax.attacks.success import judge
 from ancra_jax.attacks.threat_models import threat_model
 from ancra_jax.attacks.types import CLEAN, Progress, print_progress
 from ancra_jax.attacks.validation import check_positive_int, forward
@@ -203,11 +203,8 @@ def _classify(
     state.robust[chosen] = correct
     state.broken_by[chosen[~correct]] = CLEAN
     if check_gradients:
-        keys = example_keys(job.purpose_key("check"), batch.indices)
         model = job.judging_model(CLEAN, 0, batch)
-        zero, not_finite = jax.device_get(
-            check_start(model, batch.images, batch.labels, keys, job.threat_model, job.num_steps)
-        )
+        zero, not_finite = jax.device_get(check_start(job, model, "check", batch))
         state.zero_gradient[chosen] = zero[:count]
         state.not_finite[chosen] = not_finite[:count]
     state.queries[chosen] += 1
@@ -217,21 +214,9 @@ def _classify(
 def _attack(job: Job, attack: Attack, state: State, store: Store, batch: Batch) -> None:
     """Run one pass of an attack on one batch and record what a fresh forward pass confirms."""
     chosen, count = batch.examples, len(batch.examples)
-    options = dict(attack.options)
-    if attack.targeted:
-        options["targets"] = job.placement.place(state.targets[batch.rows, state.round])
-    found = attack.run(
-        job.model,
-        batch.images,
-        batch.labels,
-        job.threat_model,
-        key=job.purpose_key(attack.name, state.round),
-        indices=batch.indices,
-        active=batch.active,
-        **options,
-    )
-    model = job.judging_model(attack.name, state.round, batch)
-    judged = judge(model, found.images, batch.images, batch.labels, job.threat_model)
+    targets = state.targets[:, state.round] if attack.targeted else None
+    run = partial(attack.run, **attack.options)
+    found, *judged = job.attack(run, attack.name, state.round, batch, targets)
     broken, norms, loss, queries = (
         values[:count] for values in jax.device_get((*judged, found.best_loss, found.queries))
     )
@@ -241,8 +226,8 @@ def _attack(job: Job, attack: Attack, state: State, store: Store, batch: Batch) 
         store.write(chosen[newly], np.asarray(found.images)[:count][newly])
     state.robust[chosen[newly]] = False
     state.broken_by[chosen[newly]] = attack.name
-    if attack.targeted:
-        state.target[chosen[newly]] = state.targets[chosen[newly], state.round]
+    if targets is not None:
+        state.target[chosen[newly]] = targets[chosen[newly]]
     state.norms[chosen[newly]] = norms[newly]
     state.queries[chosen] += queries + 1
     state.not_finite[chosen] |= np.isnan(loss)

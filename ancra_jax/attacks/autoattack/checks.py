@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float
 
 from ancra_jax.attacks.apgd import run_apgd, surface_start
 from ancra_jax.attacks.autoattack.state import State
 from ancra_jax.attacks.gradients import Evaluator
-from ancra_jax.attacks.model import Images, Model
+from ancra_jax.attacks.job import Batch, Job
+from ancra_jax.attacks.model import Model, example_keys
 from ancra_jax.attacks.objectives import cross_entropy
-from ancra_jax.attacks.threat_models import ThreatModel
 
 _REPEATS = 5
 _IMAGES_REPEATED = 8
@@ -81,12 +81,7 @@ def model_warnings(
 
 
 def check_start(
-    model: Model,
-    images: Images,
-    labels: Int[Array, "batch"],
-    keys: Key[Array, "batch"],
-    threat_model: ThreatModel,
-    num_steps: int,
+    job: Job, model: Model, purpose: str, batch: Batch
 ) -> tuple[Bool[Array, "batch"], Bool[Array, "batch"]]:
     """Evaluate the cross-entropy where APGD would start: at random, at distance epsilon.
 
@@ -95,11 +90,11 @@ def check_start(
     Returns:
       Where the gradient is exactly 0, and where the cross-entropy is not finite.
     """
-    evaluate = Evaluator(cross_entropy(model, labels), None)
-    start = surface_start(threat_model, keys, images)
-    state = run_apgd(
-        evaluate, start, images, labels, threat_model, num_steps=num_steps, stop_after=0
-    )
+    keys = example_keys(job.purpose_key(purpose), batch.indices)
+    start = surface_start(job.threat_model, keys, batch.images)
+    evaluate = Evaluator(cross_entropy(model, batch.labels), None)
+    problem = (batch.images, batch.labels, job.threat_model)
+    state = run_apgd(evaluate, start, *problem, num_steps=job.num_steps, stop_after=0)
     zero = jnp.all(state.gradients == 0, axis=(1, 2, 3))
     return zero, ~jnp.isfinite(state.best_loss)
 

@@ -72,7 +72,7 @@ class Budget:
 
 
 GRADIENT_COST = 3.0
-"""Forward passes that a value with its input gradient takes as much time as."""
+"""Forward passes that take as long as a value with its input gradient."""
 
 VERSIONS = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
@@ -99,16 +99,21 @@ def plan(
     if version == "custom" and not attacks_to_run:
         raise ValueError("version='custom' needs attacks_to_run")
     if version != "custom" and attacks_to_run is not None:
-        raise ValueError(f"attacks_to_run goes with version='custom', not with version={version!r}")
-    restarts = 5 if version == "plus" else 1
-    attacks = [
-        entry if isinstance(entry, Attack) else _named(entry, num_classes, restarts, budget)
-        for entry in attacks_to_run or VERSIONS[version]
-    ]
+        raise ValueError(f"attacks_to_run needs version='custom', not version={version!r}")
+    named = _named(num_classes, budget, num_restarts=5 if version == "plus" else 1)
+    attacks = []
+    for entry in attacks_to_run or VERSIONS[version]:
+        if isinstance(entry, str) and entry not in named:
+            allowed = ", ".join(named)
+            raise ValueError(f"attacks_to_run: {entry!r} is none of {allowed}, and no Attack")
+        if isinstance(entry, str) and budget.randomized and not entry.startswith("apgd"):
+            raise ValueError(f"{entry} does not attack randomised models; use version='rand'")
+        attack = named[entry] if isinstance(entry, str) else entry
+        attacks.append(replace(attack, exhaustive=exhaustive or attack.exhaustive))
     names = [attack.name for attack in attacks]
     if len(set(names)) < len(names):
         raise ValueError(f"attacks_to_run={names}: every name may occur once")
-    return [replace(a, exhaustive=exhaustive or a.exhaustive) for a in attacks]
+    return attacks
 
 
 def describe(attack: Attack) -> str:
@@ -123,67 +128,37 @@ def describe(attack: Attack) -> str:
     )
 
 
-_LEAST_CLASSES = {"dlr": 3, "targeted_dlr": 4}
-
-
 def fitting_loss(loss: str, num_classes: int) -> str:
     """Return the loss, or the margin in its place if DLR needs more classes than there are."""
-    return loss if num_classes >= _LEAST_CLASSES.get(loss, 2) else loss.replace("dlr", "margin")
+    least = {"dlr": 3, "targeted_dlr": 4}.get(loss, 2)
+    return loss if num_classes >= least else loss.replace("dlr", "margin")
 
 
-def _named(name: str, num_classes: int, restarts: int, budget: Budget) -> Attack:
-    if name not in _BUILDERS:
-        allowed = ", ".join(_BUILDERS)
-        raise ValueError(
-            f"attacks_to_run: {name!r} is unknown; allowed are {allowed}, or an Attack"
-        )
-    if budget.randomized and not name.startswith("apgd"):
-        raise ValueError(f"{name} does not attack randomised models; use version='rand'")
-    return _BUILDERS[name](name, num_classes, restarts, budget)
+def _named(num_classes: int, budget: Budget, num_restarts: int) -> dict[str, Attack]:
+    """Return the attacks that a list may name."""
+    cost = GRADIENT_COST * budget.num_steps
+    steps = {"num_steps": budget.num_steps}
+    queries = {"num_queries": budget.num_queries}
+    several = {"num_steps": budget.num_steps, "num_restarts": num_restarts}
+    attacks = [
+        _apgd("apgd-ce", "ce", num_classes, budget, num_restarts=num_restarts),
+        _apgd("apgd-dlr", "dlr", num_classes, budget, num_restarts=num_restarts),
+        _apgd("apgd-t", "targeted_dlr", num_classes, budget, targeted=True),
+        Attack("fab", fab, options=several, cost=num_restarts * num_classes * cost),
+        Attack("fab-t", fab, targeted=True, options=steps, cost=cost),
+        Attack("square", square, options=queries, cost=budget.num_queries),
+    ]
+    return {attack.name: attack for attack in attacks}
 
 
-def _apgd(name: str, num_classes: int, restarts: int, budget: Budget, *, loss: str) -> Attack:
+def _apgd(name: str, loss: str, num_classes: int, budget: Budget, **passes: Any) -> Attack:
     fitting = fitting_loss(loss, num_classes)
-    note = ""
-    if fitting != loss:
-        note = (
-            f"{name}: {loss.replace('_dlr', ' DLR').replace('dlr', 'DLR')} needs "
-            f"{_LEAST_CLASSES[loss]} classes, the model has {num_classes}; the "
-            f"{fitting.replace('_', ' ')} was used"
-        )
+    replaced = f"{name}: {num_classes} classes are too few for {loss}; {fitting} was used"
     options = {
         "num_steps": budget.num_steps,
         "randomized": budget.randomized,
         "gradient_draws": budget.gradient_draws,
     }
-    targeted = loss.startswith("targeted")
     cost = GRADIENT_COST * budget.num_steps * (budget.gradient_draws if budget.randomized else 1)
-    run = partial(apgd, loss=fitting)
-    return Attack(name, run, targeted, 1 if targeted else restarts, options, cost=cost, note=note)
-
-
-def _fab(name: str, num_classes: int, restarts: int, budget: Budget) -> Attack:
-    options = {"num_steps": budget.num_steps, "num_restarts": restarts}
-    cost = restarts * num_classes * GRADIENT_COST * budget.num_steps
-    return Attack(name, fab, options=options, cost=cost)
-
-
-def _targeted_fab(name: str, num_classes: int, restarts: int, budget: Budget) -> Attack:
-    options = {"num_steps": budget.num_steps}
-    cost = GRADIENT_COST * budget.num_steps
-    return Attack(name, fab, targeted=True, options=options, cost=cost)
-
-
-def _square(name: str, num_classes: int, restarts: int, budget: Budget) -> Attack:
-    options = {"num_queries": budget.num_queries}
-    return Attack(name, square, options=options, cost=budget.num_queries)
-
-
-_BUILDERS: dict[str, Callable[[str, int, int, Budget], Attack]] = {
-    "apgd-ce": partial(_apgd, loss="ce"),
-    "apgd-dlr": partial(_apgd, loss="dlr"),
-    "apgd-t": partial(_apgd, loss="targeted_dlr"),
-    "fab": _fab,
-    "fab-t": _targeted_fab,
-    "square": _square,
-}
+    run, note = partial(apgd, loss=fitting), "" if fitting == loss else replaced
+    return Attack(name, run, options=options, cost=cost, note=note, **passes)

@@ -90,15 +90,7 @@ def result_of(
     warnings: list[str],
     max_seconds: float | int | None,
 ) -> AutoAttackResult:
-    """Return what the state of a finished or stopped evaluation says.
-
-    Args:
-      state: where the evaluation ended.
-      attacks: in their order.
-      images: adversarial and natural images.
-      warnings: what is known already.
-      max_seconds: the limit after which it was stopped.
-    """
+    """Return what the state of a finished evaluation says, or of one that a limit stopped."""
     names = [attack.name for attack in attacks]
     finished = state.attack
     if finished < len(attacks):

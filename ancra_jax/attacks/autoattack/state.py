@@ -3,16 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ancra_jax.attacks.autoattack.ensemble import Attack, describe
-from ancra_jax.attacks.job import Job
-from ancra_jax.attacks.saved_state import check_same, read_arrays, unreadable, write_atomically
+from ancra_jax.attacks.job import Job, Numbers
+from ancra_jax.attacks.saved_state import (
+    check_same,
+    read_arrays,
+    unreadable,
+    write_arrays,
+    write_atomically,
+)
 from ancra_jax.attacks.types import CLEAN, ROBUST
 
 NOT_ATTACKED, WITHSTOOD, BROKEN = range(3)
+_HostImages = Float[np.ndarray, "images height width channels"]
 
 
 @dataclass
@@ -62,14 +70,7 @@ class State:
     def new(
         cls, job: Job, attacks: Sequence[Attack], num_targets: int, ranked_by_another: bool
     ) -> "State":
-        """Return the state before anything is known.
-
-        Args:
-          job: what is attacked.
-          attacks: in their order.
-          num_targets: most targets of a targeted attack.
-          ranked_by_another: whether another model than the attacked one ranks the targets.
-        """
+        """Return the state before anything is known; ``num_targets`` is the most of an attack."""
         examples = len(job.images)
         num_targets = min(num_targets, job.num_classes - 1)
         longest = max(len(name) for name in [CLEAN, *(attack.name for attack in attacks)])
@@ -128,7 +129,7 @@ class Store:
     as a whole: an interruption at any moment leaves a state that is true.
     """
 
-    def __init__(self, directory: Path | None, images: Float[np.ndarray, "examples h w c"]):
+    def __init__(self, directory: Path | None, images: _HostImages):
         """Begin with the natural images; a directory is not touched before ``resume``."""
         self._directory = directory
         self._images = images.copy() if directory is None else images
@@ -146,7 +147,7 @@ class Store:
             write_atomically(self._path("images.npy"), lambda file: np.save(file, natural))
             return fresh
         arrays = read_arrays(self._path("state.npz"), _SAVED.values())
-        values = {name: arrays[saved] for name, saved in _SAVED.items()}
+        values: dict[str, Any] = {name: arrays[saved] for name, saved in _SAVED.items()}
         state = State(**{k: v.item() if v.ndim == 0 else v for k, v in values.items()})
         check_same(self._directory, state.fingerprint, state.probe, fresh.fingerprint, fresh.probe)
         shape = self._saved_images("r").shape
@@ -154,9 +155,7 @@ class Store:
             raise unreadable(self._path("images.npy"), f"shape {shape}")
         return state
 
-    def write(
-        self, examples: Int[np.ndarray, "chosen"], images: Float[np.ndarray, "chosen h w c"]
-    ) -> None:
+    def write(self, examples: Numbers, images: _HostImages) -> None:
         """Record adversarial images."""
         if self._directory is None:
             self._images[examples] = images
@@ -169,9 +168,9 @@ class Store:
         """Replace the saved state atomically."""
         if self._directory is not None:
             arrays = {saved: getattr(state, name) for name, saved in _SAVED.items()}
-            write_atomically(self._path("state.npz"), lambda file: np.savez(file, **arrays))
+            write_arrays(self._path("state.npz"), arrays)
 
-    def images(self) -> Float[np.ndarray, "examples h w c"]:
+    def images(self) -> _HostImages:
         """Return the images. Those of a directory are read now: until then they take no memory."""
         return self._images if self._directory is None else np.load(self._path("images.npy"))
 
@@ -179,7 +178,7 @@ class Store:
         assert self._directory is not None
         return self._directory / name
 
-    def _saved_images(self, mode: str) -> np.memmap:
+    def _saved_images(self, mode: Literal["r", "r+"]) -> np.memmap:
         """Map the file of images into memory, for as long as the result is held."""
         try:
             return np.load(self._path("images.npy"), mmap_mode=mode)

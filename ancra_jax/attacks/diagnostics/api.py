@@ -20,7 +20,7 @@ from ancra_jax.attacks.diagnostics.measurements import EPSILONS, MEASUREMENTS
 from ancra_jax.attacks.job import Arrays, Job
 from ancra_jax.attacks.model import AnyImages, AnyLabels, Model
 from ancra_jax.attacks.renamed import explains_old_calls
-from ancra_jax.attacks.saved_state import check_same, read_arrays, write_atomically
+from ancra_jax.attacks.saved_state import check_same, read_arrays, write_arrays
 from ancra_jax.attacks.threat_models import threat_model
 from ancra_jax.attacks.types import Progress, print_progress
 
@@ -149,7 +149,7 @@ def _measure(
         if name not in measured:
             arrays = measured[name] = measure(job, measured)
             if directory is not None:
-                _write(directory, name, arrays)
+                write_arrays(directory / f"{name}.npz", arrays)
         if progress is not None:
             left = measured["clean"]["correct"].copy()
             for arrays in measured.values():
@@ -177,11 +177,7 @@ def _saved_measurements(job: Job, directory: Path) -> dict[str, Arrays]:
     files = {path.stem: read_arrays(path) for path in sorted(directory.glob("*.npz"))}
     identity = files.pop("identity", None)
     if identity is None:
-        _write(directory, "identity", {"fingerprint": np.array(digest), "probe": job.probe})
+        write_arrays(directory / "identity.npz", {"fingerprint": digest, "probe": job.probe})
         return {}
     check_same(directory, str(identity["fingerprint"]), identity["probe"], digest, job.probe)
     return files
-
-
-def _write(directory: Path, name: str, arrays: Arrays) -> None:
-    write_atomically(directory / f"{name}.npz", lambda file: np.savez(file, **arrays))

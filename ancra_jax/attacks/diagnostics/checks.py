@@ -7,9 +7,9 @@ has to exceed twice its standard deviation as well.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -65,28 +65,6 @@ def noticed_share(num_examples: int) -> float:
     return float(binomtest(passing, num_examples).proportion_ci(0.9).high)
 
 
-class Evidence(NamedTuple):
-    """What checks look at: measurements, and the examples that attacks made elsewhere left."""
-
-    measured: Known
-    results: Mapping[str, Flags]
-
-    @property
-    def natural(self) -> Flags:
-        """The examples whose natural images are classified correctly."""
-        return self.measured["clean"]["correct"]
-
-    @property
-    def curve(self) -> Float[np.ndarray, "radii"]:
-        """The accuracies that are left at growing radii."""
-        return self.measured["curve"]["correct"].mean(axis=0)
-
-    def alone(self, one: str, other: str) -> Flags:
-        """Return the examples that FGSM or PGD broke and the other one did not."""
-        left, broken = self.measured[other]["correct"], ~self.measured[one]["correct"]
-        return self.natural & broken & left
-
-
 def checks_of(measured: Known, results: Mapping[str, Flags]) -> list[Check]:
     """Return all checks, in the order in which a reader should look at them.
 
@@ -94,47 +72,113 @@ def checks_of(measured: Known, results: Mapping[str, Flags]) -> list[Check]:
       measured: arrays by name; see ``measurements``.
       results: which examples stayed correct under attacks that were run elsewhere, by name.
     """
-    evidence = Evidence(measured, results)
+    natural, fgsm, pgd, apgd = (measured[name] for name in ("clean", "fgsm", "pgd", "apgd"))
+    correct = natural["correct"]
+    several = max(SHARE, 1 / len(correct))  # the share that has to be exceeded
+    left = {"fgsm": fgsm["correct"], "pgd": pgd["correct"]}
+    left |= {name: flags for name, flags in results.items() if name not in PARTS}
+    above = max(map(_share, left.values())) - _share(correct)
+    one_step = correct & ~fgsm["correct"] & pgd["correct"]  # what it alone breaks
+    many_steps = correct & fgsm["correct"] & ~pgd["correct"]
+    deviation = np.sqrt(np.sum(one_step | many_steps)) / len(correct)
+    curve = measured["curve"]["correct"].mean(axis=0)
+    more = measured["longer"]["broken"] | measured["restarted"]["broken"]
+    lost = (pgd["met"] & pgd["correct"]) | (apgd["claimed"] & ~apgd["broken"])
+    changes = measured["noise"]["change"][correct]
+
+    # Name: value (None where it cannot be told), and the largest that passes.
+    found: dict[str, tuple[float | None, float]] = {
+        "robust accuracy above clean accuracy": (above, 0.0),
+        "one step beats many": (
+            _share(one_step) - _share(many_steps),
+            max(several, 2 * float(deviation)),
+        ),
+        "robust accuracy rises with epsilon": (float(np.diff(curve).max()), several),
+        "accuracy above chance at Linf 0.5": (float(curve[-2]) - 1 / int(natural["classes"][0]), 0),
+        "accuracy under an unbounded attack": (float(curve[-1]), several),
+        "zero input gradient": (_share(measured["gradient"]["zero"]), 0.0),
+        "gradient-free or transfer beats white-box": (
+            _indirect_gain(measured, results, correct & ~apgd["broken"] & ~more),
+            several,
+        ),
+        "adaptive attack beats AutoAttack": (_adaptive_gain(correct, results), several),
+        "more effort breaks more": (_share(correct & ~apgd["broken"] & more), several),
+        "loss still rises at the end": (_late_rise(pgd["loss"][correct]), 0.05),
+        "noisy landscape": (float(changes.mean()) if len(changes) else None, 0.1),
+        "adversarial iterate lost": (_share(correct & lost), several),
+        "outputs differ between calls": (float(natural["difference"][0]), 1e-4),
+    }
     checks = []
-    for severity, table in _CHECKS.items():
-        for name, (value_of, threshold_of, meaning) in table.items():
-            value, threshold = value_of(evidence), float(threshold_of(evidence))
+    for severity, meanings in _MEANINGS.items():
+        for name, meaning in meanings.items():
+            value, threshold = found[name]
             fired = None if value is None else bool(value > threshold + 1e-9)
-            checks.append(Check(name, value, threshold, fired, severity, meaning))
+            checks.append(Check(name, value, float(threshold), fired, severity, meaning))
     return checks
 
 
-def _none(evidence: Evidence) -> float:
-    return 0.0
+_MEANINGS: dict[Severity, dict[str, str]] = {
+    "masked": {
+        "robust accuracy above clean accuracy": (
+            "an attack that works cannot raise the accuracy, so its gradient leads the wrong way: "
+            "do not quote this accuracy, attack a surrogate that has a gradient"
+        ),
+        "one step beats many": (
+            "a single step breaks more examples than 40 steps do, so the loss between is not what "
+            "its gradient says: count the worst of several attacks"
+        ),
+        "robust accuracy rises with epsilon": (
+            "a larger ball holds the smaller one, so it is the attack that fails: quote no radius "
+            "before a stronger attack makes the curve fall"
+        ),
+        "accuracy above chance at Linf 0.5": (
+            "within 0.5 every image can be made grey, so what is still right was not attacked: "
+            "find out what stops the gradient"
+        ),
+        "accuracy under an unbounded attack": (
+            "an attack that may show any image at all must break every example: find out what "
+            "stops the gradient"
+        ),
+        "zero input gradient": (
+            "where the gradient is exactly 0 gradient attacks are blind (saturated logits, "
+            "quantisation): use a surrogate, or a loss that is not saturated"
+        ),
+        "gradient-free or transfer beats white-box": (
+            "attacks that do not follow this gradient break what attacks that follow it leave, so "
+            "the gradient is masked: attack what decides the output through a surrogate"
+        ),
+        "adaptive attack beats AutoAttack": (
+            "attacks made for this defence lower the robust accuracy that AutoAttack reports: "
+            "quote the adaptive worst case"
+        ),
+    },
+    "suspicious": {
+        "more effort breaks more": (
+            "twice the iterations or a second start still help: attack longer before quoting a "
+            "number"
+        ),
+        "loss still rises at the end": (
+            "the last 10 of 40 steps bring more than 5 % of all that the loss gained (or it gained "
+            "nothing), so the attack has not converged: give it more steps or larger ones"
+        ),
+        "noisy landscape": (
+            "random noise within 4/255 changes the margin by more than 10 %, so single gradients "
+            "say little: average them over noise or draws (EOT)"
+        ),
+        "adversarial iterate lost": (
+            "an attack met a misclassified image and returned one that is not (its last iterate, "
+            "or a fresh forward pass denies it): keep the worst iterate, average over draws"
+        ),
+        "outputs differ between calls": (
+            "the model is randomised: pass its randomness as a key and use AutoAttack's version "
+            "'rand'"
+        ),
+    },
+}
 
 
-def _several(evidence: Evidence) -> float:
-    """Return the share that one example, and 0.2 % of the examples, do not exceed."""
-    return max(SHARE, 1 / len(evidence.natural))
-
-
-def _beyond_chance(evidence: Evidence) -> float:
-    differing = evidence.alone("fgsm", "pgd") | evidence.alone("pgd", "fgsm")
-    return max(_several(evidence), 2 * np.sqrt(np.sum(differing)) / len(differing))
-
-
-def _above_clean(evidence: Evidence) -> float:
-    left = {name: evidence.measured[name]["correct"] for name in ("fgsm", "pgd")}
-    left |= {name: flags for name, flags in evidence.results.items() if name not in PARTS}
-    return max(map(_share, left.values())) - _share(evidence.natural)
-
-
-def _one_step_gain(evidence: Evidence) -> float:
-    return _share(evidence.alone("fgsm", "pgd")) - _share(evidence.alone("pgd", "fgsm"))
-
-
-def _above_chance(evidence: Evidence) -> float:
-    return float(evidence.curve[-2]) - 1 / int(evidence.measured["clean"]["classes"][0])
-
-
-def _indirect_gain(evidence: Evidence) -> float | None:
+def _indirect_gain(measured: Known, results: Mapping[str, Flags], left: Flags) -> float | None:
     """Return what attacks that do not follow the gradient break of what those along it leave."""
-    measured, results = evidence
     indirect = [
         measured[name]["broken"] for name in ("heads", "square") if "broken" in measured[name]
     ]
@@ -142,136 +186,23 @@ def _indirect_gain(evidence: Evidence) -> float | None:
         indirect.append(~results[TRANSFER])
     if not indirect:
         return None
-    left = evidence.natural & results.get(WHITE_BOX, True)
-    for name in ("apgd", "longer", "restarted", "targeted"):
-        left &= ~measured[name]["broken"]
+    left = left & ~measured["targeted"]["broken"] & results.get(WHITE_BOX, True)
     return _share(left & np.logical_or.reduce(indirect))
 
 
-def _adaptive_gain(evidence: Evidence) -> float | None:
-    results = evidence.results
+def _adaptive_gain(correct: Flags, results: Mapping[str, Flags]) -> float | None:
     if not {AUTOATTACK, ADAPTIVE} <= set(results):
         return None
-    return _share(evidence.natural & results[AUTOATTACK] & ~results[ADAPTIVE])
+    return _share(correct & results[AUTOATTACK] & ~results[ADAPTIVE])
 
 
-def _effort_gain(evidence: Evidence) -> float:
-    broken = {name: arrays.get("broken") for name, arrays in evidence.measured.items()}
-    return _share(evidence.natural & ~broken["apgd"] & (broken["longer"] | broken["restarted"]))
-
-
-def _late_rise(evidence: Evidence) -> float | None:
-    """Return what the last 10 steps add to the best loss, relative to all it gained.
-
-    1 if it gained nothing, None without examples.
-    """
-    losses = evidence.measured["pgd"]["loss"][evidence.natural]
+def _late_rise(losses: Float[np.ndarray, "examples steps"]) -> float | None:
+    """Return what the last 10 steps add to the best loss, relative to all it gained."""
     if len(losses) == 0:
         return None
     gained = (losses[:, -1] - losses[:, 0]).sum()
     return float((losses[:, -1] - losses[:, -11]).sum() / gained) if gained > 0 else 1.0
 
 
-def _noise_change(evidence: Evidence) -> float | None:
-    changes = evidence.measured["noise"]["change"][evidence.natural]
-    return float(changes.mean()) if len(changes) else None
-
-
-def _lost(evidence: Evidence) -> float:
-    pgd, apgd = evidence.measured["pgd"], evidence.measured["apgd"]
-    lost = (pgd["met"] & pgd["correct"]) | (apgd["claimed"] & ~apgd["broken"])
-    return _share(evidence.natural & lost)
-
-
 def _share(flags: Flags) -> float:
     return float(np.mean(flags))
-
-
-_Value = Callable[[Evidence], float | None]
-_Threshold = Callable[[Evidence], float]
-
-# By severity and name: the value (None where it cannot be told), the largest that passes, meaning.
-_CHECKS: dict[Severity, dict[str, tuple[_Value, _Threshold, str]]] = {
-    "masked": {
-        "robust accuracy above clean accuracy": (
-            _above_clean,
-            _none,
-            "an attack that works cannot raise the accuracy, so its gradient leads the wrong way: "
-            "do not quote this accuracy, attack a surrogate that has a gradient",
-        ),
-        "one step beats many": (
-            _one_step_gain,
-            _beyond_chance,
-            "a single step breaks more examples than 40 steps do, so the loss between is not what "
-            "its gradient says: count the worst of several attacks",
-        ),
-        "robust accuracy rises with epsilon": (
-            lambda evidence: float(np.diff(evidence.curve).max()),
-            _several,
-            "a larger ball holds the smaller one, so it is the attack that fails: quote no radius "
-            "before a stronger attack makes the curve fall",
-        ),
-        "accuracy above chance at Linf 0.5": (
-            _above_chance,
-            _none,
-            "within 0.5 every image can be made grey, so what is still right was not attacked: "
-            "find out what stops the gradient",
-        ),
-        "accuracy under an unbounded attack": (
-            lambda evidence: float(evidence.curve[-1]),
-            _several,
-            "an attack that may show any image at all must break every example: find out what "
-            "stops the gradient",
-        ),
-        "zero input gradient": (
-            lambda evidence: _share(evidence.measured["gradient"]["zero"]),
-            _none,
-            "where the gradient is exactly 0 gradient attacks are blind (saturated logits, "
-            "quantisation): use a surrogate, or a loss that is not saturated",
-        ),
-        "gradient-free or transfer beats white-box": (
-            _indirect_gain,
-            _several,
-            "attacks that do not follow this gradient break what attacks that follow it leave, so "
-            "the gradient is masked: attack what decides the output through a surrogate",
-        ),
-        "adaptive attack beats AutoAttack": (
-            _adaptive_gain,
-            _several,
-            "attacks made for this defence lower the robust accuracy that AutoAttack reports: "
-            "quote the adaptive worst case",
-        ),
-    },
-    "suspicious": {
-        "more effort breaks more": (
-            _effort_gain,
-            _several,
-            "twice the iterations or a second start still help: attack longer before quoting a "
-            "number",
-        ),
-        "loss still rises at the end": (
-            _late_rise,
-            lambda evidence: 0.05,
-            "the last 10 of 40 steps bring more than 5 % of all that the loss gained (or it gained "
-            "nothing), so the attack has not converged: give it more steps or larger ones",
-        ),
-        "noisy landscape": (
-            _noise_change,
-            lambda evidence: 0.1,
-            "random noise within 4/255 changes the margin by more than 10 %, so single gradients "
-            "say little: average them over noise or draws (EOT)",
-        ),
-        "adversarial iterate lost": (
-            _lost,
-            _several,
-            "an attack met a misclassified image and returned one that is not (its last iterate, "
-            "or a fresh forward pass denies it): keep the worst iterate, average over draws",
-        ),
-        "outputs differ between calls": (
-            lambda evidence: float(evidence.measured["clean"]["difference"][0]),
-            lambda evidence: 1e-4,
-            "the model is randomised: pass its randomness as a key and use AutoAttack's version "
-            "'rand'",
-        ),
-    },
-}

@@ -4,30 +4,37 @@ Every measurement is a dictionary of arrays over the examples. Attacks are those
 what differs is what is asked of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Key
 
+from ancra_jax.attacks import objectives
 from ancra_jax.attacks.apgd import apgd
 from ancra_jax.attacks.autoattack.checks import check_start, difference_between, repeated_calls
 from ancra_jax.attacks.autoattack.ensemble import fitting_loss
-from ancra_jax.attacks.diagnostics.landscape import landscape, noise
-from ancra_jax.attacks.job import Arrays, Batch, Job, Known
+from ancra_jax.attacks.gradients import value_and_input_gradient
+from ancra_jax.attacks.job import Arrays, Batch, Job, Known, Numbers, Run
 from ancra_jax.attacks.loop import ascend
-from ancra_jax.attacks.model import Images, example_keys, misclassified, model_outputs
-from ancra_jax.attacks.objectives import LogitsObjective, cross_entropy
+from ancra_jax.attacks.model import (
+    Model,
+    example_keys,
+    float32_logits,
+    fold_each,
+    misclassified,
+    model_outputs,
+)
+from ancra_jax.attacks.objectives import Labels, LogitsObjective, Values
 from ancra_jax.attacks.square import square
-from ancra_jax.attacks.success import judge
-from ancra_jax.attacks.threat_models import Linf, ThreatModel
+from ancra_jax.attacks.threat_models import Linf
 from ancra_jax.attacks.types import AttackResult
 from ancra_jax.attacks.validation import forward
-
-Measurement = Callable[[Job, Known], Arrays]
+from ancra_jax.ops.images import Images
 
 UNBOUNDED = 1.0  # under Linf every image is within 1 of every other
 EPSILONS = (0.0, 2 / 255, 4 / 255, 8 / 255, 16 / 255, 32 / 255, 64 / 255, 0.5, UNBOUNDED)
@@ -35,6 +42,8 @@ CURVE_STEPS = 20
 PGD_STEPS = 40
 TARGETS, QUERIES = 9, 1000
 AUX_WEIGHT = 2.0
+NOISE_DRAWS, NOISE = 100, 4 / 255
+LANDSCAPE_EXAMPLES, LANDSCAPE_POINTS, LANDSCAPE_REACH = 4, 21, 2.0
 _WHITE_BOX = ("apgd", "targeted", "longer", "restarted")
 
 
@@ -45,7 +54,7 @@ def natural(job: Job, known: Known) -> Arrays:
         ranked = np.argsort(-job.natural_logits(batch), axis=1, kind="stable").astype(np.int32)
         return {"correct": ranked[:, 0] == job.labels[batch.examples], "ranked": ranked}
 
-    found = job.over_batches(_everything(job), compute)
+    found = job.over_batches(compute)
     difference = difference_between(repeated_calls(job.model, job.images, job.randomized))
     return {
         "correct": found["correct"],
@@ -57,14 +66,14 @@ def natural(job: Job, known: Known) -> Arrays:
 
 def one_step(job: Job, known: Known) -> Arrays:
     """Measure what FGSM leaves of all examples, whether they were correct before or not."""
+    ball = job.threat_model
 
     def compute(batch: Batch) -> dict[str, Array]:
-        objective, ball = _cross_entropy(job, "fgsm", batch), job.threat_model
-        start = batch.images
+        objective, start = _cross_entropy(job, "fgsm", batch), batch.images
         found = ascend(objective, start, start, ball, step_size=ball.epsilon, num_steps=1)
         return {"correct": _correct(job, "fgsm", found, batch)}
 
-    return job.over_batches(_everything(job), compute)
+    return job.over_batches(compute)
 
 
 def many_steps(job: Job, known: Known) -> Arrays:
@@ -73,6 +82,7 @@ def many_steps(job: Job, known: Known) -> Arrays:
     That is where any iterate was misclassified, and the best loss so far at every iterate.
     """
     ball = job.threat_model
+    step = partial(ascend, threat_model=ball, step_size=ball.epsilon / 10, num_steps=1)
 
     def compute(batch: Batch) -> dict[str, Any]:
         objective = _cross_entropy(job, "pgd", batch)
@@ -80,9 +90,7 @@ def many_steps(job: Job, known: Known) -> Arrays:
         current = ball.random_start(keys, batch.images)
         seen = [_look(objective, current)]
         for _ in range(PGD_STEPS):
-            current = ascend(
-                objective, current, batch.images, ball, step_size=ball.epsilon / 10, num_steps=1
-            )
+            current = step(objective, current, batch.images)
             seen.append(_look(objective, current))
         losses, fooled = map(np.stack, zip(*jax.device_get(seen), strict=True))
         return {
@@ -91,40 +99,33 @@ def many_steps(job: Job, known: Known) -> Arrays:
             "loss": np.maximum.accumulate(losses, axis=0).T,
         }
 
-    return job.over_batches(_everything(job), compute)
+    return job.over_batches(compute)
 
 
 def gradients(job: Job, known: Known) -> Arrays:
-    """Measure where the cross-entropy's input gradient is exactly 0, at a start at distance
-    epsilon."""
+    """Measure where the cross-entropy's input gradient is exactly 0, at distance epsilon."""
 
     def compute(batch: Batch) -> dict[str, Array]:
-        keys = example_keys(job.purpose_key("gradient"), batch.indices)
         model = job.judging_model("attack gradient", 0, batch)
-        zero, _ = check_start(
-            model, batch.images, batch.labels, keys, job.threat_model, job.num_steps
-        )
-        return {"zero": zero}
+        return {"zero": check_start(job, model, "gradient", batch)[0]}
 
-    return job.over_batches(_everything(job), compute)
+    return job.over_batches(compute)
 
 
-def auto_pgd(
-    job: Job, known: Known, *, name: str, after: tuple[str, ...], effort: int = 1
-) -> Arrays:
+def auto_pgd(job: Job, known: Known, *, name: str, after: Sequence[str], effort: int = 1) -> Arrays:
     """Measure what APGD on the cross-entropy breaks of what the attacks ``after`` left."""
-    attack = partial(_apgd, job, name, loss="ce", num_steps=effort * job.num_steps)
-    return _broken(job, name, attack, left_by(known, *after))
+    run = _apgd(job, loss="ce", num_steps=effort * job.num_steps)
+    return _broken(job, name, run, left_by(known, *after))
 
 
 def targeted(job: Job, known: Known) -> Arrays:
     """Measure what APGD on the targeted DLR breaks, toward the classes ranked 2nd to 10th."""
     ranked = known["clean"]["ranked"]
-    loss = fitting_loss("targeted_dlr", job.num_classes)
+    run = _apgd(job, loss=fitting_loss("targeted_dlr", job.num_classes))
     left, broken = left_by(known, "apgd"), np.zeros(len(job.images), bool)
     for rank in range(1, ranked.shape[1]):
-        attack = partial(_apgd, job, f"targeted {rank}", loss=loss, targets=ranked[:, rank])
-        broken |= _broken(job, f"targeted {rank}", attack, left[~broken[left]])["broken"]
+        chosen, targets = left[~broken[left]], ranked[:, rank]
+        broken |= _broken(job, f"targeted {rank}", run, chosen, targets)["broken"]
     return {"broken": broken}
 
 
@@ -134,15 +135,16 @@ def heads(job: Job, known: Known) -> Arrays:
     Nothing for a model without auxiliary logits.
     """
     few = job.placement.place(job.images[: job.placement.batch_size])
-    aux_logits = jax.eval_shape(model_outputs, job.model, few)[1] if not job.randomized else ()
-    if len(aux_logits) == 0:
+    if job.randomized or len(jax.eval_shape(model_outputs, job.model, few)[1]) == 0:
         return {}
 
-    def attack(batch: Batch) -> AttackResult:
-        objective = cross_entropy(job.model, batch.labels, aux_weight=AUX_WEIGHT)
-        return _apgd(job, "heads", batch, loss=objective)
+    def run(
+        model: Model, images: Images, labels: Labels, *args: Any, **options: Any
+    ) -> AttackResult:
+        objective = objectives.cross_entropy(model, labels, aux_weight=AUX_WEIGHT)
+        return _apgd(job, loss=objective)(model, images, labels, *args, **options)
 
-    return _broken(job, "heads", attack, left_by(known, *_WHITE_BOX))
+    return _broken(job, "heads", run, left_by(known, *_WHITE_BOX))
 
 
 def gradient_free(job: Job, known: Known) -> Arrays:
@@ -152,35 +154,68 @@ def gradient_free(job: Job, known: Known) -> Arrays:
     """
     if job.randomized:
         return {}
-
-    def attack(batch: Batch) -> AttackResult:
-        return square(
-            job.model,
-            batch.images,
-            batch.labels,
-            job.threat_model,
-            key=job.purpose_key("square"),
-            indices=batch.indices,
-            num_queries=QUERIES,
-            active=batch.active,
-        )
-
-    return _broken(job, "square", attack, left_by(known, *_WHITE_BOX))
+    run = partial(square, num_queries=QUERIES)
+    return _broken(job, "square", run, left_by(known, *_WHITE_BOX))
 
 
 def curve(job: Job, known: Known) -> Arrays:
     """Measure which examples stay correct under 20 steps of APGD, over Linf radii from 0 to 1."""
     correct = known["clean"]["correct"]
+    run = _apgd(job, loss="ce", num_steps=CURVE_STEPS)
     columns = [correct]
     for number, epsilon in enumerate(EPSILONS[1:]):
-        name, ball = f"curve {number}", Linf(epsilon)
-        attack = partial(_apgd, job, name, loss="ce", num_steps=CURVE_STEPS, ball=ball)
-        broken = _broken(job, name, attack, np.flatnonzero(correct), ball)["broken"]
+        within = replace(job, threat_model=Linf(epsilon))
+        broken = _broken(within, f"curve {number}", run, left_by(known))["broken"]
         columns.append(correct & ~broken)
     return {"correct": np.stack(columns, axis=1)}
 
 
-MEASUREMENTS: dict[str, Measurement] = {
+def noise(job: Job, known: Known) -> Arrays:
+    """Measure the mean relative change of the margin under random noise within 4/255.
+
+    Each change counts at most 1. The margin and not the cross-entropy, whose relative changes say
+    nothing where it is near 0.
+    """
+
+    def compute(batch: Batch) -> Arrays:
+        model = job.judging_model("attack noise", 0, batch)
+        keys = example_keys(job.purpose_key("noise"), batch.indices)
+        margins = _margins(model, batch.images, batch.labels)
+        changes = [
+            _noise_change(model, batch.images, batch.labels, fold_each(keys, draw), margins)
+            for draw in range(NOISE_DRAWS)
+        ]
+        return {"change": np.mean(jax.device_get(changes), axis=0)}
+
+    return job.over_batches(compute)
+
+
+def landscape(job: Job, known: Known) -> Arrays:
+    """Measure the cross-entropy around a few images, along the gradient's sign and random signs.
+
+    ``offsets`` are those of both directions, on the [0, 1] pixel scale; ``losses`` are
+    [examples, gradient, random].
+    """
+    chosen = np.arange(min(LANDSCAPE_EXAMPLES, len(job.images)))
+    reach = LANDSCAPE_REACH * float(job.threat_model.epsilon)
+    if not isinstance(job.threat_model, Linf):  # the Linf reach of a step of that length
+        reach /= float(np.sqrt(job.images[0].size))
+    offsets = np.linspace(-reach, reach, LANDSCAPE_POINTS, dtype=np.float32)
+    few = replace(job, placement=job.placement.smaller(len(chosen)))
+    batch = next(few.batches(chosen))
+    objective = _cross_entropy(job, "landscape", batch)
+    keys = example_keys(job.purpose_key("landscape"), batch.indices)
+    directions = _directions(objective, batch.images, keys)
+
+    def loss_at(along: np.float32, across: np.float32) -> Values:
+        return _value(objective, _moved(batch.images, directions, np.array([along, across])))
+
+    losses = [[loss_at(along, across) for across in offsets] for along in offsets]
+    grid = np.asarray(jax.device_get(losses))  # [gradient, random, batch]
+    return {"offsets": offsets, "losses": grid.transpose(2, 0, 1)[: len(chosen)]}
+
+
+MEASUREMENTS: dict[str, Callable[[Job, Known], Arrays]] = {
     "clean": natural,
     "fgsm": one_step,
     "pgd": many_steps,
@@ -198,7 +233,7 @@ MEASUREMENTS: dict[str, Measurement] = {
 """In the order in which they run: each may use the ones before it."""
 
 
-def left_by(known: Known, *names: str) -> Int[np.ndarray, "chosen"]:
+def left_by(known: Known, *names: str) -> Numbers:
     """Return the examples that are correct without an attack and that the named ones left so."""
     left = known["clean"]["correct"].copy()
     for name in names:
@@ -206,12 +241,8 @@ def left_by(known: Known, *names: str) -> Int[np.ndarray, "chosen"]:
     return np.flatnonzero(left)
 
 
-def _everything(job: Job) -> Int[np.ndarray, "examples"]:
-    return np.arange(len(job.images))
-
-
 def _cross_entropy(job: Job, name: str, batch: Batch) -> LogitsObjective:
-    return cross_entropy(job.judging_model(f"attack {name}", 0, batch), batch.labels)
+    return objectives.cross_entropy(job.judging_model(f"attack {name}", 0, batch), batch.labels)
 
 
 def _correct(job: Job, name: str, images: Images, batch: Batch) -> Bool[Array, "batch"]:
@@ -219,54 +250,61 @@ def _correct(job: Job, name: str, images: Images, batch: Batch) -> Bool[Array, "
     return jnp.argmax(logits, axis=-1) == batch.labels
 
 
-def _apgd(
-    job: Job,
-    name: str,
-    batch: Batch,
-    *,
-    targets: Int[np.ndarray, "examples"] | None = None,
-    ball: ThreatModel | None = None,
-    num_steps: int | None = None,
-    **options: Any,
-) -> AttackResult:
-    return apgd(
-        job.model,
-        batch.images,
-        batch.labels,
-        ball or job.threat_model,
-        targets=None if targets is None else job.placement.place(targets[batch.rows]),
-        key=job.purpose_key(name),
-        indices=batch.indices,
-        num_steps=num_steps or job.num_steps,
-        active=batch.active,
-        randomized=job.randomized,
-        **options,
-    )
+def _apgd(job: Job, **options: Any) -> Run:
+    return partial(apgd, **{"num_steps": job.num_steps, "randomized": job.randomized} | options)
 
 
 def _broken(
-    job: Job,
-    name: str,
-    attack: Callable[[Batch], AttackResult],
-    examples: Int[np.ndarray, "chosen"],
-    ball: ThreatModel | None = None,
+    job: Job, name: str, run: Run, examples: Numbers, targets: Numbers | None = None
 ) -> Arrays:
     """Return which of the chosen examples an attack breaks, and which it claims to break."""
 
     def compute(batch: Batch) -> dict[str, Array]:
-        found, model = attack(batch), job.judging_model(name, 0, batch)
-        adversarial, _ = judge(
-            model, found.images, batch.images, batch.labels, ball or job.threat_model
-        )
+        found, adversarial, _ = job.attack(run, name, 0, batch, targets)
         return {"broken": adversarial & found.success, "claimed": found.success}
 
     nothing = np.zeros(len(job.images), bool)
-    return {"broken": nothing, "claimed": nothing} | job.over_batches(examples, compute)
+    return {"broken": nothing, "claimed": nothing} | job.over_batches(compute, examples)
 
 
 @jax.jit
-def _look(
-    objective: LogitsObjective, images: Images
-) -> tuple[Float[Array, "batch"], Bool[Array, "batch"]]:
+def _look(objective: LogitsObjective, images: Images) -> tuple[Values, Bool[Array, "batch"]]:
     values, logits = objective.values_and_logits(images)
     return values, misclassified(logits, objective.operands[0])
+
+
+@jax.jit
+def _margins(model: Model, images: Images, labels: Labels) -> Values:
+    return objectives.margin_term(float32_logits(model, images), labels)
+
+
+@jax.jit
+def _noise_change(
+    model: Model,
+    images: Images,
+    labels: Labels,
+    keys: Key[Array, "batch"],
+    margins: Values,
+) -> Values:
+    noisy = jnp.clip(images + NOISE * Linf(NOISE).noise(keys, images), 0.0, 1.0)
+    change = jnp.abs(_margins(model, noisy, labels) - margins)
+    return jnp.minimum(change / (jnp.abs(margins) + 1e-12), 1.0)
+
+
+@jax.jit
+def _directions(
+    objective: LogitsObjective, images: Images, keys: Key[Array, "batch"]
+) -> tuple[Images, Images]:
+    _, gradients = value_and_input_gradient(objective, images)
+    random = jax.vmap(lambda key, x: jax.random.rademacher(key, x.shape, x.dtype))(keys, images)
+    return jnp.sign(gradients), random
+
+
+@jax.jit
+def _moved(images: Images, directions: tuple[Images, Images], by: Float[Array, "2"]) -> Images:
+    return jnp.clip(images + by[0] * directions[0] + by[1] * directions[1], 0.0, 1.0)
+
+
+@jax.jit
+def _value(objective: LogitsObjective, images: Images) -> Values:
+    return objective(images)
