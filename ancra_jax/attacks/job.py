@@ -26,63 +26,41 @@ from ancra_jax.attacks.validation import (
 )
 from ancra_jax.ops.images import Images
 
-_PROBED = 8  # so many images, whatever the size of batches
+_PROBED = 8  # so many, whatever the size of batches
 
 Arrays = dict[str, np.ndarray]
 Known = Mapping[str, Arrays]
-Numbers = Int[np.ndarray, "numbers"]
+Numbers = Int[np.ndarray, "_"]
 Run = Callable[..., AttackResult]
 """``run(model, images, labels, threat_model, *, key, indices, active, targets)``; ``targets`` only
 where there are any."""
 
 
 class Batch(NamedTuple):
-    """Some examples on the devices, padded to the shape that all batches have.
+    """Some examples on the devices, padded to the shape that all batches have."""
 
-    Attributes:
-      examples: their numbers, without padding; on the host.
-      rows: the number of the example in every row; padding repeats the first. On the host.
-      images: natural images.
-      labels: class numbers.
-      indices: data-set indices.
-      active: which rows are not padding.
-    """
-
-    examples: Int[np.ndarray, "examples"]
-    rows: Int[np.ndarray, "batch"]
+    examples: Numbers  # without padding; on the host
+    rows: Numbers  # the example in every row, where padding repeats the first; on the host
     images: Images
     labels: Labels
-    indices: Labels
-    active: Bool[Array, "batch"]
+    indices: Labels  # in the data set
+    active: Bool[Array, "batch"]  # which rows are not padding
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is attacked, and where it is computed.
+    """What is attacked, and where it is computed."""
 
-    Attributes:
-      model: the model, on all devices.
-      images: natural images, pixels in [0, 1], float32; on the host.
-      labels: class numbers, int32.
-      indices: data-set indices, int32.
-      threat_model: which images an attacker may use.
-      key: source of all randomness.
-      placement: batch shape and devices.
-      randomized: whether the model takes a key.
-      num_steps: gradient steps of APGD.
-      probe: logits of the first natural images, [at most 8, classes].
-    """
-
-    model: Model
-    images: Float[np.ndarray, "examples height width channels"]
-    labels: Int[np.ndarray, "examples"]
-    indices: Int[np.ndarray, "examples"]
+    model: Model  # on all devices
+    images: Float[np.ndarray, "examples height width channels"]  # natural, in [0, 1]; on the host
+    labels: Numbers
+    indices: Numbers  # in the data set
     threat_model: ThreatModel
-    key: Key[Array, ""]
-    placement: Placement
-    randomized: bool
-    num_steps: int
-    probe: Float[np.ndarray, "probed classes"]
+    key: Key[Array, ""]  # source of all randomness
+    placement: Placement  # shape of batches, and the devices
+    randomized: bool  # whether the model takes a key
+    num_steps: int  # gradient steps of APGD
+    probe: Float[np.ndarray, "probed classes"]  # logits of the first few natural images
 
     @classmethod
     def create(
@@ -129,7 +107,14 @@ class Job:
             num_steps=num_steps,
             probe=np.zeros((0, 0), np.float32),
         )
-        return replace(job, probe=job._first_logits())
+        first = np.arange(min(_PROBED, len(images)))
+        try:
+            logits = [job.natural_logits(batch) for batch in job.batches(first)]
+        except TypeError as error:
+            if not randomized and "'key'" in str(error):
+                error.add_note("a model that takes a key needs randomized=True, version='rand'")
+            raise
+        return replace(job, probe=np.concatenate(logits))
 
     @property
     def num_classes(self) -> int:
@@ -151,6 +136,10 @@ class Job:
         key = jax.random.fold_in(self.key, zlib.crc32(purpose.encode()))
         return jax.random.fold_in(key, number)
 
+    def keys(self, purpose: str, batch: Batch, number: int = 0) -> Key[Array, "batch"]:
+        """Return a key for every row of a batch; see ``purpose_key``."""
+        return example_keys(self.purpose_key(purpose, number), batch.indices)
+
     def batches(self, examples: Numbers) -> Iterator[Batch]:
         """Cut examples, given by their numbers, into batches and put these on the devices."""
         for rows, active in self.placement.batches(examples):
@@ -170,15 +159,15 @@ class Job:
         return arrays
 
     def attack(
-        self, run: Run, name: str, number: int, batch: Batch, targets: Numbers | None = None
+        self, run: Run, name: str, batch: Batch, number: int = 0, targets: Numbers | None = None
     ) -> tuple[AttackResult, Bool[Array, "batch"], Values]:
         """Run one pass of an attack on a batch, and judge its images by a fresh forward pass.
 
         Args:
           run: the attack.
           name: of the attack, which with ``number`` decides its randomness.
-          number: of its pass.
           batch: what to attack.
+          number: of the pass.
           targets: class numbers of all examples, for a targeted attack.
 
         Returns:
@@ -189,15 +178,14 @@ class Job:
         key = self.purpose_key(name, number)
         common = {"key": key, "indices": batch.indices, "active": batch.active}
         found = run(self.model, images, labels, self.threat_model, **common, **aimed)
-        model = self.judging_model(name, number, batch)
+        model = self.judging_model(name, batch, number)
         return found, *judge(model, found.images, images, labels, self.threat_model)
 
-    def judging_model(self, purpose: str, number: int, batch: Batch) -> Model:
+    def judging_model(self, purpose: str, batch: Batch, number: int = 0) -> Model:
         """Return the model for a fresh forward pass, with its own randomness if it has any."""
         if not self.randomized:
             return self.model
-        key = self.purpose_key(f"judge {purpose}", number)
-        return WithKeys(self.model, example_keys(key, batch.indices))
+        return WithKeys(self.model, self.keys(f"judge {purpose}", batch, number))
 
     def natural_logits(self, batch: Batch) -> Float[np.ndarray, "examples classes"]:
         """Return the logits of a batch's natural images, without padding, on the host.
@@ -206,16 +194,7 @@ class Job:
           ValueError: they are not finite, or labels are beyond the model's classes.
         """
         count = len(batch.examples)
-        logits = np.asarray(forward(self.judging_model(CLEAN, 0, batch), batch.images))[:count]
+        logits = np.asarray(forward(self.judging_model(CLEAN, batch), batch.images))[:count]
         check_logits(logits, count)
         check_labels(self.labels[batch.examples], count, logits.shape[1])
         return logits
-
-    def _first_logits(self) -> Float[np.ndarray, "probed classes"]:
-        first = np.arange(min(_PROBED, len(self.images)))
-        try:
-            return np.concatenate([self.natural_logits(batch) for batch in self.batches(first)])
-        except TypeError as error:
-            if not self.randomized and "'key'" in str(error):
-                error.add_note("a model that takes a key needs randomized=True, version='rand'")
-            raise

@@ -29,14 +29,10 @@ def fingerprint(
 def check_same(
     directory: Path, saved_digest: str, saved_probe: np.ndarray, digest: str, probe: np.ndarray
 ) -> None:
-    """Refuse a saved state that belongs to another evaluation.
+    """Refuse a saved state that belongs to another evaluation than the one at hand.
 
-    Args:
-      directory: where the state is; for the error.
-      saved_digest: its ``fingerprint``.
-      saved_probe: its logits of the first natural images, which stand for the model's weights.
-      digest: the ``fingerprint`` of the evaluation at hand.
-      probe: the logits of the model at hand; they may differ from the saved ones by rounding.
+    The digests are those of ``fingerprint``. The probes are logits of the first natural images,
+    which stand for the model's weights; they may differ by rounding.
 
     Raises:
       StateError: the images, labels, settings or logits differ.

@@ -52,27 +52,16 @@ LOSSES = (*_TERMS, "branch")
 
 @pytree_dataclass()
 class Ascent:
-    """What one attack does to the network and ascends; all of it traced. See ``ascent``.
+    """What one attack does to the network and ascends; all of it traced. See ``ascent``."""
 
-    Attributes:
-      loss: position in ``LOSSES``.
-      heads: weight of the loss on a_1, a_2 and f.
-      branch: per block whether the mask is free, the label's row or the target's.
-      temperature: of the softmax that mixes the rows of a free mask.
-      hard: 1 takes the predicted class's row, as the network does, 0 the mixture.
-      gradient: 1 lets the gradient pass through the mixture, 0 through none.
-      off: 1 replaces the masks by ones.
-      softness: of the soft minimum in the loss ``'branch'``; 0 is the minimum.
-    """
-
-    loss: Scalar
-    heads: Float[np.ndarray, "3"] | Float[Array, "3"]
-    branch: Int[np.ndarray, "2"] | Int[Array, "2"]
-    temperature: Scalar = np.float32(1)
-    hard: Scalar = np.float32(1)
-    gradient: Scalar = np.float32(0)
-    off: Scalar = np.float32(0)
-    softness: Scalar = np.float32(0)
+    loss: Scalar  # position in ``LOSSES``
+    heads: Float[np.ndarray, "3"] | Float[Array, "3"]  # weight of the loss on a_1, a_2 and f
+    branch: Int[np.ndarray, "2"] | Int[Array, "2"]  # per block: FREE mask, LABEL's or TARGET's row
+    temperature: Scalar = np.float32(1)  # of the softmax that mixes the rows of a free mask
+    hard: Scalar = np.float32(1)  # 1 takes the predicted class's row, as the network does, 0 mixes
+    gradient: Scalar = np.float32(0)  # 1 lets the gradient pass through the mixture, 0 through none
+    off: Scalar = np.float32(0)  # 1 replaces the masks by ones
+    softness: Scalar = np.float32(0)  # of the soft minimum in the loss 'branch'; 0 is the minimum
 
 
 def ascent(

@@ -28,21 +28,14 @@ from ancra_jax.attacks.autoattack.api import autoattack
 from ancra_jax.attacks.autoattack.ensemble import GRADIENT_COST, Attack
 from ancra_jax.attacks.autoattack.result import AutoAttackResult
 from ancra_jax.attacks.gradients import evaluator
-from ancra_jax.attacks.model import (
-    AnyImages,
-    AnyLabels,
-    Model,
-    as_pytree,
-    example_keys,
-    read_outputs,
-)
+from ancra_jax.attacks.model import AnyImages, AnyLabels, Model, as_pytree, example_keys
 from ancra_jax.attacks.objectives import Objective
 from ancra_jax.attacks.pgd import pgd
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.square import square
 from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.attacks.types import AttackResult, Progress, print_progress
-from ancra_jax.attacks.validation import check_images
+from ancra_jax.attacks.validation import check_images, forward
 from ancra_jax.ops.images import Images, select
 from ancra_jax.ops.per_device import where_the_batch_is
 
@@ -126,7 +119,7 @@ def adaptive(
         chosen, levels = BUDGETS[budget], LEVELS[: LEVELS.index(budget) + 1]
     else:
         raise ValueError(f"budget={budget!r}: allowed are {', '.join(map(repr, BUDGETS))}")
-    logits = jax.eval_shape(lambda x: read_outputs(model(x))[0], jnp.zeros(images[:1].shape))
+    logits = jax.eval_shape(forward, as_pytree(model), jnp.zeros(images[:1].shape))
     attacks = plan(model, logits.shape[-1], defences, transfer_from or {}, chosen, levels)
     ranks = [defence.rank_by for defence in defences if defence.rank_by is not None]
     return autoattack(

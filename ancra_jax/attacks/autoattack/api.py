@@ -203,7 +203,7 @@ def _classify(
     state.robust[chosen] = correct
     state.broken_by[chosen[~correct]] = CLEAN
     if check_gradients:
-        model = job.judging_model(CLEAN, 0, batch)
+        model = job.judging_model(CLEAN, batch)
         zero, not_finite = jax.device_get(check_start(job, model, "check", batch))
         state.zero_gradient[chosen] = zero[:count]
         state.not_finite[chosen] = not_finite[:count]
@@ -216,7 +216,7 @@ def _attack(job: Job, attack: Attack, state: State, store: Store, batch: Batch) 
     chosen, count = batch.examples, len(batch.examples)
     targets = state.targets[:, state.round] if attack.targeted else None
     run = partial(attack.run, **attack.options)
-    found, *judged = job.attack(run, attack.name, state.round, batch, targets)
+    found, *judged = job.attack(run, attack.name, batch, state.round, targets)
     broken, norms, loss, queries = (
         values[:count] for values in jax.device_get((*judged, found.best_loss, found.queries))
     )

@@ -11,7 +11,7 @@ from ancra_jax.attacks.apgd import run_apgd, surface_start
 from ancra_jax.attacks.autoattack.state import State
 from ancra_jax.attacks.gradients import Evaluator
 from ancra_jax.attacks.job import Batch, Job
-from ancra_jax.attacks.model import Model, example_keys
+from ancra_jax.attacks.model import Model
 from ancra_jax.attacks.objectives import cross_entropy
 
 _REPEATS = 5
@@ -49,15 +49,18 @@ def model_warnings(
       version: version of AutoAttack.
     """
     difference = difference_between(calls)
-    differs = f"randomised defence: {_REPEATS} forward passes differ by up to {difference:.2g}; "
     warnings = []
-    if difference > 1e-4 and not randomized:
-        warnings.append(
-            f"{differs}inside jit such randomness is frozen: let the model take a key argument and "
-            "pass randomized=True, version='rand'"
+    if difference > 1e-4 and not (randomized and version == "rand"):
+        advice = (
+            "use version='rand'"
+            if randomized
+            else "inside jit such randomness is frozen: let the model take a key argument and pass "
+            "randomized=True, version='rand'"
         )
-    if difference > 1e-4 and randomized and version != "rand":
-        warnings.append(f"{differs}use version='rand'")
+        warnings.append(
+            f"randomised defence: {len(calls)} forward passes differ by up to {difference:.2g}; "
+            + advice
+        )
     if difference <= 1e-4 and randomized:
         warnings.append("randomized=True, but the model's outputs do not depend on its key")
     if version == "rand" and not randomized:
@@ -90,8 +93,7 @@ def check_start(
     Returns:
       Where the gradient is exactly 0, and where the cross-entropy is not finite.
     """
-    keys = example_keys(job.purpose_key(purpose), batch.indices)
-    start = surface_start(job.threat_model, keys, batch.images)
+    start = surface_start(job.threat_model, job.keys(purpose, batch), batch.images)
     evaluate = Evaluator(cross_entropy(model, batch.labels), None)
     problem = (batch.images, batch.labels, job.threat_model)
     state = run_apgd(evaluate, start, *problem, num_steps=job.num_steps, stop_after=0)

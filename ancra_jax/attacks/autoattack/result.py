@@ -145,9 +145,9 @@ def worst_case(results: Sequence[AutoAttackResult]) -> AutoAttackResult:
     if not results:
         raise ValueError("results is empty")
     first = results[0]
+    shape, wrong = first.images.shape, first.broken_by == CLEAN
     for other in results[1:]:
-        same = (other.broken_by == CLEAN).tolist() == (first.broken_by == CLEAN).tolist()
-        if other.images.shape != first.images.shape or not same:
+        if other.images.shape != shape or not np.array_equal(other.broken_by == CLEAN, wrong):
             raise ValueError("results are of different examples or models")
     merged: dict[str, Any] = {name: np.copy(getattr(first, name)) for name in _PER_EXAMPLE}
     queries = np.sum([result.queries for result in results], axis=0)
@@ -157,11 +157,10 @@ def worst_case(results: Sequence[AutoAttackResult]) -> AutoAttackResult:
         for name in _PER_EXAMPLE:
             merged[name][newly] = getattr(other, name)[newly]
         accuracies[f"run {number}"] = float(merged["robust"].mean())
-    warnings = list(dict.fromkeys(line for result in results for line in result.warnings))
     return AutoAttackResult(
         queries=queries,
         accuracies=accuracies,
-        warnings=warnings,
+        warnings=list(dict.fromkeys(line for result in results for line in result.warnings)),
         complete=all(result.complete for result in results),
         **merged,
     )

@@ -20,51 +20,31 @@ from ancra_jax.attacks.saved_state import (
 from ancra_jax.attacks.types import CLEAN, ROBUST
 
 NOT_ATTACKED, WITHSTOOD, BROKEN = range(3)
+Flags = Bool[np.ndarray, "examples"]
 _HostImages = Float[np.ndarray, "images height width channels"]
 
 
 @dataclass
 class State:
-    """Per-example findings and the position in the list of attacks.
+    """Per-example findings and the position in the list of attacks."""
 
-    Attributes:
-      fingerprint: digest of the images, labels and settings.
-      probe: logits of the first natural images, which stand for the model's weights.
-      attack: number of the current attack, -1 while natural images are classified; equal to the
-        number of attacks at the end.
-      round: number of its current pass.
-      todo: examples which this pass has still to attack.
-      pass_size: how many they were when the pass began; ``tackled`` on disk.
-      robust: examples which no attack has broken.
-      broken_by: name of the attack that broke an example, 'clean' or ''.
-      target: the class it aimed at, else -1.
-      norms: size of the adversarial perturbation, else 0.
-      queries: forward passes spent.
-      targets: classes by rank among the natural logits, the label left out.
-      accuracies: robust accuracy after every finished attack, after natural accuracy.
-      zero_gradient: examples whose input gradient was exactly 0.
-      not_finite: examples with NaN or infinite logits near the natural image.
-      outcomes: per attack and example 0 (not attacked), 1 (withstood) or 2 (broken).
-      exhaustive: per attack, whether it gets the examples that others broke, too.
-    """
-
-    fingerprint: str
-    probe: Float[np.ndarray, "probed classes"]
-    attack: int
-    round: int
-    todo: Bool[np.ndarray, "examples"]
-    pass_size: int
-    robust: Bool[np.ndarray, "examples"]
-    broken_by: np.ndarray
-    target: Int[np.ndarray, "examples"]
-    norms: Float[np.ndarray, "examples"]
-    queries: Int[np.ndarray, "examples"]
-    targets: Int[np.ndarray, "examples targets"]
-    accuracies: Float[np.ndarray, "entries"]
-    zero_gradient: Bool[np.ndarray, "examples"]
-    not_finite: Bool[np.ndarray, "examples"]
-    outcomes: Int[np.ndarray, "attacks examples"]
-    exhaustive: Bool[np.ndarray, "attacks"]
+    fingerprint: str  # digest of the images, labels and settings
+    probe: np.ndarray  # logits of the first natural images, which stand for the model's weights
+    attack: int  # number of the current one: -1 for natural images, the list's length at the end
+    round: int  # number of its current pass
+    todo: Flags  # examples which this pass has still to attack
+    pass_size: int  # how many they were when the pass began; ``tackled`` on disk
+    robust: Flags  # examples which no attack has broken
+    broken_by: np.ndarray  # name of the attack that broke an example, 'clean' or ''
+    target: Numbers  # the class it aimed at, else -1
+    norms: Float[np.ndarray, "examples"]  # size of the adversarial perturbation, else 0
+    queries: Numbers  # forward passes spent
+    targets: Int[np.ndarray, "examples targets"]  # classes by natural rank, without the label
+    accuracies: Float[np.ndarray, "entries"]  # natural, then after every finished attack
+    zero_gradient: Flags  # whether the input gradient was exactly 0
+    not_finite: Flags  # whether logits near the natural image were NaN or infinite
+    outcomes: Int[np.ndarray, "attacks examples"]  # NOT_ATTACKED, WITHSTOOD or BROKEN
+    exhaustive: Bool[np.ndarray, "attacks"]  # whether it gets what others broke, too
 
     @classmethod
     def new(
@@ -98,7 +78,7 @@ class State:
             exhaustive=np.array([attack.exhaustive for attack in attacks], bool),
         )
 
-    def standing(self, attack: int) -> Bool[np.ndarray, "examples"]:
+    def standing(self, attack: int) -> Flags:
         """Return whom an attack gets: the robust ones, or all that are right without an attack."""
         return self.broken_by != CLEAN if self.exhaustive[attack] else self.robust
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from ancra_jax.attacks.diagnostics.checks import Check, Verdict, checks_of, verdict
-from ancra_jax.attacks.diagnostics.measurements import EPSILONS, MEASUREMENTS
+from ancra_jax.attacks.diagnostics.measurements import EPSILONS, MEASUREMENTS, left_by
 from ancra_jax.attacks.job import Arrays, Job
 from ancra_jax.attacks.model import AnyImages, AnyLabels, Model
 from ancra_jax.attacks.renamed import explains_old_calls
@@ -151,16 +151,14 @@ def _measure(
             if directory is not None:
                 write_arrays(directory / f"{name}.npz", arrays)
         if progress is not None:
-            left = measured["clean"]["correct"].copy()
-            for arrays in measured.values():
-                left &= ~arrays.get("broken", np.zeros(len(left), bool))
+            left = left_by(measured, *(key for key in measured if "broken" in measured[key]))
             event = Progress(
                 attack=f"diagnostics: {name}",
                 round=number,
                 rounds=len(MEASUREMENTS),
-                done=len(left),
-                todo=len(left),
-                robust_accuracy=float(left.mean()),
+                done=len(job.images),
+                todo=len(job.images),
+                robust_accuracy=len(left) / len(job.images),
                 seconds=time.monotonic() - started,
             )
             progress(event)

@@ -1,10 +1,9 @@
-"""The measurements behind the diagnostics: each a function of the job and what is known so far.
+"""The measurements behind the diagnostics: each a dictionary of arrays over the examples.
 
-Every measurement is a dictionary of arrays over the examples. Attacks are those of this package;
-what differs is what is asked of them.
+Attacks are those of this package; what differs is what is asked of them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,7 +22,6 @@ from ancra_jax.attacks.job import Arrays, Batch, Job, Known, Numbers, Run
 from ancra_jax.attacks.loop import ascend
 from ancra_jax.attacks.model import (
     Model,
-    example_keys,
     float32_logits,
     fold_each,
     misclassified,
@@ -35,6 +33,8 @@ from ancra_jax.attacks.threat_models import Linf
 from ancra_jax.attacks.types import AttackResult
 from ancra_jax.attacks.validation import forward
 from ancra_jax.ops.images import Images
+
+Measurement = Callable[[Job, Known], Arrays]
 
 UNBOUNDED = 1.0  # under Linf every image is within 1 of every other
 EPSILONS = (0.0, 2 / 255, 4 / 255, 8 / 255, 16 / 255, 32 / 255, 64 / 255, 0.5, UNBOUNDED)
@@ -64,52 +64,52 @@ def natural(job: Job, known: Known) -> Arrays:
     }
 
 
-def one_step(job: Job, known: Known) -> Arrays:
+def one_step(job: Job, batch: Batch) -> dict[str, Array]:
     """Measure what FGSM leaves of all examples, whether they were correct before or not."""
-    ball = job.threat_model
-
-    def compute(batch: Batch) -> dict[str, Array]:
-        objective, start = _cross_entropy(job, "fgsm", batch), batch.images
-        found = ascend(objective, start, start, ball, step_size=ball.epsilon, num_steps=1)
-        return {"correct": _correct(job, "fgsm", found, batch)}
-
-    return job.over_batches(compute)
+    objective, x, ball = _cross_entropy(job, "fgsm", batch), batch.images, job.threat_model
+    found = ascend(objective, x, x, ball, step_size=ball.epsilon, num_steps=1)
+    return {"correct": _correct(job, "fgsm", found, batch)}
 
 
-def many_steps(job: Job, known: Known) -> Arrays:
+def many_steps(job: Job, batch: Batch) -> dict[str, Any]:
     """Measure what the last iterate of 40 steps of PGD leaves, and what happens on the way.
 
     That is where any iterate was misclassified, and the best loss so far at every iterate.
     """
-    ball = job.threat_model
+    objective, ball = _cross_entropy(job, "pgd", batch), job.threat_model
     step = partial(ascend, threat_model=ball, step_size=ball.epsilon / 10, num_steps=1)
-
-    def compute(batch: Batch) -> dict[str, Any]:
-        objective = _cross_entropy(job, "pgd", batch)
-        keys = example_keys(job.purpose_key("pgd"), batch.indices)
-        current = ball.random_start(keys, batch.images)
-        seen = [_look(objective, current)]
-        for _ in range(PGD_STEPS):
-            current = step(objective, current, batch.images)
-            seen.append(_look(objective, current))
-        losses, fooled = map(np.stack, zip(*jax.device_get(seen), strict=True))
-        return {
-            "correct": _correct(job, "pgd", current, batch),
-            "met": fooled.any(axis=0),
-            "loss": np.maximum.accumulate(losses, axis=0).T,
-        }
-
-    return job.over_batches(compute)
+    current = ball.random_start(job.keys("pgd", batch), batch.images)
+    seen = [_look(objective, current)]
+    for _ in range(PGD_STEPS):
+        current = step(objective, current, batch.images)
+        seen.append(_look(objective, current))
+    losses, fooled = map(np.stack, zip(*jax.device_get(seen), strict=True))
+    return {
+        "correct": _correct(job, "pgd", current, batch),
+        "met": fooled.any(axis=0),
+        "loss": np.maximum.accumulate(losses, axis=0).T,
+    }
 
 
-def gradients(job: Job, known: Known) -> Arrays:
+def gradients(job: Job, batch: Batch) -> dict[str, Array]:
     """Measure where the cross-entropy's input gradient is exactly 0, at distance epsilon."""
+    model = job.judging_model("attack gradient", batch)
+    return {"zero": check_start(job, model, "gradient", batch)[0]}
 
-    def compute(batch: Batch) -> dict[str, Array]:
-        model = job.judging_model("attack gradient", 0, batch)
-        return {"zero": check_start(job, model, "gradient", batch)[0]}
 
-    return job.over_batches(compute)
+def noise(job: Job, batch: Batch) -> Arrays:
+    """Measure the mean relative change of the margin under random noise within 4/255.
+
+    Each change counts at most 1. The margin and not the cross-entropy, whose relative changes say
+    nothing where it is near 0.
+    """
+    model, keys = job.judging_model("attack noise", batch), job.keys("noise", batch)
+    margins = _margins(model, batch.images, batch.labels)
+    changes = [
+        _noise_change(model, batch.images, batch.labels, fold_each(keys, draw), margins)
+        for draw in range(NOISE_DRAWS)
+    ]
+    return {"change": np.mean(jax.device_get(changes), axis=0)}
 
 
 def auto_pgd(job: Job, known: Known, *, name: str, after: Sequence[str], effort: int = 1) -> Arrays:
@@ -170,26 +170,6 @@ def curve(job: Job, known: Known) -> Arrays:
     return {"correct": np.stack(columns, axis=1)}
 
 
-def noise(job: Job, known: Known) -> Arrays:
-    """Measure the mean relative change of the margin under random noise within 4/255.
-
-    Each change counts at most 1. The margin and not the cross-entropy, whose relative changes say
-    nothing where it is near 0.
-    """
-
-    def compute(batch: Batch) -> Arrays:
-        model = job.judging_model("attack noise", 0, batch)
-        keys = example_keys(job.purpose_key("noise"), batch.indices)
-        margins = _margins(model, batch.images, batch.labels)
-        changes = [
-            _noise_change(model, batch.images, batch.labels, fold_each(keys, draw), margins)
-            for draw in range(NOISE_DRAWS)
-        ]
-        return {"change": np.mean(jax.device_get(changes), axis=0)}
-
-    return job.over_batches(compute)
-
-
 def landscape(job: Job, known: Known) -> Arrays:
     """Measure the cross-entropy around a few images, along the gradient's sign and random signs.
 
@@ -204,8 +184,7 @@ def landscape(job: Job, known: Known) -> Arrays:
     few = replace(job, placement=job.placement.smaller(len(chosen)))
     batch = next(few.batches(chosen))
     objective = _cross_entropy(job, "landscape", batch)
-    keys = example_keys(job.purpose_key("landscape"), batch.indices)
-    directions = _directions(objective, batch.images, keys)
+    directions = _directions(objective, batch.images, job.keys("landscape", batch))
 
     def loss_at(along: np.float32, across: np.float32) -> Values:
         return _value(objective, _moved(batch.images, directions, np.array([along, across])))
@@ -215,12 +194,16 @@ def landscape(job: Job, known: Known) -> Arrays:
     return {"offsets": offsets, "losses": grid.transpose(2, 0, 1)[: len(chosen)]}
 
 
-MEASUREMENTS: dict[str, Callable[[Job, Known], Arrays]] = {
+def _over_all(compute: Callable[[Job, Batch], Mapping[str, Any]]) -> Measurement:
+    return lambda job, known: job.over_batches(partial(compute, job))
+
+
+MEASUREMENTS: dict[str, Measurement] = {
     "clean": natural,
-    "fgsm": one_step,
-    "pgd": many_steps,
-    "gradient": gradients,
-    "noise": noise,
+    "fgsm": _over_all(one_step),
+    "pgd": _over_all(many_steps),
+    "gradient": _over_all(gradients),
+    "noise": _over_all(noise),
     "apgd": partial(auto_pgd, name="apgd", after=()),
     "targeted": targeted,
     "longer": partial(auto_pgd, name="longer", after=("apgd", "targeted"), effort=2),
@@ -242,11 +225,11 @@ def left_by(known: Known, *names: str) -> Numbers:
 
 
 def _cross_entropy(job: Job, name: str, batch: Batch) -> LogitsObjective:
-    return objectives.cross_entropy(job.judging_model(f"attack {name}", 0, batch), batch.labels)
+    return objectives.cross_entropy(job.judging_model(f"attack {name}", batch), batch.labels)
 
 
 def _correct(job: Job, name: str, images: Images, batch: Batch) -> Bool[Array, "batch"]:
-    logits = forward(job.judging_model(name, 0, batch), images)
+    logits = forward(job.judging_model(name, batch), images)
     return jnp.argmax(logits, axis=-1) == batch.labels
 
 
@@ -260,7 +243,7 @@ def _broken(
     """Return which of the chosen examples an attack breaks, and which it claims to break."""
 
     def compute(batch: Batch) -> dict[str, Array]:
-        found, adversarial, _ = job.attack(run, name, 0, batch, targets)
+        found, adversarial, _ = job.attack(run, name, batch, targets=targets)
         return {"broken": adversarial & found.success, "claimed": found.success}
 
     nothing = np.zeros(len(job.images), bool)
