@@ -3,10 +3,7 @@
 Images are halved in size, at which the network of ``cnn_a`` still classifies, to keep this quick.
 """
 
-import dataclasses
 import json
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import jax
@@ -16,13 +13,16 @@ import pytest
 from jax.tree_util import Partial
 
 from ancra_jax import attacks
-from ancra_jax.attacks.diagnostics import landscape as diagnostics_landscape
 from ancra_jax.attacks.diagnostics import measurements
-from ancra_jax.attacks.diagnostics.checks import Row, noticed_share, rows_of, verdict
-from tests.support import ENVIRONMENT, cnn_a
+from ancra_jax.attacks.diagnostics.checks import checks_of, noticed_share, verdict
+from ancra_jax.types import Outputs
+from tests.support import cnn_a
+from tests.support.processes import run_python
 
 EXAMPLES = 40
 EPSILON = 8 / 255
+SEVERITIES = ["suspicious", "masked"]
+SHORT = {"QUERIES": 150, "NOISE_DRAWS": 10, "TARGETS": 3, "LANDSCAPE_POINTS": 5}
 
 
 def small_data():
@@ -38,10 +38,8 @@ def small_data():
 
 
 def shorten(patch):
-    patch.setattr(measurements, "QUERIES", 150)
-    patch.setattr(diagnostics_landscape, "NOISE_DRAWS", 10)
-    patch.setattr(measurements, "TARGETS", 3)
-    patch.setattr(diagnostics_landscape, "LANDSCAPE_POINTS", 5)
+    for name, value in SHORT.items():
+        patch.setattr(measurements, name, value)
 
 
 @pytest.fixture(scope="module")
@@ -57,25 +55,30 @@ def short():
     patch.undo()
 
 
-def diagnose(data, logits_fn, **settings):
+def diagnose(data, model, **settings):
     settings = {"num_steps": 20, "epsilon": EPSILON, "progress": None} | settings
-    return attacks.diagnose(Partial(logits_fn, data.weights), data.images, data.labels, **settings)
+    return attacks.diagnose(Partial(model, data.weights), data.images, data.labels, **settings)
 
 
 def fired(diagnosis):
-    return {row.name for row in diagnosis.fired}
+    return {check.name for check in diagnosis.fired}
 
 
 @pytest.fixture(scope="module")
-def ordinary(data):
-    return diagnose(data, cnn_a.logits_fn)
+def state(tmp_path_factory):
+    return tmp_path_factory.mktemp("diagnosis")
+
+
+@pytest.fixture(scope="module")
+def ordinary(data, state):
+    return diagnose(data, cnn_a.logits_fn, state_path=state)
 
 
 def test_an_adversarially_trained_network_is_trustworthy(ordinary):
     assert fired(ordinary) == set()
     assert ordinary.verdict == "trustworthy"
     assert ordinary.clean_accuracy == 32 / 40
-    not_run = {row.name for row in ordinary.rows if row.fired is None}
+    not_run = {check.name for check in ordinary.checks if check.fired is None}
     assert not_run == {"adaptive attack beats AutoAttack"}
 
 
@@ -100,91 +103,66 @@ def saturated(weights, images):
     return 1e4 * cnn_a.logits_fn(weights, images)
 
 
-def test_saturated_logits(data):
-    found = diagnose(data, saturated)
-    assert found.verdict == "masked"
-    assert {"zero input gradient", "accuracy under an unbounded attack"} <= fired(found)
-
-
 def quantised(weights, images):
     return cnn_a.logits_fn(weights, jnp.round(images * 7) / 7)
 
 
-def test_quantised_input(data):
-    found = diagnose(data, quantised)
-    assert found.verdict == "masked"
-    assert {
-        "zero input gradient",
-        "gradient-free or transfer beats white-box",
-        "accuracy above chance at Linf 0.5",
-        "loss still rises at the end",
-    } <= fired(found)
-
-
-def gated(weights, images):
+def masked_by_argmax(weights, images):
     """Reverse attention on the pooled features: the predicted class's weights as their mask."""
     kernel, bias = weights["fc"]
     features = cnn_a.logits_fn(weights | {"fc": (jnp.eye(len(kernel)), jnp.zeros(1))}, images)
     first = features @ kernel + bias
-    return SimpleOutputs(
-        (features * kernel.T[jnp.argmax(first, axis=-1)]) @ kernel + bias, first[None]
-    )
-
-
-class SimpleOutputs(tuple):
-    """Logits and auxiliary logits, by name."""
-
-    def __new__(cls, *fields):
-        return super().__new__(cls, fields)
-
-    logits = property(lambda self: self[0])
-    aux_logits = property(lambda self: self[1])
-
-
-jax.tree_util.register_pytree_node(
-    SimpleOutputs, lambda outputs: (tuple(outputs), None), lambda _, fields: SimpleOutputs(*fields)
-)
-
-
-def test_an_argmax_gated_head(data):
-    found = diagnose(data, gated)
-    assert found.verdict == "masked"
-    assert {
-        "gradient-free or transfer beats white-box",
-        "adversarial iterate lost",
-    } <= fired(found)
+    masked = features * kernel.T[jnp.argmax(first, axis=-1)]
+    return Outputs(masked @ kernel + bias, first[None], features)
 
 
 def with_noise(weights, images, key):
     return cnn_a.logits_fn(weights, images + 0.1 * jax.random.normal(key, images.shape))
 
 
-def test_random_noise_with_a_key(data):
-    found = diagnose(data, with_noise, randomized=True)
-    assert found.verdict in ("suspicious", "masked")
-    assert "outputs differ between calls" in fired(found)
+def with_hidden_noise(weights, images, generator=np.random.default_rng(0)):  # noqa: B008
+    noise = generator.standard_normal(images.shape).astype(np.float32)
+    return cnn_a.logits_fn(weights, images + 0.1 * noise)
 
 
-def test_hidden_random_noise(data):
-    generator = np.random.default_rng(0)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "settings", "expected"),
+    [
+        (saturated, {}, {"zero input gradient", "accuracy under an unbounded attack"}),
+        (
+            quantised,
+            {},
+            {
+                "zero input gradient",
+                "gradient-free or transfer beats white-box",
+                "accuracy above chance at Linf 0.5",
+                "loss still rises at the end",
+            },
+        ),
+        (
+            masked_by_argmax,
+            {},
+            {"gradient-free or transfer beats white-box", "adversarial iterate lost"},
+        ),
+        (with_noise, {"randomized": True}, {"outputs differ between calls"}),
+        (with_hidden_noise, {}, {"outputs differ between calls"}),
+    ],
+)
+def test_broken_defences_are_found_out(data, model, settings, expected):
+    found = diagnose(data, model, **settings)
+    assert expected <= fired(found)
+    assert found.verdict == max((check.severity for check in found.fired), key=SEVERITIES.index)
+    assert all(name in repr(found) for name in (found.verdict, *expected))
 
-    def hidden(weights, images):
-        noise = generator.standard_normal(images.shape).astype(np.float32)
-        return cnn_a.logits_fn(weights, images + 0.1 * noise)
 
-    found = diagnose(data, hidden)
-    assert found.verdict in ("suspicious", "masked")
-    assert "outputs differ between calls" in fired(found)
-
-
-def test_results_from_elsewhere_are_compared(data, tmp_path):
-    clean = diagnose(data, cnn_a.logits_fn, state_path=tmp_path)
+def test_results_from_elsewhere_are_compared(data, ordinary, state):
     everything, nothing = np.ones(EXAMPLES, bool), np.zeros(EXAMPLES, bool)
 
     def again(**results):  # all measurements are in the state already
-        return fired(diagnose(data, cnn_a.logits_fn, state_path=tmp_path, results=results))
+        return fired(diagnose(data, cnn_a.logits_fn, state_path=state, results=results))
 
-    assert again(autoattack=nothing, adaptive=nothing) == fired(clean) == set()
+    assert again(autoattack=nothing, adaptive=nothing) == set()
     assert again(pgd40=everything) == {"robust accuracy above clean accuracy"}
     half = np.arange(EXAMPLES) < 16
     assert again(autoattack=half, adaptive=nothing) == {"adaptive attack beats AutoAttack"}
@@ -193,26 +171,45 @@ def test_results_from_elsewhere_are_compared(data, tmp_path):
         again(pgd40=everything[:3])
 
 
-def test_interrupted_it_continues_to_the_same_rows(data, ordinary, tmp_path, monkeypatch):
-    def interrupted(job, known):
-        raise KeyboardInterrupt
+def test_interrupted_it_continues_to_the_same_checks(data, ordinary, tmp_path):
+    def stop(progress):
+        if progress.round == 5:
+            raise KeyboardInterrupt
 
-    original = measurements.MEASUREMENTS["apgd"]
-    monkeypatch.setitem(measurements.MEASUREMENTS, "apgd", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        diagnose(data, cnn_a.logits_fn, state_path=tmp_path)
-    monkeypatch.setitem(measurements.MEASUREMENTS, "apgd", original)
-    monkeypatch.setitem(measurements.MEASUREMENTS, "pgd", interrupted)  # is known by now
+        diagnose(data, cnn_a.logits_fn, state_path=tmp_path, progress=stop)
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert len(written) == 6  # one says whose measurements these are
     second = diagnose(data, cnn_a.logits_fn, state_path=tmp_path)
-    assert second.rows == ordinary.rows
+    assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert second.checks == ordinary.checks
     np.testing.assert_array_equal(second.landscape_losses, ordinary.landscape_losses)
-    with pytest.raises(ValueError, match="other images, labels or settings"):
+    with pytest.raises(ValueError, match=f"state_path={tmp_path} .* settings"):
         diagnose(data, cnn_a.logits_fn, state_path=tmp_path, epsilon=0.1)
-    with pytest.raises(ValueError, match="another model"):
+    with pytest.raises(ValueError, match=f"state_path={tmp_path} .* model"):
         diagnose(data, reordered, state_path=tmp_path)
     (tmp_path / "clean.npz").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match=r"clean\.npz is not readable"):
+    with pytest.raises(ValueError, match=f"state_path={tmp_path}: clean"):
         diagnose(data, cnn_a.logits_fn, state_path=tmp_path)
+
+
+def test_a_state_of_version_0_1_belongs_to_the_same_diagnosis(tmp_path):
+    def linear(images):
+        return images.reshape(len(images), -1)[:, :5] * 3
+
+    def stop(progress):
+        raise KeyboardInterrupt
+
+    images = np.arange(96, dtype=np.float32).reshape(3, 4, 4, 2) / 96
+    with pytest.raises(KeyboardInterrupt):
+        attacks.diagnose(
+            linear, images, np.arange(3), epsilon=0.5, norm="l2", num_steps=7, progress=stop,
+            state_path=tmp_path,
+        )  # fmt: skip
+    with np.load(tmp_path / "identity.npz") as identity:
+        assert str(identity["fingerprint"]) == (
+            "13ef70033ba0363c15e77c53b29e374dfe1b205054cdd1e53d296c5a7231ad50"
+        )
 
 
 def reordered(weights, images):
@@ -220,7 +217,7 @@ def reordered(weights, images):
 
 
 def values(diagnosis):
-    return [row.value if row.value is not None else -1.0 for row in diagnosis.rows]
+    return [-1.0 if check.value is None else check.value for check in diagnosis.checks]
 
 
 def test_batches_and_order_do_not_matter(data, ordinary):
@@ -235,40 +232,33 @@ def test_batches_and_order_do_not_matter(data, ordinary):
 
 
 @pytest.mark.slow
-def test_devices_do_not_matter(data, ordinary):
-    code = """
-import json
-import jax, pytest
-import tests.attacks.test_diagnostics as t
-t.shorten(pytest.MonkeyPatch())
-assert jax.device_count() == 4
-found = t.diagnose(t.small_data(), t.cnn_a.logits_fn)
-print(json.dumps([found.verdict, t.values(found)]))
-"""
-    environment = ENVIRONMENT | {
-        "JAX_NUM_CPU_DEVICES": "4",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+def test_devices_do_not_matter(ordinary):
+    printed = run_python(
+        "import jax, json, pytest\n"
+        "import tests.attacks.test_diagnostics as t\n"
+        "t.shorten(pytest.MonkeyPatch())\n"
+        "assert jax.device_count() == 4\n"
+        "found = t.diagnose(t.small_data(), t.cnn_a.logits_fn)\n"
+        "print(json.dumps([found.verdict, t.values(found)]))",
+        devices=4,
     )
-    assert done.returncode == 0, done.stderr[-2000:]
-    verdict, found = json.loads(done.stdout.splitlines()[-1])
+    verdict, found = json.loads(printed.splitlines()[-1])
     assert verdict == ordinary.verdict
     np.testing.assert_allclose(found, values(ordinary), atol=1e-5)
 
 
-def test_bad_input_is_named(data):
-    model = Partial(cnn_a.logits_fn, data.weights)
-    with pytest.raises(ValueError, match="images is empty"):
-        attacks.diagnose(model, data.images[:0], data.labels[:0], epsilon=EPSILON)
-    with pytest.raises(ValueError, match=r"epsilon=-1\.0"):
-        attacks.diagnose(model, data.images, data.labels, epsilon=-1.0)
-    with pytest.raises(ValueError, match="num_steps=0"):
-        attacks.diagnose(model, data.images, data.labels, epsilon=0.1, num_steps=0)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": np.zeros((0, 4, 4, 3), np.float32), "labels": np.zeros(0, int)}, "images"),
+        ({"epsilon": -1.0}, r"epsilon=-1\.0"),
+        ({"num_steps": 0}, "num_steps=0"),
+    ],
+)
+def test_bad_input_is_named(data, change, message):
+    arguments = {"images": data.images, "labels": data.labels, "epsilon": EPSILON} | change
+    with pytest.raises(ValueError, match=message):
+        attacks.diagnose(Partial(cnn_a.logits_fn, data.weights), **arguments)
 
 
 def made_up(count, lost):
@@ -292,14 +282,14 @@ def made_up(count, lost):
 
 
 def fired_of(measured, **results):
-    return {row.name for row in rows_of(measured, results) if row.fired}
+    return {check.name for check in checks_of(measured, results) if check.fired}
 
 
 def test_one_example_of_many_proves_nothing():
     assert fired_of(made_up(100, 1)) == set()
     assert fired_of(made_up(100, 2)) == {"more effort breaks more", "adversarial iterate lost"}
     assert fired_of(made_up(2000, 4)) == set()  # 0.2 %
-    assert verdict(rows_of(made_up(2000, 5), {})) == "masked"
+    assert verdict(checks_of(made_up(2000, 5), {})) == "masked"
 
 
 @pytest.mark.parametrize("count", [20, 200, 5000])
@@ -324,25 +314,22 @@ def test_one_step_has_to_beat_many_by_more_than_chance():
 
 def test_what_was_not_run_is_not_passed():
     measured = made_up(100, 0) | {"square": {}}
-    by_name = {row.name: row for row in rows_of(measured, {})}
-    row = by_name["gradient-free or transfer beats white-box"]
-    assert row.value is None and row.fired is None
-    nothing, everything = np.zeros(100, bool), np.ones(100, bool)
-    assert fired_of(measured, transfer=nothing) == {row.name}
-    parts = {"transfer": nothing, "white-box": nothing}
-    assert fired_of(measured, **parts) == set()
-    measured["clean"] = measured["clean"] | {"correct": ~everything}
-    assert {r.name for r in rows_of(measured, {}) if r.fired is None} >= {
+    by_name = {check.name: check for check in checks_of(measured, {})}
+    check = by_name["gradient-free or transfer beats white-box"]
+    assert check.value is None and check.fired is None
+    nothing = np.zeros(100, bool)
+    assert fired_of(measured, transfer=nothing) == {check.name}
+    assert fired_of(measured, **{"transfer": nothing, "white-box": nothing}) == set()
+    measured["clean"] = measured["clean"] | {"correct": nothing}
+    assert {c.name for c in checks_of(measured, {}) if c.fired is None} >= {
         "loss still rises at the end",
         "noisy landscape",
     }
 
 
-def test_the_verdict_is_that_of_the_gravest_row():
-    passed = Row("a", 0.0, 1.0, False, "masked", "")
-    not_run = dataclasses.replace(passed, value=None, fired=None)
-    suspicious = Row("b", 2.0, 1.0, True, "suspicious", "")
-    masked = Row("c", 2.0, 1.0, True, "masked", "")
-    assert verdict([passed, not_run]) == "trustworthy"
-    assert verdict([passed, suspicious]) == "suspicious"
-    assert verdict([suspicious, masked, passed]) == "masked"
+def test_the_verdict_is_that_of_the_gravest_check():
+    checks = checks_of(made_up(100, 2), {})  # two suspicious ones fired
+    masked = [check for check in checks_of(made_up(100, 5), {}) if check.severity == "masked"]
+    assert verdict([check for check in checks if not check.fired]) == "trustworthy"
+    assert verdict(checks) == "suspicious"
+    assert verdict([*checks, *masked]) == "masked"

@@ -1,8 +1,7 @@
-"""The adaptive attacks as a suite: batches, order, devices and stops change no flag."""
+"""Adaptive attacks on reverse attention: batches, order, devices and stops change no flag."""
 
 import dataclasses
-import subprocess
-import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -10,23 +9,22 @@ import numpy as np
 import pytest
 
 from ancra_jax import attacks
-from ancra_jax.attacks.autoattack import driver as autoattack_run
-from ancra_jax.attacks.success import judge
 from ancra_jax.defences import declared
 from tests.defences.test_reverse_attention_attacks import MODULE, examples, network
-from tests.support import ENVIRONMENT
+from tests.support.processes import run_python
 
 PREDICT = network(5)
 COUNT, EPSILON = 20, 0.02
+PER_EXAMPLE = ("robust", "broken_by", "target", "queries")
 
 
 def problem():
-    """Images whose clean predictions are their labels."""
+    """Images whose natural predictions are their labels."""
     images, _ = examples(COUNT)
     return np.asarray(images), np.asarray(jnp.argmax(PREDICT(images).logits, -1))
 
 
-def run(order=None, predict=PREDICT, **options):
+def run(order=None, predict=PREDICT, progress=None, **options):
     """The attacks of the smallest budget, in few steps, on the examples in a given order."""
     images, labels = problem()
     order = np.arange(COUNT) if order is None else order
@@ -38,7 +36,7 @@ def run(order=None, predict=PREDICT, **options):
     )  # fmt: skip
     return attacks.adaptive(
         predict, images[order], labels[order], indices=order, epsilon=EPSILON, budget=budget,
-        defences=[dataclasses.replace(defence, attacks=quick)], progress=None, **options,
+        defences=[dataclasses.replace(defence, attacks=quick)], progress=progress, **options,
     )  # fmt: skip
 
 
@@ -50,7 +48,7 @@ def quickly_compiled():
 
 
 def assert_same(found, expected, order=slice(None)):
-    for name in ("robust", "broken_by", "target", "queries"):
+    for name in PER_EXAMPLE:
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name)[order], name)
     np.testing.assert_allclose(found.images, expected.images[order], atol=1e-5)
     assert found.records == expected.records and found.complete
@@ -74,6 +72,7 @@ def test_there_is_something_to_find(whole):
     assert names.index("a4-joint-2-cross_entropy") < names.index("a7-trunk-warm")
 
 
+@pytest.mark.slow
 def test_neither_the_size_of_batches_nor_the_order_matters(whole):
     order = np.random.default_rng(0).permutation(COUNT)
     assert_same(run(order, batch_size=3), whole, order)
@@ -81,13 +80,14 @@ def test_neither_the_size_of_batches_nor_the_order_matters(whole):
 
 def test_stopped_again_and_again_it_ends_with_the_same_flags(whole, tmp_path, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(autoattack_run.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(
-        autoattack_run, "judge", lambda *args: (now.append(now.pop() + 1), judge(*args))[1]
-    )
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def a_second_each(event):
+        now[0] += event.attack != "clean"
+
     left = []
     for size in [3, COUNT] * 20:  # what is left may be done in batches of another size
-        found = run(batch_size=size, state_path=tmp_path, max_seconds=4)
+        found = run(batch_size=size, state_path=tmp_path, max_seconds=4, progress=a_second_each)
         if found.complete:
             break
         assert found.records == whole.records[: len(found.records)]
@@ -96,25 +96,19 @@ def test_stopped_again_and_again_it_ends_with_the_same_flags(whole, tmp_path, mo
     assert_same(found, whole)
 
 
-def on_eight_devices(path):
-    """Runs in a process of its own, on weights that somebody has put on one of the devices."""
-    assert len(jax.devices()) == 8
-    found = run(predict=jax.device_put(PREDICT, jax.devices()[0]), batch_size=8)
-    names = ("robust", "broken_by", "target", "queries", "images")
-    np.savez(path, **{name: getattr(found, name) for name in names})
-
-
 @pytest.mark.slow
 def test_the_number_of_devices_does_not_matter(whole, tmp_path):
+    """The weights lie on one device, where somebody has put them."""
     path = str(tmp_path / "eight.npz")
-    script = f"import tests.evaluate.test_adaptive_suite as t; t.on_eight_devices({path!r})"
-    environment = ENVIRONMENT | {
-        "JAX_NUM_CPU_DEVICES": "8",
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
-    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=600)
-    with np.load(tmp_path / "eight.npz") as eight:
-        for name in ("robust", "broken_by", "target", "queries"):
-            np.testing.assert_array_equal(eight[name], getattr(whole, name), name)
-        np.testing.assert_allclose(eight["images"], whole.images, atol=1e-5)
+    run_python(
+        "import jax, numpy as np\n"
+        "import tests.defences.test_adaptive_evaluation as t\n"
+        "assert len(jax.devices()) == 8\n"
+        "found = t.run(predict=jax.device_put(t.PREDICT, jax.devices()[0]), batch_size=8)\n"
+        "names = (*t.PER_EXAMPLE, 'images')\n"
+        f"np.savez({path!r}, **{{name: getattr(found, name) for name in names}})",
+        devices=8,
+        JAX_DISABLE_MOST_OPTIMIZATIONS="1",
+    )
+    with np.load(path) as eight:
+        assert_same(dataclasses.replace(whole, **eight), whole)
