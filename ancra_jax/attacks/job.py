@@ -1,5 +1,7 @@
 """What a long evaluation works on: the model, the examples and the devices, batch by batch."""
 
+import hashlib
+import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +15,6 @@ from ancra_jax.attacks.gradients import WithKeys
 from ancra_jax.attacks.model import Model, as_pytree, example_keys
 from ancra_jax.attacks.objectives import Labels, Values
 from ancra_jax.attacks.placement import Placement, default_batch_size
-from ancra_jax.attacks.saved_state import fingerprint
 from ancra_jax.attacks.success import judge
 from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.attacks.types import CLEAN, AttackResult
@@ -30,6 +31,7 @@ _PROBED = 8  # so many, whatever the size of batches
 
 Arrays = dict[str, np.ndarray]
 Known = Mapping[str, Arrays]
+HostImages = Float[np.ndarray, "examples height width channels"]
 Numbers = Int[np.ndarray, "_"]
 Run = Callable[..., AttackResult]
 """``run(model, images, labels, threat_model, *, key, indices, active, targets)``; ``targets`` only
@@ -52,7 +54,7 @@ class Job:
     """What is attacked, and where it is computed."""
 
     model: Model  # on all devices
-    images: Float[np.ndarray, "examples height width channels"]  # natural, in [0, 1]; on the host
+    images: HostImages  # natural, in [0, 1]
     labels: Numbers
     indices: Numbers  # in the data set
     threat_model: ThreatModel
@@ -129,7 +131,11 @@ class Job:
             "key": np.asarray(jax.random.key_data(self.key)).tolist(),
             "randomized": self.randomized,
         }
-        return fingerprint(self.images, self.labels, self.indices, settings)
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        for array in (self.images, self.labels, self.indices):
+            digest.update(f"{array.shape}{array.dtype}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
     def purpose_key(self, purpose: str, number: int = 0) -> Key[Array, ""]:
         """Return the key of an attack's pass, whatever else is in the list of attacks."""

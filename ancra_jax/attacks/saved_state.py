@@ -1,7 +1,5 @@
 """Files that let an interrupted evaluation continue, and the check that they belong to it."""
 
-import hashlib
-import json
 import os
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
@@ -15,23 +13,12 @@ class StateError(ValueError):
     """A saved state that cannot be continued; the message names it and says what to do."""
 
 
-def fingerprint(
-    images: np.ndarray, labels: np.ndarray, indices: np.ndarray, settings: dict[str, Any]
-) -> str:
-    """Return a digest of everything but the model that decides an evaluation's result."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for array in (images, labels, indices):
-        digest.update(f"{array.shape}{array.dtype}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
-
-
 def check_same(
     directory: Path, saved_digest: str, saved_probe: np.ndarray, digest: str, probe: np.ndarray
 ) -> None:
     """Refuse a saved state that belongs to another evaluation than the one at hand.
 
-    The digests are those of ``fingerprint``. The probes are logits of the first natural images,
+    The digests are those of ``Job.fingerprint``. The probes are logits of the first natural images,
     which stand for the model's weights; they may differ by rounding.
 
     Raises:

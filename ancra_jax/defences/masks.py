@@ -5,22 +5,21 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Int
 
 from ancra_jax.attacks.gradients import value_and_input_gradient
+from ancra_jax.attacks.job import HostImages
 from ancra_jax.attacks.model import Model, as_pytree, model_outputs
 from ancra_jax.attacks.objectives import Labels, Values
 from ancra_jax.attacks.placement import Placement
 from ancra_jax.defences.attention_objective import Ascent, AttentionObjective, ascent
 from ancra_jax.ops.images import Images
 
-_HostImages = Float[np.ndarray, "examples height width channels"]
-
 
 def mask_statistics(
     predict: Model,
-    images: _HostImages,
-    adversarial: _HostImages,
+    images: HostImages,
+    adversarial: HostImages,
     labels: Int[np.ndarray, "examples"],
     broken: Bool[np.ndarray, "examples"],
     placement: Placement,

@@ -46,15 +46,15 @@ def reverse_attention(network: Any, predict: Model) -> Defence | None:
         return None
     return Defence(
         NAME,
-        [*_along_gradients(predict), *_black_box(predict), *_transfer(predict)],
+        list(_attacks(predict)),
         decision=Goal(predict, ascent("margin", (1, 1, 0))),
         rank_by=jax.tree_util.Partial(_last_aux_logits, predict),
         statistics=partial(mask_statistics, predict),
     )
 
 
-def _along_gradients(predict: Model) -> Iterator[SurrogateAttack]:
-    """Yield the groups A1 to A5."""
+def _attacks(predict: Model) -> Iterator[SurrogateAttack]:
+    """Yield the attacks of every group; what most of them do is data, see ``Ascent``."""
 
     def attack(name: str, level: Level, what: Ascent, targeted: bool = False) -> SurrogateAttack:
         group = name[:2].upper()
@@ -95,29 +95,23 @@ def _along_gradients(predict: Model) -> Iterator[SurrogateAttack]:
     yield attack(
         "a5-masks-k-10", "thorough", ascent("class_margin", (10, 10, 1), branch=masks), True
     )
-
-
-def _black_box(predict: Model) -> Iterator[SurrogateAttack]:
-    """Yield A6: Square, which uses values only."""
-
-    def best_branch(labels: Labels, targets: Any) -> Objective:
-        return jax.tree_util.Partial(_best_branch, predict, labels)
-
-    attack = partial(SurrogateAttack, search="square", group="A6")
-    yield attack("a6-square-gate2", Goal(predict, ascent("margin", _A_2)))
-    yield attack("a6-square-branches", best_branch, level="standard")
-
-
-def _best_branch(predict: Model, labels: Labels, images: Images) -> Values:
-    return branch_maximum(predict, images, labels, _RANKS)
-
-
-def _transfer(predict: Model) -> Iterator[SurrogateAttack]:
-    """Yield A7: from the same network without masks, classified by a_2; and on from there."""
+    # A6: Square, which uses values only.
+    black_box = partial(SurrogateAttack, search="square", group="A6")
+    yield black_box("a6-square-gate2", Goal(predict, ascent("margin", _A_2)))
+    yield black_box("a6-square-branches", partial(_best_of, predict), level="standard")
+    # A7: from the same network without masks, classified by a_2; and on from there.
     plain = Goal(predict, ascent("cross_entropy", _A_2, off=True))
     masked = Goal(predict, ascent("margin", (1, 1, 0)))
     yield SurrogateAttack("a7-trunk", plain, group="A7")
     yield SurrogateAttack("a7-trunk-warm", masked, warm_start=plain, group="A7")
+
+
+def _best_of(predict: Model, labels: Labels, targets: Any) -> Objective:
+    return jax.tree_util.Partial(_best_branch, predict, labels)
+
+
+def _best_branch(predict: Model, labels: Labels, images: Images) -> Values:
+    return branch_maximum(predict, images, labels, _RANKS)
 
 
 def _last_aux_logits(predict: Model, images: Images) -> Logits:

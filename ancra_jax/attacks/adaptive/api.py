@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Array, Key
 
 from ancra_jax.attacks.adaptive.surrogates import (
     LEVELS,
@@ -29,7 +29,7 @@ from ancra_jax.attacks.autoattack.ensemble import GRADIENT_COST, Attack
 from ancra_jax.attacks.autoattack.result import AutoAttackResult
 from ancra_jax.attacks.gradients import evaluator
 from ancra_jax.attacks.model import AnyImages, AnyLabels, Model, as_pytree, example_keys
-from ancra_jax.attacks.objectives import Objective
+from ancra_jax.attacks.objectives import Labels, Objective
 from ancra_jax.attacks.pgd import pgd
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.square import square
@@ -195,16 +195,16 @@ def _search(
     entry: SurrogateAttack,
     model: Model,
     images: Images,
-    labels: Int[Array, "batch"],
+    labels: Labels,
     threat_model: ThreatModel,
     *,
-    key: Key[Array, ""],
-    indices: Int[Array, "batch"],
-    active: Bool[Array, "batch"],
-    targets: Int[Array, "batch"] | None = None,
-    **length: int,
+    targets: Labels | None = None,
+    **common: Any,
 ) -> AttackResult:
-    """Search along the objective, after APGD along ``warm_start`` if there is one."""
+    """Search along the objective, after APGD along ``warm_start`` if there is one.
+
+    ``common`` is what AutoAttack's driver gives every attack, and the number of steps or queries.
+    """
 
     def on_batch(objective_of: ObjectiveOf) -> Objective:
         return where_the_batch_is(objective_of(labels, targets), labels)
@@ -214,16 +214,16 @@ def _search(
         "pgd": partial(pgd, step_size=threat_model.epsilon / 4),
         "square": square,
     }
-    common: dict[str, Any] = {"key": key, "indices": indices, "active": active, **length}
     common["loss"] = on_batch(entry.objective)
     run = partial(searches[entry.search], model, images, labels, threat_model, **common)
     if entry.warm_start is None:
         return run()
-    start = surface_start(threat_model, example_keys(key, indices), images)
+    keys, num_steps = example_keys(common["key"], common["indices"]), common["num_steps"]
+    start = surface_start(threat_model, keys, images)
     evaluate = evaluator(on_batch(entry.warm_start), model)
-    before = run_apgd(evaluate, start, images, labels, threat_model, num_steps=length["num_steps"])
+    before = run_apgd(evaluate, start, images, labels, threat_model, num_steps=num_steps)
     found = run(start=before.best_images)
-    earlier = before.fooled & active
+    earlier = before.fooled & common["active"]
     return AttackResult(
         images=select(earlier, before.adversarial, found.images),
         success=found.success | earlier,

@@ -118,19 +118,20 @@ def _run(
     max_seconds: float | int | None,
 ) -> None:
     """Do what ``state`` has still to do, and bring it to its end, or as far as time allows."""
-    pace = _Pace(attacks)
+    started = time.monotonic()
+    seconds, passes_spent = 0.0, 0.0  # on batches of attacks, in this call
 
-    def report(name: str, passes: int, remaining: float | None = None) -> None:
+    def report(name: str, rounds: int, remaining: float | None = None) -> None:
         store.save(state)
         if progress is not None:
             event = Progress(
                 attack=name,
                 round=state.round + 1,
-                rounds=passes,
+                rounds=rounds,
                 done=state.pass_size - int(state.todo.sum()),
                 todo=state.pass_size,
                 robust_accuracy=float(state.robust.mean()),
-                seconds=pace.elapsed(),
+                seconds=time.monotonic() - started,
                 remaining=remaining,
             )
             progress(event)
@@ -143,50 +144,34 @@ def _run(
         state.end_attack()
     while state.attack < len(attacks):
         attack = attacks[state.attack]
-        passes = attack.num_passes(state.targets.shape[1])
+        rounds = attack.num_passes(state.targets.shape[1])
         for batch in job.batches(np.flatnonzero(state.todo)):
-            if max_seconds is not None and pace.elapsed() >= max_seconds:
+            begun = time.monotonic()
+            if max_seconds is not None and begun - started >= max_seconds:
                 store.save(state)
                 return
-            begun = pace.elapsed()
             _attack(job, attack, state, store, batch)
-            pace.took(pace.elapsed() - begun, attack, len(batch.examples))
-            report(attack.name, passes, pace.remaining(state))
-        if state.round + 1 < passes:
+            seconds += time.monotonic() - begun
+            passes_spent += len(batch.examples) * attack.cost
+            pace = seconds / max(passes_spent, 1.0)
+            report(attack.name, rounds, pace * _passes_left(attacks, state))
+        if state.round + 1 < rounds:
             state.end_round()
         else:
             state.end_attack()
     store.save(state)
 
 
-class _Pace:
-    """Seconds per forward pass so far, and what this makes of the work that is left."""
-
-    def __init__(self, attacks: Sequence[Attack]):
-        self._attacks = attacks
-        self._started = time.monotonic()
-        self._seconds, self._cost = 0.0, 0.0
-
-    def elapsed(self) -> float:
-        """Return the seconds since the call."""
-        return time.monotonic() - self._started
-
-    def took(self, seconds: float, attack: Attack, examples: int) -> None:
-        """Note how long an attack took on a batch."""
-        self._seconds += seconds
-        self._cost += examples * attack.cost
-
-    def remaining(self, state: State) -> float:
-        """Return the seconds for the rest of this pass and attack, and for the later attacks."""
-        targets = state.targets.shape[1]
-        now, attack = state.attack, self._attacks[state.attack]
-        unbroken = int((state.standing(now) & (state.outcomes[now] != BROKEN)).sum())
-        passes_left = attack.num_passes(targets) - state.round - 1
-        cost = attack.cost * (int(state.todo.sum()) + passes_left * unbroken)
-        for number, later in enumerate(self._attacks[now + 1 :], start=now + 1):
-            standing = int(state.standing(number).sum())
-            cost += standing * later.cost * later.num_passes(targets)
-        return self._seconds / max(self._cost, 1.0) * cost
+def _passes_left(attacks: Sequence[Attack], state: State) -> float:
+    """Return the forward passes of the rest of this pass and attack, and of the later attacks."""
+    targets, now = state.targets.shape[1], state.attack
+    attack = attacks[now]
+    unbroken = int((state.standing(now) & (state.outcomes[now] != BROKEN)).sum())
+    rounds_left = attack.num_passes(targets) - state.round - 1
+    passes = attack.cost * (int(state.todo.sum()) + rounds_left * unbroken)
+    for number, later in enumerate(attacks[now + 1 :], start=now + 1):
+        passes += int(state.standing(number).sum()) * later.cost * later.num_passes(targets)
+    return passes
 
 
 def _classify(

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 from ancra_jax.attacks.apgd import run_apgd, surface_start
 from ancra_jax.attacks.autoattack.state import State
 from ancra_jax.attacks.gradients import Evaluator
-from ancra_jax.attacks.job import Batch, Job
+from ancra_jax.attacks.job import Batch, HostImages, Job
 from ancra_jax.attacks.model import Model
 from ancra_jax.attacks.objectives import cross_entropy
 
@@ -18,10 +18,10 @@ _REPEATS = 5
 _IMAGES_REPEATED = 8
 _SQUARE_GAIN = 0.002
 
+Calls = Float[Array, "calls few classes"]
 
-def repeated_calls(
-    model: Model, images: Float[np.ndarray, "examples height width channels"], randomized: bool
-) -> Float[Array, "calls few classes"]:
+
+def repeated_calls(model: Model, images: HostImages, randomized: bool) -> Calls:
     """Call the model several times on the first few images, with other keys if it takes one.
 
     The model is called outside of ``jit``, where a function with hidden randomness (NumPy's
@@ -33,14 +33,12 @@ def repeated_calls(
     return jnp.stack([getattr(output, "logits", output) for output in outputs])
 
 
-def difference_between(calls: Float[Array, "calls few classes"]) -> float:
+def difference_between(calls: Calls) -> float:
     """Return by how much a logit differs most between calls; see ``repeated_calls``."""
     return float(np.max(np.ptp(np.asarray(calls, np.float32), axis=0)))
 
 
-def model_warnings(
-    calls: Float[Array, "calls few classes"], randomized: bool, version: str
-) -> list[str]:
+def model_warnings(calls: Calls, randomized: bool, version: str) -> list[str]:
     """Return warnings of randomness, of probabilities instead of logits, and of coarse logits.
 
     Args:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ancra_jax.attacks.autoattack.ensemble import Attack, describe
-from ancra_jax.attacks.job import Job, Numbers
+from ancra_jax.attacks.job import HostImages, Job, Numbers
 from ancra_jax.attacks.saved_state import (
     check_same,
     read_arrays,
@@ -21,7 +21,6 @@ from ancra_jax.attacks.types import CLEAN, ROBUST
 
 NOT_ATTACKED, WITHSTOOD, BROKEN = range(3)
 Flags = Bool[np.ndarray, "examples"]
-_HostImages = Float[np.ndarray, "images height width channels"]
 
 
 @dataclass
@@ -109,7 +108,7 @@ class Store:
     as a whole: an interruption at any moment leaves a state that is true.
     """
 
-    def __init__(self, directory: Path | None, images: _HostImages):
+    def __init__(self, directory: Path | None, images: HostImages):
         """Begin with the natural images; a directory is not touched before ``resume``."""
         self._directory = directory
         self._images = images.copy() if directory is None else images
@@ -135,7 +134,7 @@ class Store:
             raise unreadable(self._path("images.npy"), f"shape {shape}")
         return state
 
-    def write(self, examples: Numbers, images: _HostImages) -> None:
+    def write(self, examples: Numbers, images: HostImages) -> None:
         """Record adversarial images."""
         if self._directory is None:
             self._images[examples] = images
@@ -150,7 +149,7 @@ class Store:
             arrays = {saved: getattr(state, name) for name, saved in _SAVED.items()}
             write_arrays(self._path("state.npz"), arrays)
 
-    def images(self) -> _HostImages:
+    def images(self) -> HostImages:
         """Return the images. Those of a directory are read now: until then they take no memory."""
         return self._images if self._directory is None else np.load(self._path("images.npy"))
 

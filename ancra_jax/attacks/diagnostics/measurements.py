@@ -38,10 +38,8 @@ Measurement = Callable[[Job, Known], Arrays]
 
 UNBOUNDED = 1.0  # under Linf every image is within 1 of every other
 EPSILONS = (0.0, 2 / 255, 4 / 255, 8 / 255, 16 / 255, 32 / 255, 64 / 255, 0.5, UNBOUNDED)
-CURVE_STEPS = 20
-PGD_STEPS = 40
-TARGETS, QUERIES = 9, 1000
-AUX_WEIGHT = 2.0
+CURVE_STEPS, PGD_STEPS, QUERIES = 20, 40, 1000
+TARGETS, AUX_WEIGHT = 9, 2.0
 NOISE_DRAWS, NOISE = 100, 4 / 255
 LANDSCAPE_EXAMPLES, LANDSCAPE_POINTS, LANDSCAPE_REACH = 4, 21, 2.0
 _WHITE_BOX = ("apgd", "targeted", "longer", "restarted")
