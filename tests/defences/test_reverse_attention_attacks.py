@@ -1,5 +1,6 @@
 """The attacks on reverse attention: the certificate, the objectives against their equations."""
 
+import hashlib
 from functools import partial
 
 import jax
@@ -7,10 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ancra_jax import attacks
+from ancra_jax import attacks, defences
+from ancra_jax.attacks.adaptive.api import BUDGETS, plan
+from ancra_jax.attacks.adaptive.surrogates import LEVELS
+from ancra_jax.attacks.autoattack.ensemble import describe
 from ancra_jax.attacks.placement import Placement
-from ancra_jax.defences import branch_maximum, declared, mask_statistics, reverse_attention
-from ancra_jax.defences.attention_objective import LABEL, TARGET, AttentionObjective, Goal, ascent
+from ancra_jax.defences import branch_maximum, declared, mask_statistics
+from ancra_jax.defences.attention_objective import LABEL, TARGET, Goal, ascent
+from ancra_jax.errors import UsageError
 from tests.support.reference_weights import random_variables
 from tests.support.small_runs import TinyNetwork
 
@@ -120,6 +125,13 @@ def batch():
 
 
 BRANCHES = {"kk": (TARGET, TARGET), "yk": (LABEL, TARGET), "ky": (TARGET, LABEL)}
+near = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+
+
+def along(batch, *arguments, **options):
+    """The objective of an ``ascent`` on the batch."""
+    predict, _, labels, targets = batch
+    return Goal(predict, ascent(*arguments, **options))(labels, targets)
 
 
 def test_branch_objective_is_the_smallest_of_its_three_margins(batch):
@@ -130,14 +142,12 @@ def test_branch_objective_is_the_smallest_of_its_three_margins(batch):
         a_1, a_2, f = forced(predict, images, i, j)
         terms = np.stack([-margin(a_1, i), -margin(a_2, j), margin(f, y)])
         assert len(set(terms.argmin(0).tolist())) > 1
-        exact = Goal(predict, ascent("branch", branch=branch))(labels, targets)
-        np.testing.assert_allclose(value_of(exact, images), terms.min(0), rtol=1e-4, atol=1e-5)
-        soft = Goal(predict, ascent("branch", branch=branch, softness=0.5))(labels, targets)
-        expected = -0.5 * np.log(np.exp(-terms / 0.5).sum(0))
-        np.testing.assert_allclose(value_of(soft, images), expected, rtol=1e-4, atol=1e-5)
+        near(value_of(along(batch, "branch", branch=branch), images), terms.min(0))
+        soft = along(batch, "branch", branch=branch, softness=0.5)
+        near(value_of(soft, images), -0.5 * np.log(np.exp(-terms / 0.5).sum(0)))
 
 
-def test_gate_joint_and_fixed_target_objectives(batch):
+def test_objectives_on_weighted_heads(batch):
     predict, images, labels, targets = batch
     y, k = np.asarray(labels), np.asarray(targets)
     rows = np.arange(len(y))
@@ -145,54 +155,43 @@ def test_gate_joint_and_fixed_target_objectives(batch):
     a_1, a_2, f = [np.asarray(z, np.float64) for z in (*outputs.aux_logits, outputs.logits)]
 
     def value(*arguments, **options):
-        return value_of(Goal(predict, ascent(*arguments, **options))(labels, targets), images)
-
-    near = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
-    near(value("targeted_margin", (0, 1, 0)), a_2[rows, k] - a_2[rows, y])
-    ranked = np.sort(a_1, axis=1)[:, ::-1]
-    scale = ranked[:, 0] - (ranked[:, 2] + ranked[:, 3]) / 2
-    near(value("targeted_dlr", (1, 0, 0)), (a_1[rows, k] - a_1[rows, y]) / scale)
+        return value_of(along(batch, *arguments, **options), images)
 
     def cross_entropy(z):
         return np.log(np.exp(z).sum(1)) - z[rows, y]
 
+    near(value("targeted_margin", (0, 1, 0)), a_2[rows, k] - a_2[rows, y])
+    ranked = np.sort(a_1, axis=1)[:, ::-1]
+    scale = ranked[:, 0] - (ranked[:, 2] + ranked[:, 3]) / 2
+    near(value("targeted_dlr", (1, 0, 0)), (a_1[rows, k] - a_1[rows, y]) / scale)
     joint = cross_entropy(f) + 2 * (cross_entropy(a_1) + cross_entropy(a_2)) / 2
     near(value("cross_entropy", (1, 1, 1)), joint)
     near(value("margin", (5, 5, 1)), margin(f, y) + 5 * (margin(a_1, y) + margin(a_2, y)))
     b_1, b_2, g = forced(predict, images, k, k)
     fixed = -margin(g, k) - 3 * (margin(b_1, k) + margin(b_2, k))
     near(value("class_margin", (3, 3, 1), branch=(TARGET, TARGET)), fixed)
+    # Without masks the network is the plain one.
+    plain = predict(images, attention=lambda aux, rows, labels, block: jnp.ones((16, 6)))
+    a_2 = np.asarray(plain.aux_logits[1])
+    near(value("targeted_margin", (0, 1, 0), off=True), a_2[rows, k] - a_2[rows, y])
 
 
 def test_straight_through_masks_have_the_hard_value_and_the_soft_gradient(batch):
-    predict, images, labels, targets = batch
-
-    def along(**options):
-        return Goal(predict, ascent("cross_entropy", **options))(labels, targets)
-
-    hard, through = along(), along(gradient=True, temperature=0.3)
-    soft = along(gradient=True, temperature=0.3, hard=False)
-    cold = along(gradient=True, temperature=1e-4, hard=False)
-    expected = value_of(attacks.objectives.cross_entropy(predict, labels), images)
-    np.testing.assert_allclose(value_of(hard, images), expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(value_of(through, images), expected, rtol=1e-4, atol=1e-5)
+    predict, images, labels, _ = batch
+    ce = partial(along, batch, "cross_entropy")
+    hard, through = ce(), ce(gradient=True, temperature=0.3)
+    soft = ce(gradient=True, temperature=0.3, hard=False)
+    cold = ce(gradient=True, temperature=1e-4, hard=False)
+    own = attacks.objectives.cross_entropy(predict, labels)
+    expected = value_of(own, images)
+    near(value_of(hard, images), expected)
+    near(value_of(through, images), expected)
     assert np.abs(value_of(soft, images) - expected).max() > 1e-2
     # As the temperature falls, the softmax becomes the argmax.
-    np.testing.assert_allclose(value_of(cold, images), expected, rtol=1e-3, atol=1e-4)
-
+    near(value_of(cold, images), expected, rtol=1e-3, atol=1e-4)
     gradient, true_gradient = gradient_of(images, through), gradient_of(images, hard)
     assert np.abs(gradient - true_gradient).max() > 1e-3
-    own = gradient_of(images, attacks.objectives.cross_entropy(predict, labels))
-    np.testing.assert_allclose(true_gradient, own, rtol=1e-3, atol=1e-5)
-
-
-def test_without_masks_the_network_is_the_plain_one(batch):
-    predict, images, labels, targets = batch
-    off = Goal(predict, ascent("targeted_margin", (0, 1, 0), off=True))(labels, targets)
-    plain = predict(images, attention=lambda aux, rows, labels, block: jnp.ones((16, 6)))
-    a_2 = plain.aux_logits[1]
-    expected = a_2[jnp.arange(16), targets] - a_2[jnp.arange(16), labels]
-    np.testing.assert_allclose(value_of(off, images), expected, rtol=1e-4, atol=1e-5)
+    near(true_gradient, gradient_of(images, own), rtol=1e-3)
 
 
 def test_one_program_serves_all_attacks_along_gradients():
@@ -210,24 +209,32 @@ def test_one_program_serves_all_attacks_along_gradients():
     assert len(along_gradients) > 20
     for attack in along_gradients:
         for targets in (None, (labels + 1) % 5):
-            objective = attack.objective(labels, targets)
-            assert isinstance(objective, AttentionObjective)
-            evaluate(objective, images)
+            evaluate(attack.objective(labels, targets), images)
     assert len(traces) == 1
 
 
 def test_what_the_network_declares():
+    """Names, order and passes are in the saved states of version 0.1."""
     predict = network(1)
     (defence,) = declared(MODULE, predict)
     groups = dict.fromkeys(attack.group for attack in defence.attacks)
     assert list(groups) == ["A1", "A2", "A3", "A4", "A5", "A6", "A7"]
-    names = [attack.name for attack in defence.attacks]
-    assert len(set(names)) == len(names)
+    digests = ["cbc714739ffa3804", "f8999ebeacbd5d8e", "b0d92279a2a1d59e"]
+    for number, (budget, digest) in enumerate(zip(BUDGETS.values(), digests, strict=True), 1):
+        listed = map(describe, plan(predict, 5, [defence], {}, budget, LEVELS[:number]))
+        assert hashlib.sha256("\n".join(listed).encode()).hexdigest().startswith(digest)
     images, _ = examples(4)
-    expected = predict(images).aux_logits[1]
-    np.testing.assert_allclose(defence.rank_by(images), expected, rtol=1e-5, atol=1e-6)
-    plain = TinyNetwork(num_classes=5, width=6)
-    assert reverse_attention(plain, predict) is None and declared(plain, predict) == []
+    near(defence.rank_by(images), predict(images).aux_logits[1])
+
+
+def test_defences_are_registered_by_name():
+    predict, plain = network(1), TinyNetwork(num_classes=5, width=6)
+    assert declared(plain, predict) == []
+    with pytest.raises(UsageError, match="'reverse_attention'"):
+        defences.register("reverse_attention")
+    found = attacks.Defence("mine", [])
+    defences.register("mine")(lambda network, predict: found if network is plain else None)
+    assert declared(plain, predict) == [found] and "mine" in defences.names()
 
 
 def test_mask_statistics(batch):

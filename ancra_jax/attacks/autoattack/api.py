@@ -162,7 +162,7 @@ def _run(
     store.save(state)
 
 
-def _passes_left(attacks: Sequence[Attack], state: State) -> float:
+def _passes_left(attacks: Sequence[Attack], state: State) -> float | int:
     """Return the forward passes of the rest of this pass and attack, and of the later attacks."""
     targets, now = state.targets.shape[1], state.attack
     attack = attacks[now]

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from ancra_jax.attacks.autoattack.checks import attack_warnings
 from ancra_jax.attacks.autoattack.ensemble import Attack
 from ancra_jax.attacks.autoattack.state import BROKEN, WITHSTOOD, State
+from ancra_jax.attacks.job import HostImages
 from ancra_jax.attacks.types import CLEAN
 
 _PER_EXAMPLE = ("images", "robust", "broken_by", "target", "norms")
@@ -54,7 +55,7 @@ class AutoAttackResult:
       complete: whether all attacks ran to their end.
     """
 
-    images: Float[np.ndarray, "examples height width channels"]
+    images: HostImages
     robust: Bool[np.ndarray, "examples"]
     broken_by: np.ndarray
     target: Int[np.ndarray, "examples"]
@@ -86,7 +87,7 @@ class AutoAttackResult:
 def result_of(
     state: State,
     attacks: Sequence[Attack],
-    images: Float[np.ndarray, "examples height width channels"],
+    images: HostImages,
     warnings: list[str],
     max_seconds: float | int | None,
 ) -> AutoAttackResult:
