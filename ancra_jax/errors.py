@@ -21,7 +21,7 @@ _HOMES = {
     "attacks.adaptive.surrogates": "attacks.surrogates",
     "attacks.apgd": "attacks.apgd_loop",
     "attacks.autoattack": "attacks.autoattack_attacks attacks.autoattack_result",
-    "attacks.autoattack.driver": "attacks.autoattack_run",
+    "attacks.autoattack.api": "attacks.autoattack_run",
     "attacks.autoattack.state": "attacks.autoattack_state",
     "attacks.diagnostics": "attacks.diagnostics_rows attacks.diagnostics_measurements",
     "attacks.fab": "attacks.projections",

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 
-import ancra_jax.defences  # noqa: F401  (registers what the networks declare)
 from ancra_jax.attacks import Defence, adaptive
 from ancra_jax.attacks.adaptive.surrogates import Level
 from ancra_jax.attacks.placement import Placement
@@ -73,8 +72,8 @@ class AdaptiveSpec(Spec):
             broken = ~result.robust & (result.broken_by != "clean")
             placement = Placement.over(jax.devices(), task.target.batch_size, len(images))
             for defence in self.defences:
-                if defence.gate is not None:
-                    masks = defence.gate(images, result.images, labels, broken, placement)
+                if defence.statistics is not None:
+                    masks = defence.statistics(images, result.images, labels, broken, placement)
         return task.kept(result), {
             "complete": result.complete,
             "attacks": [record._asdict() for record in result.records],

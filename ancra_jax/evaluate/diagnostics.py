@@ -55,7 +55,7 @@ class DiagnosticsSpec(Spec):
         return arrays, {
             "verdict": found.verdict,
             "clean_accuracy": found.clean_accuracy,
-            "rows": [asdict(row) for row in found.rows],
+            "rows": [asdict(row) for row in found.checks],
             "epsilon_curve": {
                 "attack": "APGD on the cross-entropy, Linf, 20 steps",
                 "epsilons": found.epsilons.tolist(),

@@ -12,10 +12,11 @@ import jax
 from absl import flags
 from jax.sharding import Mesh
 
-from ancra_jax.attacks.adaptive.surrogates import LEVELS, Level, declared
+from ancra_jax.attacks.adaptive.surrogates import LEVELS, Level
 from ancra_jax.cli.backend import use_a_device_per_core
 from ancra_jax.config.schema import WEIGHTS, Config
 from ancra_jax.data import Dataset
+from ancra_jax.defences import declared
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate import paper
 from ancra_jax.evaluate.adaptive import AdaptiveSpec, Source
