@@ -10,7 +10,7 @@ import pytest
 
 from ancra_jax import attacks
 from ancra_jax.attacks.adaptive.api import BUDGETS
-from ancra_jax.attacks.diagnostics import landscape, measurements
+from ancra_jax.attacks.diagnostics import measurements
 from ancra_jax.cli.progress import Bar
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate import autoattack as autoattack_suite
@@ -48,8 +48,8 @@ def short():
         patch.setitem(BUDGETS, "quick", TINY)
         patch.setattr(measurements, "QUERIES", 10)
         patch.setattr(measurements, "TARGETS", 1)
-        patch.setattr(landscape, "NOISE_DRAWS", 3)
-        patch.setattr(landscape, "LANDSCAPE_POINTS", 3)
+        patch.setattr(measurements, "NOISE_DRAWS", 3)
+        patch.setattr(measurements, "LANDSCAPE_POINTS", 3)
         yield
     jax.config.update("jax_disable_most_optimizations", False)
 
