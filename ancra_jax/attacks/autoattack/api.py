@@ -1,9 +1,8 @@
 """AutoAttack: an ensemble of attacks whose worst case is the robust accuracy.
 
-Every attack starts from the natural images of the examples that are still robust. An example is
-broken only if a fresh forward pass misclassifies the attack's image, and this image is finite, in
-[0, 1] and in the ball (tolerance 1e-6). Each kind of attack is compiled once: targets, epsilon,
-weights and the choice of examples are arguments, and all batches have one shape.
+Every attack starts from the natural images of the examples that are still robust. Each kind of
+attack is compiled once: targets, epsilon, weights and the choice of examples are arguments, and all
+batches have one shape.
 
 References:
   Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse
@@ -61,6 +60,9 @@ def autoattack(
 ) -> AutoAttackResult:
     """Evaluate the robust accuracy of a model by an ensemble of attacks.
 
+    An example is broken only if a fresh forward pass misclassifies an attack's image, and this
+    image is finite, in [0, 1] and in the ball (tolerance 1e-6).
+
     Args:
       model: images [batch, height, width, channels] to logits, or to an object with ``logits``.
       images: natural images, pixels in [0, 1]; they stay on the host but for one batch.
@@ -85,6 +87,9 @@ def autoattack(
       rank_by: a model whose natural logits rank the targets, in place of the one under attack.
       max_seconds: begin no batch of an attack after so many; the result then is not ``complete``.
       checks: whether to look for randomness, probabilities, coarse logits and zero gradients.
+
+    Returns:
+      What broke each example, and the accuracy that each attack left.
 
     Raises:
       ValueError: bad images, labels, settings or logits, or a state of another evaluation.
