@@ -29,7 +29,7 @@ FREE, LABEL, TARGET = range(3)
 
 
 def class_margin_term(logits: Logits, classes: Labels) -> Values:
-    """``z_c - max_{q != c} z_q``: positive where ``c`` is the prediction."""
+    """Return ``z_c - max_{q != c} z_q``: positive where ``c`` is the prediction."""
     return -margin_term(logits, classes)
 
 
@@ -177,6 +177,6 @@ def branch_terms(
 
 
 def soft_minimum(terms: Float[Array, "terms batch"], softness: Scalar) -> Values:
-    """``-s log sum exp(-t / s)`` over the terms; the minimum for ``s = 0``."""
+    """Return ``-s log sum exp(-t / s)`` over the terms; the minimum for ``s = 0``."""
     s = jnp.maximum(softness, 1e-6)
     return -s * jax.nn.logsumexp(-terms / s, axis=0)

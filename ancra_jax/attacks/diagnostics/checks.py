@@ -47,8 +47,7 @@ class Check:
 
 
 def verdict(checks: list[Check]) -> Verdict:
-    """Return ``'masked'`` if a check fired that only a failing attack explains, ``'suspicious'`` if
-    another one fired, else ``'trustworthy'``."""
+    """Return the gravest severity of the checks that fired, ``'trustworthy'`` if none did."""
     fired = {check.severity for check in checks if check.fired}
     return "masked" if "masked" in fired else "suspicious" if fired else "trustworthy"
 
@@ -56,8 +55,8 @@ def verdict(checks: list[Check]) -> Verdict:
 def noticed_share(num_examples: int) -> float:
     """Return the smallest share of examples for which a check fires in 19 of 20 sets of this size.
 
-    Of checks that look for a share of examples. With few examples a network is trustworthy for want
-    of evidence.
+    This concerns checks that look for a share of examples. Where it is large, there are too few
+    examples for a verdict 'trustworthy' to mean much.
     """
     from scipy.stats import binomtest  # half a second, and only reports need it
 
