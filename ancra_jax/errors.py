@@ -11,6 +11,10 @@ class UsageError(ValueError):
     programs print it without a traceback and exit with a status other than 0.
     """
 
+    def __init__(self, message: str):
+        # What another library says, and the message repeats, may be of several lines.
+        super().__init__(" ".join(message.split()))
+
 
 class NonFiniteLossError(UsageError):
     """The loss or a gradient of the training became infinite or NaN."""

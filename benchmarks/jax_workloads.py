@@ -52,7 +52,7 @@ def training_step(config: Config) -> Workload:
     """One step of training, batch and augmentation included, as ``ancra_jax.train`` takes it."""
     mesh = _mesh()
     everywhere = sharding.replicated(mesh)
-    model = components.create_model(config, NUM_CLASSES)
+    model = components.create_network(config, NUM_CLASSES)
     optimizer = optim.create(config.optimizer, config.epochs, STEPS_PER_EPOCH)
     method = methods.create(config)
     split, order = _examples(config, everywhere)
@@ -233,7 +233,7 @@ def _mesh():
 
 
 def _network_and_batch(config):
-    model = components.create_model(config, NUM_CLASSES)
+    model = components.create_network(config, NUM_CLASSES)
     variables = jax.jit(model.init)(
         jax.random.key(config.seed), jnp.zeros((1, *IMAGE_SHAPE), jnp.float32)
     )

@@ -1,4 +1,4 @@
-"""Compiled programs are kept between commands: compiling again takes longer than a small run."""
+"""JAX's backend as the commands set it up, unless the user has: compiled programs, CPU devices."""
 
 import contextlib
 import hashlib
@@ -10,9 +10,11 @@ import jax
 
 from ancra_jax.data.cache import default_directory
 
+_MOST_DEVICES = 8  # with more, a batch leaves a device too few rows
+
 
 def keep_compiled_programs() -> None:
-    """Sets JAX's persistent compilation cache, unless the user has chosen one or none.
+    """Set JAX's persistent compilation cache: compiling again takes longer than a small run.
 
     ``JAX_COMPILATION_CACHE_DIR`` chooses another directory, ``JAX_ENABLE_COMPILATION_CACHE=false``
     none. The default lies beside the decoded data, and can be deleted at any time. Every kind of
@@ -23,21 +25,8 @@ def keep_compiled_programs() -> None:
         jax.config.update("jax_compilation_cache_dir", str(directory))
 
 
-def _processor() -> str:
-    """A name for what XLA compiles for when it compiles for the CPU."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        features = next(line for line in lines if line.startswith(("flags", "Features")))
-    except (OSError, StopIteration):
-        features = platform.processor()
-    return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"
-
-
-_MOST = 8  # with more, a batch leaves a device too few rows
-
-
 def use_a_device_per_core() -> None:
-    """Makes JAX's CPU backend as many devices as the process has cores, at most 8.
+    """Make JAX's CPU backend as many devices as the process has cores, at most 8.
 
     For work on independent rows, in which devices never wait for each other: on two cores an
     attack's step takes about 0.6 times as long. Without effect on accelerators, once JAX has
@@ -46,11 +35,17 @@ def use_a_device_per_core() -> None:
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if chosen or jax.config.values["jax_num_cpu_devices"] != -1:
         return
+    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # JAX has started
-        jax.config.update("jax_num_cpu_devices", min(_cores(), _MOST))
+        jax.config.update("jax_num_cpu_devices", min(cores, _MOST_DEVICES))
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _processor() -> str:
+    """Return a name for what XLA compiles for when it compiles for the CPU."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        features = next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        features = platform.processor()
+    return f"{platform.machine()}-{hashlib.sha256(features.encode()).hexdigest()[:8]}"

@@ -15,10 +15,10 @@ class Bar:
     """
 
     def __init__(self, description: str, total: int, done: int = 0, *, quiet: bool = False):
-        """Starts at ``done`` of ``total`` steps; ``quiet`` shows nothing."""
+        """Start at ``done`` of ``total`` steps; show nothing if ``quiet``."""
         self._console = Console(quiet=quiet, highlight=False)
-        self._description, self._total, self._done = description, total, done
-        self._text, self._started, self._first, self._last_line = "", 0.0, done, 0.0
+        self._description, self._total, self._done, self._first = description, total, done, done
+        self._text, self._started, self._last_line = "", 0.0, 0.0
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -29,20 +29,21 @@ class Bar:
             disable=quiet or not self._console.is_terminal,
             speed_estimate_period=120.0,
         )
+        self._task = self._bar.add_task(
+            description, start=False, total=total, completed=done, text=""
+        )
 
-    def __enter__(self):
+    def __enter__(self) -> "Bar":
         self._started = self._last_line = time.monotonic()
         self._bar.start()
-        self._task = self._bar.add_task(
-            self._description, total=self._total, completed=self._done, text=""
-        )
+        self._bar.start_task(self._task)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *error: object) -> None:
         self._bar.stop()
 
-    def update(self, done: int, text: str | None = None, total: int | None = None):
-        """Says how many steps are done, and what the numbers are at the moment.
+    def update(self, done: int, text: str | None = None, total: int | None = None) -> None:
+        """Show how many steps are done, and what the numbers are at the moment.
 
         Args:
           done: of the total.
@@ -58,21 +59,19 @@ class Bar:
         now = time.monotonic()
         if not self._console.is_terminal and now - self._last_line >= LINE_EVERY_SECONDS:
             self._last_line = now
-            steps = done - self._first
-            remaining = (self._total - done) * (now - self._started) / max(steps, 1)
-            self._console.print(
-                f"{self._description} {done}/{self._total}, {format_seconds(remaining)} left, "
-                f"{self._text}",
-                soft_wrap=True,
+            left = (self._total - done) * (now - self._started) / max(done - self._first, 1)
+            self.print(
+                f"{self._description} {done}/{self._total}, {format_seconds(left)} left, "
+                f"{self._text}"
             )
 
-    def print(self, line: str):
-        """Prints a line above the bar."""
+    def print(self, line: str) -> None:
+        """Print a line above the bar."""
         self._console.print(line, soft_wrap=True)
 
 
 def format_seconds(seconds: float) -> str:
-    """``1:02:03`` or ``2:03``."""
+    """Return ``1:02:03`` or ``2:03``."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,8 +1,12 @@
-"""What the three commands share: flags, and one clear line for everything a user can get wrong."""
+"""Run a command: flags, plug-ins, and one clear line for everything a user can get wrong."""
 
+import importlib
+import importlib.util
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags, logging
@@ -13,16 +17,24 @@ from ancra_jax.errors import UsageError
 EXIT_USAGE = 2
 
 
-def run(main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[], None]):
-    """Parses the flags, calls ``main`` and exits; a ``UsageError`` prints one line and exits 2."""
+def run(main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[], None]) -> None:
+    """Parse the flags, call ``main`` and exit; a ``UsageError`` prints one line and exits 2."""
     define_flags()
+    flags.DEFINE_list(
+        "plugin",
+        [],
+        "Files FILE.py or modules to import first, separated by commas: they register methods, "
+        "networks, data sets and so on of one's own.",
+    )
 
-    def guarded(argv: Sequence[str]):
+    def guarded(argv: Sequence[str]) -> int | None:
         if len(argv) > 1:
             fail(f"unexpected argument {argv[1]!r}: every setting is a flag, --name=value")
         logging.set_verbosity(logging.ERROR)  # Orbax reports its every step as a warning
         keep_compiled_programs()
         try:
+            for name in flags.FLAGS.plugin:
+                import_plugin(name)
             return main(flags.FLAGS)
         except UsageError as error:
             fail(str(error))
@@ -31,12 +43,47 @@ def run(main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[
 
 
 def fail(message: str) -> NoReturn:
-    """Prints one line on standard error and exits with the status for wrong usage."""
+    """Print one line on standard error and exit with the status for wrong usage."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(EXIT_USAGE)
 
 
-def _parse_flags(argv):
+def import_plugin(name: str) -> None:
+    """Import a file FILE.py, which may import its neighbours, or an installed module.
+
+    Raises:
+      UsageError: there is no such file or module, or it fails; the message names it.
+    """
+    path = Path(name).expanduser().resolve()
+    if path.suffix == ".py" and not path.is_file():
+        raise UsageError(f"--plugin={name}: there is no file {path}")
+    try:
+        if path.suffix == ".py":
+            _import_file(path)
+        else:
+            importlib.import_module(name)
+    except Exception as error:  # whatever the user's code raises
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        line = f", line {lines[-1]}" if lines else ""
+        raise UsageError(f"--plugin={name}{line}: {type(error).__name__}: {error}") from error
+
+
+def _import_file(path: Path) -> None:
+    known = sys.modules.get(path.stem)
+    if getattr(known, "__file__", None) == str(path):
+        return  # another plug-in has imported it
+    sys.path.append(str(path.parent))
+    # A plug-in that is called as another module, such as random.py, does not take its place.
+    module_name = path.stem if known is None else str(path)
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    spec.loader.exec_module(module)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
     _find_config(argv)
     try:
         return flags.FLAGS(argv)
@@ -47,8 +94,8 @@ def _parse_flags(argv):
         fail(f"--config: {error.args[0] if error.args else error}")
 
 
-def _find_config(argv):
-    """Checks that the configuration file is there, and lets it import its neighbours.
+def _find_config(argv: list[str]) -> None:
+    """Check that the configuration file is there, and let it import its neighbours.
 
     ``configs/cifar10.py`` imports ``configs.common``, which has to work from any directory.
     """

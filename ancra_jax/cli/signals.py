@@ -1,6 +1,8 @@
 """Signals that stop a run once its checkpoint is saved."""
 
 import signal
+from types import FrameType
+from typing import Any
 
 
 class Interrupted(Exception):
@@ -12,13 +14,13 @@ class Interrupted(Exception):
 
 
 class StopSignal:
-    """Turns SIGTERM and SIGINT into a wish to stop after the step; a second one acts at once."""
+    """Takes SIGTERM and SIGINT as a wish to stop after the step; a second one acts at once."""
 
     requested = False
-    signal = signal.SIGTERM
+    signal: int = signal.SIGTERM
 
-    def __enter__(self):
-        self._previous = {}
+    def __enter__(self) -> "StopSignal":
+        self._previous: dict[int, Any] = {}
         for number in (signal.SIGTERM, signal.SIGINT):
             try:
                 self._previous[number] = signal.signal(number, self._request)
@@ -26,11 +28,10 @@ class StopSignal:
                 break
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _request(self, number, frame):
-        del frame
+    def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested, self.signal = True, number
         signal.signal(number, self._previous[number])

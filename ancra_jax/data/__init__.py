@@ -2,11 +2,12 @@
 
 from ancra_jax.data.augment import Augmentation, augment
 from ancra_jax.data.dataset import Dataset, Split
-from ancra_jax.data.extra import ExtraDraws, extend, load_extra
+from ancra_jax.data.extra import extend, load_extra
 from ancra_jax.data.pipeline import (
     BatchPlan,
     DeviceSplit,
     EvaluationBatch,
+    ExtraDraws,
     batches_for_evaluation,
     batches_per_epoch,
     epoch_permutation,

@@ -25,7 +25,7 @@ class Augmentation:
     crop_padding: int = 0
     horizontal_flip: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.crop_padding < 0:
             raise UsageError(f"crop_padding must be at least 0 pixels; got {self.crop_padding}")
 
@@ -36,30 +36,29 @@ def augment(
     key: Key[Array, ""],
     augmentation: Augmentation,
 ) -> UInt8[Array, "batch height width channels"]:
-    """Crops, then flips each image.
+    """Crop, then flip each image.
 
     Args:
       images: a batch.
-      indices: its examples' positions in the data set. An image's draw depends on the key and its
-        index alone, not on the rest of the batch.
+      indices: its examples' positions in the data set. What is drawn for an image depends on the
+        key and its index alone, not on the rest of the batch.
       key: of this step.
       augmentation: what to do; with nothing to do, returns ``images``.
     """
-    if not augmentation.crop_padding and not augmentation.horizontal_flip:
+    padding = augmentation.crop_padding
+    if not padding and not augmentation.horizontal_flip:
         return images
 
-    def augment_one(image: Array, index: Array) -> Array:
+    def augment_one(
+        image: UInt8[Array, "height width channels"], index: Int[Array, ""]
+    ) -> UInt8[Array, "height width channels"]:
         crop_key, flip_key = jax.random.split(jax.random.fold_in(key, index))
-        if augmentation.crop_padding:
-            image = _random_crop(image, crop_key, augmentation.crop_padding)
+        if padding:
+            padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+            top, left = jax.random.randint(crop_key, (2,), 0, 2 * padding + 1)
+            image = jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
         if augmentation.horizontal_flip:
             image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
         return image
 
     return jax.vmap(augment_one)(images, indices)
-
-
-def _random_crop(image: Array, key: Array, padding: int) -> Array:
-    padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
-    top, left = jax.random.randint(key, (2,), 0, 2 * padding + 1)
-    return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)

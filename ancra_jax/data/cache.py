@@ -17,15 +17,16 @@ from absl import logging
 from etils import epath
 
 from ancra_jax.data.dataset import Dataset, Split
+from ancra_jax.ops.files import PathLike
 
 _FORMAT = 2
 _DESCRIPTION = "dataset.json"
 
 
 def cached(
-    name: str, key: str, build: Callable[[], Dataset], cache_dir: str | os.PathLike[str] | None
+    name: str, key: str, build: Callable[[], Dataset], cache_dir: PathLike | None
 ) -> Dataset:
-    """Returns the entry of the cache, or builds and keeps it.
+    """Return the entry of the cache, or build and keep it.
 
     A damaged entry is built again; where nothing can be written, the data set is returned all the
     same. Both are logged as warnings.
@@ -36,7 +37,8 @@ def cached(
       build: decodes the data set.
       cache_dir: where entries lie; None for the default.
     """
-    entry = _directory(cache_dir) / f"{name}-{key}"
+    directory = default_directory() if cache_dir is None else Path(cache_dir).expanduser()
+    entry = directory / f"{name}-{key}"
     if entry.exists():
         try:
             return _read(entry)
@@ -48,12 +50,12 @@ def cached(
         _write(entry, dataset)
         return _read(entry)
     except OSError as error:
-        logging.warning("cannot keep the decoded %s in %s: %s", name, entry.parent, error)
+        logging.warning("cannot keep the decoded %s in %s: %s", name, directory, error)
         return dataset
 
 
-def source_key(description: str, paths: Iterable[os.PathLike[str]]) -> str:
-    """Identifies a source by its files' paths, sizes and times of modification.
+def source_key(description: str, paths: Iterable[PathLike]) -> str:
+    """Return what identifies a source: its files' paths, sizes and times of modification.
 
     Args:
       description: what else the decoded data depend on: kind of source and its options.
@@ -63,7 +65,7 @@ def source_key(description: str, paths: Iterable[os.PathLike[str]]) -> str:
     return hashlib.sha256(contents.encode()).hexdigest()[:16]
 
 
-def _facts(path: os.PathLike[str]) -> tuple[str, int, int]:
+def _facts(path: PathLike) -> tuple[str, int, int]:
     if "://" in os.fspath(path):
         remote = epath.Path(path).stat()
         return os.fspath(path), remote.length, remote.mtime
@@ -71,12 +73,8 @@ def _facts(path: os.PathLike[str]) -> tuple[str, int, int]:
     return os.path.abspath(path), local.st_size, local.st_mtime_ns
 
 
-def _directory(cache_dir: str | os.PathLike[str] | None) -> Path:
-    return default_directory() if cache_dir is None else Path(cache_dir).expanduser()
-
-
 def default_directory() -> Path:
-    """``$ANCRA_JAX_CACHE``, else ``ancra_jax`` in ``$XDG_CACHE_HOME``, else in ``~/.cache``."""
+    """Return ``$ANCRA_JAX_CACHE``, else ``ancra_jax`` in ``$XDG_CACHE_HOME``, else in ~/.cache."""
     if "ANCRA_JAX_CACHE" in os.environ:
         return Path(os.environ["ANCRA_JAX_CACHE"]).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ancra_jax"
@@ -91,13 +89,8 @@ def _read(entry: Path) -> Dataset:
         )
         for part in ("train", "test")
     )
-    dataset = Dataset(
-        description["name"],
-        train,
-        test,
-        tuple(description["class_names"]),
-        recoded=description["recoded"],
-    )
+    names, recoded = tuple(description["class_names"]), description["recoded"]
+    dataset = Dataset(description["name"], train, test, names, recoded=recoded)
     if dataset.fingerprint != description["fingerprint"]:
         raise ValueError("its contents do not have the recorded fingerprint")
     return dataset
@@ -110,12 +103,8 @@ def _write(entry: Path, dataset: Dataset) -> None:
         for part, split in (("train", dataset.train), ("test", dataset.test)):
             np.save(temporary / f"{part}_images.npy", split.images)
             np.save(temporary / f"{part}_labels.npy", split.labels)
-        description = {
-            "name": dataset.name,
-            "class_names": dataset.class_names,
-            "fingerprint": dataset.fingerprint,
-            "recoded": dataset.recoded,
-        }
+        fields = ("name", "class_names", "fingerprint", "recoded")
+        description = {field: getattr(dataset, field) for field in fields}
         (temporary / _DESCRIPTION).write_text(json.dumps(description))
         # A folder cannot be renamed onto another: a damaged entry, or that of a process that was
         # faster, is first moved aside.

@@ -29,7 +29,7 @@ class Split:
     images: np.ndarray
     labels: np.ndarray
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         images, labels = self.images, self.labels
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 4:
             raise UsageError(
@@ -48,11 +48,11 @@ class Split:
 
     @property
     def fingerprint(self) -> str:
-        """Identifies the contents: equal on every machine for equal images and labels."""
+        """Return what identifies the contents, equal on every machine."""
         return fingerprint_of([self.images, self.labels])
 
     def take(self, indices: np.ndarray) -> "Split":
-        """The examples at ``indices``, copied."""
+        """Return a copy of the examples at ``indices``."""
         return Split(self.images[indices], self.labels[indices])
 
 
@@ -67,8 +67,8 @@ class Dataset:
       class_names: one name a class, in the order of the labels.
       fingerprint: identifies the contents: equal on every machine for equal images, labels and
         class names. Computed where it is not given.
-      recoded: the lossy format that the images went through on their way, where the original's
-        pixels are others.
+      recoded: the lossy format (``'JPEG'``) through which the original images went, if any; their
+        pixels are then others.
 
     Raises:
       UsageError: a split is empty, a label is outside the classes, or the splits' images differ in
@@ -82,7 +82,7 @@ class Dataset:
     fingerprint: str = ""
     recoded: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.num_classes < 2:
             raise UsageError(
                 f"{self.name}: at least two classes are needed; got {self.class_names}"
@@ -90,12 +90,7 @@ class Dataset:
         for part, split in (("train", self.train), ("test", self.test)):
             if len(split) == 0:
                 raise UsageError(f"{self.name}: the {part} split has no examples")
-            wrong = np.flatnonzero((split.labels < 0) | (split.labels >= self.num_classes))
-            if len(wrong):
-                raise UsageError(
-                    f"{self.name}: label {split.labels[wrong[0]]} of {part} example {wrong[0]} is "
-                    f"outside 0..{self.num_classes - 1} ({len(wrong)} such labels)"
-                )
+            check_labels(split.labels, self.num_classes, self.name, f"{part} example")
         if self.train.images.shape[1:] != self.test.images.shape[1:]:
             raise UsageError(
                 f"{self.name}: training images have the shape {self.train.images.shape[1:]}, "
@@ -108,24 +103,38 @@ class Dataset:
 
     @property
     def title(self) -> str:
-        """How to call it beside a number: ``CIFAR-10``, or ``CIFAR-10 (JPEG)`` if recoded."""
+        """Return its name in results: ``CIFAR-10``, or ``CIFAR-10 (JPEG)`` if recoded."""
         title = _TITLES.get(self.name, self.name)
         return f"{title} ({self.recoded})" if self.recoded else title
 
     @property
     def num_classes(self) -> int:
-        """Number of classes."""
+        """Return the number of classes."""
         return len(self.class_names)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels."""
+        """Return height, width and channels."""
         height, width, channels = self.train.images.shape[1:]
         return height, width, channels
 
 
+def check_labels(labels: np.ndarray, num_classes: int, source: str, example: str) -> None:
+    """Check that labels are class numbers.
+
+    Raises:
+      UsageError: one is not; the message names its ``source`` and, as ``example`` calls it, which.
+    """
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if len(wrong):
+        raise UsageError(
+            f"{source}: label {labels[wrong[0]]} of {example} {wrong[0]} is outside "
+            f"0..{num_classes - 1} ({len(wrong)} such labels)"
+        )
+
+
 def fingerprint_of(arrays: Sequence[np.ndarray], class_names: tuple[str, ...] = ()) -> str:
-    """Identifies arrays and class names by their contents."""
+    """Return what identifies arrays and class names by their contents."""
     parts = [(array.shape, zlib.crc32(np.ascontiguousarray(array).data)) for array in arrays]
     contents = json.dumps([parts, class_names])
     return hashlib.sha256(contents.encode()).hexdigest()[:16]

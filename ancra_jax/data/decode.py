@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from ancra_jax.errors import UsageError
 
-_CHUNK = 256
+_CHUNK = 256  # images that a thread decodes before it takes the next
 
 
 def decode_images(
@@ -20,7 +20,7 @@ def decode_images(
     describe: Callable[[int], str],
     image_size: int | None = None,
 ) -> tuple[UInt8[np.ndarray, "count height width 3"], bool]:
-    """Decodes images to RGB, several at a time (decoders release Python's lock).
+    """Decode images to RGB, several at a time (decoders release Python's lock).
 
     Args:
       count: how many images there are.
@@ -43,9 +43,11 @@ def decode_images(
         for i in range(start, min(start + _CHUNK, count)):
             image, is_grey = _decode(read(i), describe(i), image_size)
             if image.shape != first.shape:
+                (height, width, _), (first_height, first_width, _) = image.shape, first.shape
                 raise UsageError(
-                    f"{describe(i)} has {_size(image)} pixels but {describe(0)} has "
-                    f"{_size(first)}; make them equal (the data set 'folder' does with image_size)"
+                    f"{describe(i)} has {width}x{height} pixels but {describe(0)} has "
+                    f"{first_width}x{first_height}; make them equal (the data set 'folder' does "
+                    "with image_size)"
                 )
             images[i] = image
             all_grey &= is_grey
@@ -62,6 +64,7 @@ def decode_images(
 def _decode(
     encoded: bytes, name: str, image_size: int | None
 ) -> tuple[UInt8[np.ndarray, "height width 3"], bool]:
+    """Return an image as RGB, and whether it is grey."""
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             mode = image.mode
@@ -73,7 +76,3 @@ def _decode(
     if image_size is not None:
         rgb = ImageOps.fit(rgb, (image_size, image_size), Image.Resampling.BICUBIC)
     return np.asarray(rgb), mode in ("1", "L", "LA")
-
-
-def _size(image: np.ndarray) -> str:
-    return f"{image.shape[1]}x{image.shape[0]}"

@@ -1,7 +1,7 @@
-"""Batches: training images live on the device, shuffled and augmented there under jit.
+"""Batches: training images live on the devices, shuffled and augmented there under jit.
 
 Training drops the last, short batch of an epoch; evaluation pads it and says which examples are
-real.
+real. All randomness derives from the run's key, the step and positions in the data set.
 """
 
 import dataclasses
@@ -15,64 +15,10 @@ from jaxtyping import Array, Bool, Float32, Int, Int32, Key, UInt8
 
 from ancra_jax.data.augment import Augmentation, augment
 from ancra_jax.data.dataset import Split
-from ancra_jax.data.extra import ExtraDraws
 from ancra_jax.errors import UsageError
 from ancra_jax.types import Batch
 
-
-@dataclasses.dataclass(frozen=True)
-class BatchPlan:
-    """Batches by step: all randomness derives from the run's key, the step and data-set indices.
-
-    Attributes:
-      batch_size: examples per step, over all devices, the extra ones included.
-      steps_per_epoch: steps per pass over the training split's own examples.
-      augmentation: of the natural images.
-      key: of the run's steps.
-      sharding: how to spread a batch over devices.
-      extra: what part of the batch is extra data; None for nothing.
-    """
-
-    batch_size: int
-    steps_per_epoch: int
-    augmentation: Augmentation
-    key: Key[Array, ""]
-    sharding: jax.sharding.Sharding | None = None
-    extra: ExtraDraws | None = None
-
-    def keys(self, step: Int[Array, ""]) -> tuple[Key[Array, ""], Key[Array, ""]]:
-        """Two keys of a step: of its augmentation, and of what is then done with the batch."""
-        data_key, method_key = jax.random.split(jax.random.fold_in(self.key, step))
-        return data_key, method_key
-
-    def batch(
-        self, split: "DeviceSplit", permutation: Int32[Array, "examples"], step: Int[Array, ""]
-    ) -> Batch:
-        """The batch of a step (from 0), to be called under jit.
-
-        Args:
-          split: the training split on the devices, then the extra examples.
-          permutation: of the training split's own examples, in the step's epoch.
-          step: number of updates made before it.
-        """
-        own = self.batch_size - (self.extra.count if self.extra else 0)
-        return training_batch(
-            split,
-            permutation,
-            step % self.steps_per_epoch * own,
-            own,
-            self.keys(step)[0],
-            self.augmentation,
-            self.sharding,
-            self.extra.indices(step) if self.extra else None,
-        )
-
-
-# 1/255 in two parts. A uint8 times the first is exact in float32, so the sum below rounds once and
-# equals x / 255; a plain division by a constant is compiled to a multiplication, which is off by a
-# unit in the last place for half of the pixel values.
-_RECIPROCAL_HIGH = np.float32(257 / 65536)
-_RECIPROCAL_LOW = np.float32(1 / 255 - 257 / 65536)
+# ---- Splits on the devices ----
 
 
 class DeviceSplit(NamedTuple):
@@ -87,20 +33,8 @@ class DeviceSplit(NamedTuple):
     labels: Int32[Array, "examples"]
 
 
-class EvaluationBatch(NamedTuple):
-    """A batch of fixed size, the last of a split filled up.
-
-    Attributes:
-      batch: the examples.
-      mask: which of them count; the others repeat the last example.
-    """
-
-    batch: Batch
-    mask: Bool[Array, "batch"]
-
-
 def put_on_device(split: Split, sharding: jax.sharding.Sharding | None = None) -> DeviceSplit:
-    """Copies a split to the devices.
+    """Copy a split to the devices.
 
     Args:
       split: on the host; the caller may drop it afterwards.
@@ -109,8 +43,31 @@ def put_on_device(split: Split, sharding: jax.sharding.Sharding | None = None) -
     return DeviceSplit(_place(split.images, sharding), _place(split.labels, sharding))
 
 
+def _place(array: np.ndarray, sharding: jax.sharding.Sharding | None) -> Array:
+    if sharding is None:
+        return jax.device_put(array)
+    # Also serves meshes over several processes, each of which holds the whole array.
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+# 1/255 in two parts. A uint8 times the first is exact in float32, so the sum below rounds once and
+# equals x / 255; a plain division by a constant is compiled to a multiplication, which is off by a
+# unit in the last place for half of the pixel values.
+_RECIPROCAL_HIGH = np.float32(257 / 65536)
+_RECIPROCAL_LOW = np.float32(1 / 255 - 257 / 65536)
+
+
+def to_float(images: UInt8[Array, "*shape"]) -> Float32[Array, "*shape"]:
+    """Return pixels on the [0, 1] scale: ``x / 255``, correctly rounded."""
+    pixels = images.astype(jnp.float32)
+    return pixels * _RECIPROCAL_HIGH + pixels * _RECIPROCAL_LOW
+
+
+# ---- Training ----
+
+
 def batches_per_epoch(num_examples: int, batch_size: int) -> int:
-    """Number of full batches; the rest of an epoch's permutation is not used.
+    """Return the number of full batches; the rest of an epoch's permutation is not used.
 
     Raises:
       UsageError: there is not one full batch.
@@ -124,7 +81,7 @@ def batches_per_epoch(num_examples: int, batch_size: int) -> int:
 
 
 def epoch_permutation(key: Key[Array, ""], num_examples: int) -> Int32[Array, "num_examples"]:
-    """The order of the examples in one epoch."""
+    """Return the order of the examples in one epoch."""
     return jax.random.permutation(key, jnp.arange(num_examples, dtype=jnp.int32))
 
 
@@ -138,7 +95,7 @@ def training_batch(
     sharding: jax.sharding.Sharding | None = None,
     more_indices: Int32[Array, "more"] | None = None,
 ) -> Batch:
-    """Takes the next examples of the epoch and augments them; to be called under jit.
+    """Take the next examples of the epoch and augment them; to be called under jit.
 
     Args:
       split: the training split on the device.
@@ -164,10 +121,89 @@ def training_batch(
     return Batch(to_float(images), split.labels[indices], indices)
 
 
-def to_float(images: UInt8[Array, "*shape"]) -> Float32[Array, "*shape"]:
-    """Pixels on the [0, 1] scale: ``x / 255``, correctly rounded."""
-    pixels = images.astype(jnp.float32)
-    return pixels * _RECIPROCAL_HIGH + pixels * _RECIPROCAL_LOW
+@dataclasses.dataclass(frozen=True)
+class ExtraDraws:
+    """Which extra examples a batch gets: drawn with replacement, from the run's key and the step.
+
+    Attributes:
+      count: examples of every batch.
+      first: index of the first extra example; they come after the training split's own.
+      num_examples: how many there are to draw from.
+      key: of the run's draws.
+    """
+
+    count: int
+    first: int
+    num_examples: int
+    key: Key[Array, ""]
+
+    def indices(self, step: Int[Array, ""]) -> Int32[Array, "count"]:
+        """Return positions of a step's extra examples, behind those of the training split."""
+        key = jax.random.fold_in(self.key, step)
+        return self.first + jax.random.randint(key, (self.count,), 0, self.num_examples)
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchPlan:
+    """Which batch every step of a run gets.
+
+    Attributes:
+      batch_size: examples per step, over all devices, the extra ones included.
+      steps_per_epoch: steps per pass over the training split's own examples.
+      augmentation: of the natural images.
+      key: of the run's steps.
+      sharding: how to spread a batch over devices.
+      extra: what part of the batch is extra data; None for nothing.
+    """
+
+    batch_size: int
+    steps_per_epoch: int
+    augmentation: Augmentation
+    key: Key[Array, ""]
+    sharding: jax.sharding.Sharding | None = None
+    extra: ExtraDraws | None = None
+
+    def keys(self, step: Int[Array, ""]) -> tuple[Key[Array, ""], Key[Array, ""]]:
+        """Return two keys of a step: of its augmentation, and of what the method draws."""
+        data_key, method_key = jax.random.split(jax.random.fold_in(self.key, step))
+        return data_key, method_key
+
+    def batch(
+        self, split: DeviceSplit, permutation: Int32[Array, "examples"], step: Int[Array, ""]
+    ) -> Batch:
+        """Return the batch of a step; to be called under jit.
+
+        Args:
+          split: the training split on the devices, followed by the extra examples.
+          permutation: of the training split's own examples, in the step's epoch.
+          step: number of updates made before it.
+        """
+        own = self.batch_size - (self.extra.count if self.extra else 0)
+        return training_batch(
+            split,
+            permutation,
+            step % self.steps_per_epoch * own,
+            own,
+            self.keys(step)[0],
+            self.augmentation,
+            self.sharding,
+            self.extra.indices(step) if self.extra else None,
+        )
+
+
+# ---- Evaluation ----
+
+
+class EvaluationBatch(NamedTuple):
+    """A batch of fixed size, the last of a split filled up.
+
+    Attributes:
+      batch: the examples.
+      mask: which of them count; the others repeat the last example.
+    """
+
+    batch: Batch
+    mask: Bool[Array, "batch"]
 
 
 def batches_for_evaluation(
@@ -176,7 +212,7 @@ def batches_for_evaluation(
     num_examples: int | None = None,
     sharding: jax.sharding.Sharding | None = None,
 ) -> Iterator[EvaluationBatch]:
-    """Goes through the first examples of a split in order, one batch on the device at a time.
+    """Return the first examples of a split in order, one batch on the devices at a time.
 
     Args:
       split: on the host.
@@ -189,29 +225,18 @@ def batches_for_evaluation(
     """
     if batch_size < 1:
         raise UsageError(f"batch_size must be at least 1; got {batch_size}")
-    if num_examples is None:
-        num_examples = len(split)
-    if not 0 <= num_examples <= len(split):
+    count = len(split) if num_examples is None else num_examples
+    if not 0 <= count <= len(split):
         raise UsageError(
-            f"num_examples must be at most {len(split)} (the size of the split); got {num_examples}"
+            f"num_examples must be at most {len(split)} (the size of the split); got {count}"
         )
-    return _evaluation_batches(split, batch_size, num_examples, sharding)
 
-
-def _evaluation_batches(
-    split: Split, batch_size: int, num_examples: int, sharding: jax.sharding.Sharding | None
-) -> Iterator[EvaluationBatch]:
-    for start in range(0, num_examples, batch_size):
+    def batch_at(start: int) -> EvaluationBatch:
         positions = np.arange(start, start + batch_size)
-        indices = np.minimum(positions, num_examples - 1).astype(np.int32)
+        indices = np.minimum(positions, count - 1).astype(np.int32)
         images = split.images[indices].astype(np.float32) / np.float32(255)
-        arrays = (images, split.labels[indices], indices, positions < num_examples)
+        arrays = (images, split.labels[indices], indices, positions < count)
         *batch, mask = (_place(array, sharding) for array in arrays)
-        yield EvaluationBatch(Batch(*batch), mask)
+        return EvaluationBatch(Batch(*batch), mask)
 
-
-def _place(array: np.ndarray, sharding: jax.sharding.Sharding | None) -> Array:
-    if sharding is None:
-        return jax.device_put(array)
-    # Also serves meshes over several processes, each of which holds the whole array.
-    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+    return map(batch_at, range(0, count, batch_size))

@@ -10,9 +10,8 @@ from ancra_jax.config import options_of
 from ancra_jax.data.dataset import Dataset
 from ancra_jax.data.splits import subset
 from ancra_jax.errors import UsageError
+from ancra_jax.ops.files import PathLike
 from ancra_jax.registry import Registry
-
-PathLike = str | os.PathLike[str]
 
 
 @dataclasses.dataclass(frozen=True)

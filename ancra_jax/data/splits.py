@@ -12,7 +12,7 @@ _SUBSET_SEED = 0
 
 
 def hold_out(split: Split, num_examples: int, seed: int) -> tuple[Split, Split]:
-    """Sets examples of the training split aside, for the selection of a checkpoint.
+    """Set examples of the training split aside, for the selection of a checkpoint.
 
     Every class keeps its share of the whole split, to within one example.
 
@@ -42,7 +42,7 @@ def hold_out(split: Split, num_examples: int, seed: int) -> tuple[Split, Split]:
 def subset(
     dataset: Dataset, train_examples: int | None = None, test_examples: int | None = None
 ) -> Dataset:
-    """A smaller data set, for short runs.
+    """Return a smaller data set, for short runs.
 
     Args:
       dataset: the whole.
@@ -69,7 +69,7 @@ def subset(
 def stratified_indices(
     labels: Int32[np.ndarray, "examples"], num_examples: int, seed: int
 ) -> Int[np.ndarray, "chosen"]:
-    """Positions of ``num_examples`` examples, every class with its share; ascending.
+    """Return ascending positions of ``num_examples`` examples, every class with its share.
 
     Shares are rounded by the largest remainder, so a class's count differs from its exact share by
     less than one.

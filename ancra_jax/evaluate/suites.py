@@ -90,7 +90,7 @@ def evaluate(
     if num_examples > limit:
         raise UsageError(f"--num_examples={num_examples}: the test split has {limit} examples")
     mesh = sharding.create_mesh()
-    network = components.create_model(config, dataset.num_classes, dtype="float32")
+    network = components.create_network(config, dataset.num_classes, dtype="float32")
     variables, step, _ = load_weights(
         workdir, network, dataset.image_shape, mesh, checkpoint=checkpoint, weights=weights
     )
@@ -152,7 +152,7 @@ def load_sources(directories: Sequence[str], dataset: Dataset, mesh: Mesh) -> li
                 raise UsageError(
                     f"--workdir={directory}: is a run on {config.data.name}, not {dataset.name}"
                 )
-            network = components.create_model(config, dataset.num_classes, dtype="float32")
+            network = components.create_network(config, dataset.num_classes, dtype="float32")
             variables, step, _ = load_weights(directory, network, dataset.image_shape, mesh)
         except UsageError as error:
             raise UsageError(str(error).replace("--workdir", "--transfer_from", 1)) from error

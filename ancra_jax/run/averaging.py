@@ -42,17 +42,22 @@ class Averaging:
 
     @property
     def weights(self) -> tuple[str, ...]:
-        """The weights that a run ends with: ``'raw'``, then the averages."""
+        """Return names of the weights that a run ends with: ``'raw'``, then the averages."""
         averages = {"ema": self.ema_decay > 0, "swa": self.swa_start_epoch > 0}
         return ("raw", *(name for name, kept in averages.items() if kept))
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Return names of the accuracies by each of which a best checkpoint is kept."""
+        return tuple(metric_name(weights, ROBUST_ACCURACY) for weights in self.weights)
+
     def weights_after(self, epochs: int) -> tuple[str, ...]:
-        """Those that there are after so many whole epochs."""
+        """Return names of the weights that exist after so many whole epochs."""
         begun = epochs >= self.swa_start_epoch
         return tuple(name for name in self.weights if name != "swa" or begun)
 
     def init(self, params: PyTree, batch_stats: PyTree) -> Averages:
-        """The averages before the first step."""
+        """Return the averages before the first step."""
         averages: Averages = {}
         copied = lambda tree: jax.tree.map(jnp.copy, tree)  # noqa: E731  a step donates its state
         if self.ema_decay > 0:
@@ -68,13 +73,13 @@ class Averaging:
     def advance(
         self, averages: Averages, params: PyTree, step: Int[Array, ""], steps_per_epoch: int
     ) -> Averages:
-        """The averages after the update that made ``params``.
+        """Return the averages after the update that made ``params``.
 
         EMA: ``ema <- d ema + (1 - d) params``, ``d = min(ema_decay, (1 + step) / (10 + step))``, so
         that it soon forgets where training began.
 
         SWA: at the end of every epoch from ``swa_start_epoch`` on, the mean of the weights at those
-        ends. Its batch statistics are then those of an older mean: see `make_refresh_statistics`.
+        ends. Its batch statistics are not up to date before `make_refresh_statistics` is called.
 
         Args:
           averages: before the update.
@@ -101,9 +106,9 @@ class Averaging:
 def variables_of(
     weights: str, params: PyTree, batch_stats: PyTree, averages: Averages
 ) -> Variables:
-    """One of a run's weights, with the batch statistics that go with them.
+    """Return the weights of a name, with the batch statistics that go with them.
 
-    With EMA these are the raw weights' own, as in the published adversarial training with EMA:
+    With EMA these are those of the raw weights, as in the published adversarial training with EMA:
     running statistics are a moving average already, and follow the weights as these settle.
     """
     if weights == "swa":
@@ -113,7 +118,7 @@ def variables_of(
 
 
 def make_refresh_statistics(apply: ApplyFn, plan: BatchPlan) -> RefreshStatistics:
-    """Compiles ``(averages, data, permutation, step) -> averages``, with SWA's batch statistics.
+    """Return the jitted ``(averages, data, permutation, step) -> averages`` that updates SWA's.
 
     The natural batches of the epoch that ends with ``step`` go through the averaged weights in the
     training phase once more; the running statistics become the mean of the batches'. Running
@@ -122,11 +127,17 @@ def make_refresh_statistics(apply: ApplyFn, plan: BatchPlan) -> RefreshStatistic
     """
 
     @jax.jit
-    def refresh(averages, data, permutation, step):
+    def refresh(
+        averages: Averages,
+        data: DeviceSplit,
+        permutation: Int32[Array, "examples"],
+        step: Int[Array, ""],
+    ) -> Averages:
         swa = averages["swa"]
         first = step - plan.steps_per_epoch
 
-        def moved(start, step):
+        def moved(start: PyTree, step: Int[Array, ""]) -> PyTree:
+            """Return running statistics after a batch, from those before."""
             batch = plan.batch(data, permutation, step)
             variables = {"params": swa["params"], "batch_stats": start}
             _, updated = apply(
@@ -157,5 +168,5 @@ NATURAL_ACCURACY, ROBUST_ACCURACY = "natural_accuracy", "robust_accuracy"
 
 
 def metric_name(weights: str, name: str) -> str:
-    """What an accuracy of one of a run's weights is called; the raw weights' have no prefix."""
+    """Return what an accuracy of these weights is called; those of 'raw' have no prefix."""
     return name if weights == "raw" else f"{weights}_{name}"

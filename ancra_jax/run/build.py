@@ -1,4 +1,4 @@
-"""From a configuration to the objects of a run: data, network, devices."""
+"""From a configuration to the objects of a run: data, batches, network."""
 
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ class Splits(NamedTuple):
 
 
 def load_dataset(config: DataConfig) -> Dataset:
-    """Loads the configured data set; see ``ancra_jax.data.load`` for errors."""
+    """Load the configured data set; see ``ancra_jax.data.load`` for errors."""
     return data.load(
         config.name,
         data_dir=config.data_dir or None,
@@ -44,8 +44,11 @@ def load_dataset(config: DataConfig) -> Dataset:
 
 
 def split_dataset(dataset: Dataset, config: Config) -> Splits:
-    """Sets the selection split aside, from the training split unless 'test' was asked for, and
-    loads the extra data; see ``ancra_jax.data.load_extra`` for errors."""
+    """Set the selection split aside, and load the extra data.
+
+    Raises:
+      UsageError: too much is set aside, or the extra data cannot be used.
+    """
     train, selection = dataset.train, dataset.test
     if config.data.selection_split == "holdout":
         train, selection = data.hold_out(train, config.data.selection_examples, config.seed)
@@ -58,7 +61,7 @@ def split_dataset(dataset: Dataset, config: Config) -> Splits:
 def batch_plan(
     config: Config, splits: Splits, step_key: Key[Array, ""], extra_key: Key[Array, ""], mesh: Mesh
 ) -> BatchPlan:
-    """Which batch every step of a run gets.
+    """Return which batch every step of a run gets.
 
     Args:
       config: of the run.
@@ -84,19 +87,46 @@ def batch_plan(
     )
 
 
+def check_batch_sizes(config: Config, num_examples: int, mesh: Mesh) -> None:
+    """Check that the examples fill a training batch, and that the devices can share all batches.
+
+    Raises:
+      UsageError: they do not, or cannot.
+    """
+    if config.batch_size > num_examples:
+        raise UsageError(
+            f"config.batch_size={config.batch_size}: larger than the data set of {num_examples} "
+            "examples"
+        )
+    sizes = {"batch_size": config.batch_size, "selection.batch_size": config.selection.batch_size}
+    for field, size in sizes.items():
+        if size % mesh.size:
+            raise UsageError(
+                f"config.{field}={size}: must be divisible by the number of devices, {mesh.size}"
+            )
+
+
 def averaging(config: Config) -> Averaging:
-    """The configured averages of the weights."""
+    """Return the configured averages of the weights."""
     return Averaging(ema_decay=config.ema.decay, swa_start_epoch=config.swa.start_epoch)
 
 
 def augmentation(config: DataConfig) -> Augmentation:
-    """The configured augmentation of training images."""
+    """Return the configured augmentation of training images."""
     return Augmentation(crop_padding=config.crop_padding, horizontal_flip=config.horizontal_flip)
 
 
-def create_model(config: Config, num_classes: int, *, dtype: str | None = None) -> Any:
-    """Creates the configured network, with ``init`` and ``apply`` as Linen modules have; see
-    ``ancra_jax.models.create`` for errors."""
+def create_network(config: Config, num_classes: int, *, dtype: str | None = None) -> Any:
+    """Create the configured network, with ``init`` and ``apply`` as Linen modules have.
+
+    Args:
+      config: of the run.
+      num_classes: of its data set.
+      dtype: of the computation; None for the configured one.
+
+    Raises:
+      UsageError: there is no such network, or it cannot be of this width.
+    """
     return models.create(
         config.model.name,
         num_classes=num_classes,
@@ -106,15 +136,15 @@ def create_model(config: Config, num_classes: int, *, dtype: str | None = None) 
     )
 
 
-def check_attention(config: Config, model: Any, image_shape: tuple[int, int, int]):
-    """Refuses a network that leaves the reverse attention out which it was asked for.
+def check_attention(config: Config, network: Any, image_shape: tuple[int, int, int]) -> None:
+    """Check that a network has the reverse attention that the configuration asks for.
 
     Raises:
       UsageError: it has no auxiliary heads.
     """
     images = jnp.zeros((1, *image_shape))
     outputs = jax.eval_shape(
-        lambda key: model.apply(model.init(key, images), images), jax.random.key(0)
+        lambda key: network.apply(network.init(key, images), images), jax.random.key(0)
     )
     if config.model.reverse_attention and not outputs.aux_logits.shape[0]:
         raise UsageError(

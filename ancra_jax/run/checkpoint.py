@@ -4,7 +4,7 @@ import math
 import os
 import pathlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,6 +18,10 @@ from ancra_jax.run import multihost
 from ancra_jax.run.averaging import ROBUST_ACCURACY
 
 
+class DamagedCheckpointError(UsageError):
+    """A checkpoint's files are missing, truncated or changed."""
+
+
 class Checkpoints:
     """The checkpoints of one run, a directory each, named by step.
 
@@ -29,12 +33,12 @@ class Checkpoints:
 
     def __init__(
         self,
-        directory: str | os.PathLike,
+        directory: str | os.PathLike[str],
         *,
         read_only: bool = False,
         metrics: Sequence[str] = (ROBUST_ACCURACY,),
     ):
-        """Opens the directory; creates it unless ``read_only``.
+        """Open the directory; create it unless ``read_only``.
 
         Args:
           directory: of all checkpoints.
@@ -67,8 +71,8 @@ class Checkpoints:
         state: PyTree,
         metrics: dict[str, float] | None = None,
         extra: dict[str, Any] | None = None,
-    ):
-        """Starts writing a checkpoint; a step that is there already is left alone.
+    ) -> None:
+        """Start writing a checkpoint; a step that is there already is left alone.
 
         Args:
           step: number of updates made.
@@ -80,31 +84,31 @@ class Checkpoints:
             return
         # Copied to the host first: the next step donates the device's buffers.
         host_state = jax.tree.map(_to_host, state)
-        extra = {**(extra or {}), "checksums": _checksums(host_state)}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(host_state), extra=ocp.args.JsonSave(extra)
-            ),
-            metrics=metrics,
+        checksums = {
+            name: [_checksum(leaf), list(leaf.shape)] for name, leaf in _named_leaves(host_state)
+        }
+        extra = {**(extra or {}), "checksums": checksums}
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardSave(host_state), extra=ocp.args.JsonSave(extra)
         )
+        self._manager.save(step, args=arguments, metrics=metrics)
 
     def reached_preemption(self, step: int) -> bool:
-        """Whether the processes of a pod agreed to stop after this step."""
+        """Return whether the processes of a pod agreed to stop after this step."""
         return jax.process_count() > 1 and self._manager.reached_preemption(step)
 
     def steps(self) -> list[int]:
-        """Steps that have a checkpoint, ascending."""
+        """Return the steps that have a checkpoint, ascending."""
         return sorted(self._manager.all_steps())
 
     def best_step(self, metric: str = ROBUST_ACCURACY) -> int | None:
-        """The step with the best accuracy on the selection split, if any was evaluated."""
+        """Return the step with the best accuracy on the selection split, if any was evaluated."""
         saved = {step: self._manager.metrics(step) or {} for step in self.steps()}
         ranked = [(metrics[metric], step) for step, metrics in saved.items() if metric in metrics]
         return max(ranked)[1] if ranked else None
 
     def restore(self, step: int, abstract: PyTree) -> tuple[PyTree, dict[str, Any]]:
-        """Loads the parts of a checkpoint that ``abstract`` names, and checks them.
+        """Load the parts of a checkpoint that ``abstract`` names, and check them.
 
         Args:
           step: which one.
@@ -120,61 +124,39 @@ class Checkpoints:
         """
         path = self.directory / str(step)
         try:
-            extra = self._restore_item(
-                path / "extra", ocp.JsonCheckpointHandler(), ocp.args.JsonRestore()
-            )
-            saved_shapes = extra["checksums"]
-            self._check_shapes(step, abstract, saved_shapes)
+            with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+                extra = reader.restore(path / "extra", args=ocp.args.JsonRestore())
+            _check_shapes(path, abstract, extra["checksums"])
             arguments = ocp.args.PyTreeRestore(
                 abstract,
                 restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
                 partial_restore=True,
             )
-            state = self._restore_item(path / "state", ocp.PyTreeCheckpointHandler(), arguments)
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+                state = reader.restore(path / "state", args=arguments)
         except UsageError:
             raise
         except Exception as error:  # whatever a damaged file makes the readers raise
-            raise _unreadable(path, error) from error
-        _check_content(path, jax.tree.map(_to_host, state), saved_shapes)
+            reason = " ".join(str(error).split())[:200]
+            raise DamagedCheckpointError(f"checkpoint {path}: cannot be read: {reason}") from error
+        for name, leaf in _named_leaves(jax.tree.map(_to_host, state)):
+            if _checksum(leaf) != extra["checksums"][name][0]:
+                raise DamagedCheckpointError(
+                    f"checkpoint {path}: {name} is not what was written (its checksum differs)"
+                )
         return state, extra
 
-    def read(self, step: int) -> tuple[PyTree, dict[str, float] | None, dict[str, Any]]:
-        """All of a checkpoint, whatever network and method it is of.
-
-        Returns:
-          The arrays on the host, in dictionaries and lists, and what was saved as ``metrics`` and
-          ``extra``: what ``save`` takes to write the same checkpoint elsewhere.
-
-        Raises:
-          DamagedCheckpointError: as ``restore``.
-        """
-        path = self.directory / str(step)
-        try:
-            arguments = ocp.args.PyTreeRestore()
-            tree = self._restore_item(path / "state", ocp.PyTreeCheckpointHandler(), arguments)
-            tree = jax.tree.map(np.asarray, tree)
-            extra = self._restore_item(
-                path / "extra", ocp.JsonCheckpointHandler(), ocp.args.JsonRestore()
-            )
-            metrics = self._manager.metrics(step)
-            checksums = extra.pop("checksums")
-        except Exception as error:  # whatever a damaged file makes the readers raise
-            raise _unreadable(path, error) from error
-        _check_content(path, tree, checksums)
-        return tree, metrics and dict(metrics), extra
-
     def restore_latest(self, abstract: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
-        """Loads the latest checkpoint that is whole; damaged ones are set aside, saying so.
+        """Load the latest checkpoint that is whole; damaged ones are set aside, saying so.
 
         Returns:
-          As ``restore``; None if there is no checkpoint yet.
+          As `restore`; None if there is no checkpoint yet.
 
         Raises:
           UsageError: there are checkpoints, and all of them are damaged.
         """
-        steps = self.steps()
-        damaged = []
-        for step in reversed(steps):
+        damaged: list[int] = []
+        for step in reversed(self.steps()):
             try:
                 restored = self.restore(step, abstract)
             except DamagedCheckpointError as error:
@@ -191,28 +173,11 @@ class Checkpoints:
             )
         return None
 
-    def close(self):
-        """Finishes all writes."""
+    def close(self) -> None:
+        """Finish all writes."""
         self._manager.close()
 
-    def _restore_item(self, path, handler, arguments):
-        with ocp.Checkpointer(handler) as checkpointer:
-            return checkpointer.restore(path, args=arguments)
-
-    def _check_shapes(self, step, abstract, saved):
-        for name, leaf in _named_leaves(abstract):
-            if name not in saved:
-                raise UsageError(
-                    f"checkpoint {self.directory / str(step)}: has no {name}; "
-                    "it is of another network or method"
-                )
-            if list(leaf.shape) != saved[name][1]:
-                raise UsageError(
-                    f"checkpoint {self.directory / str(step)}: {name} has shape {saved[name][1]}, "
-                    f"the configuration's network needs {list(leaf.shape)}"
-                )
-
-    def _set_aside(self, step):
+    def _set_aside(self, step: int) -> None:
         if multihost.is_main():
             target = self.directory.with_name(f"{self.directory.name}_damaged")
             target.mkdir(exist_ok=True)
@@ -221,10 +186,6 @@ class Checkpoints:
             print(f"warning: moved the damaged checkpoint {step} to {target}", flush=True)
         multihost.barrier("damaged checkpoint")
         self._manager.reload()
-
-
-class DamagedCheckpointError(UsageError):
-    """A checkpoint's files are missing, truncated or changed."""
 
 
 def _keep_best(metric: str) -> checkpoint_managers.BestN:
@@ -236,35 +197,29 @@ def _keep_best(metric: str) -> checkpoint_managers.BestN:
     )
 
 
-def _unreadable(path: pathlib.Path, error: Exception) -> DamagedCheckpointError:
-    reason = " ".join(str(error).split())[:200]
-    return DamagedCheckpointError(f"checkpoint {path}: cannot be read: {reason}")
-
-
-def _check_content(path: pathlib.Path, host_state: PyTree, checksums: dict[str, list]):
-    for name, (checksum, _) in _checksums(host_state).items():
-        if checksums[name][0] != checksum:
-            raise DamagedCheckpointError(
-                f"checkpoint {path}: {name} is not what was written (its checksum differs)"
+def _check_shapes(path: pathlib.Path, abstract: PyTree, saved: Mapping[str, Any]) -> None:
+    for name, leaf in _named_leaves(abstract):
+        if name not in saved:
+            raise UsageError(
+                f"checkpoint {path}: has no {name}; it is of another network or method"
+            )
+        if list(leaf.shape) != saved[name][1]:
+            raise UsageError(
+                f"checkpoint {path}: {name} has shape {saved[name][1]}, the configuration's "
+                f"network needs {list(leaf.shape)}"
             )
 
 
-def _to_host(leaf) -> np.ndarray:
+def _to_host(leaf: Any) -> np.ndarray:
     if isinstance(leaf, jax.Array):
         leaf = leaf.addressable_data(0)
     return np.array(leaf)
 
 
-def _named_leaves(tree):
-    return [
-        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    ]
+def _named_leaves(tree: PyTree) -> Iterator[tuple[str, Any]]:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
 
 
-def _checksums(tree) -> dict[str, list]:
-    """CRC-32 and shape of every array, by name."""
-    return {
-        name: [zlib.crc32(np.ascontiguousarray(leaf).tobytes()), list(leaf.shape)]
-        for name, leaf in _named_leaves(tree)
-    }
+def _checksum(array: np.ndarray) -> int:
+    return zlib.crc32(np.ascontiguousarray(array).tobytes())

@@ -7,21 +7,21 @@ from jax.experimental import multihost_utils
 from ancra_jax.errors import UsageError
 
 
-def define_flags():
-    """Flags of a command that may run as several processes."""
+def define_flags() -> None:
+    """Define the flags of a command that may run as several processes."""
     flags.DEFINE_bool(
         "distributed",
         False,
-        "This process is one of several. On TPU pods and under SLURM the others are found by "
-        "themselves; elsewhere the three flags below name them.",
+        "This process is one of several. TPU pods and SLURM say which; elsewhere the three flags "
+        "below do.",
     )
     flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0.")
     flags.DEFINE_integer("num_processes", None, "How many processes there are.", lower_bound=1)
     flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
 
 
-def initialize(arguments: flags.FlagValues):
-    """Joins the other processes if ``--distributed`` was given; call before any other use of JAX.
+def initialize(arguments: flags.FlagValues) -> None:
+    """Join the other processes if ``--distributed`` was given; call before any other use of JAX.
 
     Raises:
       UsageError: they cannot be reached, or flags are missing.
@@ -44,11 +44,11 @@ def initialize(arguments: flags.FlagValues):
 
 
 def is_main() -> bool:
-    """Whether this process writes the files that one process writes."""
+    """Return whether this process writes the files that one process writes."""
     return jax.process_index() == 0
 
 
-def barrier(name: str):
-    """Waits until all processes are here; nothing where there is one."""
+def barrier(name: str) -> None:
+    """Wait until all processes are here; return at once where there is one."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)

@@ -1,7 +1,6 @@
 """What made a number: versions, device, commit, time."""
 
 import datetime
-import os
 import pathlib
 import platform
 import subprocess
@@ -12,11 +11,10 @@ import jax
 
 
 def provenance() -> dict[str, Any]:
-    """What made a number: versions, device, commit, time."""
+    """Return what made a number: versions, device, commit, time."""
+    packages = ("ancra-jax", "jax", "jaxlib", "flax", "numpy")
     return {
-        "versions": {
-            name: _version(name) for name in ("ancra-jax", "jax", "jaxlib", "flax", "numpy")
-        }
+        "versions": {name: _version(name) for name in packages}
         | {"python": platform.python_version()},
         "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "commit": _commit(),
@@ -32,19 +30,13 @@ def _version(package: str) -> str:
 
 
 def _commit() -> str | None:
-    """The commit of the source tree that is running, None where it is an installed package.
-
-    A copy without its history is told: ``$ANCRA_JAX_COMMIT``.
-    """
-    told = os.environ.get("ANCRA_JAX_COMMIT")
+    """Return the commit of the source tree that is running; None for an installed package."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    directory = pathlib.Path(__file__).parent
     try:
         completed = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=pathlib.Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
+            command, cwd=directory, capture_output=True, text=True, timeout=10
         )
     except (OSError, subprocess.TimeoutExpired):
-        return told
-    return completed.stdout.strip() or told
+        return None
+    return completed.stdout.strip() or None

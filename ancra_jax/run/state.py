@@ -23,7 +23,7 @@ class TrainState(NamedTuple):
       batch_stats: running statistics of batch normalisation.
       opt_state: state of the optimiser.
       method_state: what the method remembers from step to step.
-      averages: of the weights, as far as they are kept; see ``ancra_jax.averaging``.
+      averages: of the weights, as far as they are kept (see ``ancra_jax.run.averaging``).
     """
 
     step: Int[Array, ""]
@@ -35,11 +35,11 @@ class TrainState(NamedTuple):
 
     @property
     def variables(self) -> Variables:
-        """Parameters and statistics as the network takes them."""
+        """Return parameters and statistics as the network takes them."""
         return self.variables_of("raw")
 
     def variables_of(self, weights: str) -> Variables:
-        """The same of one of ``Averaging.weights``."""
+        """Return the variables of one of ``Averaging.weights``."""
         return variables_of(weights, self.params, self.batch_stats, self.averages)
 
 
@@ -51,7 +51,7 @@ def create_train_state(
     method_state: MethodState,
     averaging: Averaging = NO_AVERAGES,
 ) -> TrainState:
-    """Initial parameters, statistics, optimiser state and averages."""
+    """Return initial parameters, statistics, optimiser state and averages."""
     variables = init(key, jnp.zeros((1, *image_shape), jnp.float32))
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
     return TrainState(

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jaxtyping import PyTree
 
 from ancra_jax.errors import UsageError
-from ancra_jax.run import build as components
-from ancra_jax.run import sharding
+from ancra_jax.run import build, sharding
 from ancra_jax.run import workdir as workdir_lib
-from ancra_jax.run.averaging import ROBUST_ACCURACY, metric_name, variables_of
+from ancra_jax.run.averaging import ROBUST_ACCURACY, Averaging, metric_name, variables_of
 from ancra_jax.run.checkpoint import Checkpoints
 from ancra_jax.types import Variables
 
@@ -32,7 +32,7 @@ class StoredWeights(NamedTuple):
 
 def load_weights(
     workdir: str,
-    model: Any,
+    network: Any,
     image_shape: tuple[int, int, int],
     mesh: Mesh,
     *,
@@ -40,11 +40,11 @@ def load_weights(
     weights: str = "raw",
     fields: tuple[str, str] = ("--workdir", "--weights"),
 ) -> StoredWeights:
-    """Parameters and batch statistics of a run's best or last checkpoint.
+    """Load parameters and batch statistics of a run's best or last checkpoint.
 
     Args:
       workdir: of the run.
-      model: its network.
+      network: that was trained, with ``init``.
       image_shape: of its images.
       mesh: the devices, each of which gets a copy.
       checkpoint: ``'best'``, by the accuracy of these weights on the selection split, or
@@ -56,14 +56,14 @@ def load_weights(
       UsageError: there is no such run, checkpoint or average, or it is damaged or of another
         network.
     """
-    averaging = components.averaging(workdir_lib.read_config(workdir, fields[0]))
+    averaging = build.averaging(workdir_lib.read_config(workdir, fields[0]))
     if weights not in averaging.weights:
         raise UsageError(
             f"{fields[1]}={weights}: the run in {workdir} keeps no such average; allowed are "
             f"{', '.join(averaging.weights)} (config.ema.decay and config.swa.start_epoch turn the "
             "averages on, when training starts)"
         )
-    abstract = _abstract(model, image_shape, averaging, weights, mesh)
+    abstract = _abstract(network, image_shape, averaging, weights, mesh)
     with contextlib.closing(Checkpoints(f"{workdir}/checkpoints", read_only=True)) as checkpoints:
         if checkpoint == "best":
             step = checkpoints.best_step(metric_name(weights, ROBUST_ACCURACY))
@@ -83,9 +83,11 @@ def load_weights(
     return StoredWeights(variables, step, extra)
 
 
-def _abstract(model, image_shape, averaging, weights, mesh):
-    """The parts of a train state to restore."""
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
+def _abstract(
+    network: Any, image_shape: tuple[int, int, int], averaging: Averaging, weights: str, mesh: Mesh
+) -> dict[str, PyTree]:
+    """Return shapes and placement of the parts of a train state to restore."""
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
     tree = {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
     if weights != "raw":
         averages = jax.eval_shape(averaging.init, tree["params"], tree["batch_stats"])

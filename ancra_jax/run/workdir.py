@@ -16,8 +16,8 @@ STARTS = "starts.jsonl"
 FREE_SETTINGS = {"data.data_dir", "log_every_steps", "checkpoint_every_steps", "max_steps"}
 
 
-def open_for_training(workdir: str, config: Config) -> pathlib.Path:
-    """Creates the directory, or checks that it is of the same configuration, and writes that down.
+def open_for_training(workdir: str, config: Config) -> None:
+    """Create the directory, or check that it is of the same configuration, and write config.json.
 
     Raises:
       UsageError: it cannot be written, or belongs to a run of another configuration.
@@ -42,11 +42,10 @@ def open_for_training(workdir: str, config: Config) -> pathlib.Path:
         write_atomically(file, text)
     except OSError as error:
         raise UsageError(f"--workdir={workdir}: cannot be written: {error.strerror}") from error
-    return path
 
 
 def read_config(workdir: str, field: str = "--workdir") -> Config:
-    """The configuration of the run in a directory.
+    """Return the configuration of the run in a directory.
 
     Args:
       workdir: the directory.
@@ -65,14 +64,14 @@ def read_config(workdir: str, field: str = "--workdir") -> Config:
     return config_lib.from_mapping(values)
 
 
-def record_start(path: pathlib.Path, step: int):
-    """Appends where, and with which code, the training starts or goes on from a step."""
-    with open(path / STARTS, "a") as file:
+def record_start(workdir: str, step: int) -> None:
+    """Append to starts.jsonl at which step, and with which code, the training starts or goes on."""
+    with open(pathlib.Path(workdir) / STARTS, "a") as file:
         file.write(json.dumps({"step": step, **provenance()}) + "\n")
 
 
 def read_starts(workdir: str) -> list[dict[str, Any]]:
-    """What ``record_start`` wrote; empty for directories from before it existed."""
+    """Return what `record_start` wrote; empty for runs from before it existed."""
     return read_json_lines(pathlib.Path(workdir) / STARTS)
 
 
@@ -85,7 +84,7 @@ def _differences(saved: dict[str, Any], config: Config) -> list[str]:
     ]
 
 
-def _flat(values, prefix=""):
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     flat = {}
     for key, value in values.items():
         if isinstance(value, dict):

@@ -1,46 +1,72 @@
-"""The numbers of the training steps: fetched together, late, then checked and written."""
+"""The numbers of a run: fetched together, late, then checked, shown and written."""
 
+import json
 import math
 import time
+from collections.abc import Mapping
+from pathlib import Path
 
 import jax
+import numpy as np
+from tensorboardX import SummaryWriter
 
 from ancra_jax.cli.progress import Bar
 from ancra_jax.config.schema import WEIGHTS, Config
 from ancra_jax.errors import NonFiniteLossError
 from ancra_jax.methods.core import Metrics
+from ancra_jax.run import multihost
 from ancra_jax.run.averaging import NATURAL_ACCURACY, ROBUST_ACCURACY, metric_name
-from ancra_jax.train.metrics import MetricsWriter
+from ancra_jax.run.files import read_json_lines, write_atomically
+from ancra_jax.run.workdir import record_start
 
 IN_FLIGHT_STEPS = 2  # dispatched ahead of the device: enough to keep it busy, few to wait for
 
 
 class TrainingLog:
-    """Keeps the metrics of the last steps on the device until they are fetched together."""
+    """Keeps the metrics of the last steps on the devices until they are fetched together.
+
+    Use as a context manager. Of several processes each checks the numbers; the first shows and
+    writes them.
+    """
 
     def __init__(
-        self, writer: MetricsWriter | None, bar: Bar, config: Config, steps_per_epoch: int
+        self, config: Config, workdir: str, first_step: int, last_step: int, steps_per_epoch: int
     ):
-        """Without a writer, as in all processes but the first, numbers are checked only."""
-        self._writer, self._bar = writer, bar
-        self._batch_size, self._steps_per_epoch = config.batch_size, steps_per_epoch
-        self._epochs = config.epochs
+        """Open the files of a work directory, which exists, to go on after ``first_step``."""
+        self._config, self._steps_per_epoch = config, steps_per_epoch
+        self._writer = None
+        if multihost.is_main():
+            self._writer = _MetricsWriter(Path(workdir), first_step)
+            record_start(workdir, first_step)
+        self._bar = Bar(config.name, last_step, first_step, quiet=not multihost.is_main())
+        self._beginning = f"continuing {workdir} at step {first_step}" if first_step else ""
         self._pending: list[tuple[int, Metrics]] = []
         self._since, self._timed = 0.0, 0
 
-    def add(self, step: int, metrics: Metrics):
-        """Takes a step's metrics, which may still be under way, and waits for older steps."""
+    def __enter__(self) -> "TrainingLog":
+        self._bar.__enter__()
+        if self._beginning:
+            self._bar.print(self._beginning)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.__exit__(*error)
+        if self._writer:
+            self._writer.close()
+
+    def add(self, step: int, metrics: Metrics) -> None:
+        """Take a step's metrics, which may still be under way, and wait for older steps."""
         self._pending.append((step, metrics))
         if len(self._pending) > IN_FLIGHT_STEPS:
             jax.block_until_ready(self._pending[-1 - IN_FLIGHT_STEPS][1])
         self._timed += 1
         if not self._since:  # the first step compiles; it does not count for the rate
             jax.block_until_ready(metrics)
-            self._since, self._timed = time.monotonic(), 0
+            self._restart_clock()
         self._bar.update(step)
 
-    def flush(self):
-        """Fetches the metrics, checks each step's and writes their means.
+    def flush(self) -> None:
+        """Fetch the metrics, check each step's and write their means.
 
         Raises:
           NonFiniteLossError: a loss or a gradient is infinite or NaN.
@@ -53,20 +79,21 @@ class TrainingLog:
         for step, row in zip(steps, rows, strict=True):
             _check_finite(step, row)
         means = {name: float(sum(row[name] for row in rows) / len(rows)) for name in rows[0]}
-        now = time.monotonic()
-        rate = self._timed * self._batch_size / max(now - self._since, 1e-9)
-        self._since, self._timed = now, 0
+        elapsed = max(time.monotonic() - self._since, 1e-9)
+        rate = self._timed * self._config.batch_size / elapsed
+        self._restart_clock()
         epoch = (steps[-1] - 1) / self._steps_per_epoch
         self._bar.update(
             steps[-1],
-            f"epoch {int(epoch) + 1}/{self._epochs}, loss {means['loss']:.4f}, {rate:.3g} images/s",
+            f"epoch {int(epoch) + 1}/{self._config.epochs}, loss {means['loss']:.4f}, "
+            f"{rate:.3g} images/s",
         )
         if self._writer:
             values = {"epoch": round(epoch, 4), "images_per_second": rate, **means}
             self._writer.write("train", steps[-1], values)
 
-    def selection(self, step: int, epoch: int, accuracies: dict[str, float]):
-        """Prints and writes what was found on the selection split after an epoch."""
+    def selection(self, step: int, epoch: int, accuracies: dict[str, float]) -> None:
+        """Show and write what was found on the selection split after an epoch."""
         found = []
         for weights in WEIGHTS:
             if (robust := accuracies.get(metric_name(weights, ROBUST_ACCURACY))) is not None:
@@ -76,13 +103,44 @@ class TrainingLog:
         self._bar.print(f"epoch {epoch}: {'; '.join(found)} on the selection split")
         if self._writer:
             self._writer.write("selection", step, {"epoch": epoch, **accuracies})
+        self._restart_clock()
+
+    def _restart_clock(self) -> None:
         self._since, self._timed = time.monotonic(), 0
 
 
-def _check_finite(step, row):
+def _check_finite(step: int, row: Mapping[str, np.ndarray]) -> None:
     bad = [name for name in ("loss", "gradient_norm") if not math.isfinite(row[name])]
     if bad:
         raise NonFiniteLossError(
             f"{' and '.join(bad)} not finite at step {step}; the checkpoints from before it are "
             "kept. A smaller config.optimizer.learning_rate may help"
         )
+
+
+class _MetricsWriter:
+    """Appends records to ``metrics.jsonl`` and their numbers to TensorBoard.
+
+    A resumed run drops what an earlier attempt wrote after the checkpoint that it continues from,
+    so that every step is there once.
+    """
+
+    def __init__(self, workdir: Path, first_step: int):
+        path = workdir / "metrics.jsonl"
+        kept = [record for record in read_json_lines(path) if record["step"] <= first_step]
+        write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))
+        self._file = open(path, "a", buffering=1)  # noqa: SIM115  closed by close()
+        self._tensorboard = SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=first_step + 1 if first_step else None
+        )
+
+    def write(self, kind: str, step: int, values: dict[str, float | int]) -> None:
+        """Record numbers of one kind (``'train'``, ``'selection'``) at a step."""
+        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._file.close()
+        self._tensorboard.close()

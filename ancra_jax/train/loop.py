@@ -1,4 +1,4 @@
-"""Trains a network: ``python -m ancra_jax.train --config=configs/digits.py:trades --workdir=DIR``.
+"""Train a network: ``python -m ancra_jax.train --config=configs/digits.py:trades --workdir=DIR``.
 
 The same command on the same directory continues where the run stopped, and ends with the same
 parameters, bit for bit, as a run that was never interrupted (on the same machine).
@@ -6,34 +6,36 @@ parameters, bit for bit, as a run that was never interrupted (on the same machin
 
 import contextlib
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from absl import flags
+from jaxtyping import Array, Int, Int32, PyTree
 from ml_collections import config_flags
 
 from ancra_jax import config as config_lib
 from ancra_jax import data, methods
-from ancra_jax.cli.progress import Bar
 from ancra_jax.cli.signals import Interrupted, StopSignal
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError
-from ancra_jax.run import build as components
-from ancra_jax.run import multihost, sharding
+from ancra_jax.methods.attack import Model
+from ancra_jax.run import averaging as averaging_lib
+from ancra_jax.run import build, multihost, sharding
 from ancra_jax.run import workdir as workdir_lib
-from ancra_jax.run.averaging import make_refresh_statistics
 from ancra_jax.run.checkpoint import Checkpoints
 from ancra_jax.run.state import TrainState, create_train_state
-from ancra_jax.train import optim, selection
+from ancra_jax.train import optim
 from ancra_jax.train.log import TrainingLog
-from ancra_jax.train.metrics import MetricsWriter
-from ancra_jax.train.step import make_train_step
-from ancra_jax.train.teacher import load_teacher
+from ancra_jax.train.selection import Select, make_select
+from ancra_jax.train.step import TrainStep, make_train_step
+from ancra_jax.train.teacher import Teacher, load_teacher
 
 
 def train(config: Config, workdir: str) -> TrainState:
-    """Trains until the configured end; continues a run that the directory holds.
+    """Train until the configured end; continue the run that the directory holds.
 
     Args:
       config: see ``configs/``.
@@ -48,134 +50,115 @@ def train(config: Config, workdir: str) -> TrainState:
       NonFiniteLossError: the loss diverged; checkpoints from before it are kept.
       Interrupted: by a signal, after saving a checkpoint.
     """
-    # ---- Data, network, method ----
-    method = methods.create(config)
-    dataset = components.load_dataset(config.data)
-    splits = components.split_dataset(dataset, config)
-    train_split = data.extend(splits.train, splits.extra)
-    mesh = sharding.create_mesh()
-    sharding.check_batch_size(config.batch_size, len(train_split), mesh, "config.batch_size")
-    selection_batch = config.selection.batch_size or config.batch_size
-    if config.selection.batch_size:
-        sharding.check_batch_size(
-            selection_batch, selection_batch, mesh, "config.selection.batch_size"
-        )
-    init_key, order_key, step_key, selection_key, extra_key = jax.random.split(
-        jax.random.key(config.seed), 5
-    )
-    batches = components.batch_plan(config, splits, step_key, extra_key, mesh)
-    model = components.create_model(config, dataset.num_classes)
-    components.check_attention(config, model, dataset.image_shape)
-    averaging = components.averaging(config)
-    teacher = load_teacher(config.distillation, dataset, mesh)
+    # ---- Prepare ----
+    setup = _prepare(config)
     if multihost.is_main():
         workdir_lib.open_for_training(workdir, config)
     multihost.barrier("workdir")
-    path = Path(workdir)
 
-    # ---- State, step ----
-    steps_per_epoch = batches.steps_per_epoch
-    last_step = config.epochs * steps_per_epoch
-    if config.max_steps:
-        last_step = min(last_step, config.max_steps)
-    optimizer = optim.create(config.optimizer, config.epochs, steps_per_epoch)
-    everywhere = sharding.replicated(mesh)
-    create_state = jax.jit(
-        lambda: create_train_state(
-            model.init,
-            optimizer,
-            dataset.image_shape,
-            init_key,
-            method.init_state(jnp.asarray(train_split.labels), dataset.num_classes),
-            averaging,
-        ),
-        out_shardings=everywhere,
-    )
-    train_step = make_train_step(model.apply, method, optimizer, batches, averaging)
-    refresh_statistics = make_refresh_statistics(model.apply, batches)
-    num_examples = len(splits.train)
-    permutation_of = jax.jit(
-        lambda epoch: data.epoch_permutation(jax.random.fold_in(order_key, epoch), num_examples),
-        out_shardings=everywhere,
-    )
-    count_correct = selection.make_count_correct(
-        model.apply, config.attack, config.selection, selection_key
-    )
-
-    # ---- Continue or start ----
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(
-            contextlib.closing(
-                Checkpoints(
-                    path / "checkpoints",
-                    metrics=[
-                        selection.metric_name(weights, selection.ROBUST_ACCURACY)
-                        for weights in averaging.weights
-                    ],
-                )
-            )
-        )
-        inputs = _fingerprints(dataset, splits, teacher)
-        state = _restore(checkpoints, create_state, everywhere, inputs)
-        state = create_state() if state is None else state
+        # ---- Start or continue ----
+        checkpoints = Checkpoints(Path(workdir) / "checkpoints", metrics=setup.averaging.metrics)
+        stack.callback(checkpoints.close)
+        state = _first_state(checkpoints, setup)
         first_step = int(state.step)
-        if first_step >= last_step:
+        if first_step >= setup.last_step:
             print(f"{workdir}: finished already, at step {first_step}; nothing to do")
             return state
-        train_data = data.put_on_device(train_split, everywhere)
-        facts = {"class_names": dataset.class_names, "image_shape": dataset.image_shape, **inputs}
-        selection_split = splits.selection
-        predict_teacher = teacher.predict if teacher else None
-        del dataset, splits, train_split  # the devices' copy is the only one from here on
-        writer = None
-        if multihost.is_main():
-            writer = stack.enter_context(
-                contextlib.closing(MetricsWriter(path, resume_step=first_step))
-            )
-            workdir_lib.record_start(path, first_step)
-        stop = stack.enter_context(StopSignal())
-        bar = stack.enter_context(
-            Bar(config.name, last_step, first_step, quiet=not multihost.is_main())
+        log = stack.enter_context(
+            TrainingLog(config, workdir, first_step, setup.last_step, setup.steps_per_epoch)
         )
-        if first_step:
-            bar.print(f"continuing {workdir} at step {first_step}")
-        log = TrainingLog(writer, bar, config, steps_per_epoch)
+        stop = stack.enter_context(StopSignal())
 
         # ---- Train ----
-        permutation = permutation_of(first_step // steps_per_epoch)
-        for step in range(first_step + 1, last_step + 1):
-            if (step - 1) % steps_per_epoch == 0:
-                permutation = permutation_of((step - 1) // steps_per_epoch)
-            state, metrics = train_step(state, train_data, permutation, predict_teacher)
-            log.add(step, metrics)
-
-            weights = averaging.weights_after(step // steps_per_epoch)
-            if "swa" in weights and step % steps_per_epoch == 0:
-                averages = refresh_statistics(state.averages, train_data, permutation, step)
-                state = state._replace(averages=averages)
-
-            epoch_ends = step % steps_per_epoch == 0 or step == last_step
-            epoch = math.ceil(step / steps_per_epoch)
-            stopping = stop.requested or checkpoints.reached_preemption(step)
-            every = config.checkpoint_every_steps
-            save = epoch_ends or stopping or (every and step % every == 0)
-            if save or step % config.log_every_steps == 0:
-                log.flush()  # and so no state is saved whose loss was not looked at
-            accuracies = None
-            if epoch_ends and (epoch % config.selection.every_epochs == 0 or step == last_step):
-                accuracies = selection.evaluate_selection(
-                    count_correct,
-                    {name: state.variables_of(name) for name in weights},
-                    selection_split,
-                    selection_batch,
-                    sharding.batch_sharded(mesh),
-                )
-                log.selection(step, epoch, accuracies)
-            if save:
-                checkpoints.save(step, state, accuracies, {"epoch": epoch, **facts})
-            if stopping and step < last_step:
-                raise Interrupted(stop.signal, step)
+        for epoch in range(first_step // setup.steps_per_epoch, setup.num_epochs):
+            state = _train_epoch(setup, state, epoch, checkpoints, log, stop)
     return state
+
+
+class _Setup(NamedTuple):
+    """What a configuration determines: the data on the devices, and functions to be compiled.
+
+    Attributes:
+      config: of the run.
+      train_data: the training split, then the extra examples; every device has a copy.
+      teacher: what the method distils from, if anything.
+      facts: what checkpoints tell of the data and the teacher.
+      averaging: which averages of the weights are kept.
+      steps_per_epoch, num_epochs, last_step: how long training takes.
+      create_state: makes the state before the first step.
+      abstract_state: its shapes, dtypes and places on the devices.
+      permutation: gives the order of the examples in an epoch (from 0).
+      step, refresh_statistics, select: of a training step, of an epoch that ends with SWA, of the
+        evaluation on the selection split.
+    """
+
+    config: Config
+    train_data: data.DeviceSplit
+    teacher: Model | None
+    facts: dict[str, Any]
+    averaging: averaging_lib.Averaging
+    steps_per_epoch: int
+    num_epochs: int
+    last_step: int
+    create_state: Callable[[], TrainState]
+    abstract_state: PyTree[jax.ShapeDtypeStruct]
+    permutation: Callable[[int], Int32[Array, "examples"]]
+    step: TrainStep
+    refresh_statistics: averaging_lib.RefreshStatistics
+    select: Select
+
+
+def _prepare(config: Config) -> _Setup:
+    method = methods.create(config)
+    dataset = build.load_dataset(config.data)
+    splits = build.split_dataset(dataset, config)
+    train_split = data.extend(splits.train, splits.extra)
+    mesh = sharding.create_mesh()
+    build.check_batch_sizes(config, len(train_split), mesh)
+    keys = jax.random.split(jax.random.key(config.seed), 5)
+    init_key, order_key, step_key, selection_key, extra_key = keys
+    batches = build.batch_plan(config, splits, step_key, extra_key, mesh)
+    network = build.create_network(config, dataset.num_classes)
+    build.check_attention(config, network, dataset.image_shape)
+    averaging = build.averaging(config)
+    teacher = load_teacher(config.distillation, dataset, mesh)
+
+    labels, num_classes, image_shape = train_split.labels, dataset.num_classes, dataset.image_shape
+    num_examples, everywhere = len(splits.train), sharding.replicated(mesh)
+    optimizer = optim.create(config.optimizer, config.epochs, batches.steps_per_epoch)
+    last_step = config.epochs * batches.steps_per_epoch
+    last_step = min(last_step, config.max_steps or last_step)
+
+    def create_state() -> TrainState:
+        method_state = method.init_state(jnp.asarray(labels), num_classes)
+        return create_train_state(
+            network.init, optimizer, image_shape, init_key, method_state, averaging
+        )
+
+    def permutation(epoch: Int[Array, ""]) -> Int32[Array, "examples"]:
+        return data.epoch_permutation(jax.random.fold_in(order_key, epoch), num_examples)
+
+    return _Setup(
+        config=config,
+        train_data=data.put_on_device(train_split, everywhere),
+        teacher=teacher.model if teacher else None,
+        facts={
+            "class_names": dataset.class_names,
+            "image_shape": image_shape,
+            **_fingerprints(dataset, splits, teacher),
+        },
+        averaging=averaging,
+        steps_per_epoch=batches.steps_per_epoch,
+        num_epochs=math.ceil(last_step / batches.steps_per_epoch),
+        last_step=last_step,
+        create_state=jax.jit(create_state, out_shardings=everywhere),
+        abstract_state=sharding.abstract_on(jax.eval_shape(create_state), everywhere),
+        permutation=jax.jit(permutation, out_shardings=everywhere),
+        step=make_train_step(network.apply, method, optimizer, batches, averaging),
+        refresh_statistics=averaging_lib.make_refresh_statistics(network.apply, batches),
+        select=make_select(network.apply, config, selection_key, splits.selection, mesh),
+    )
 
 
 _SETTINGS = {
@@ -185,34 +168,77 @@ _SETTINGS = {
 }
 
 
-def _fingerprints(dataset, splits, teacher) -> dict[str, str]:
-    """What a run is made of besides its configuration, as far as it is used."""
-    fingerprints = {"data": dataset.fingerprint}
-    if splits.extra is not None:
-        fingerprints["extra_data"] = splits.extra.fingerprint
-    if teacher is not None:
-        fingerprints["teacher"] = teacher.fingerprint
-    return fingerprints
+def _fingerprints(
+    dataset: data.Dataset, splits: build.Splits, teacher: Teacher | None
+) -> dict[str, str]:
+    """Return what identifies the contents of each source in ``_SETTINGS`` that is used."""
+    sources = {"data": dataset, "extra_data": splits.extra, "teacher": teacher}
+    return {name: source.fingerprint for name, source in sources.items() if source is not None}
 
 
-def _restore(checkpoints, create_state, everywhere, inputs) -> TrainState | None:
-    abstract = sharding.abstract_on(jax.eval_shape(create_state), everywhere)
-    restored = checkpoints.restore_latest(abstract)
+def _first_state(checkpoints: Checkpoints, setup: _Setup) -> TrainState:
+    """Return the state of the latest checkpoint, or the initial one.
+
+    Raises:
+      UsageError: the checkpoint's run was trained on other data, or with another teacher.
+    """
+    restored = checkpoints.restore_latest(setup.abstract_state)
     if restored is None:
-        return None
-    state, extra = restored
-    for name, fingerprint in inputs.items():
-        if extra[name] != fingerprint:
+        return setup.create_state()
+    state, saved = restored
+    for name, setting in _SETTINGS.items():
+        if name in setup.facts and saved[name] != setup.facts[name]:
             raise UsageError(
-                f"{_SETTINGS[name]}: its contents differ from those that "
-                f"{checkpoints.directory.parent} was trained on (fingerprint {fingerprint}, was "
-                f"{extra[name]})"
+                f"{setting}: its contents differ from those that {checkpoints.directory.parent} "
+                f"was trained on (fingerprint {setup.facts[name]}, was {saved[name]})"
             )
     return state
 
 
-def define_flags():
-    """The command's flags; not defined on import, so that a notebook can import every command."""
+def _train_epoch(
+    setup: _Setup,
+    state: TrainState,
+    epoch: int,
+    checkpoints: Checkpoints,
+    log: TrainingLog,
+    stop: StopSignal,
+) -> TrainState:
+    """Train until an epoch (from 0) or the run ends; save, log and select on the way.
+
+    Raises:
+      Interrupted: by a signal, after saving a checkpoint.
+    """
+    config, steps_per_epoch = setup.config, setup.steps_per_epoch
+    end = min((epoch + 1) * steps_per_epoch, setup.last_step)
+    permutation = setup.permutation(epoch)
+    for step in range(int(state.step) + 1, end + 1):
+        state, metrics = setup.step(state, setup.train_data, permutation, setup.teacher)
+        log.add(step, metrics)
+
+        weights = setup.averaging.weights_after(step // steps_per_epoch)
+        if "swa" in weights and step % steps_per_epoch == 0:
+            averages = setup.refresh_statistics(state.averages, setup.train_data, permutation, step)
+            state = state._replace(averages=averages)
+
+        stopping = stop.requested or checkpoints.reached_preemption(step)
+        every = config.checkpoint_every_steps
+        save = step == end or stopping or (every and step % every == 0)
+        if save or step % config.log_every_steps == 0:
+            log.flush()  # and so no state is saved whose loss was not looked at
+        accuracies = None
+        selects = (epoch + 1) % config.selection.every_epochs == 0 or step == setup.last_step
+        if step == end and selects:
+            accuracies = setup.select({name: state.variables_of(name) for name in weights})
+            log.selection(step, epoch + 1, accuracies)
+        if save:
+            checkpoints.save(step, state, accuracies, {"epoch": epoch + 1, **setup.facts})
+        if stopping and step < setup.last_step:
+            raise Interrupted(stop.signal, step)
+    return state
+
+
+def define_flags() -> None:
+    """Define the command's flags; not on import, so that a notebook can import every command."""
     config_flags.DEFINE_config_file(
         "config",
         None,
@@ -225,7 +251,7 @@ def define_flags():
 
 
 def main(arguments: flags.FlagValues) -> int | None:
-    """The command."""
+    """Run the command."""
     if arguments.config is None:
         raise UsageError("--config is missing, for instance --config=configs/digits.py:trades")
     if not arguments.workdir:

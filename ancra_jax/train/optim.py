@@ -6,7 +6,7 @@ from ancra_jax.config.schema import OptimizerConfig
 
 
 def learning_rate(config: OptimizerConfig, epochs: int, steps_per_epoch: int) -> optax.Schedule:
-    """The learning rate by step; milestones are 1-based epochs, as the paper counts them."""
+    """Return the learning rate by step; milestones are epochs from 1, as the paper counts them."""
     rate = config.learning_rate
     steps = epochs * steps_per_epoch
     match config.schedule:
@@ -29,7 +29,7 @@ def learning_rate(config: OptimizerConfig, epochs: int, steps_per_epoch: int) ->
 def create(
     config: OptimizerConfig, epochs: int, steps_per_epoch: int
 ) -> optax.GradientTransformation:
-    """SGD as PyTorch's: the decay is added to the gradient, of all parameters, before momentum."""
+    """Return SGD as PyTorch's: the decay is added to all gradients before momentum."""
     return optax.chain(
         optax.add_decayed_weights(config.weight_decay),
         optax.sgd(learning_rate(config, epochs, steps_per_epoch), momentum=config.momentum),

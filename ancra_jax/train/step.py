@@ -1,17 +1,17 @@
-"""The train state, and the one jitted step that advances it."""
+"""The one jitted step that advances the train state."""
 
 from collections.abc import Callable
 
 import jax
 import optax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from ancra_jax.data import BatchPlan, DeviceSplit
-from ancra_jax.methods.attack import Model
-from ancra_jax.methods.core import Examples, Method, Metrics
+from ancra_jax.methods.attack import Images, Model
+from ancra_jax.methods.core import BatchStats, Examples, Method, Metrics, Terms
 from ancra_jax.run.averaging import Averaging
 from ancra_jax.run.state import NO_AVERAGES, TrainState
-from ancra_jax.types import ApplyFn
+from ancra_jax.types import ApplyFn, Outputs
 
 TrainStep = Callable[
     [TrainState, DeviceSplit, Int[Array, "examples"], Model | None], tuple[TrainState, Metrics]
@@ -25,38 +25,42 @@ def make_train_step(
     batches: BatchPlan,
     averaging: Averaging = NO_AVERAGES,
 ) -> TrainStep:
-    """Compiles ``(state, data, permutation, teacher) -> (state, metrics)``; the state is donated.
+    """Return the jitted step ``(state, data, permutation, teacher) -> (state, metrics)``.
 
     The batch is taken from the data on the devices, augmented, attacked in the evaluation phase,
-    and its loss differentiated in the training phase. All randomness derives from the plan's key,
-    the step and the data-set indices, so a resumed or differently sharded run draws the same
-    numbers.
+    and its loss differentiated in the training phase. The state is donated. All randomness derives
+    from the plan's key, the step and the data-set indices, so a resumed or differently sharded run
+    draws the same numbers. The teacher, for methods that distil from one, is a pytree: its weights
+    are an argument, neither constants of the program nor a part of the state.
 
     Args:
-      apply: the network.
+      apply: the network's.
       method: how a batch becomes a loss.
       optimizer: the update rule.
       batches: which batch a step gets.
-      averaging: of the weights.
-
-    Returns:
-      The step. Its ``teacher``, for methods that distil from one, is a pytree: its weights are an
-      argument, neither constants of the program nor a part of the state.
+      averaging: which averages of the weights are kept.
     """
 
-    def step(state: TrainState, data, permutation, teacher=None):
+    def step(
+        state: TrainState,
+        data: DeviceSplit,
+        permutation: Int[Array, "examples"],
+        teacher: Model | None = None,
+    ) -> tuple[TrainState, Metrics]:
         epoch = state.step // batches.steps_per_epoch
         batch = batches.batch(data, permutation, state.step)
         _, method_key = batches.keys(state.step)
 
-        predict = jax.tree_util.Partial(apply, state.variables)
-        plan = method.prepare(predict, batch, method_key, epoch)
-        attacked, method_state = method.attack(predict, plan.requests, state.method_state)
+        model = jax.tree_util.Partial(apply, state.variables)
+        plan = method.prepare(model, batch, method_key, epoch)
+        attacked, method_state = method.attack(model, plan.requests, state.method_state)
         teacher_logits = None if teacher is None else teacher(batch.images).logits
         examples = Examples(batch, attacked, plan.extras, method_state, epoch, teacher_logits)
 
-        def loss(params):
-            def forward(batch_stats, images, labels):
+        def loss(params: PyTree) -> tuple[Float[Array, ""], Terms]:
+            def forward(
+                batch_stats: BatchStats, images: Images, labels: Int[Array, "batch"]
+            ) -> tuple[Outputs, BatchStats]:
                 variables = {"params": params, "batch_stats": batch_stats}
                 outputs, updated = apply(
                     variables, images, labels, train=True, mutable=["batch_stats"]

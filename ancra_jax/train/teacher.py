@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from ancra_jax.config.schema import DistillationConfig
 from ancra_jax.data import Dataset
 from ancra_jax.errors import UsageError
 from ancra_jax.methods.attack import Model
-from ancra_jax.run import build as components
+from ancra_jax.run import build
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.checkpoint import DamagedCheckpointError
 from ancra_jax.run.weights import load_weights
@@ -21,16 +22,16 @@ class Teacher(NamedTuple):
     """A trained network.
 
     Attributes:
-      predict: it in the evaluation phase; a pytree, with its weights on the devices.
+      model: the network in the evaluation phase; a pytree, with its weights on the devices.
       fingerprint: identifies the checkpoint's contents.
     """
 
-    predict: Model
+    model: Model
     fingerprint: str
 
 
 def load_teacher(config: DistillationConfig, dataset: Dataset, mesh: Mesh) -> Teacher | None:
-    """Loads the configured teacher; None if there is none.
+    """Load the configured teacher; return None if there is none.
 
     Raises:
       UsageError: the directory holds no such checkpoint, or one of other classes or images.
@@ -40,10 +41,10 @@ def load_teacher(config: DistillationConfig, dataset: Dataset, mesh: Mesh) -> Te
     field, shape = "config.distillation.teacher", dataset.image_shape
     teacher_config = workdir_lib.read_config(config.teacher, field)
     try:
-        model = components.create_model(teacher_config, dataset.num_classes)
+        network = build.create_network(teacher_config, dataset.num_classes)
         stored = load_weights(
             config.teacher,
-            model,
+            network,
             shape,
             mesh,
             checkpoint=config.teacher_checkpoint,
@@ -70,8 +71,8 @@ def load_teacher(config: DistillationConfig, dataset: Dataset, mesh: Mesh) -> Te
         )
     checksums = json.dumps(stored.extra["checksums"], sort_keys=True)
     fingerprint = hashlib.sha256(checksums.encode()).hexdigest()[:16]
-    return Teacher(jax.tree_util.Partial(model.apply, stored.variables), fingerprint)
+    return Teacher(jax.tree_util.Partial(network.apply, stored.variables), fingerprint)
 
 
-def _shortened(names):
+def _shortened(names: Sequence[str]) -> str:
     return ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])])

@@ -66,7 +66,7 @@ def networks():
 def test_every_network_of_the_tables_takes_its_images(data, model):
     config = config_lib.from_mapping(FILES[data].get_config("trades"))
     shape, num_classes = SHAPES[data]
-    network = components.create_model(dataclasses.replace(config, model=model), num_classes)
+    network = components.create_network(dataclasses.replace(config, model=model), num_classes)
     images = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
     outputs, _ = jax.eval_shape(network.init_with_output, jax.random.key(0), images)
     assert outputs.logits.shape == (2, num_classes)

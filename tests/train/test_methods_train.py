@@ -47,7 +47,7 @@ def test_two_steps_then_resumed_after_the_first_then_evaluated(name, tmp_path):
     chex.assert_trees_all_equal(continued, expected)
     check_state(name, expected.method_state)
 
-    model = components.create_model(config, 10)
+    model = components.create_network(config, 10)
     mesh = sharding.create_mesh()
     variables, step, _ = load_weights(str(tmp_path), model, (8, 8, 1), mesh, checkpoint="last")
     assert step == 2
@@ -103,7 +103,7 @@ def after_one_step(name, devices, **options):
     config = small_config(name, **options)
     dataset = components.load_dataset(config.data)
     splits = components.split_dataset(dataset, config)
-    model, method = components.create_model(config, 10), methods.create(config)
+    model, method = components.create_network(config, 10), methods.create(config)
     optimizer = optim.create(config.optimizer, 2, 4)
     split, averaging = data.extend(splits.train, splits.extra), components.averaging(config)
     state = create_train_state(

@@ -78,7 +78,7 @@ def spelled_out_step(model, method, optimizer, config, key, mesh):
 def test_options_that_are_off_leave_the_step_as_it_is():
     config = small_config("pgd_at", data__crop_padding=1)
     splits = components.split_dataset(components.load_dataset(config.data), config)
-    model, method = components.create_model(config, 10), methods.create(config)
+    model, method = components.create_network(config, 10), methods.create(config)
     optimizer = optim.create(config.optimizer, 2, 4)
     mesh, key = sharding.create_mesh(jax.devices()[:1]), jax.random.key(3)
     batches = components.batch_plan(config, splits, key, jax.random.key(4), mesh)
@@ -158,7 +158,7 @@ def test_each_of_the_weights_is_evaluated_beside_the_others(finished):
     config = small_config("trades_ancra")
     test = components.load_dataset(config.data).test
     images = jnp.asarray(test.images[:20] / np.float32(255))
-    model = components.create_model(config, 10)
+    model = components.create_network(config, 10)
     for weights in ("raw", "ema", "swa"):
         evaluate(str(workdir), suite="quick", checkpoint="last", weights=weights, num_examples=20)
         name = "last" if weights == "raw" else f"last_{weights}"
@@ -180,7 +180,7 @@ def test_averages_do_not_touch_the_training_and_one_that_has_not_begun_is_refuse
     averages = {"ema__decay": 0.9, "swa__start_epoch": 2}
     state = arrays(train(small_config("natural", max_steps=2, **averages), str(tmp_path)))
     mesh = sharding.create_mesh()
-    model = components.create_model(small_config("natural"), 10)
+    model = components.create_network(small_config("natural"), 10)
     without = load_weights(str(teacher), model, (8, 8, 1), mesh, checkpoint="last").variables
     # The compiler may fuse the same arithmetic otherwise.
     chex.assert_trees_all_close(state.variables, arrays(without), rtol=1e-5, atol=1e-7)
@@ -270,7 +270,7 @@ def test_inputs_that_changed_are_refused(teacher, plug_ins, tmp_path):
 def test_a_teacher_of_other_classes_or_images_is_refused(tmp_path, shape, classes, message):
     config = small_config("natural", data__name="pictures")
     open_for_training(str(tmp_path / "teacher"), config)
-    model = components.create_model(config, classes)
+    model = components.create_network(config, classes)
     variables = model.init(jax.random.key(0), jnp.zeros((1, *shape)))
     checkpoints = Checkpoints(tmp_path / "teacher/checkpoints")
     trained_on = {"image_shape": shape, "class_names": list(map(str, range(classes)))}

@@ -1,6 +1,9 @@
 """Official archives: placed by hand, or downloaded and checked by TFDS' download manager."""
 
+import contextlib
 import dataclasses
+import urllib.error
+import urllib.request
 
 from absl import logging
 from etils import epath
@@ -26,7 +29,7 @@ class Archive:
 
     @property
     def filename(self) -> str:
-        """Its name without the path."""
+        """Return its name without the path."""
         return self.url.rsplit("/", 1)[-1]
 
 
@@ -48,7 +51,7 @@ TINY_IMAGENET = Archive(
 
 
 def placed(archive: Archive, data_dir: epath.Path) -> epath.Path | None:
-    """The archive in ``data_dir`` or ``data_dir/downloads/manual``, if somebody put it there."""
+    """Return the archive that somebody put into ``data_dir`` or ``data_dir/downloads/manual``."""
     for directory in (data_dir, data_dir / "downloads" / "manual"):
         path = directory / archive.filename
         if path.exists():
@@ -57,14 +60,14 @@ def placed(archive: Archive, data_dir: epath.Path) -> epath.Path | None:
 
 
 def obtain(archive: Archive, name: str, data_dir: epath.Path) -> epath.Path:
-    """A local copy of an archive.
+    """Return the path of an archive, after downloading it if need be.
 
     One placed by hand is taken as it is, with a warning if its size is not the official one:
     mirrors pack the same files differently. A download is kept under ``data_dir/downloads`` and its
     checksum must match.
 
     Args:
-      archive: which.
+      archive: which one.
       name: of the data set.
       data_dir: a TFDS directory.
 
@@ -82,13 +85,12 @@ def obtain(archive: Archive, name: str, data_dir: epath.Path) -> epath.Path:
     except Exception as error:
         raise UsageError(
             f"{name} is not in {data_dir}, and {archive.url} could not be downloaded to it "
-            f"({' '.join(str(error).split())}). Download it elsewhere and put it into "
+            f"({error}). Download it elsewhere and put it into "
             f"{data_dir / 'downloads' / 'manual'}, or give another data_dir"
         ) from error
 
 
 def _download(archive: Archive, name: str, data_dir: epath.Path) -> epath.Path:
-    import requests
     import tensorflow_datasets as tfds  # Takes a second to import.
     from tensorflow_datasets.core.download.checksums import UrlInfo
 
@@ -96,7 +98,9 @@ def _download(archive: Archive, name: str, data_dir: epath.Path) -> epath.Path:
     stem = archive.filename.split(".", 1)[0]
     if not any(downloads.glob(f"{name}/*{stem}*.INFO.json")):
         # Not downloaded before. TFDS would try an address that cannot be reached for minutes.
-        requests.head(archive.url, timeout=_CONNECT_SECONDS)
+        request = urllib.request.Request(archive.url, method="HEAD")
+        with contextlib.suppress(urllib.error.HTTPError):  # an answer, if not the file
+            urllib.request.urlopen(request, timeout=_CONNECT_SECONDS).close()
     manager = tfds.download.DownloadManager(
         download_dir=downloads,
         url_infos={archive.url: UrlInfo(archive.size, archive.sha256, archive.filename)},

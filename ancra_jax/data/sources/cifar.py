@@ -13,9 +13,9 @@ CIFAR10_CLASSES = (
 
 @register("cifar10")
 def load_cifar10(options: SourceOptions) -> Dataset:
-    """CIFAR-10: 50,000 + 10,000 colour images of 32x32 pixels.
+    """Load CIFAR-10: 50,000 + 10,000 colour images of 32x32 pixels, of 10 classes.
 
-    ``data_dir`` may be a file of JPEG images (see `jpeg_file`); what else it may be: `_load`.
+    ``data_dir`` may be a file of JPEG images (see `jpeg_file`), or a directory (see `_load`).
     """
     if options.data_dir and str(options.data_dir).endswith(jpeg_file.SUFFIX):
         path = local_path(options.data_dir)
@@ -25,12 +25,12 @@ def load_cifar10(options: SourceOptions) -> Dataset:
 
 @register("cifar100")
 def load_cifar100(options: SourceOptions) -> Dataset:
-    """CIFAR-100 with its 100 fine labels. See `_load`."""
+    """Load CIFAR-100, its 100 fine labels; ``data_dir`` is a directory (see `_load`)."""
     return _load("cifar100", 100, options)
 
 
 def _load(name: str, num_classes: int, options: SourceOptions) -> Dataset:
-    """Reads a prepared TFDS directory, after preparing it from the official archive if need be.
+    """Read a prepared TFDS directory, after preparing it from the official archive if need be.
 
     ``data_dir`` is a TFDS directory (``data_dir/cifar10/3.0.2``), local or on ``gs://``; None means
     ``$TFDS_DATA_DIR``, else ``~/tensorflow_datasets``. The archive is looked for in ``data_dir``
@@ -44,8 +44,8 @@ def _load(name: str, num_classes: int, options: SourceOptions) -> Dataset:
             f"{data_dir} has no prepared {name}; prepare it in a local data_dir and copy it there"
         )
     if directory is None:
-        from ancra_jax.data.sources import builders as cifar_builders
+        from ancra_jax.data.sources import prepare_cifar  # Imports TFDS, which takes a second.
 
-        cifar_builders.prepare(name, data_dir)
+        prepare_cifar.prepare(name, data_dir)
         directory = tfds_directory.find(data_dir, name)
     return tfds_directory.load(directory, name, num_classes, options.cache_dir)

@@ -10,9 +10,9 @@ _TEST_EVERY = 5
 
 @register("digits")
 def load_digits(options: SourceOptions) -> Dataset:
-    """Reads the digits; their intensities 0..16 become 0..255.
+    """Load the digits; their intensities 0..16 become 0..255.
 
-    Test examples are every fifth of each class, in scikit-learn's order: 1,442 to train on, 355 to
+    Every fifth of each class, in scikit-learn's order, is a test example: 1,442 to train on, 355 to
     test, the same on every machine.
     """
     del options  # The package carries the data.
@@ -21,11 +21,9 @@ def load_digits(options: SourceOptions) -> Dataset:
     bunch = datasets.load_digits()
     images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
     labels = bunch.target.astype(np.int32)
-    number_in_class = np.zeros(len(labels), int)
+    is_test = np.zeros(len(labels), bool)
     for label in range(10):
-        of_class = labels == label
-        number_in_class[of_class] = np.arange(of_class.sum())
-    is_test = number_in_class % _TEST_EVERY == _TEST_EVERY - 1
+        is_test[np.flatnonzero(labels == label)[_TEST_EVERY - 1 :: _TEST_EVERY]] = True
     return Dataset(
         name="digits",
         train=Split(images[~is_test], labels[~is_test]),

@@ -15,7 +15,7 @@ _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", 
 
 @register("folder", resizes=True)
 def load_folder(options: SourceOptions) -> Dataset:
-    """Images in one folder a class; the classes are the folders of ``train``, sorted by name.
+    """Load images in one folder per class; the classes are the folders of ``train``, by name.
 
     Images become grey if all of them are, else RGB without transparency. A split's order takes the
     first image of every class, then the second, so that its first examples are of all classes.
@@ -64,7 +64,7 @@ def _class_folders(directory: Path) -> list[str]:
 
 
 def _images(directory: Path, class_names: tuple[str, ...]) -> list[tuple[Path, int]]:
-    """Paths and labels of a split, classes taking turns."""
+    """Return paths and labels of a split, classes taking turns."""
     unknown = set(_class_folders(directory)) - set(class_names)
     if unknown:
         raise UsageError(

@@ -4,8 +4,6 @@ CIFAR-10 takes 18 MB so. Per split the file has ``<split>_bytes`` (uint8, all JP
 end), ``<split>_lengths`` (of each, in bytes) and ``<split>_labels``.
 """
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +11,19 @@ import numpy as np
 from ancra_jax.data.cache import cached, source_key
 from ancra_jax.data.dataset import Dataset, Split
 from ancra_jax.data.decode import decode_images
-from ancra_jax.data.registry import PathLike
 from ancra_jax.errors import UsageError
+from ancra_jax.ops.files import PathLike, read_arrays
 
 SUFFIX = ".npz"
+_ARRAYS = [
+    f"{part}_{array}" for part in ("train", "test") for array in ("bytes", "lengths", "labels")
+]
 
 
 def load(
     path: Path, name: str, class_names: tuple[str, ...], cache_dir: PathLike | None
 ) -> Dataset:
-    """Reads and decodes such a file, or takes its decoded form from the cache.
+    """Read and decode such a file, or take its decoded form from the cache.
 
     Args:
       path: of the file.
@@ -33,36 +34,35 @@ def load(
     Raises:
       UsageError: the file is missing, damaged or another one.
     """
+    field = f"data_dir {path}"
     if not path.is_file():
-        raise UsageError(f"data_dir {path}: there is no such file")
+        raise UsageError(f"{field}: there is no such file")
 
     def build() -> Dataset:
         try:
-            with np.load(path, allow_pickle=False) as file:
-                train, test = (_split(path, file, part) for part in ("train", "test"))
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-            if isinstance(error, UsageError):
-                raise
-            raise UsageError(
-                f"data_dir {path} is not a file of JPEG images or is damaged: {error}"
-            ) from error
+            arrays = read_arrays(path, _ARRAYS, field=field)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        train, test = (_split(field, arrays, part) for part in ("train", "test"))
         return Dataset(name, train, test, class_names, recoded="JPEG")
 
     return cached(name, source_key("jpeg file", [path]), build, cache_dir)
 
 
-def _split(path: Path, file: np.lib.npyio.NpzFile, part: str) -> Split:
-    encoded, lengths = file[f"{part}_bytes"], file[f"{part}_lengths"]
-    labels = file[f"{part}_labels"]
+def _split(field: str, arrays: dict[str, np.ndarray], part: str) -> Split:
+    encoded, lengths, labels = (
+        arrays[f"{part}_{array}"] for array in ("bytes", "lengths", "labels")
+    )
     ends = np.cumsum(lengths, dtype=np.int64)
-    if encoded.ndim != 1 or not len(ends) or ends[-1] != len(encoded):
+    total = int(ends[-1]) if len(ends) else 0
+    if encoded.shape != (total,) or not total:
         raise UsageError(
-            f"data_dir {path}: {part}_bytes has the shape {encoded.shape}, but {part}_lengths "
-            f"add up to {int(ends[-1]) if len(ends) else 0}"
+            f"{field}: {part}_bytes has the shape {encoded.shape}, but {part}_lengths add up to "
+            f"{total}"
         )
     images, _ = decode_images(
         len(lengths),
         read=lambda i: encoded[ends[i] - lengths[i] : ends[i]].tobytes(),
-        describe=lambda i: f"{part} image {i} of {path}",
+        describe=lambda i: f"{part} image {i} of {field}",
     )
     return Split(images, labels.astype(np.int32))

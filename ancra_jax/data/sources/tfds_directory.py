@@ -16,8 +16,8 @@ from etils import epath
 from ancra_jax.data.cache import cached, source_key
 from ancra_jax.data.dataset import Dataset, Split
 from ancra_jax.data.decode import decode_images
-from ancra_jax.data.registry import PathLike
 from ancra_jax.errors import UsageError
+from ancra_jax.ops.files import PathLike
 
 _INFO = "dataset_info.json"
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -32,7 +32,7 @@ _INCOMPLETE = (
 
 
 def data_directory(data_dir: PathLike | None, contents: str) -> epath.Path:
-    """The TFDS directory to look into.
+    """Return the TFDS directory to look into.
 
     Args:
       data_dir: what the user gave; None for ``$TFDS_DATA_DIR``, else ``~/tensorflow_datasets``.
@@ -48,7 +48,7 @@ def data_directory(data_dir: PathLike | None, contents: str) -> epath.Path:
         directory = epath.Path(given).expanduser()
         exists = directory.is_dir()
     except Exception as error:  # No gcsfs, no permission, no network.
-        raise UsageError(f"data_dir {given} cannot be read: {one_line(error)}") from error
+        raise UsageError(f"data_dir {given} cannot be read: {error}") from error
     if not exists:
         raise UsageError(
             f"data_dir {directory} does not exist or is not a directory. It must hold {contents}; "
@@ -58,7 +58,7 @@ def data_directory(data_dir: PathLike | None, contents: str) -> epath.Path:
 
 
 def find(data_dir: epath.Path, name: str) -> epath.Path | None:
-    """The prepared directory of a data set, the newest version if there are several.
+    """Return the prepared directory of a data set, the newest version if there are several.
 
     Args:
       data_dir: a TFDS directory (``data_dir/name/version``), or the version's own directory.
@@ -86,7 +86,7 @@ def find(data_dir: epath.Path, name: str) -> epath.Path | None:
 
 
 def load(directory: epath.Path, name: str, num_classes: int, cache_dir: PathLike | None) -> Dataset:
-    """Reads and decodes a prepared directory, or takes its decoded form from the cache.
+    """Read and decode a prepared directory, or take its decoded form from the cache.
 
     Args:
       directory: what `find` returned; may be on ``gs://``, where gcsfs is needed.
@@ -108,7 +108,7 @@ def load(directory: epath.Path, name: str, num_classes: int, cache_dir: PathLike
 
 @contextlib.contextmanager
 def _local(directory: epath.Path) -> Iterator[epath.Path]:
-    """The directory itself, or a passing copy of a remote one (array_record reads local files)."""
+    """Give the directory, or a temporary copy of a remote one: array_record reads local files."""
     if "://" not in str(directory):
         yield directory
         return
@@ -126,7 +126,7 @@ def _read(directory: epath.Path, name: str, num_classes: int) -> Dataset:
         builder = tfds.builder_from_directory(directory)
     except Exception as error:  # protobuf, JSON and TFDS each raise their own.
         raise UsageError(
-            f"{directory} cannot be read as a TFDS directory: {one_line(error)}; {_INCOMPLETE}"
+            f"{directory} cannot be read as a TFDS directory: {error}; {_INCOMPLETE}"
         ) from error
     info = builder.info
     if info.name != name:
@@ -147,7 +147,7 @@ def _read(directory: epath.Path, name: str, num_classes: int) -> Dataset:
 
 
 def _read_split(builder: Any, part: str) -> tuple[Split, bool]:
-    """A split, and whether it is stored as JPEG, which the originals of these data sets are not."""
+    """Return a split, and whether its images are stored as JPEG; those of the originals are not."""
     for path in builder.info.splits[part].filepaths:
         if not path.exists():
             raise UsageError(f"{path} is missing: {_INCOMPLETE}")
@@ -182,20 +182,14 @@ def _records(builder: Any, part: str) -> list[dict[str, Any]]:
         return [record for chunk in chunks for record in source.__getitems__(chunk)]
     except Exception as error:  # RuntimeError by array_record, their own by features, TensorFlow.
         raise UsageError(
-            f"{builder.data_path}: the {part} split cannot be read ({one_line(error)}): "
-            f"{_INCOMPLETE}"
+            f"{builder.data_path}: the {part} split cannot be read ({error}): {_INCOMPLETE}"
         ) from error
 
 
 def _in_official_order(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Undoes TFDS' shuffling where identifiers tell the order of the official archive."""
+    """Undo TFDS' shuffling where identifiers tell the order of the official archive."""
     matches = [_NUMBERED.fullmatch(record.get("id", b"")) for record in records]
     numbers = [int(match[1]) for match in matches if match]
     if len(numbers) < len(records):
         return records
     return [records[i] for i in np.argsort(numbers)]
-
-
-def one_line(error: Exception) -> str:
-    """An exception's message without its line breaks."""
-    return " ".join(str(error).split())

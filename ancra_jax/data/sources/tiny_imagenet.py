@@ -14,9 +14,10 @@ from etils import epath
 from ancra_jax.data.cache import cached, source_key
 from ancra_jax.data.dataset import Dataset, Split
 from ancra_jax.data.decode import decode_images
-from ancra_jax.data.registry import PathLike, SourceOptions, local_path, register
+from ancra_jax.data.registry import SourceOptions, local_path, register
 from ancra_jax.data.sources import archives, tfds_directory
 from ancra_jax.errors import UsageError
+from ancra_jax.ops.files import PathLike
 
 _FOLDER = "tiny-imagenet-200"
 _TRAIN_IMAGE = re.compile(r"train/(?P<wnid>[^/]+)/images/[^/]+\.(?i:jpeg|jpg|png)")
@@ -24,7 +25,7 @@ _TRAIN_IMAGE = re.compile(r"train/(?P<wnid>[^/]+)/images/[^/]+\.(?i:jpeg|jpg|png
 
 @register("tiny_imagenet")
 def load_tiny_imagenet(options: SourceOptions) -> Dataset:
-    """Tiny-ImageNet; its validation set, which has labels, is the test split.
+    """Load Tiny-ImageNet; its validation set, which has labels, is the test split.
 
     ``data_dir`` is the official ``tiny-imagenet-200.zip``, a folder with it, or the folder it was
     extracted to. Otherwise it is a TFDS directory (None: ``$TFDS_DATA_DIR``, else
@@ -60,6 +61,7 @@ class _Tree:
     read: Callable[[str], bytes]
 
     def lines(self, name: str) -> list[str]:
+        """Return the lines of a text file that are not empty."""
         if name not in self.names:
             raise UsageError(f"{self.source} has no {name}: it is incomplete or not Tiny-ImageNet")
         text = self.read(name).decode(errors="replace")
@@ -87,7 +89,7 @@ def _read(source: Path) -> Dataset:
 
 
 def _decode(tree: _Tree, images: list[tuple[str, str]], wnids: list[str]) -> Split:
-    """The split of the images with these names and classes."""
+    """Return the split of the images with these names and classes."""
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
     for name, wnid in images:
         if wnid not in label_of:

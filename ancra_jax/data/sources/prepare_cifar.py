@@ -1,7 +1,7 @@
-"""Builders of CIFAR-10 and CIFAR-100 that do without TensorFlow.
+"""Prepare CIFAR-10 and CIFAR-100 as TFDS directories, without TensorFlow.
 
-Name, version, features and keys are those of the stock TFDS builders, so either reads
-what the other has prepared as array_record.
+Name, version, features and keys are those of the stock TFDS builders, so either reads what the
+other has prepared as array_record.
 """
 
 import io
@@ -70,7 +70,7 @@ class Cifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
     def _parse(
         self, path: epath.Path, name: str, contents: bytes
     ) -> UInt8[np.ndarray, "examples bytes"]:
-        """One row an example: its label bytes, then its pixels, channel by channel."""
+        """Return a row per example: its label bytes, then its pixels, channel by channel."""
         row = len(self.label_bytes) + _PIXELS
         if not contents or len(contents) % row:
             raise UsageError(
@@ -113,7 +113,7 @@ _BUILDERS = {"cifar10": Cifar10, "cifar100": Cifar100}
 
 
 def prepare(name: str, data_dir: epath.Path) -> None:
-    """Writes ``data_dir/name/version`` as array_record.
+    """Write ``data_dir/name/version`` as array_record.
 
     Args:
       name: ``cifar10`` or ``cifar100``.
@@ -133,7 +133,7 @@ def prepare(name: str, data_dir: epath.Path) -> None:
 
 
 def _read_archive(path: epath.Path, names: list[str]) -> dict[str, bytes]:
-    """Contents of the named files of an archive, in whichever folder of it they are."""
+    """Return the contents of the named files of an archive, whatever folder they are in."""
     try:
         with tarfile.open(path, "r:gz") as archive:
             members = ((member.name, archive.extractfile(member)) for member in archive)
@@ -146,7 +146,7 @@ def _read_archive(path: epath.Path, names: list[str]) -> dict[str, bytes]:
     return files
 
 
-def _png(image: np.ndarray) -> bytes:
+def _png(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

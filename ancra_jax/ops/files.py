@@ -1,0 +1,63 @@
+"""Files that are written whole or not at all, and arrays read without executing anything."""
+
+import io
+import os
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+PathLike = str | os.PathLike[str]
+
+_DAMAGES = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
+def write_atomically(path: PathLike, data: bytes | str) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new, never a part."""
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def write_arrays(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays to a compressed .npz file, atomically."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    write_atomically(path, buffer.getvalue())
+
+
+def read_arrays(
+    path: PathLike, needed: Sequence[str] = (), *, field: str = ""
+) -> dict[str, np.ndarray]:
+    """Return all arrays of an .npz file by name; nothing in it is ever unpickled.
+
+    Args:
+      path: of the file.
+      needed: names of arrays that have to be there.
+      field: what errors call the file; by default its path.
+
+    Raises:
+      ValueError: the file is missing or damaged, or lacks an array that is needed.
+    """
+    field = field or str(path)
+    if not os.path.exists(path):
+        raise ValueError(f"{field}: there is no such file")
+    try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is not a whole zip file")
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except _DAMAGES as error:
+        raise ValueError(f"{field}: is damaged or no .npz file: {error}") from error
+    if missing := [name for name in needed if name not in arrays]:
+        raise ValueError(
+            f"{field}: lacks the array {' and '.join(map(repr, missing))}; it holds "
+            f"{', '.join(map(repr, arrays)) or 'nothing'}"
+        )
+    return arrays
