@@ -1,5 +1,6 @@
 """Puts this directory on the import path, and lets tests share what they compile."""
 
+import gc
 import os
 import pathlib
 
@@ -17,6 +18,14 @@ jax.config.update(
     "jax_persistent_cache_min_compile_time_secs",
     float(os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"]),
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_compiled_programs():
+    """Frees what a module has compiled: a worker that kept all of it would hold gigabytes."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

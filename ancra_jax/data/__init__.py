@@ -1,13 +1,14 @@
 """Data sets, their loading and caching, and the batches made of them on the device."""
 
-from ancra_jax.data.augment import Augmentation, augment
 from ancra_jax.data.dataset import Dataset, Split
 from ancra_jax.data.extra import extend, load_extra
 from ancra_jax.data.pipeline import (
+    Augmentation,
     BatchPlan,
     DeviceSplit,
     EvaluationBatch,
     ExtraDraws,
+    augment,
     batches_for_evaluation,
     batches_per_epoch,
     epoch_permutation,

@@ -35,7 +35,7 @@ def cached(
       name: of the data set.
       key: of its source (see `source_key`).
       build: decodes the data set.
-      cache_dir: where entries lie; None for the default.
+      cache_dir: where entries lie; None for `default_directory`.
     """
     directory = default_directory() if cache_dir is None else Path(cache_dir).expanduser()
     entry = directory / f"{name}-{key}"

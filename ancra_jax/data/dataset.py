@@ -15,19 +15,14 @@ _TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "tiny_imagenet": "Tin
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Split:
-    """One part of a data set, on the host.
-
-    Attributes:
-      images: uint8 [examples, height, width, channels], pixels in 0..255; possibly a read-only
-        memory map of a file.
-      labels: int32 [examples], class numbers.
+    """One part of a data set, on the host; images may be a read-only memory map of a file.
 
     Raises:
       UsageError: the arrays have another type or shape or disagree in length.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
+    images: np.ndarray  # uint8 [examples, height, width, channels], pixels in 0..255
+    labels: np.ndarray  # int32 [examples], class numbers
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -65,8 +60,8 @@ class Dataset:
       train: training examples.
       test: test examples.
       class_names: one name a class, in the order of the labels.
-      fingerprint: identifies the contents: equal on every machine for equal images, labels and
-        class names. Computed where it is not given.
+      fingerprint: equal on every machine for equal images, labels and class names; computed where
+        it is not given.
       recoded: the lossy format (``'JPEG'``) through which the original images went, if any; their
         pixels are then others.
 

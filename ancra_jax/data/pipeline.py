@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int, Int32, Key, UInt8
 
-from ancra_jax.data.augment import Augmentation, augment
 from ancra_jax.data.dataset import Split
 from ancra_jax.errors import UsageError
 from ancra_jax.types import Batch
@@ -22,12 +21,7 @@ from ancra_jax.types import Batch
 
 
 class DeviceSplit(NamedTuple):
-    """A split in device memory.
-
-    Attributes:
-      images: pixels in 0..255.
-      labels: class numbers.
-    """
+    """A split in device memory: pixels in 0..255, and class numbers."""
 
     images: UInt8[Array, "examples height width channels"]
     labels: Int32[Array, "examples"]
@@ -66,6 +60,57 @@ def to_float(images: UInt8[Array, "*shape"]) -> Float32[Array, "*shape"]:
 # ---- Training ----
 
 
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What is done to training images; hashable, so it can be a static argument.
+
+    Attributes:
+      crop_padding: pixels of zeros added on every side before a crop of the original size is taken
+        at a uniformly random place; 0: no crop.
+      horizontal_flip: whether images are mirrored with probability 1/2.
+
+    Raises:
+      UsageError: ``crop_padding`` is negative.
+    """
+
+    crop_padding: int = 0
+    horizontal_flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.crop_padding < 0:
+            raise UsageError(f"crop_padding must be at least 0 pixels; got {self.crop_padding}")
+
+
+def augment(
+    images: UInt8[Array, "batch height width channels"],
+    indices: Int[Array, "batch"],
+    key: Key[Array, ""],
+    augmentation: Augmentation,
+) -> UInt8[Array, "batch height width channels"]:
+    """Crop, then flip each image, as the step's key and its index in the data set decide.
+
+    What is drawn for an image does not depend on the rest of the batch. With nothing to do the
+    images are returned as they are.
+    """
+    padding = augmentation.crop_padding
+    if not padding and not augmentation.horizontal_flip:
+        return images
+
+    def augment_one(
+        image: UInt8[Array, "height width channels"], index: Int[Array, ""]
+    ) -> UInt8[Array, "height width channels"]:
+        crop_key, flip_key = jax.random.split(jax.random.fold_in(key, index))
+        if padding:
+            padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+            top, left = jax.random.randint(crop_key, (2,), 0, 2 * padding + 1)
+            image = jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
+        if augmentation.horizontal_flip:
+            image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
+        return image
+
+    return jax.vmap(augment_one)(images, indices)
+
+
 def batches_per_epoch(num_examples: int, batch_size: int) -> int:
     """Return the number of full batches; the rest of an epoch's permutation is not used.
 
@@ -98,16 +143,14 @@ def training_batch(
     """Take the next examples of the epoch and augment them; to be called under jit.
 
     Args:
-      split: the training split on the device.
+      split: the training split on the devices.
       permutation: the epoch's order.
-      position: place in the permutation of the batch's first example, at most
-        ``examples - batch_size``.
-      batch_size: static; how many to take from the permutation.
+      position: of the batch's first example in the permutation.
+      batch_size: how many examples to take from the permutation; static.
       key: of this step; an example's augmentation depends on it and the example's index alone.
       augmentation: static.
-      sharding: how to spread the batch over devices, which then gather and augment their part
-        only.
-      more_indices: further examples of the split, which follow those of the permutation.
+      sharding: how to spread the batch over devices, each of which gathers and augments its part.
+      more_indices: further examples of the split, after those of the permutation.
 
     Returns:
       Images in [0, 1], float32, equal to ``uint8 / 255`` to the last bit.
@@ -171,7 +214,7 @@ class BatchPlan:
     def batch(
         self, split: DeviceSplit, permutation: Int32[Array, "examples"], step: Int[Array, ""]
     ) -> Batch:
-        """Return the batch of a step; to be called under jit.
+        """Return the batch of a step (from 0); to be called under jit.
 
         Args:
           split: the training split on the devices, followed by the extra examples.
@@ -195,12 +238,7 @@ class BatchPlan:
 
 
 class EvaluationBatch(NamedTuple):
-    """A batch of fixed size, the last of a split filled up.
-
-    Attributes:
-      batch: the examples.
-      mask: which of them count; the others repeat the last example.
-    """
+    """A batch of fixed size, and which of its examples count: the others repeat the last one."""
 
     batch: Batch
     mask: Bool[Array, "batch"]

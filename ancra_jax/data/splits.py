@@ -14,12 +14,8 @@ _SUBSET_SEED = 0
 def hold_out(split: Split, num_examples: int, seed: int) -> tuple[Split, Split]:
     """Set examples of the training split aside, for the selection of a checkpoint.
 
-    Every class keeps its share of the whole split, to within one example.
-
-    Args:
-      split: the training split.
-      num_examples: how many to set aside; 0 leaves the split as it is.
-      seed: decides which.
+    Every class keeps its share of the whole split, to within one example; the seed decides which
+    examples are set aside.
 
     Returns:
       The examples to train on and those set aside: disjoint, each in the split's order.
@@ -48,8 +44,7 @@ def subset(
       dataset: the whole.
       train_examples: how many training examples to keep, chosen at random with a fixed seed, every
         class with its share; None keeps all.
-      test_examples: keeps the first of the test split, as evaluations on part of it do; None keeps
-        all.
+      test_examples: how many to keep, the first of the test split; None keeps all.
 
     Raises:
       UsageError: a count is below 1 or above what there is.

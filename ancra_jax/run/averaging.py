@@ -85,7 +85,7 @@ class Averaging:
           averages: before the update.
           params: after the update.
           step: updates made, this one included.
-          steps_per_epoch: of them make an epoch.
+          steps_per_epoch: how many of them make an epoch.
         """
         new = dict(averages)
         if "ema" in averages:

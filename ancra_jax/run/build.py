@@ -16,19 +16,12 @@ from ancra_jax.run.sharding import batch_sharded
 
 
 class Splits(NamedTuple):
-    """What a run is trained on, selected by and evaluated on.
+    """What a run is trained on, selected by and evaluated on."""
 
-    Attributes:
-      train: the data set's own part of what is trained on; epochs are counted by it.
-      selection: what checkpoints are selected by.
-      test: the data set's test split.
-      extra: images to mix into the training batches, if any.
-    """
-
-    train: Split
-    selection: Split
+    train: Split  # the data set's own training examples; epochs are counted by them
+    selection: Split  # what checkpoints are selected by
     test: Split
-    extra: Split | None
+    extra: Split | None  # images to mix into the training batches
 
 
 def load_dataset(config: DataConfig) -> Dataset:
@@ -66,7 +59,7 @@ def batch_plan(
     Args:
       config: of the run.
       splits: its data.
-      step_key: of the augmentation and of what is done with a batch.
+      step_key: of the augmentation and of what the method draws.
       extra_key: of the choice of extra examples.
       mesh: the devices that share a batch.
 
@@ -119,10 +112,7 @@ def augmentation(config: DataConfig) -> Augmentation:
 def create_network(config: Config, num_classes: int, *, dtype: str | None = None) -> Any:
     """Create the configured network, with ``init`` and ``apply`` as Linen modules have.
 
-    Args:
-      config: of the run.
-      num_classes: of its data set.
-      dtype: of the computation; None for the configured one.
+    It computes in ``dtype``, or in the configured one where that is None.
 
     Raises:
       UsageError: there is no such network, or it cannot be of this width.

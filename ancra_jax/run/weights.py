@@ -1,7 +1,7 @@
 """The weights that a run left: the optimiser's own, or one of their averages."""
 
 import contextlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,20 +16,6 @@ from ancra_jax.run.checkpoint import Checkpoints
 from ancra_jax.types import Variables
 
 
-class StoredWeights(NamedTuple):
-    """Weights of a checkpoint.
-
-    Attributes:
-      variables: parameters and batch statistics, on the devices.
-      step: of the checkpoint.
-      extra: what was saved beside the state.
-    """
-
-    variables: Variables
-    step: int
-    extra: dict[str, Any]
-
-
 def load_weights(
     workdir: str,
     network: Any,
@@ -39,7 +25,7 @@ def load_weights(
     checkpoint: str = "best",
     weights: str = "raw",
     fields: tuple[str, str] = ("--workdir", "--weights"),
-) -> StoredWeights:
+) -> tuple[Variables, int, dict[str, Any]]:
     """Load parameters and batch statistics of a run's best or last checkpoint.
 
     Args:
@@ -51,6 +37,9 @@ def load_weights(
         ``'last'``.
       weights: one of ``ancra_jax.config.WEIGHTS``.
       fields: what errors call the directory and the choice of weights.
+
+    Returns:
+      The variables on the devices, the checkpoint's step, and what was saved beside its state.
 
     Raises:
       UsageError: there is no such run, checkpoint or average, or it is damaged or of another
@@ -80,7 +69,7 @@ def load_weights(
             f"before the end of epoch {averaging.swa_start_epoch} (config.swa.start_epoch)"
         )
     variables = variables_of(weights, restored["params"], restored["batch_stats"], averages)
-    return StoredWeights(variables, step, extra)
+    return variables, step, extra
 
 
 def _abstract(

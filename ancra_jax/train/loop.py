@@ -77,35 +77,21 @@ def train(config: Config, workdir: str) -> TrainState:
 
 
 class _Setup(NamedTuple):
-    """What a configuration determines: the data on the devices, and functions to be compiled.
-
-    Attributes:
-      config: of the run.
-      train_data: the training split, then the extra examples; every device has a copy.
-      teacher: what the method distils from, if anything.
-      facts: what checkpoints tell of the data and the teacher.
-      averaging: which averages of the weights are kept.
-      steps_per_epoch, num_epochs, last_step: how long training takes.
-      create_state: makes the state before the first step.
-      abstract_state: its shapes, dtypes and places on the devices.
-      permutation: gives the order of the examples in an epoch (from 0).
-      step, refresh_statistics, select: of a training step, of an epoch that ends with SWA, of the
-        evaluation on the selection split.
-    """
+    """What a configuration determines: the data on the devices, and functions to be compiled."""
 
     config: Config
-    train_data: data.DeviceSplit
-    teacher: Model | None
-    facts: dict[str, Any]
+    train_data: data.DeviceSplit  # the training split, then the extra examples
+    teacher: Model | None  # what the method distils from
+    facts: dict[str, Any]  # what checkpoints tell of the data and the teacher
     averaging: averaging_lib.Averaging
     steps_per_epoch: int
     num_epochs: int
     last_step: int
-    create_state: Callable[[], TrainState]
-    abstract_state: PyTree[jax.ShapeDtypeStruct]
-    permutation: Callable[[int], Int32[Array, "examples"]]
+    create_state: Callable[[], TrainState]  # before the first step
+    abstract_state: PyTree[jax.ShapeDtypeStruct]  # its shapes, dtypes and places on the devices
+    permutation: Callable[[int], Int32[Array, "examples"]]  # of an epoch, from 0
     step: TrainStep
-    refresh_statistics: averaging_lib.RefreshStatistics
+    refresh_statistics: averaging_lib.RefreshStatistics  # of SWA, at the end of an epoch
     select: Select
 
 
@@ -243,8 +229,6 @@ def define_flags() -> None:
         "config",
         None,
         "Configuration: FILE.py:METHOD, for instance configs/cifar10.py:trades_ancra.",
-        lock_config=False,
-        accept_new_attributes=True,  # method.options.*; others are refused when it is read
     )
     flags.DEFINE_string("workdir", None, "Directory of the run; continued if it holds one.")
     multihost.define_flags()

@@ -19,15 +19,10 @@ from ancra_jax.run.weights import load_weights
 
 
 class Teacher(NamedTuple):
-    """A trained network.
+    """A trained network."""
 
-    Attributes:
-      model: the network in the evaluation phase; a pytree, with its weights on the devices.
-      fingerprint: identifies the checkpoint's contents.
-    """
-
-    model: Model
-    fingerprint: str
+    model: Model  # in the evaluation phase; a pytree, with its weights on the devices
+    fingerprint: str  # identifies the checkpoint's contents
 
 
 def load_teacher(config: DistillationConfig, dataset: Dataset, mesh: Mesh) -> Teacher | None:
@@ -42,7 +37,7 @@ def load_teacher(config: DistillationConfig, dataset: Dataset, mesh: Mesh) -> Te
     teacher_config = workdir_lib.read_config(config.teacher, field)
     try:
         network = build.create_network(teacher_config, dataset.num_classes)
-        stored = load_weights(
+        variables, _, extra = load_weights(
             config.teacher,
             network,
             shape,
@@ -51,27 +46,25 @@ def load_teacher(config: DistillationConfig, dataset: Dataset, mesh: Mesh) -> Te
             weights=config.teacher_weights,
             fields=(field, "config.distillation.teacher_weights"),
         )
-    except DamagedCheckpointError:
-        raise
     except UsageError as error:
-        if str(error).startswith("config.distillation"):
+        if isinstance(error, DamagedCheckpointError) or str(error).startswith(field):
             raise
         raise UsageError(
             f"{field}={config.teacher}: must be a network for images of shape {shape} and "
             f"{dataset.num_classes} classes: {error}"
         ) from error
     # Checkpoints of older versions do not say this; their parameters have fitted.
-    trained_on = stored.extra.get("image_shape", list(shape))
-    classes = stored.extra.get("class_names", list(dataset.class_names))
+    trained_on = extra.get("image_shape", list(shape))
+    classes = extra.get("class_names", list(dataset.class_names))
     if trained_on != list(shape) or classes != list(dataset.class_names):
         raise UsageError(
             f"{field}={config.teacher}: was trained on images of shape {tuple(trained_on)} and "
             f"the {len(classes)} classes {_shortened(classes)}; must be {shape} and "
             f"{_shortened(dataset.class_names)}"
         )
-    checksums = json.dumps(stored.extra["checksums"], sort_keys=True)
+    checksums = json.dumps(extra["checksums"], sort_keys=True)
     fingerprint = hashlib.sha256(checksums.encode()).hexdigest()[:16]
-    return Teacher(jax.tree_util.Partial(network.apply, stored.variables), fingerprint)
+    return Teacher(jax.tree_util.Partial(network.apply, variables), fingerprint)
 
 
 def _shortened(names: Sequence[str]) -> str:

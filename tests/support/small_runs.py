@@ -3,6 +3,8 @@
 from typing import ClassVar
 
 import flax.linen as nn
+import jax
+import numpy as np
 
 from ancra_jax import config as config_lib
 from ancra_jax import models
@@ -59,6 +61,11 @@ def small_config(method="natural", **overrides):
     return config_lib.from_mapping(config)
 
 
+def arrays(state):
+    """A copy of a state on the host."""
+    return jax.tree.map(np.asarray, state)
+
+
 TRAIN_COMMAND = (
     "import tests.support.small_runs\n"
     "from ancra_jax import cli, train\n"
@@ -67,5 +74,5 @@ TRAIN_COMMAND = (
 
 
 def small_flags():
-    """The same as flags of the train command."""
+    """The settings above as flags of the train command."""
     return [f"--config.{name}={value}" for name, value in SMALL.items()]

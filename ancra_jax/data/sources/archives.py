@@ -15,13 +15,7 @@ _CONNECT_SECONDS = 10
 
 @dataclasses.dataclass(frozen=True)
 class Archive:
-    """A file on the internet.
-
-    Attributes:
-      url: where it is.
-      size: bytes.
-      sha256: of its contents, hexadecimal.
-    """
+    """A file on the internet, with its size in bytes and its hexadecimal checksum."""
 
     url: str
     size: int
@@ -60,16 +54,11 @@ def placed(archive: Archive, data_dir: epath.Path) -> epath.Path | None:
 
 
 def obtain(archive: Archive, name: str, data_dir: epath.Path) -> epath.Path:
-    """Return the path of an archive, after downloading it if need be.
+    """Return the path of a data set's archive in a TFDS directory, after downloading it if need be.
 
     One placed by hand is taken as it is, with a warning if its size is not the official one:
     mirrors pack the same files differently. A download is kept under ``data_dir/downloads`` and its
     checksum must match.
-
-    Args:
-      archive: which one.
-      name: of the data set.
-      data_dir: a TFDS directory.
 
     Raises:
       UsageError: it was not placed there and could not be downloaded.

@@ -25,12 +25,6 @@ def load(
 ) -> Dataset:
     """Read and decode such a file, or take its decoded form from the cache.
 
-    Args:
-      path: of the file.
-      name: of the data set.
-      class_names: in the order of the labels.
-      cache_dir: see `ancra_jax.data.load`.
-
     Raises:
       UsageError: the file is missing, damaged or another one.
     """

@@ -20,7 +20,6 @@ from PIL import Image
 from ancra_jax.data.sources import archives
 from ancra_jax.errors import UsageError
 
-_SHAPE = (32, 32, 3)
 _PIXELS = 3 * 32 * 32
 
 
@@ -37,22 +36,19 @@ class Cifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
     label_bytes: ClassVar[list[tuple[str, str, int]]] = [("label", "batches.meta.txt", 10)]
 
     def _info(self) -> tfds.core.DatasetInfo:
-        labels = {
-            feature: tfds.features.ClassLabel(num_classes=classes)
-            for feature, _, classes in self.label_bytes
-        }
+        features = {"id": tfds.features.Text(), "image": tfds.features.Image(shape=(32, 32, 3))}
+        for feature, _, classes in self.label_bytes:
+            features[feature] = tfds.features.ClassLabel(num_classes=classes)
         return tfds.core.DatasetInfo(
             builder=self,
-            features=tfds.features.FeaturesDict(
-                {"id": tfds.features.Text(), "image": tfds.features.Image(shape=_SHAPE)} | labels
-            ),
+            features=tfds.features.FeaturesDict(features),
             supervised_keys=("image", "label"),
             homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         del dl_manager  # The archive was obtained before.
-        path = self.archive_path
+        path, parts = self.archive_path, {"train": self.train_files, "test": self.test_files}
         names_files = [names_file for _, names_file, _ in self.label_bytes]
         files = _read_archive(path, self.train_files + self.test_files + names_files)
         for feature, names_file, classes in self.label_bytes:
@@ -60,7 +56,6 @@ class Cifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
             if len(names) != classes:
                 raise UsageError(f"{path}: {names_file} has {len(names)} names, not {classes}")
             self.info.features[feature].names = names
-        parts = {"train": self.train_files, "test": self.test_files}
         records = {
             part: np.concatenate([self._parse(path, name, files[name]) for name in names])
             for part, names in parts.items()
@@ -109,21 +104,15 @@ class Cifar100(Cifar10, skip_registration=True):  # type: ignore[call-arg]
     ]
 
 
-_BUILDERS = {"cifar10": Cifar10, "cifar100": Cifar100}
-
-
 def prepare(name: str, data_dir: epath.Path) -> None:
-    """Write ``data_dir/name/version`` as array_record.
-
-    Args:
-      name: ``cifar10`` or ``cifar100``.
-      data_dir: a TFDS directory.
+    """Write ``data_dir/name/version`` as array_record; ``name`` is ``cifar10`` or ``cifar100``.
 
     Raises:
       UsageError: the archive cannot be obtained or read, or ``data_dir`` cannot be written.
     """
+    builders = {builder.name: builder for builder in (Cifar10, Cifar100)}
     try:
-        builder = _BUILDERS[name](data_dir=data_dir, file_format="array_record")
+        builder = builders[name](data_dir=data_dir, file_format="array_record")
         builder.archive_path = archives.obtain(builder.archive, name, data_dir)
         builder.download_and_prepare(
             download_config=tfds.download.DownloadConfig(try_download_gcs=False)

@@ -32,7 +32,7 @@ _INCOMPLETE = (
 
 
 def data_directory(data_dir: PathLike | None, contents: str) -> epath.Path:
-    """Return the TFDS directory to look into.
+    """Return the TFDS directory to look into: ``data_dir``, or where TFDS keeps its data.
 
     Args:
       data_dir: what the user gave; None for ``$TFDS_DATA_DIR``, else ``~/tensorflow_datasets``.
@@ -58,14 +58,9 @@ def data_directory(data_dir: PathLike | None, contents: str) -> epath.Path:
 
 
 def find(data_dir: epath.Path, name: str) -> epath.Path | None:
-    """Return the prepared directory of a data set, the newest version if there are several.
+    """Return the prepared directory of a data set, of the newest version; None if there is none.
 
-    Args:
-      data_dir: a TFDS directory (``data_dir/name/version``), or the version's own directory.
-      name: of the data set.
-
-    Returns:
-      A directory with a ``dataset_info.json``, or None if nothing was prepared.
+    ``data_dir`` is a TFDS directory (``data_dir/name/version``), or the version's own directory.
 
     Raises:
       UsageError: the preparation was not finished.
@@ -91,7 +86,7 @@ def load(directory: epath.Path, name: str, num_classes: int, cache_dir: PathLike
     Args:
       directory: what `find` returned; may be on ``gs://``, where gcsfs is needed.
       name: of the data set.
-      num_classes: how many classes it has.
+      num_classes: of the data set.
       cache_dir: see `ancra_jax.data.load`.
 
     Raises:

@@ -1,7 +1,6 @@
 """Tiny-ImageNet: 200 classes, 64x64 pixels, read straight from its zip file or its folder."""
 
 import contextlib
-import dataclasses
 import re
 import zipfile
 import zlib
@@ -20,7 +19,10 @@ from ancra_jax.errors import UsageError
 from ancra_jax.ops.files import PathLike
 
 _FOLDER = "tiny-imagenet-200"
+_ADVICE = f"download it again from {archives.TINY_IMAGENET.url}"
 _TRAIN_IMAGE = re.compile(r"train/(?P<wnid>[^/]+)/images/[^/]+\.(?i:jpeg|jpg|png)")
+
+Read = Callable[[str], bytes]  # from the name of a file to its contents
 
 
 @register("tiny_imagenet")
@@ -52,78 +54,71 @@ def _find(data_dir: PathLike | None) -> Path:
     return Path(archives.obtain(archives.TINY_IMAGENET, "tiny_imagenet", directory))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Tree:
-    """The files of the zip file or folder, by their paths below the folder of ``wnids.txt``."""
-
-    source: Path
-    names: frozenset[str]
-    read: Callable[[str], bytes]
-
-    def lines(self, name: str) -> list[str]:
-        """Return the lines of a text file that are not empty."""
-        if name not in self.names:
-            raise UsageError(f"{self.source} has no {name}: it is incomplete or not Tiny-ImageNet")
-        text = self.read(name).decode(errors="replace")
-        return [line.strip() for line in text.splitlines() if line.strip()]
-
-
 def _read(source: Path) -> Dataset:
-    with _opened(source) as tree:
-        wnids = tree.lines("wnids.txt")
-        matches = [match for name in sorted(tree.names) if (match := _TRAIN_IMAGE.fullmatch(name))]
+    with _opened(source) as (names, read):
+        wnids = _lines(read("wnids.txt"))
+        matches = filter(None, map(_TRAIN_IMAGE.fullmatch, sorted(names)))
         train = [(match[0], match["wnid"]) for match in matches]
-        rows = [line.split("\t") for line in tree.lines("val/val_annotations.txt") if "\t" in line]
+        annotations = _lines(read("val/val_annotations.txt"))
+        rows = [line.split("\t") for line in annotations if "\t" in line]
         test = [(f"val/images/{row[0]}", row[1]) for row in rows]
         empty = sorted(set(wnids) - {wnid for _, wnid in train})
         if empty or not test:
             missing = f"training images of class {empty[0]}" if empty else "validation images"
             raise UsageError(f"{source} has no {missing}: it is incomplete")
-        words = dict(line.split("\t", 1) for line in tree.lines("words.txt") if "\t" in line)
+        words = dict(line.split("\t", 1) for line in _lines(read("words.txt")) if "\t" in line)
         return Dataset(
             name="tiny_imagenet",
-            train=_decode(tree, train, wnids),
-            test=_decode(tree, test, wnids),
+            train=_decode(source, read, train, wnids),
+            test=_decode(source, read, test, wnids),
             class_names=tuple(words.get(wnid, wnid) for wnid in wnids),
         )
 
 
-def _decode(tree: _Tree, images: list[tuple[str, str]], wnids: list[str]) -> Split:
+def _lines(text: bytes) -> list[str]:
+    return [line.strip() for line in text.decode(errors="replace").splitlines() if line.strip()]
+
+
+def _decode(source: Path, read: Read, images: list[tuple[str, str]], wnids: list[str]) -> Split:
     """Return the split of the images with these names and classes."""
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
     for name, wnid in images:
         if wnid not in label_of:
-            raise UsageError(f"{tree.source}: {name} is of class {wnid}, not in wnids.txt")
-        if name not in tree.names:
-            raise UsageError(f"{tree.source} has no {name}: it is incomplete")
+            raise UsageError(f"{source}: {name} is of class {wnid}, not in wnids.txt")
     pixels, _ = decode_images(
         len(images),
-        read=lambda i: tree.read(images[i][0]),
-        describe=lambda i: f"{tree.source}: {images[i][0]}",
+        read=lambda i: read(images[i][0]),
+        describe=lambda i: f"{source}: {images[i][0]}",
     )
     return Split(pixels, np.array([label_of[wnid] for _, wnid in images], np.int32))
 
 
 @contextlib.contextmanager
-def _opened(source: Path) -> Iterator[_Tree]:
+def _opened(source: Path) -> Iterator[tuple[set[str], Read]]:
+    """Give the names of all files, below the folder of ``wnids.txt``, and a way to read one."""
     if source.is_dir():
-        names = frozenset(path.relative_to(source).as_posix() for path in source.rglob("*"))
-        yield _Tree(source, names, lambda name: (source / name).read_bytes())
+        names = {path.relative_to(source).as_posix() for path in source.rglob("*")}
+        yield names, _reader(source, names, lambda name: (source / name).read_bytes())
         return
-    advice = f"download it again from {archives.TINY_IMAGENET.url}"
     try:
         archive = zipfile.ZipFile(source)
     except (zipfile.BadZipFile, OSError) as error:
-        raise UsageError(f"{source} is not a whole zip file ({error}); {advice}") from error
+        raise UsageError(f"{source} is not a whole zip file ({error}); {_ADVICE}") from error
     with archive:
         members = archive.namelist()
         root = next((name for name in members if name.split("/")[-1] == "wnids.txt"), "")
         root = root.removesuffix("wnids.txt")
+        names = {name.removeprefix(root) for name in members}
+        yield names, _reader(source, names, lambda name: archive.read(root + name))
 
-        def read(name: str) -> bytes:
-            try:
-                return archive.read(root + name)
-            except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-                raise UsageError(f"{source}: {name} is damaged ({error}); {advice}") from error
 
-        yield _Tree(source, frozenset(name.removeprefix(root) for name in members), read)
+def _reader(source: Path, names: set[str], read: Read) -> Read:
+    def checked(name: str) -> bytes:
+        if name not in names:
+            raise UsageError(f"{source} has no {name}: it is incomplete or not Tiny-ImageNet")
+        try:
+            return read(name)
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+            raise UsageError(f"{source}: {name} is damaged ({error}); {_ADVICE}") from error
+
+    return checked

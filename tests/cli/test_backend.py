@@ -1,0 +1,88 @@
+"""Commands keep what they compile and use a device for each core, unless the user says otherwise."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from ancra_jax.cli.backend import keep_compiled_programs
+from tests.support import ENVIRONMENT
+
+COMPILE = """
+import jax
+from ancra_jax.cli.backend import keep_compiled_programs
+keep_compiled_programs()
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.jit(lambda x: x + 1)(1.0)
+"""
+COUNT = """
+import os
+from ancra_jax.cli.backend import use_a_device_per_core
+use_a_device_per_core()
+import jax
+cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+print(len(jax.devices()), min(8, cores))
+"""
+STARTED = """
+import jax
+before = len(jax.devices())
+from ancra_jax.cli.backend import use_a_device_per_core
+use_a_device_per_core()
+print(len(jax.devices()), before)
+"""
+
+
+def run(code, **settings):
+    """What a process of its own prints, with these variables and none of the inherited choices."""
+    chosen = ("JAX_COMPILATION_CACHE_DIR", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS")
+    inherited = {name: value for name, value in ENVIRONMENT.items() if name not in chosen}
+    command = [sys.executable, "-c", code]
+    environment = inherited | {"JAX_PLATFORMS": "cpu"} | settings
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True, timeout=120
+    ).stdout
+
+
+@pytest.fixture
+def nothing_chosen(monkeypatch, tmp_path):
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setenv("ANCRA_JAX_CACHE", str(tmp_path))
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_the_default_lies_in_the_cache_and_depends_on_the_processor(nothing_chosen, tmp_path):
+    keep_compiled_programs()
+    chosen = jax.config.jax_compilation_cache_dir
+    assert os.path.dirname(chosen) == str(tmp_path / "compiled")
+    assert os.path.basename(chosen).startswith(os.uname().machine)
+
+
+def test_what_the_user_chose_stays(nothing_chosen):
+    jax.config.update("jax_compilation_cache_dir", "elsewhere")
+    keep_compiled_programs()
+    assert jax.config.jax_compilation_cache_dir == "elsewhere"
+
+
+@pytest.mark.parametrize(("enabled", "kept"), [("true", True), ("false", False)])
+def test_programs_are_kept_unless_the_user_wants_none(tmp_path, enabled, kept):
+    run(COMPILE, ANCRA_JAX_CACHE=str(tmp_path), JAX_ENABLE_COMPILATION_CACHE=enabled)
+    assert any(tmp_path.rglob("*-cache")) == kept
+
+
+@pytest.mark.parametrize(
+    ("code", "chosen", "expected"),
+    [
+        (COUNT, {}, None),
+        (COUNT, {"JAX_NUM_CPU_DEVICES": "3"}, 3),
+        (COUNT, {"XLA_FLAGS": "--xla_force_host_platform_device_count=5"}, 5),
+        (STARTED, {}, None),
+    ],
+    ids=["cores", "jax variable", "xla flags", "already started"],
+)
+def test_number_of_devices(code, chosen, expected):
+    found, otherwise = map(int, run(code, **chosen).split())
+    assert found == (expected or otherwise)

@@ -1,0 +1,205 @@
+"""What a run leaves, and how it ends, stops and continues."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+
+from ancra_jax.errors import NonFiniteLossError, UsageError
+from ancra_jax.run.checkpoint import Checkpoints
+from ancra_jax.run.files import read_json_lines
+from ancra_jax.run.workdir import read_starts
+from ancra_jax.train import step as step_lib
+from ancra_jax.train.loop import train
+from tests.support import ENVIRONMENT
+from tests.support.small_runs import TRAIN_COMMAND, arrays, small_config, small_flags
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of the finished run, to be damaged."""
+    return shutil.copytree(finished[0], tmp_path / "run")
+
+
+def test_a_run_leaves_what_the_other_commands_need(finished):
+    workdir, state = finished
+    assert int(state.step) == 8
+    assert json.loads((workdir / "config.json").read_text())["name"] == "natural"
+    records = read_json_lines(workdir / "metrics.jsonl")
+    steps = [record["step"] for record in records if record["kind"] == "train"]
+    assert steps == [2, 4, 6, 8]
+    selections = [record for record in records if record["kind"] == "selection"]
+    assert [record["epoch"] for record in selections] == [1, 2]
+    assert all(0 <= r["robust_accuracy"] <= r["natural_accuracy"] <= 1 for r in selections)
+    assert list((workdir / "tensorboard").iterdir())
+    (start,) = read_starts(str(workdir))
+    assert start["step"] == 0 and start["device"] and start["versions"]["jax"]
+
+
+def test_a_finished_run_is_left_as_it_is(finished, capsys):
+    workdir, state = finished
+    again = train(small_config(), str(workdir))
+    assert str(workdir) in capsys.readouterr().out
+    assert len(read_starts(str(workdir))) == 1
+    chex.assert_trees_all_equal(arrays(again), state)
+
+
+@pytest.mark.parametrize("stop_at", [3, 4])
+def test_a_run_stopped_and_continued_equals_an_uninterrupted_one(finished, tmp_path, stop_at):
+    _, expected = finished
+    train(small_config(max_steps=stop_at), str(tmp_path / "run"))
+    continued = train(small_config(), str(tmp_path / "run"))
+    chex.assert_trees_all_equal(arrays(continued), expected)
+    steps = [r["step"] for r in read_json_lines(tmp_path / "run/metrics.jsonl")]
+    assert steps == sorted(steps)
+    assert [start["step"] for start in read_starts(str(tmp_path / "run"))] == [0, stop_at]
+
+
+def start_process(workdir, method, *flags, **environment):
+    command = [
+        *(sys.executable, "-c", TRAIN_COMMAND),
+        f"--config=configs/digits.py:{method}",
+        f"--workdir={workdir}",
+        *small_flags(),
+        *flags,
+    ]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, env=ENVIRONMENT | environment)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_run_continues_to_the_same_parameters(tmp_path, number):
+    long = {"epochs": 10, "checkpoint_every_steps": 1}
+    process = start_process(
+        tmp_path / "run", "natural", *(f"--config.{name}={value}" for name, value in long.items())
+    )
+    deadline = time.monotonic() + 240
+    while not (tmp_path / "run/checkpoints/2").is_dir():
+        assert process.poll() is None and time.monotonic() < deadline, "no checkpoint"
+        time.sleep(0.02)
+    process.send_signal(number)
+    output = process.communicate(timeout=120)[0].decode()
+    assert process.returncode == (128 + number if number == signal.SIGTERM else -number)
+    assert ("the same command continues" in output) == (number == signal.SIGTERM)
+    continued = train(small_config(**long), str(tmp_path / "run"))
+    assert [start["step"] > 1 for start in read_starts(str(tmp_path / "run"))] == [False, True]
+    expected = train(small_config(epochs=10), str(tmp_path / "uninterrupted"))
+    chex.assert_trees_all_equal(arrays(continued), arrays(expected))
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path):
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        address = f"localhost:{listener.getsockname()[1]}"
+    flags = ["--config.max_steps=1", "--distributed", f"--coordinator_address={address}"]
+    quick = {"JAX_NUM_CPU_DEVICES": "2", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+    processes = [
+        start_process(
+            tmp_path / "two", "pgd_at", *flags, "--num_processes=2", f"--process_id={i}", **quick
+        )
+        for i in range(2)
+    ]
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+
+    one = train(small_config("pgd_at", max_steps=1), str(tmp_path / "one"))
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), one
+    )
+    two, _ = Checkpoints(tmp_path / "two/checkpoints", read_only=True).restore(1, abstract)
+    chex.assert_trees_all_close(arrays(two).params, arrays(one).params, atol=1e-5)
+    steps = [r["step"] for r in read_json_lines(tmp_path / "two/metrics.jsonl")]
+    assert steps == sorted(steps)  # written once, by one of the processes
+
+
+def test_a_truncated_checkpoint_is_set_aside_and_the_one_before_it_taken(finished, copied, capsys):
+    files = [f for f in (copied / "checkpoints/8/state").rglob("*") if f.is_file()]
+    largest = max(files, key=lambda file: file.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
+    continued = train(small_config(), str(copied))
+    assert "warning" in capsys.readouterr().out
+    assert read_starts(str(copied))[-1]["step"] == 4
+    assert list((copied / "checkpoints_damaged").iterdir())  # nothing is destroyed
+    chex.assert_trees_all_equal(arrays(continued), finished[1])
+
+
+def test_a_changed_bit_in_a_checkpoint_is_noticed(copied):
+    for step in (4, 8):
+        extra = copied / f"checkpoints/{step}/extra/metadata"
+        saved = json.loads(extra.read_text())
+        name = next(iter(saved["checksums"]))
+        saved["checksums"][name][0] ^= 1
+        extra.write_text(json.dumps(saved))
+    with pytest.raises(UsageError, match=r"--workdir: .*checkpoints .*\[8, 4\]"):
+        train(small_config(), str(copied))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_good_checkpoint(tmp_path):
+    config = small_config(optimizer__learning_rate=1e30, optimizer__schedule="piecewise")
+    with pytest.raises(NonFiniteLossError, match=r"not finite at step \d+"):
+        train(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run/checkpoints/8").exists()
+
+
+def test_a_workdir_of_another_configuration_is_refused_and_left_alone(finished):
+    workdir, _ = finished
+    before = (workdir / "config.json").read_text()
+    with pytest.raises(UsageError, match=r"--workdir=.*\(seed was 0, is 5"):
+        train(small_config(seed=5), str(workdir))
+    assert (workdir / "config.json").read_text() == before
+
+
+def test_directories_that_cannot_be_used(tmp_path):
+    (tmp_path / "holiday.jpg").write_text("mine")
+    with pytest.raises(UsageError, match=rf"--workdir={tmp_path}: .*config\.json"):
+        train(small_config(), str(tmp_path))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=rf"--workdir={tmp_path}/file/run: "):
+        train(small_config(), str(tmp_path / "file" / "run"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 500}, r"config\.batch_size=500: .* 128"),
+        ({"data__selection_examples": 160}, "held-out .* 160"),
+        ({"distillation__teacher": "/nowhere"}, r"config\.distillation\.teacher='/nowhere'"),
+    ],
+)
+def test_settings_that_do_not_fit_the_data_leave_no_directory(tmp_path, settings, message):
+    with pytest.raises(UsageError, match=message):
+        train(small_config(**settings), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_step_compiles_once_and_moves_nothing_to_or_from_the_host(tmp_path, monkeypatch):
+    steps = []
+    original = step_lib.make_train_step
+
+    def guarded(*args, **kwargs):
+        step = original(*args, **kwargs)
+        steps.append(step)
+
+        def call(*operands):
+            if step._cache_size() == 0:  # compiling places constants on the device
+                return step(*operands)
+            with jax.transfer_guard("disallow"):
+                return step(*operands)
+
+        return call
+
+    monkeypatch.setattr("ancra_jax.train.loop.make_train_step", guarded)
+    state = train(small_config(), str(tmp_path / "run"))
+    assert int(state.step) == 8
+    assert steps[0]._cache_size() == 1
+    assert jnp.isfinite(jax.tree.leaves(state.params)[0]).all()
