@@ -34,6 +34,7 @@ _HOMES = {
     "attacks.types": "attacks.results attacks.progress",
     "cli": "progress interruption compilation_cache cpu_devices",
     "config": "config_fields",
+    "data.pipeline": "data.augment data.plan",
     "data.sources": "data.cifar data.digits data.folder data.tiny_imagenet data.tfds_directory",
     "evaluate": "paper_suite autoattack_suite adaptive_suite diagnostics_suite",
     "losses": "losses.basic losses.mart losses.second_order losses.self_adaptive",

@@ -1,4 +1,4 @@
-"""Commands keep what they compile and use a device for each core, unless the user says otherwise."""
+"""Commands keep what they compile and use a device per core, unless the user says otherwise."""
 
 import os
 import subprocess

@@ -16,7 +16,7 @@ from etils.epath import backend
 from ancra_jax import data
 from ancra_jax.data.sources import archives
 from ancra_jax.errors import UsageError
-from tests.support.archives import cifar_rows, tar
+from tests.support.archives import cifar100_files, cifar_rows, tar
 
 PREPARED = Path("cifar10/3.0.2")
 
@@ -55,13 +55,7 @@ def test_prepared_directory_is_an_ordinary_tfds_directory(prepared_dir):
 
 
 def test_cifar100_takes_the_fine_labels(tmp_path):
-    files = {
-        "cifar-100-binary/train.bin": cifar_rows(0, 200, (20, 100)).tobytes(),
-        "cifar-100-binary/test.bin": cifar_rows(1, 100, (20, 100)).tobytes(),
-        "cifar-100-binary/coarse_label_names.txt": b"".join(b"coarse%d\n" % i for i in range(20)),
-        "cifar-100-binary/fine_label_names.txt": b"".join(b"fine%d\n" % i for i in range(100)),
-    }
-    tar(tmp_path / "cifar-100-binary.tar.gz", files)
+    tar(tmp_path / "cifar-100-binary.tar.gz", cifar100_files())
     dataset = data.load("cifar100", data_dir=tmp_path)
     assert dataset.num_classes == 100 and dataset.class_names[99] == "fine99"
     np.testing.assert_array_equal(dataset.train.labels, np.arange(200) % 100)
@@ -174,7 +168,7 @@ def test_failed_download_tells_where_to_put_the_archive(tmp_path, monkeypatch):
     def no_network(*args, **kwargs):
         raise OSError("Name or service not known")
 
-    monkeypatch.setattr("requests.head", no_network)
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
     with pytest.raises(UsageError, match=r"Name or service.*put it into .*downloads/manual"):
         data.load("cifar10", data_dir=tmp_path)
 

@@ -39,27 +39,15 @@ IMAGES, LABELS = arrays()
 @pytest.mark.parametrize(
     ("named", "message"),
     [
-        (
-            {"images": IMAGES, "label": LABELS},
-            r"must hold 'image' and 'label'; it holds 'images', ",
-        ),
-        ({"image": IMAGES / 255, "label": LABELS}, r"image is float64 of shape \(20, 4, 4, 3\); "),
-        (
-            {"image": IMAGES[..., :1], "label": LABELS},
-            r"must be uint8 of shape \(examples, 4, 4, 3",
-        ),
-        (
-            {"image": IMAGES, "label": LABELS[:19]},
-            r"label is int64 of shape \(19,\); must be whole",
-        ),
-        (
-            {"image": IMAGES, "label": LABELS / 1},
-            r"label is float64 of shape \(20,\); must be whole",
-        ),
-        ({"image": IMAGES, "label": LABELS + 1}, r"label 10 of example \d+ is outside 0\.\.9"),
-        ({"image": IMAGES, "label": LABELS - 10}, r"label -\d+ of example \d+ is outside 0\.\.9"),
-        ({"image": IMAGES[:0], "label": LABELS[:0]}, r"has no examples"),
-        ({"image": np.array([{}]), "label": LABELS}, r"cannot be read .*allow_pickle=False"),
+        ({"images": IMAGES, "label": LABELS}, "'image'.*'images'"),
+        ({"image": IMAGES / 255, "label": LABELS}, r"float64 .*\(20, 4, 4, 3\).* uint8"),
+        ({"image": IMAGES[..., :1], "label": LABELS}, r"\(20, 4, 4, 1\).*\(examples, 4, 4, 3\)"),
+        ({"image": IMAGES, "label": LABELS[:19]}, r"label .*\(19,\)"),
+        ({"image": IMAGES, "label": LABELS / 1}, r"label .*float64"),
+        ({"image": IMAGES, "label": LABELS + 1}, r"label 10 of example \d+ .*0\.\.9"),
+        ({"image": IMAGES, "label": LABELS - 10}, r"label -\d+ of example \d+ .*0\.\.9"),
+        ({"image": IMAGES[:0], "label": LABELS[:0]}, r"no examples"),
+        ({"image": np.array([{}]), "label": LABELS}, r"allow_pickle"),
     ],
 )
 def test_what_is_not_such_a_file_is_refused(tmp_path, named, message):
@@ -68,23 +56,10 @@ def test_what_is_not_such_a_file_is_refused(tmp_path, named, message):
         data.load_extra(path, SHAPE, CLASSES)
 
 
-def test_files_that_cannot_be_read_are_refused(tmp_path):
-    refused = lambda path: data.load_extra(str(path), SHAPE, CLASSES)  # noqa: E731
-    with pytest.raises(UsageError, match="there is no such file"):
-        refused(tmp_path / "nothing.npz")
-    with pytest.raises(UsageError, match="must be a file on this machine"):
-        refused("gs://bucket/extra.npz")
-    np.save(tmp_path / "one.npy", IMAGES)
-    with pytest.raises(UsageError, match=r"it is an \.npy file"):
-        refused(tmp_path / "one.npy")
-    (tmp_path / "text.npz").write_text("no arrays")
-    with pytest.raises(UsageError, match="cannot be read"):
-        refused(tmp_path / "text.npz")
-    whole = tmp_path / "whole.npz"
-    written(whole, image=IMAGES, label=LABELS)
-    (tmp_path / "part.npz").write_bytes(whole.read_bytes()[:-200])
-    with pytest.raises(UsageError, match="cannot be read"):
-        refused(tmp_path / "part.npz")
+@pytest.mark.parametrize("path", ["/nothing/there.npz", "gs://bucket/extra.npz", __file__])
+def test_files_that_cannot_be_read_are_refused(path):
+    with pytest.raises(UsageError, match=rf"^config\.extra_data\.path='{path}': "):
+        data.load_extra(path, SHAPE, CLASSES)
 
 
 OWN, EXTRA, BATCH, COUNT = 24, 7, 8, 3

@@ -1,6 +1,5 @@
 import io
 import os
-import shutil
 
 import numpy as np
 import pytest
@@ -10,19 +9,15 @@ from PIL import Image
 from ancra_jax import data
 from ancra_jax.data.sources import cifar
 from ancra_jax.errors import UsageError
+from tests.support.archives import encode
 
 COUNTS = {"train": 20, "test": 10}
 
 
-def jpeg(image):
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=75)
-    return buffer.getvalue()
-
-
 def encoded_images(part):
     rng = np.random.default_rng(COUNTS[part])
-    return [jpeg(rng.integers(0, 256, (32, 32, 3), np.uint8)) for _ in range(COUNTS[part])]
+    images = rng.integers(0, 256, (COUNTS[part], 32, 32, 3), np.uint8)
+    return [encode(image, "JPEG") for image in images]
 
 
 def contents():
@@ -36,8 +31,7 @@ def contents():
 
 
 @pytest.fixture
-def file(tmp_path, monkeypatch):
-    monkeypatch.setenv("ANCRA_JAX_CACHE", str(tmp_path / "cache"))
+def file(tmp_path):
     path = tmp_path / "cifar10_jpeg.npz"
     np.savez_compressed(path, **contents())
     return path
@@ -88,7 +82,7 @@ def test_a_tfds_directory_of_the_same_jpeg_images_is_the_same_data_set(file, tmp
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        ({"test_labels": None}, "damaged: .*test_labels"),
+        ({"test_labels": None}, "'test_labels'"),
         ({"train_lengths": np.array([3, 4], np.uint16)}, "train_lengths add up to 7"),
         ({"train_lengths": np.array([], np.uint16)}, "train_lengths add up to 0"),
         ({"test_labels": np.arange(3)}, "10 images but 3 labels"),
@@ -104,14 +98,10 @@ def test_damaged_contents_are_named(file, damage, message):
 
 
 def test_a_file_that_is_missing_or_no_such_file(file):
-    with pytest.raises(UsageError, match="there is no such file"):
+    with pytest.raises(UsageError, match=r"data_dir .*other\.npz"):
         data.load("cifar10", data_dir=file.with_name("other.npz"))
-    shutil.copy(__file__, file)
-    with pytest.raises(UsageError, match="is damaged"):
-        data.load("cifar10", data_dir=file)
-    np.savez_compressed(file, **contents())
     os.truncate(file, 1000)
-    with pytest.raises(UsageError, match="is damaged"):
+    with pytest.raises(UsageError, match=rf"data_dir {file}: "):
         data.load("cifar10", data_dir=file)
 
 

@@ -1,8 +1,3 @@
-import json
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +6,7 @@ import pytest
 from ancra_jax import data
 from ancra_jax.errors import UsageError
 from ancra_jax.types import Batch
+from tests.support import run_on_eight_devices
 
 
 def make_split(count=50, shape=(8, 8, 3)):
@@ -93,7 +89,7 @@ def test_batches_per_epoch_drops_the_rest():
     assert data.batches_per_epoch(50, 16) == 3
     assert data.batches_per_epoch(50, 50) == 1
     for batch_size in (51, 0, -1):
-        with pytest.raises(UsageError, match=rf"batch_size must be 1 to 50 .*got {batch_size}"):
+        with pytest.raises(UsageError, match=rf"batch_size .*50.*{batch_size}"):
             data.batches_per_epoch(50, batch_size)
 
 
@@ -121,14 +117,13 @@ def test_evaluation_batches_cover_the_first_examples_in_order(num_examples):
 
 
 def test_evaluation_refuses_impossible_numbers():
-    with pytest.raises(UsageError, match="batch_size must be at least 1; got 0"):
+    with pytest.raises(UsageError, match=r"batch_size .* 0"):
         data.batches_for_evaluation(make_split(20), 0)
-    with pytest.raises(UsageError, match=r"num_examples must be at most 20 .*got 21"):
+    with pytest.raises(UsageError, match=r"num_examples .*20.*21"):
         data.batches_for_evaluation(make_split(20), 8, 21)
 
 
 _SHARDED = """
-import json
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
@@ -154,18 +149,10 @@ eight = take(on_all, jax.device_put(permutation, replicated), 32, sharded)
 jax.tree.map(np.testing.assert_array_equal, one, eight)
 for batch, mask in data.batches_for_evaluation(split, 16, sharding=sharded):
     assert mask.sharding.is_equivalent_to(sharded, 1)
-print(json.dumps({
-    "copies": len(on_all.images.addressable_shards),
-    "whole": on_all.images.addressable_shards[3].data.shape[0],
-    "part": eight.images.addressable_shards[3].data.shape[0],
-}))
+shards, part = on_all.images.addressable_shards, eight.images.addressable_shards[3]
+print(len(shards), len(shards[3].data), len(part.data))  # each device has all images, a part
 """
 
 
 def test_eight_devices_give_the_batch_of_one():
-    environment = os.environ | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
-    run = subprocess.run(
-        [sys.executable, "-c", _SHARDED], env=environment, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
-    assert json.loads(run.stdout) == {"copies": 8, "whole": 100, "part": 4}
+    assert run_on_eight_devices(_SHARDED).split() == ["8", "100", "4"]

@@ -48,3 +48,47 @@ def write_files(root, files: dict[str, bytes]) -> None:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(contents)
+
+
+def cifar10_files() -> dict[str, bytes]:
+    """CIFAR-10 with 10 images a file: 50 to train on, 10 to test."""
+    folder = "cifar-10-batches-bin/"
+    names = [f"data_batch_{i}.bin" for i in range(1, 6)] + ["test_batch.bin"]
+    files = {
+        folder + name: cifar_rows(seed, 10, (10,)).tobytes() for seed, name in enumerate(names)
+    }
+    return files | {folder + "batches.meta.txt": b"".join(b"class%d\n" % i for i in range(10))}
+
+
+def cifar100_files() -> dict[str, bytes]:
+    """CIFAR-100 with 200 images to train on and 100 to test."""
+    files = {
+        f"{part}.bin": cifar_rows(seed, count, (20, 100)).tobytes()
+        for seed, (part, count) in enumerate({"train": 200, "test": 100}.items())
+    }
+    for kind, count in {"coarse": 20, "fine": 100}.items():
+        names = "".join(f"{kind}{i}\n" for i in range(count))
+        files[f"{kind}_label_names.txt"] = names.encode()
+    return {f"cifar-100-binary/{name}": contents for name, contents in files.items()}
+
+
+def tiny_imagenet_files() -> dict[str, bytes]:
+    """Tiny-ImageNet's layout: 3 classes of 2 training images, 4 validation images, one grey."""
+    files = {
+        "wnids.txt": "\n".join(WNIDS).encode(),
+        "words.txt": b"n00\tentity\nn01\tgoldfish, Carassius auratus\nn02\tcat\nn03\tdog\n",
+    }
+    for number, wnid in enumerate(WNIDS):
+        files[f"train/{wnid}/{wnid}_boxes.txt"] = b"box"
+        for i in range(2):
+            pixels = random_image(10 * number + i, 64, 64, 3)
+            if (number, i) == (0, 1):
+                pixels = pixels[..., 0]
+            files[f"train/{wnid}/images/{wnid}_{i}.JPEG"] = encode(pixels, "JPEG")
+    rows = []
+    for i, wnid in enumerate(["n03", "n01", "n02", "n01"]):
+        files[f"val/images/val_{i}.JPEG"] = encode(random_image(100 + i, 64, 64, 3), "JPEG")
+        rows.append(f"val_{i}.JPEG\t{wnid}\t0\t0\t62\t62\n")
+    files["val/val_annotations.txt"] = "".join(rows).encode()
+    files["test/images/test_0.JPEG"] = encode(random_image(200, 64, 64, 3), "JPEG")
+    return files

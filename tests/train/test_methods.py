@@ -1,8 +1,6 @@
 """Every configured method trains and continues to the same state, on one device or on eight."""
 
 import shutil
-import subprocess
-import sys
 
 import chex
 import numpy as np
@@ -14,7 +12,7 @@ from ancra_jax.run import build, sharding
 from ancra_jax.run.weights import load_weights
 from ancra_jax.train.loop import train
 from configs import cifar10, cifar100, common, digits, tiny_imagenet
-from tests.support import ENVIRONMENT
+from tests.support import run_on_eight_devices
 from tests.support.small_runs import arrays, small_config
 
 FILES = {"cifar10": cifar10, "cifar100": cifar100, "digits": digits, "tiny_imagenet": tiny_imagenet}
@@ -73,6 +71,7 @@ EIGHT_DEVICES = """
 import sys
 import chex, jax
 from jax import numpy as jnp
+from tests.support.reference_weights import random_variables
 from tests.support.small_runs import arrays, small_config
 from ancra_jax import data, methods
 from ancra_jax.run import build, sharding
@@ -108,7 +107,7 @@ def after_one_step(name, devices, **options):
     operands = data.put_on_device(split, everywhere), permutation
     teacher = None
     if config.distillation.weight:
-        variables = network.init(jax.random.key(3), jnp.zeros((1, 8, 8, 1)))
+        variables = random_variables(network, (8, 8, 1))
         teacher = jax.tree_util.Partial(network.apply, jax.device_put(variables, everywhere))
     state, _ = step(jax.device_put(state, everywhere), *operands, teacher)
     if "swa" in state.averages:
@@ -131,6 +130,5 @@ for name, options in (cases | {"sat": OPTIONS}).items():
 
 @pytest.mark.slow
 def test_eight_devices_make_the_step_of_one(extra_data):
-    settings = {"JAX_NUM_CPU_DEVICES": "8", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
-    command = [sys.executable, "-c", EIGHT_DEVICES, extra_data["extra_data__path"]]
-    subprocess.run(command, env=ENVIRONMENT | settings | {"JAX_PLATFORMS": "cpu"}, check=True)
+    file = extra_data["extra_data__path"]
+    run_on_eight_devices(EIGHT_DEVICES, file, JAX_DISABLE_MOST_OPTIMIZATIONS="true")

@@ -1,0 +1,231 @@
+"""Averaged weights, extra data and distillation in whole runs."""
+
+import json
+import shutil
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ancra_jax import methods, models
+from ancra_jax.data import DeviceSplit
+from ancra_jax.errors import UsageError
+from ancra_jax.evaluate import evaluate
+from ancra_jax.results.store import read_result
+from ancra_jax.run import build, sharding
+from ancra_jax.run.checkpoint import Checkpoints
+from ancra_jax.run.files import read_json_lines
+from ancra_jax.run.state import create_train_state
+from ancra_jax.run.weights import load_weights
+from ancra_jax.run.workdir import open_for_training
+from ancra_jax.train import optim
+from ancra_jax.train.loop import train
+from ancra_jax.train.step import make_train_step
+from tests.support.reference_weights import random_variables
+from tests.support.small_runs import TinyNetwork, arrays, small_config
+
+
+def program(**settings):
+    """The training step of a configuration, as JAX hands it to the compiler."""
+    config = small_config("pgd_at", data__crop_padding=1, **settings)
+    dataset = build.load_dataset(config.data)
+    splits = build.split_dataset(dataset, config)
+    network, method = build.create_network(config, 10), methods.create(config)
+    optimizer, averaging = optim.create(config.optimizer, 2, 4), build.averaging(config)
+    key, mesh = jax.random.key(3), sharding.create_mesh(jax.devices()[:1])
+    batches = build.batch_plan(config, splits, key, key, mesh)
+    state = jax.eval_shape(
+        lambda: create_train_state(network.init, optimizer, (8, 8, 1), key, {}, averaging)
+    )
+    data = DeviceSplit(jnp.zeros((128, 8, 8, 1), jnp.uint8), jnp.zeros(128, jnp.int32))
+    step = make_train_step(network.apply, method, optimizer, batches, averaging)
+    return step.lower(state, data, jnp.arange(128)).as_text()
+
+
+def test_options_that_are_off_leave_the_step_as_it_is():
+    plain = program()
+    others = {
+        "negative_contrast__alpha": 0.3,
+        "negative_contrast__strategy": "hard",
+        "awp__warmup_epochs": 0,
+        "udr__interval": 7,
+        "self_adaptive__momentum": 0.5,
+        "second_order__weight": 0.5,
+        "distillation__temperature": 2.0,
+    }
+    assert program(**others) == plain
+    assert program(ema__decay=0.9) != plain  # so the texts tell programs apart
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """The directory of a run to distil from."""
+    workdir = tmp_path_factory.mktemp("teacher") / "run"
+    train(small_config("natural", max_steps=2), str(workdir))
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def options(teacher, extra_data):
+    """Settings that turn everything on."""
+    averages = {"ema__decay": 0.9, "swa__start_epoch": 1}
+    distillation = {"distillation__teacher": str(teacher), "distillation__weight": 0.5}
+    return averages | extra_data | distillation
+
+
+@pytest.fixture(scope="module")
+def all_on(options, tmp_path_factory):
+    """An uninterrupted run with everything on, and its final state."""
+    workdir = tmp_path_factory.mktemp("options") / "run"
+    return workdir, arrays(train(small_config("trades_ancra", **options), str(workdir)))
+
+
+@pytest.mark.slow
+def test_everything_composes_and_a_run_stopped_twice_equals_an_uninterrupted_one(
+    all_on, options, tmp_path
+):
+    workdir, expected = all_on
+    assert int(expected.step) == 10  # 5 steps an epoch: of 32 examples 24 are the data set's own
+    assert int(expected.averages["swa"]["count"]) == 2
+    for stop_at in (3, 8):  # within the first epoch, and within one that begins with an average
+        train(small_config("trades_ancra", max_steps=stop_at, **options), str(tmp_path))
+    continued = train(small_config("trades_ancra", **options), str(tmp_path))
+    chex.assert_trees_all_equal(arrays(continued), expected)
+
+    saved = json.loads((workdir / "checkpoints/10/extra/metadata").read_text())
+    assert saved["image_shape"] == [8, 8, 1] and saved["class_names"] == list("0123456789")
+    assert not any("teacher" in name for name in saved["checksums"])
+    records = read_json_lines(workdir / "metrics.jsonl")
+    losses = [record for record in records if record["kind"] == "train"]
+    assert all(r["loss_distillation"] > 0 and "loss_negative_contrast" in r for r in losses)
+    for record in [record for record in records if record["kind"] == "selection"]:
+        for prefix in ("", "ema_", "swa_"):
+            robust, natural = (record[f"{prefix}{n}_accuracy"] for n in ("robust", "natural"))
+            assert 0 <= robust <= natural <= 1
+
+
+@pytest.mark.slow
+def test_each_of_the_weights_is_evaluated_beside_the_others(all_on):
+    workdir, state = all_on
+    config = small_config("trades_ancra")
+    images = jnp.asarray(build.load_dataset(config.data).test.images[:20] / np.float32(255))
+    network = build.create_network(config, 10)
+    for weights in ("raw", "ema", "swa"):
+        evaluate(str(workdir), suite="quick", checkpoint="last", weights=weights, num_examples=20)
+        name = "last" if weights == "raw" else f"last_{weights}"
+        assert read_result(workdir / f"evaluation/{name}/natural.json")["checkpoint"] == name
+        variables = jax.tree.map(jnp.asarray, state.variables_of(weights))
+        predicted = network.apply(variables, images).logits.argmax(axis=-1)
+        found = np.load(workdir / f"evaluation/{name}/natural.npz")["predictions"]
+        np.testing.assert_array_equal(found, predicted)
+
+
+def test_weights_that_a_run_does_not_keep_are_refused(teacher):
+    with pytest.raises(UsageError, match=r"--weights=ema: .* raw "):
+        evaluate(str(teacher), weights="ema")
+
+
+def test_averages_do_not_touch_the_training_and_one_that_has_not_begun_is_refused(
+    teacher, tmp_path
+):
+    averages = {"ema__decay": 0.9, "swa__start_epoch": 2}
+    state = arrays(train(small_config("natural", max_steps=2, **averages), str(tmp_path)))
+    network, mesh = build.create_network(small_config("natural"), 10), sharding.create_mesh()
+    without, _, _ = load_weights(str(teacher), network, (8, 8, 1), mesh, checkpoint="last")
+    # The compiler may fuse the same arithmetic otherwise.
+    chex.assert_trees_all_close(state.variables, arrays(without), rtol=1e-5, atol=1e-7)
+    with pytest.raises(UsageError, match=r"--weights=swa: .* epoch 2 "):
+        evaluate(str(tmp_path), weights="swa", checkpoint="last")
+    with pytest.raises(UsageError, match="best swa checkpoint"):
+        evaluate(str(tmp_path), weights="swa")
+
+
+def test_a_run_of_an_older_version_is_continued(finished, tmp_path):
+    """Before there were averages, neither the state nor the configuration had them."""
+    state = train(small_config(max_steps=3), str(tmp_path))
+    saved = json.loads((tmp_path / "checkpoints/3/extra/metadata").read_text())
+    shutil.rmtree(tmp_path / "checkpoints")
+    older = {name: value for name, value in state._asdict().items() if name != "averages"}
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(3, older, None, {"epoch": 1, "data": saved["data"]})
+    checkpoints.close()
+    file = tmp_path / "config.json"
+    values = json.loads(file.read_text())
+    for group in ("ema", "swa", "extra_data", "distillation"):
+        del values[group]
+    file.write_text(json.dumps(values))
+    chex.assert_trees_all_equal(arrays(train(small_config(), str(tmp_path))), finished[1])
+
+
+def test_inputs_that_changed_are_refused(teacher, extra_data, tmp_path):
+    path, other = tmp_path / "extra.npz", tmp_path / "teacher"
+    shutil.copy(extra_data["extra_data__path"], path)
+    shutil.copytree(teacher, other)
+    options = extra_data | {"extra_data__path": str(path)}
+    options |= {"distillation__teacher": str(other), "distillation__weight": 0.5}
+    train(small_config(max_steps=1, **options), str(tmp_path / "run"))
+
+    def continued(**changes):
+        return train(small_config(max_steps=2, **options | changes), str(tmp_path / "run"))
+
+    with pytest.raises(UsageError, match=r"--workdir=.*extra_data\.path was"):
+        continued(**extra_data)
+    shutil.rmtree(other)
+    train(small_config("natural", max_steps=1), str(other))
+    with pytest.raises(UsageError, match=r"^config\.distillation\.teacher: .*fingerprint"):
+        continued()
+    shutil.rmtree(other)
+    shutil.copytree(teacher, other)
+    extra = np.load(path)
+    np.savez(path, image=extra["image"], label=extra["label"][::-1])
+    with pytest.raises(UsageError, match=r"^config\.extra_data\.path: .*fingerprint"):
+        continued()
+
+
+@pytest.mark.parametrize(
+    ("shape", "classes", "message"),
+    [
+        ((8, 8, 1), 7, r"\(8, 8, 1\) and 10 classes: .*fc/bias has shape \[7\]"),
+        ((8, 8, 3), 10, r"\(8, 8, 1\) and 10 classes: .*kernel has shape \[3, 3, 3"),
+        ((9, 9, 1), 10, r"\(9, 9, 1\) and the 10 classes 0, 1, 2"),
+    ],
+)
+def test_a_teacher_of_other_classes_or_images_is_refused(tmp_path, shape, classes, message):
+    config = small_config("natural", data__name="pictures")
+    open_for_training(str(tmp_path / "teacher"), config)
+    network = build.create_network(config, classes)
+    variables = random_variables(network, shape)
+    checkpoints = Checkpoints(tmp_path / "teacher/checkpoints")
+    trained_on = {"image_shape": shape, "class_names": list(map(str, range(classes)))}
+    checkpoints.save(1, variables, {"robust_accuracy": 0.5}, trained_on)
+    checkpoints.close()
+    distillation = {"distillation__teacher": str(tmp_path / "teacher"), "distillation__weight": 0.5}
+    with pytest.raises(UsageError, match=rf"^config\.distillation\.teacher=.*{message}"):
+        train(small_config(**distillation), str(tmp_path / "student"))
+    assert not (tmp_path / "student").exists()
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"distillation__teacher": "/nothing/there"}, r"teacher=/nothing/there: "),
+        ({"distillation__teacher_weights": "swa"}, r"teacher_weights=swa: .* raw "),
+    ],
+)
+def test_a_teacher_that_is_not_there_is_refused(teacher, tmp_path, choice, message):
+    options = {"distillation__teacher": str(teacher), "distillation__weight": 0.5} | choice
+    with pytest.raises(UsageError, match=rf"^config\.distillation\.{message}"):
+        train(small_config(**options), str(tmp_path / "student"))
+
+
+@models.register("plain_tiny")
+def _plain_tiny(*, reverse_attention, width, **options):
+    del reverse_attention
+    return TinyNetwork(width=width, **options)
+
+
+def test_attention_on_a_network_without_it_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"model\.reverse_attention=True: .*'plain_tiny'"):
+        train(small_config("trades_ra", model__name="plain_tiny"), str(tmp_path / "run"))
