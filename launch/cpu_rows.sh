@@ -27,7 +27,7 @@ settings=(
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.jax_cache}"
 failed=()
 
-# A row that fails holds nobody up; a signal stops all.
+# A row that fails does not stop the others; a signal stops everything.
 run() {
   .venv/bin/python -m "$@" && return
   status=$?

@@ -25,10 +25,7 @@ def load_extra(path: str, image_shape: tuple[int, int, int], num_classes: int) -
     field = f"config.extra_data.path={path!r}"
     if "://" in path:
         raise UsageError(f"{field}: must be a file on this machine; copy it first")
-    try:
-        arrays = read_arrays(pathlib.Path(path).expanduser(), (IMAGES, LABELS), field=field)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    arrays = read_arrays(pathlib.Path(path).expanduser(), (IMAGES, LABELS), field=field)
     images, labels = arrays[IMAGES], arrays[LABELS]
     if images.dtype != np.uint8 or images.shape[1:] != image_shape:
         raise UsageError(

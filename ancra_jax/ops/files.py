@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ancra_jax.errors import UsageError
+
 PathLike = str | os.PathLike[str]
 
 _DAMAGES = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
@@ -43,20 +45,20 @@ def read_arrays(
       field: what errors call the file; by default its path.
 
     Raises:
-      ValueError: the file is missing or damaged, or lacks an array that is needed.
+      UsageError: the file is missing or damaged, or lacks an array that is needed.
     """
     field = field or str(path)
     if not os.path.exists(path):
-        raise ValueError(f"{field}: there is no such file")
+        raise UsageError(f"{field}: there is no such file")
     try:
         if not zipfile.is_zipfile(path):
             raise ValueError("it is not a whole zip file")
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except _DAMAGES as error:
-        raise ValueError(f"{field}: is damaged or no .npz file: {error}") from error
+        raise UsageError(f"{field}: is damaged or no .npz file: {error}") from error
     if missing := [name for name in needed if name not in arrays]:
-        raise ValueError(
+        raise UsageError(
             f"{field}: lacks the array {' and '.join(map(repr, missing))}; it holds "
             f"{', '.join(map(repr, arrays)) or 'nothing'}"
         )

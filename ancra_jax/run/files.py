@@ -1,15 +1,10 @@
-"""Files of runs: JSON lines and arrays; see ``ancra_jax.ops.files`` for how they are written."""
+"""Files of runs: JSON lines, and what ``ancra_jax.ops.files`` has for arrays and atomic writes."""
 
 import json
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from ancra_jax.errors import UsageError
-from ancra_jax.ops import files
-from ancra_jax.ops.files import PathLike, write_arrays, write_atomically
+from ancra_jax.ops.files import PathLike, read_arrays, write_arrays, write_atomically
 
 __all__ = ["read_arrays", "read_json_lines", "write_arrays", "write_atomically"]
 
@@ -24,15 +19,3 @@ def read_json_lines(path: PathLike) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return records
-
-
-def read_arrays(path: PathLike, needed: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """Return the arrays of a file, as ``ancra_jax.ops.files.read_arrays`` does.
-
-    Raises:
-      UsageError: it is missing or damaged, or lacks an array that is needed.
-    """
-    try:
-        return files.read_arrays(path, needed)
-    except ValueError as error:
-        raise UsageError(str(error)) from error

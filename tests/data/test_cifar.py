@@ -104,34 +104,25 @@ def rewrite(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
+def info(data_dir: Path) -> Path:
+    return data_dir / PREPARED / "dataset_info.json"
+
+
+def features(data_dir: Path) -> Path:
+    return data_dir / PREPARED / "features.json"
+
+
 DAMAGES = {
-    "no info": (lambda d: (d / PREPARED / "dataset_info.json").unlink(), "has no dataset_info"),
-    "no features": (lambda d: (d / PREPARED / "features.json").unlink(), "3.0.2 cannot be read"),
-    "half info": (
-        lambda d: os.truncate(d / PREPARED / "dataset_info.json", 100),
-        "3.0.2 cannot be read",
-    ),
+    "no info": (lambda d: info(d).unlink(), "has no dataset_info"),
+    "no features": (lambda d: features(d).unlink(), "3.0.2 cannot be read"),
+    "half info": (lambda d: os.truncate(info(d), 100), "3.0.2 cannot be read"),
     "missing shard": (lambda d: shard(d, "test").unlink(), "cifar10-test.* is missing"),
-    "truncated shard": (lambda d: os.truncate(shard(d, "train"), 70000), "train split cannot be"),
-    "empty shard": (lambda d: os.truncate(shard(d, "train"), 0), "train split cannot be read"),
-    "wrong count": (
-        lambda d: rewrite(d / PREPARED / "dataset_info.json", '"50"', '"60"'),
-        "3.0.2",
-    ),
-    "no test split": (
-        lambda d: rewrite(d / PREPARED / "dataset_info.json", '"name": "test"', '"name": "rest"'),
-        "has no split test",
-    ),
-    "other data set": (
-        lambda d: rewrite(d / PREPARED / "dataset_info.json", '"name": "cifar10"', '"name": "x"'),
-        "holds the data set 'x'",
-    ),
-    "other classes": (
-        lambda d: rewrite(
-            d / PREPARED / "features.json", '"numClasses": "10"', '"numClasses": "9"'
-        ),
-        "label with 10 classes; .* with 9 classes",
-    ),
+    "truncated shard": (lambda d: os.truncate(shard(d, "train"), 70000), "train split"),
+    "empty shard": (lambda d: os.truncate(shard(d, "train"), 0), "train split"),
+    "wrong count": (lambda d: rewrite(info(d), '"50"', '"60"'), "3.0.2"),
+    "no test split": (lambda d: rewrite(info(d), '"test"', '"rest"'), "train, rest; .* test"),
+    "other data set": (lambda d: rewrite(info(d), '"cifar10"', '"x"'), "'x' .* 'cifar10'"),
+    "other classes": (lambda d: rewrite(features(d), '"10"', '"9"'), " 9 classes .* 10 classes"),
 }
 
 
@@ -209,30 +200,28 @@ def test_download_is_checked_and_kept(tmp_path, monkeypatch, cifar10_files, serv
         archives.obtain(archive, "cifar10", data_dir)
 
 
+BATCH, NAMES = (f"cifar-10-batches-bin/{name}" for name in ("data_batch_2.bin", "batches.meta.txt"))
+
+
 @pytest.mark.parametrize(
-    "damage", ["truncated", "another archive", "half a file", "label", "names"]
+    ("change", "message"),
+    [
+        (lambda files: files, "is damaged"),  # the archive is then cut in half
+        (lambda files: files.pop(BATCH), "data_batch_2.bin"),
+        (
+            lambda files: files.update({BATCH: files[BATCH][:5000]}),
+            "data_batch_2.bin .* 3073 .* 5000",
+        ),
+        (lambda files: files.update({BATCH: b"\x0a" + files[BATCH][1:]}), "data_batch_2.bin .*10"),
+        (lambda files: files.update({NAMES: b"one\ntwo\n"}), "batches.meta.txt .*2"),
+    ],
 )
-def test_damaged_archives_are_refused(cifar10_dir, cifar10_files, damage):
+def test_damaged_archives_are_refused(cifar10_dir, cifar10_files, change, message):
     path = cifar10_dir / "downloads" / "manual" / "cifar-10-binary.tar.gz"
-    batch = "cifar-10-batches-bin/data_batch_2.bin"
-    if damage == "another archive":
-        del cifar10_files[batch]
-    elif damage == "half a file":
-        cifar10_files[batch] = cifar10_files[batch][:5000]
-    elif damage == "label":
-        cifar10_files[batch] = b"\x0a" + cifar10_files[batch][1:]
-    elif damage == "names":
-        cifar10_files["cifar-10-batches-bin/batches.meta.txt"] = b"one\ntwo\n"
+    change(cifar10_files)
     tar(path, cifar10_files)
-    if damage == "truncated":
+    if message == "is damaged":
         os.truncate(path, path.stat().st_size // 2)
-    message = {
-        "truncated": "is damaged",
-        "another archive": "has no data_batch_2.bin",
-        "half a file": "data_batch_2.bin must hold 3073 bytes an image",
-        "label": "data_batch_2.bin has the label 10, not 0..9",
-        "names": "2 names, not 10",
-    }[damage]
     with pytest.raises(UsageError, match=message) as error:
         data.load("cifar10", data_dir=cifar10_dir)
     assert "cifar-10-binary.tar.gz" in str(error.value)

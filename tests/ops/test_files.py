@@ -6,6 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
+from ancra_jax.errors import UsageError
 from ancra_jax.ops.files import read_arrays, write_arrays, write_atomically
 
 ARRAYS = {"a": np.arange(6).reshape(2, 3), "b": np.ones(1000, bool)}
@@ -49,9 +50,9 @@ DAMAGES = {
 def test_what_is_no_such_file_is_refused(file, damage, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     DAMAGES[damage](file)
-    with pytest.raises(ValueError, match=rf"^{file}: .*{'a' if damage == 'another' else ''}"):
+    with pytest.raises(UsageError, match=rf"^{file}: .*{'a' if damage == 'another' else ''}"):
         read_arrays(file, ["a"])
-    with pytest.raises(ValueError, match=r"^--file: "):
+    with pytest.raises(UsageError, match=r"^--file: "):
         read_arrays(file, ["a"], field="--file")
     assert not (tmp_path / "exploded").exists()
 

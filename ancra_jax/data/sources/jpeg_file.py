@@ -33,10 +33,7 @@ def load(
         raise UsageError(f"{field}: there is no such file")
 
     def build() -> Dataset:
-        try:
-            arrays = read_arrays(path, _ARRAYS, field=field)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
+        arrays = read_arrays(path, _ARRAYS, field=field)
         train, test = (_split(field, arrays, part) for part in ("train", "test"))
         return Dataset(name, train, test, class_names, recoded="JPEG")
 

@@ -124,21 +124,16 @@ def _read(directory: epath.Path, name: str, num_classes: int) -> Dataset:
             f"{directory} cannot be read as a TFDS directory: {error}; {_INCOMPLETE}"
         ) from error
     info = builder.info
-    if info.name != name:
-        raise UsageError(f"{directory} holds the data set {info.name!r}, not {name!r}")
-    missing = {"image", "label"} - set(info.features)
-    classes = None if missing else getattr(info.features["label"], "num_classes", None)
-    if classes != num_classes:
+    label: Any = info.features["label"] if {"image", "label"} <= set(info.features) else None
+    classes = getattr(label, "num_classes", None)
+    if (info.name, classes) != (name, num_classes) or not {"train", "test"} <= set(info.splits):
         raise UsageError(
-            f"{directory}: {name!r} must have the features 'image' and 'label', the label with "
-            f"{num_classes} classes; it has {', '.join(info.features)}, with {classes} classes"
+            f"{directory} holds {info.name!r} with the features {', '.join(info.features)}, "
+            f"{classes} classes and the splits {', '.join(info.splits)}; must be {name!r} with "
+            f"image, label, {num_classes} classes, train and test"
         )
-    missing = {"train", "test"} - set(info.splits)
-    if missing:
-        raise UsageError(f"{directory} has no split {', '.join(sorted(missing))}")
     (train, jpeg), (test, _) = (_read_split(builder, part) for part in ("train", "test"))
-    names = tuple(info.features["label"].names)
-    return Dataset(name, train, test, names, recoded="JPEG" if jpeg else "")
+    return Dataset(name, train, test, tuple(label.names), recoded="JPEG" if jpeg else "")
 
 
 def _read_split(builder: Any, part: str) -> tuple[Split, bool]:
