@@ -229,6 +229,8 @@ def define_flags() -> None:
         "config",
         None,
         "Configuration: FILE.py:METHOD, for instance configs/cifar10.py:trades_ancra.",
+        lock_config=False,
+        accept_new_attributes=True,  # method.options.*; others are refused when it is read
     )
     flags.DEFINE_string("workdir", None, "Directory of the run; continued if it holds one.")
     multihost.define_flags()

@@ -1,5 +1,6 @@
 """Things of one's own, in files that ``--plugin`` names."""
 
+import json
 import re
 
 import pytest
@@ -21,10 +22,13 @@ def test_a_data_set_of_ones_own_is_two_files(tmp_path):
     plugin, workdir = f"--plugin={tmp_path}/stripes.py", f"{tmp_path}/run"
     config = f"--config={tmp_path}/stripes_config.py:trades"
     settings = [*small_flags(), "--config.max_steps=2", f"--workdir={workdir}"]
+    settings += ["--config.data.options.period=4"]
     assert "'stripes'" in run_command(train, config, *settings).error  # not known without it
     trained = run_command(train, plugin, config, *settings)
     assert trained.status in (0, None), trained.error
     assert data.load("stripes").class_names == ("horizontal", "vertical")
+    saved = json.loads((tmp_path / "run/config.json").read_text())
+    assert (saved["data"]["name"], saved["data"]["options"]) == ("stripes", {"period": 4})
     choice = ("--checkpoint=last", "--suite=quick", "--num_examples=8")
     evaluated = run_command(evaluate, plugin, f"--workdir={workdir}", *choice)
     assert evaluated.status in (0, None), evaluated.error
