@@ -64,10 +64,9 @@ def to_float(images: UInt8[Array, "*shape"]) -> Float32[Array, "*shape"]:
 class Augmentation:
     """What is done to training images; hashable, so it can be a static argument.
 
-    Attributes:
-      crop_padding: pixels of zeros added on every side before a crop of the original size is taken
-        at a uniformly random place; 0: no crop.
-      horizontal_flip: whether images are mirrored with probability 1/2.
+    A crop of the original size is taken at a uniformly random place of the image with
+    ``crop_padding`` pixels of zeros on every side, if there are any. ``horizontal_flip`` mirrors
+    images with probability 1/2.
 
     Raises:
       UsageError: ``crop_padding`` is negative.
@@ -119,8 +118,7 @@ def batches_per_epoch(num_examples: int, batch_size: int) -> int:
     """
     if not 1 <= batch_size <= num_examples:
         raise UsageError(
-            f"batch_size must be 1 to {num_examples} (the number of training examples); "
-            f"got {batch_size}"
+            f"batch_size={batch_size}: must be 1 to {num_examples}, the number of training examples"
         )
     return num_examples // batch_size
 
@@ -166,19 +164,12 @@ def training_batch(
 
 @dataclasses.dataclass(frozen=True)
 class ExtraDraws:
-    """Which extra examples a batch gets: drawn with replacement, from the run's key and the step.
+    """Which extra examples a batch gets: drawn with replacement, from a key and the step."""
 
-    Attributes:
-      count: examples of every batch.
-      first: index of the first extra example; they come after the training split's own.
-      num_examples: how many there are to draw from.
-      key: of the run's draws.
-    """
-
-    count: int
-    first: int
-    num_examples: int
-    key: Key[Array, ""]
+    count: int  # in every batch
+    first: int  # index of the first one; they come after the training split's own examples
+    num_examples: int  # to draw from
+    key: Key[Array, ""]  # of the run's draws
 
     def indices(self, step: Int[Array, ""]) -> Int32[Array, "count"]:
         """Return positions of a step's extra examples, behind those of the training split."""
@@ -188,23 +179,14 @@ class ExtraDraws:
 
 @dataclasses.dataclass(frozen=True)
 class BatchPlan:
-    """Which batch every step of a run gets.
+    """Which batch every step of a run gets."""
 
-    Attributes:
-      batch_size: examples per step, over all devices, the extra ones included.
-      steps_per_epoch: steps per pass over the training split's own examples.
-      augmentation: of the natural images.
-      key: of the run's steps.
-      sharding: how to spread a batch over devices.
-      extra: what part of the batch is extra data; None for nothing.
-    """
-
-    batch_size: int
-    steps_per_epoch: int
+    batch_size: int  # over all devices, the extra examples included
+    steps_per_epoch: int  # per pass over the training split's own examples
     augmentation: Augmentation
-    key: Key[Array, ""]
-    sharding: jax.sharding.Sharding | None = None
-    extra: ExtraDraws | None = None
+    key: Key[Array, ""]  # of the run's steps
+    sharding: jax.sharding.Sharding | None = None  # how to spread a batch over devices
+    extra: ExtraDraws | None = None  # what part of the batch is extra data
 
     def keys(self, step: Int[Array, ""]) -> tuple[Key[Array, ""], Key[Array, ""]]:
         """Return two keys of a step: of its augmentation, and of what the method draws."""

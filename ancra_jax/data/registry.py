@@ -16,22 +16,15 @@ from ancra_jax.registry import Registry
 
 @dataclasses.dataclass(frozen=True)
 class SourceOptions:
-    """What a source is told.
+    """What a source is told; None is the usual place, or the size that images have."""
 
-    Attributes:
-      data_dir: where the data lie; None for the source's usual place.
-      image_size: height and width to resize images to; None leaves them as they are. Only sources
-        registered with ``resizes=True`` see a number here.
-      cache_dir: where decoded images are kept; None for the usual place.
-    """
-
-    data_dir: PathLike | None = None
-    image_size: int | None = None
-    cache_dir: PathLike | None = None
+    data_dir: PathLike | None = None  # where the data lie
+    image_size: int | None = None  # height and width; None unless registered with ``resizes=True``
+    cache_dir: PathLike | None = None  # where decoded images are kept
 
 
 def local_path(data_dir: PathLike) -> Path:
-    """The path a user gave.
+    """Return the path that a user gave.
 
     Raises:
       UsageError: it is not on this machine (``gs://...``).

@@ -30,15 +30,12 @@ RefreshStatistics = Callable[[Averages, DeviceSplit, Int32[Array, "examples"], i
 
 @dataclass(frozen=True)
 class Averaging:
-    """Which averages a run keeps.
+    """Which averages a run keeps."""
 
-    Attributes:
-      ema_decay: share of the old average at a step; 0 keeps no such average.
-      swa_start_epoch: the first epoch, from 1, whose last weights count; 0 keeps no such average.
-    """
-
-    ema_decay: float = 0.0
-    swa_start_epoch: int = 0
+    ema_decay: float = 0.0  # share of the old average at a step; 0: no such average
+    swa_start_epoch: int = (
+        0  # the first epoch, from 1, whose last weights count; 0: no such average
+    )
 
     @property
     def weights(self) -> tuple[str, ...]:

@@ -64,8 +64,15 @@ def batch_plan(
       mesh: the devices that share a batch.
 
     Raises:
-      UsageError: the training split does not fill one batch.
+      UsageError: the training split does not fill one batch, or the devices cannot share a batch
+        of the training or of the selection.
     """
+    sizes = {"batch_size": config.batch_size, "selection.batch_size": config.selection.batch_size}
+    for field, size in sizes.items():
+        if size % mesh.size:
+            raise UsageError(
+                f"config.{field}={size}: must be divisible by the number of devices, {mesh.size}"
+            )
     count, own = extra_examples(config), len(splits.train)
     draws = None
     if splits.extra is not None:
@@ -78,25 +85,6 @@ def batch_plan(
         sharding=batch_sharded(mesh),
         extra=draws,
     )
-
-
-def check_batch_sizes(config: Config, num_examples: int, mesh: Mesh) -> None:
-    """Check that the examples fill a training batch, and that the devices can share all batches.
-
-    Raises:
-      UsageError: they do not, or cannot.
-    """
-    if config.batch_size > num_examples:
-        raise UsageError(
-            f"config.batch_size={config.batch_size}: larger than the data set of {num_examples} "
-            "examples"
-        )
-    sizes = {"batch_size": config.batch_size, "selection.batch_size": config.selection.batch_size}
-    for field, size in sizes.items():
-        if size % mesh.size:
-            raise UsageError(
-                f"config.{field}={size}: must be divisible by the number of devices, {mesh.size}"
-            )
 
 
 def averaging(config: Config) -> Averaging:

@@ -15,23 +15,14 @@ NO_AVERAGES = Averaging()
 
 
 class TrainState(NamedTuple):
-    """All that changes while training; what a checkpoint holds.
+    """All that changes while training; what a checkpoint holds."""
 
-    Attributes:
-      step: number of updates made.
-      params: float32 parameters.
-      batch_stats: running statistics of batch normalisation.
-      opt_state: state of the optimiser.
-      method_state: what the method remembers from step to step.
-      averages: of the weights, as far as they are kept (see ``ancra_jax.run.averaging``).
-    """
-
-    step: Int[Array, ""]
-    params: PyTree
-    batch_stats: PyTree
+    step: Int[Array, ""]  # number of updates made
+    params: PyTree  # float32
+    batch_stats: PyTree  # running statistics of batch normalisation
     opt_state: PyTree
-    method_state: MethodState
-    averages: Averages
+    method_state: MethodState  # what the method remembers from step to step
+    averages: Averages  # of the weights, as far as they are kept
 
     @property
     def variables(self) -> Variables:

@@ -17,7 +17,6 @@ from ancra_jax.methods.core import Metrics
 from ancra_jax.run import multihost
 from ancra_jax.run.averaging import NATURAL_ACCURACY, ROBUST_ACCURACY, metric_name
 from ancra_jax.run.files import read_json_lines, write_atomically
-from ancra_jax.run.workdir import record_start
 
 IN_FLIGHT_STEPS = 2  # dispatched ahead of the device: enough to keep it busy, few to wait for
 
@@ -34,11 +33,9 @@ class TrainingLog:
     ):
         """Open the files of a work directory, which exists, to go on after ``first_step``."""
         self._config, self._steps_per_epoch = config, steps_per_epoch
-        self._writer = None
-        if multihost.is_main():
-            self._writer = _MetricsWriter(Path(workdir), first_step)
-            record_start(workdir, first_step)
-        self._bar = Bar(config.name, last_step, first_step, quiet=not multihost.is_main())
+        is_main = multihost.is_main()
+        self._writer = _MetricsWriter(Path(workdir), first_step) if is_main else None
+        self._bar = Bar(config.name, last_step, first_step, quiet=not is_main)
         self._beginning = f"continuing {workdir} at step {first_step}" if first_step else ""
         self._pending: list[tuple[int, Metrics]] = []
         self._since, self._timed = 0.0, 0

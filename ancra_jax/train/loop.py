@@ -65,6 +65,8 @@ def train(config: Config, workdir: str) -> TrainState:
         if first_step >= setup.last_step:
             print(f"{workdir}: finished already, at step {first_step}; nothing to do")
             return state
+        if multihost.is_main():
+            workdir_lib.record_start(workdir, first_step)
         log = stack.enter_context(
             TrainingLog(config, workdir, first_step, setup.last_step, setup.steps_per_epoch)
         )
@@ -101,7 +103,6 @@ def _prepare(config: Config) -> _Setup:
     splits = build.split_dataset(dataset, config)
     train_split = data.extend(splits.train, splits.extra)
     mesh = sharding.create_mesh()
-    build.check_batch_sizes(config, len(train_split), mesh)
     keys = jax.random.split(jax.random.key(config.seed), 5)
     init_key, order_key, step_key, selection_key, extra_key = keys
     batches = build.batch_plan(config, splits, step_key, extra_key, mesh)

@@ -171,7 +171,7 @@ def test_directories_that_cannot_be_used(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": 500}, r"config\.batch_size=500: .* 128"),
+        ({"batch_size": 500}, r"batch_size=500: .* 128,"),
         ({"data__selection_examples": 160}, "held-out .* 160"),
         ({"distillation__teacher": "/nowhere"}, r"config\.distillation\.teacher='/nowhere'"),
     ],
