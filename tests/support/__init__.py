@@ -9,6 +9,8 @@ ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = ROOT / "tests/golden"
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 """For the processes that tests start."""
+QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+"""To be added for those that compile much and compute little."""
 
 
 def run_on_eight_devices(code: str, *arguments: object, **environment: str) -> str:

@@ -1,5 +1,6 @@
 """Runs that several tests look at, or begin with."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -7,14 +8,22 @@ from ancra_jax.train.loop import train
 from tests.support.small_runs import arrays, small_config
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package", autouse=True)
+def quick_compilation_of_all():
+    """These tests compile much and compute little; what they compare is compiled alike."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="package")
 def finished(tmp_path_factory):
     """The directory of an uninterrupted run of natural training, and its final state."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
     return workdir, arrays(train(small_config(), str(workdir)))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def extra_data(tmp_path_factory):
     """Settings that mix images from a file into every batch."""
     path = tmp_path_factory.mktemp("extra") / "extra.npz"

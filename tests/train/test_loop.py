@@ -20,7 +20,7 @@ from ancra_jax.run.files import read_json_lines
 from ancra_jax.run.workdir import read_starts
 from ancra_jax.train import step as step_lib
 from ancra_jax.train.loop import train
-from tests.support import ENVIRONMENT
+from tests.support import ENVIRONMENT, QUICK
 from tests.support.small_runs import TRAIN_COMMAND, arrays, small_config, small_flags
 
 
@@ -72,7 +72,8 @@ def start_process(workdir, method, *flags, **environment):
         *small_flags(),
         *flags,
     ]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, env=ENVIRONMENT | environment)
+    environment = ENVIRONMENT | QUICK | environment
+    return subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
 
 
 @pytest.mark.slow
@@ -102,10 +103,10 @@ def test_two_processes_train_as_one(tmp_path):
         listener.bind(("localhost", 0))
         address = f"localhost:{listener.getsockname()[1]}"
     flags = ["--config.max_steps=1", "--distributed", f"--coordinator_address={address}"]
-    quick = {"JAX_NUM_CPU_DEVICES": "2", "JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
+    flags += ["--num_processes=2"]
     processes = [
         start_process(
-            tmp_path / "two", "pgd_at", *flags, "--num_processes=2", f"--process_id={i}", **quick
+            tmp_path / "two", "pgd_at", *flags, f"--process_id={i}", JAX_NUM_CPU_DEVICES="2"
         )
         for i in range(2)
     ]

@@ -12,7 +12,7 @@ from ancra_jax.run import build, sharding
 from ancra_jax.run.weights import load_weights
 from ancra_jax.train.loop import train
 from configs import cifar10, cifar100, common, digits, tiny_imagenet
-from tests.support import run_on_eight_devices
+from tests.support import QUICK, run_on_eight_devices
 from tests.support.small_runs import arrays, small_config
 
 FILES = {"cifar10": cifar10, "cifar100": cifar100, "digits": digits, "tiny_imagenet": tiny_imagenet}
@@ -26,7 +26,6 @@ def test_every_configuration_names_a_method(file, name):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize("name", common.METHODS)
 def test_two_steps_equal_one_and_another_after_it_was_resumed(name, tmp_path):
     config = small_config(
@@ -131,4 +130,4 @@ for name, options in (cases | {"sat": OPTIONS}).items():
 @pytest.mark.slow
 def test_eight_devices_make_the_step_of_one(extra_data):
     file = extra_data["extra_data__path"]
-    run_on_eight_devices(EIGHT_DEVICES, file, JAX_DISABLE_MOST_OPTIMIZATIONS="true")
+    run_on_eight_devices(EIGHT_DEVICES, file, **QUICK)
