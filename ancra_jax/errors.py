@@ -67,7 +67,7 @@ _MOVED["ancra_jax.publish"] = "tools.publish, in the repository"
 class _Moved(MetaPathFinder):
     """Is asked last, for modules that no other finder has found."""
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if name in _MOVED:
             # Without the attribute `name`, which would make `from ancra_jax import` hide the text.
             raise ModuleNotFoundError(f"{name} is now {_MOVED[name]}")
