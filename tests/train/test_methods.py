@@ -68,8 +68,9 @@ def check_state(name, state):
 
 EIGHT_DEVICES = """
 import sys
-import chex, jax
+import chex, jax, pytest
 from jax import numpy as jnp
+from ancra_jax.errors import UsageError
 from tests.support.reference_weights import random_variables
 from tests.support.small_runs import arrays, small_config
 from ancra_jax import data, methods
@@ -117,6 +118,9 @@ def after_one_step(name, devices, **options):
     step(state, *operands, teacher)
     assert step._cache_size() == 1, f"{name}: what a step returns is laid out otherwise"
     return first
+
+with pytest.raises(UsageError, match="config.batch_size=30: .* 8"):
+    after_one_step("natural", jax.devices(), batch_size=30)
 
 cases = {name: {} for name in ("trades_ancra", "udr_trades", "at_awp", "trades_s2o", "mart_ancra")}
 for name, options in (cases | {"sat": OPTIONS}).items():
