@@ -1,12 +1,12 @@
 """Files that let an interrupted evaluation continue, and the check that they belong to it."""
 
-import os
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from ancra_jax.ops import files
 
 
 class StateError(ValueError):
@@ -43,14 +43,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Raises:
       StateError: the directory or the file cannot be written.
     """
-    temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        files.write_atomically(path, write)
     except OSError as error:
         raise StateError(f"state_path={path.parent}: cannot be written: {error}") from error
 
@@ -66,11 +61,12 @@ def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.
     Raises:
       StateError: the file is damaged, or a name is missing.
     """
+    needed = () if names is None else tuple(names)
     try:
-        with np.load(path) as arrays:
-            return {name: arrays[name] for name in (arrays if names is None else names)}
-    except (KeyError, OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        arrays = files.read_arrays(path, needed, field=path.name)
+    except ValueError as error:
         raise unreadable(path, error) from error
+    return {name: arrays[name] for name in needed or arrays}
 
 
 def unreadable(path: Path, reason: object) -> StateError:

@@ -1,11 +1,11 @@
 """Files that are written whole or not at all, and arrays read without executing anything."""
 
-import io
 import os
 import pathlib
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import BinaryIO
 
 import numpy as np
 
@@ -16,12 +16,18 @@ PathLike = str | os.PathLike[str]
 _DAMAGES = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
-def write_atomically(path: PathLike, data: bytes | str) -> None:
-    """Write a file so that a reader, or a crash, sees the old content or the new, never a part."""
+def write_atomically(path: PathLike, data: bytes | str | Callable[[BinaryIO], object]) -> None:
+    """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
+
+    ``data`` is the content, or a function that writes it to an open file.
+    """
     path = pathlib.Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with open(temporary, "wb") as file:
-        file.write(data.encode() if isinstance(data, str) else data)
+        if callable(data):
+            data(file)
+        else:
+            file.write(data.encode() if isinstance(data, str) else data)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
@@ -29,9 +35,7 @@ def write_atomically(path: PathLike, data: bytes | str) -> None:
 
 def write_arrays(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays to a compressed .npz file, atomically."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    write_atomically(path, buffer.getvalue())
+    write_atomically(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
 
 
 def read_arrays(
