@@ -66,37 +66,13 @@ from ancra_jax.attacks.success import is_adversarial
 from ancra_jax.attacks.threat_models import L2, Linf, ThreatModel, threat_model
 from ancra_jax.attacks.types import AttackResult, Progress, print_progress
 
-__all__ = [
-    "L2",
-    "AdaptiveBudget",
-    "Attack",
-    "AttackRecord",
-    "AttackResult",
-    "AutoAttackResult",
-    "Defence",
-    "Diagnosis",
-    "Linf",
-    "Progress",
-    "Surrogate",
-    "SurrogateAttack",
-    "ThreatModel",
-    "adaptive",
-    "apgd",
-    "ascend",
-    "autoattack",
-    "diagnose",
-    "example_keys",
-    "fab",
-    "fgsm",
-    "gaussian_start",
-    "is_adversarial",
-    "objectives",
-    "pgd",
-    "print_progress",
-    "square",
-    "threat_model",
-    "worst_case",
-]
+__all__ = ["apgd", "ascend", "fab", "fgsm", "pgd", "square"]
+__all__ += ["L2", "Linf", "ThreatModel", "threat_model"]
+__all__ += ["adaptive", "autoattack", "diagnose"]
+__all__ += ["AdaptiveBudget", "Defence", "Surrogate", "SurrogateAttack"]
+__all__ += ["AttackRecord", "AttackResult", "AutoAttackResult", "Diagnosis", "Progress"]
+__all__ += ["is_adversarial", "objectives", "worst_case"]
+__all__ += ["Attack", "example_keys", "gaussian_start", "print_progress"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,53 +11,256 @@ References:
   ensemble of diverse parameter-free attacks, ICML 2020.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from ancra_jax.attacks.loop import LoopKind, iterate
-from ancra_jax.attacks.model import (
+from ancra_jax.attacks.model import Model, example_keys, float32_logits, misclassified
+from ancra_jax.attacks.objectives import targeted_margin_term
+from ancra_jax.attacks.renamed import explains_old_calls
+from ancra_jax.attacks.threat_models import L2, Linf, ThreatModel, at_distance
+from ancra_jax.attacks.types import AttackResult
+from ancra_jax.attacks.validation import Problem, check_positive_int, checked
+from ancra_jax.ops.images import (
+    TINY,
     AnyFlags,
     AnyImages,
     AnyLabels,
     Images,
-    Model,
-    example_keys,
-    float32_logits,
-    misclassified,
+    Keys,
+    Labels,
+    Values,
+    per_image,
+    select,
 )
-from ancra_jax.attacks.renamed import explains_old_calls
-from ancra_jax.attacks.threat_models import L2, Linf, ThreatModel
-from ancra_jax.attacks.types import AttackResult
-from ancra_jax.attacks.validation import checked
-from ancra_jax.ops.images import per_image, select
 
 Vectors = Float[Array, "batch dimension"]
+Boundary = tuple[Values, Values, Images]  # distances, values, normals
 
-_TINY = 1e-12
 _HUGE = 1e30
+_ALPHA_MAX = 0.1  # largest weight of the natural image's projection
+_ETA = 1.05  # overshoot beyond the boundary
+_BETA = 0.9  # backward step towards the natural image
+_CLASSES_AT_ONCE = 10  # gradients held in memory together by the untargeted attack
 
 
-def distance_to_hyperplane(
-    normals: Vectors, values: Float[Array, "batch"], threat_model: ThreatModel
-) -> Float[Array, "batch"]:
-    """Distance to the zero set of an affine function, ignoring the box: ``|c| / ||w||_dual``.
+class FabState(NamedTuple):
+    """What a step changes.
+
+    Attributes:
+      point: the current point.
+      best: the closest misclassified image so far; the natural image without one.
+      best_norm: its norm, infinite without one.
+    """
+
+    point: Images
+    best: Images
+    best_norm: Values
+
+
+@explains_old_calls
+def fab(
+    model: Model,
+    images: AnyImages,
+    labels: AnyLabels,
+    threat_model: ThreatModel,
+    *,
+    key: Key[Array, ""] | None = None,
+    indices: AnyLabels | None = None,
+    targets: AnyLabels | None = None,
+    num_steps: int = 100,
+    num_restarts: int = 1,
+    active: AnyFlags | None = None,
+    loop: LoopKind = "auto",
+    return_outside: bool = False,
+) -> AttackResult:
+    """Look for the closest misclassified image of every example.
+
+    The search itself does not know epsilon (only the random starts of further restarts do): the
+    smallest norm found, ``-result.best_loss``, is an upper bound of the distance to the boundary.
+    ``ancra_jax.attacks`` describes the common arguments.
+
+    Args:
+      threat_model: ``Linf`` or ``L2``: the norm to make small, and the epsilon that decides
+        ``success``.
+      key: for the second and later restarts; the first starts at the natural image and is
+        deterministic.
+      targets: the classes whose boundary is sought (FAB-T); any misclassification counts. None: the
+        class whose linearised boundary is nearest, which costs a gradient for every class.
+      num_steps: steps of one restart.
+      num_restarts: restarts; the smallest norm over all of them counts.
+      return_outside: return the closest misclassified image even where it lies outside the ball.
+
+    Returns:
+      ``images``: the closest misclassified image where ``success`` (with ``return_outside`` where
+      there is any), the natural image elsewhere. ``success``: its norm is at most epsilon.
+      ``best_loss``: minus its norm, ``-inf`` without one. A natural image that is misclassified is
+      at norm 0.
+
+    Raises:
+      ValueError: an argument that is not allowed.
+    """
+    problem, numbers, _ = checked(
+        model, images, labels, threat_model, targets, active, indices, loop
+    )
+    check_positive_int(num_steps, "num_steps")
+    check_positive_int(num_restarts, "num_restarts")
+    if key is None and num_restarts > 1:
+        raise ValueError("key=None: further restarts need a key")
+    state = _start(problem)
+    for restart in range(num_restarts):
+        if key is not None and restart > 0:
+            keys = example_keys(jax.random.fold_in(key, restart), numbers)
+            state = _random_restart(state, keys, problem.images, threat_model)
+        state = iterate((_linearise, _move), state, problem, num_steps=num_steps, loop=loop)
+    norm = state.best_norm
+    queries = 1 + 2 * num_steps * num_restarts
+    result = problem.result(norm <= threat_model.epsilon, state.best, -norm, queries)
+    if return_outside:
+        found = problem.active & jnp.isfinite(norm)
+        result = result._replace(images=select(found, state.best, problem.images))
+    return result
+
+
+@jax.jit
+def _start(problem: Problem) -> FabState:
+    natural = problem.images
+    fooled = misclassified(float32_logits(problem.model, natural), problem.labels)
+    return FabState(natural, natural, jnp.where(fooled, 0.0, jnp.inf))
+
+
+@jax.jit
+def _random_restart(
+    state: FabState, keys: Keys, natural: Images, threat_model: ThreatModel
+) -> FabState:
+    """Start halfway to the boundary of the ball, or of the smaller one that is known to do."""
+    radius = 0.5 * jnp.minimum(state.best_norm, threat_model.epsilon)
+    noise = threat_model.noise(keys, natural)
+    return state._replace(point=at_distance(threat_model, natural, noise, radius))
+
+
+def _linearise(
+    i: Int[Array, ""], state: FabState, problem: Problem
+) -> tuple[FabState, tuple[Values, Images]]:
+    """Compute the boundary's value and normal at the current point, the first part of a step."""
+    if problem.targets is None:
+        return state, _nearest_boundary(problem, state.point)
+    return state, _target_boundary(problem, problem.targets, state.point)
+
+
+def _move(
+    i: Int[Array, ""], state_and_boundary: tuple[FabState, tuple[Values, Images]], problem: Problem
+) -> FabState:
+    """Move by the two projections and judge the new point, the second part of a step."""
+    natural, threat_model = problem.images, problem.threat_model
+    state, (values, normals) = state_and_boundary
+    point = state.point
+    to_boundary, from_natural = _project_both(point, natural, normals, values, threat_model)
+    distance = jnp.maximum(threat_model.norm(to_boundary), 1e-8)
+    natural_distance = jnp.maximum(threat_model.norm(from_natural), 1e-8)
+    alpha = per_image(jnp.minimum(distance / (distance + natural_distance), _ALPHA_MAX))
+    mixture = (1 - alpha) * (point + _ETA * to_boundary) + alpha * (natural + _ETA * from_natural)
+    point = jnp.clip(mixture, 0.0, 1.0)
+
+    fooled = misclassified(float32_logits(problem.model, point), problem.labels)
+    norm = threat_model.norm(point - natural)
+    closer = fooled & (norm < state.best_norm)
+    return FabState(
+        point=select(fooled, natural + _BETA * (point - natural), point),
+        best=select(closer, point, state.best),
+        best_norm=jnp.where(closer, norm, state.best_norm),
+    )
+
+
+def _target_boundary(problem: Problem, targets: Labels, point: Images) -> tuple[Values, Images]:
+    """Return ``z_t - z_y`` and its gradient."""
+
+    def difference(x: Images) -> tuple[Float[Array, ""], Values]:
+        values = targeted_margin_term(float32_logits(problem.model, x), problem.labels, targets)
+        return jnp.sum(values), values
+
+    (_, values), normals = jax.value_and_grad(difference, has_aux=True)(point)
+    return values, normals
+
+
+def _nearest_boundary(problem: Problem, point: Images) -> tuple[Values, Images]:
+    """Return ``z_k - z_y`` and its gradient for the class k whose linearised boundary is nearest.
+
+    The forward pass is linearised once and pulled back for a few classes at a time, so that the
+    memory does not grow with the number of classes.
+    """
+    labels = problem.labels
+    logits, pull_back = jax.vjp(lambda x: float32_logits(problem.model, x), point)
+    num_classes = logits.shape[-1]
+    own = jax.nn.one_hot(labels, num_classes)
+
+    def boundary(k: Int[Array, ""]) -> Boundary:
+        cotangent = jax.nn.one_hot(k, num_classes) - own
+        values = jnp.sum(logits * cotangent, axis=-1)
+        (normals,) = pull_back(cotangent)
+        vectors = normals.reshape(len(labels), -1)
+        distance = distance_to_hyperplane(vectors, values, problem.threat_model)
+        return jnp.where((k == labels) | (k >= num_classes), jnp.inf, distance), values, normals
+
+    def nearer_of(best: Boundary, chunk: Int[Array, "classes"]) -> tuple[Boundary, None]:
+        distances, values, normals = jax.vmap(boundary)(chunk)
+        nearest = jnp.argmin(distances, axis=0)
+        rows = jnp.arange(len(labels))
+        found = distances[nearest, rows], values[nearest, rows], normals[nearest, rows]
+        nearer = found[0] < best[0]
+        return (
+            jnp.where(nearer, found[0], best[0]),
+            jnp.where(nearer, found[1], best[1]),
+            select(nearer, found[2], best[2]),
+        ), None
+
+    at_once = min(num_classes, _CLASSES_AT_ONCE)
+    chunks = jnp.arange(-(-num_classes // at_once) * at_once).reshape(-1, at_once)
+    start = (jnp.full(len(labels), jnp.inf), jnp.zeros(len(labels)), jnp.zeros_like(point))
+    # Convolution gradients inside a compiled loop are slow on CPU (see attacks.loop): unrolled.
+    unroll = len(chunks) if jax.default_backend() == "cpu" else 1
+    (_, values, normals), _ = jax.lax.scan(nearer_of, start, chunks, unroll=unroll)
+    return values, normals
+
+
+def _project_both(
+    point: Images, natural: Images, normals: Images, values: Values, threat_model: ThreatModel
+) -> tuple[Images, Images]:
+    """Return the moves from the point and from the natural image to the linearised boundary."""
+    batch = len(values)
+    x, x0, w = (a.reshape(batch, -1) for a in (point, natural, normals))
+    values_at_natural = values + jnp.sum(w * (x0 - x), axis=-1)
+    moves = project_onto_hyperplane(
+        jnp.concatenate([x, x0]),
+        jnp.concatenate([w, w]),
+        jnp.concatenate([values, values_at_natural]),
+        threat_model,
+    )
+    return moves[:batch].reshape(point.shape), moves[batch:].reshape(point.shape)
+
+
+def distance_to_hyperplane(normals: Vectors, values: Values, threat_model: ThreatModel) -> Values:
+    """Return the distance to the zero set of an affine function, ``|c| / ||w||_dual``.
 
     Args:
       normals: gradients ``w`` of the affine functions.
-      values: their values ``c`` at the points.
+      values: their values ``c`` at the points, which need not be in [0, 1].
       threat_model: ``Linf`` (dual norm L1) or ``L2`` (dual norm L2); its epsilon plays no part.
     """
-    dual = jnp.sum(jnp.abs(normals), -1) if _is_linf(threat_model) else _euclidean(normals)
-    return jnp.abs(values) / (dual + _TINY)
+    if _is_linf(threat_model):
+        dual = jnp.sum(jnp.abs(normals), axis=-1)
+    else:
+        dual = jnp.sqrt(jnp.sum(jnp.square(normals), axis=-1))
+    return jnp.abs(values) / (dual + TINY)
 
 
 def project_onto_hyperplane(
-    points: Vectors, normals: Vectors, values: Float[Array, "batch"], threat_model: ThreatModel
+    points: Vectors, normals: Vectors, values: Values, threat_model: ThreatModel
 ) -> Vectors:
-    """Smallest move to the zero set of an affine function that stays in [0, 1].
+    """Return the smallest move to the zero set of an affine function that stays in [0, 1].
 
     Args:
       points: points in [0, 1].
@@ -89,14 +292,13 @@ def _is_linf(threat_model: ThreatModel) -> bool:
     raise ValueError(f"threat model {threat_model!r}: allowed are Linf and L2")
 
 
-def _euclidean(vectors: Vectors) -> Float[Array, "batch"]:
-    return jnp.sqrt(jnp.sum(jnp.square(vectors), axis=-1))
+def _solve_step(weights: Vectors, rates: Vectors, room: Vectors, target: Values) -> Values:
+    """Return the smallest ``s`` with ``sum_i weights_i min(s rates_i, room_i) = target``.
 
+    By Newton's method, which ends when no further coordinate has reached its ``room``.
+    """
 
-def _solve_step(weights, rates, room, target):
-    """Smallest ``s`` with ``sum_i weights_i min(s rates_i, room_i) = target``, [batch]."""
-
-    def newton(carry):
+    def newton(carry: Any) -> Any:
         step, _, count = carry
         saturated = step[:, None] * rates >= room
         fixed = jnp.sum(jnp.where(saturated, weights * room, 0.0), axis=-1)
@@ -104,231 +306,10 @@ def _solve_step(weights, rates, room, target):
         root = jnp.where(slope > 0, (target - fixed) / jnp.where(slope > 0, slope, 1.0), _HUGE)
         return jnp.maximum(step, root), count, jnp.sum(saturated, axis=-1)
 
-    def unfinished(carry):
+    def unfinished(carry: Any) -> Array:
         _, previous, count = carry
         return jnp.any(count > previous)
 
     none = jnp.full(target.shape, -1, jnp.int32)
     step, _, _ = jax.lax.while_loop(unfinished, newton, (jnp.zeros_like(target), none - 1, none))
     return step
-
-
-_ALPHA_MAX = 0.1  # largest weight of the natural image's projection
-_ETA = 1.05  # overshoot beyond the boundary
-_BETA = 0.9  # backward step towards the natural image
-_TINY = 1e-12
-_CLASSES_AT_ONCE = 10  # gradients held in memory together by the untargeted attack
-
-
-class FabState(NamedTuple):
-    """What a step changes.
-
-    Attributes:
-      point: the current point.
-      best: the closest misclassified image so far; the natural image without one.
-      best_norm: its norm, infinite without one.
-    """
-
-    point: Images
-    best: Images
-    best_norm: Float[Array, "batch"]
-
-
-@explains_old_calls
-def fab(
-    model: Model,
-    images: AnyImages,
-    labels: AnyLabels,
-    threat_model: ThreatModel,
-    *,
-    key: Key[Array, ""] | None = None,
-    indices: AnyLabels | None = None,
-    targets: AnyLabels | None = None,
-    num_steps: int = 100,
-    num_restarts: int = 1,
-    active: AnyFlags | None = None,
-    loop: LoopKind = "auto",
-    return_outside: bool = False,
-) -> AttackResult:
-    """Looks for the closest misclassified image of every example.
-
-    The search itself does not know epsilon (only the random starts of further restarts do): the
-    smallest norm found, ``-result.best_loss``, is an upper bound of the distance to the boundary.
-
-    Args:
-      model: the model, see ``attacks.model.Model``.
-      images: natural images, pixels in [0, 1].
-      labels: class numbers.
-      threat_model: ``Linf`` or ``L2``: the norm to make small, and the epsilon that decides
-        ``success``.
-      key: for the random starts of the second and later restarts; the first starts at the natural
-        image and is deterministic.
-      indices: data-set indices, from which (and from ``key``) the random starts are derived;
-        0, 1, 2 ... by default.
-      targets: FAB-T: the class whose boundary is sought, one per example (any misclassification
-        counts). None: the class whose linearised boundary is nearest, which costs a gradient for
-        every class.
-      num_steps: steps of one restart.
-      num_restarts: restarts; the smallest norm over all of them counts.
-      active: rows to attack; others return unsuccessful with the natural image. All by default.
-      loop: see ``attacks.loop.iterate``.
-      return_outside: return the closest misclassified image even where it lies outside the ball.
-
-    Returns:
-      ``images``: the closest misclassified image where ``success`` (with ``return_outside`` where
-      there is any), the natural image elsewhere. ``success``: its norm is at most epsilon.
-      ``best_loss``: minus its norm, ``-inf`` without one. A natural image that is misclassified is
-      at norm 0.
-    """
-    problem = checked(
-        model,
-        images,
-        labels,
-        threat_model,
-        key,
-        indices,
-        active,
-        targets,
-        loop,
-        random="restarts" if num_restarts > 1 else "",
-        num_steps=num_steps,
-        num_restarts=num_restarts,
-    )
-    natural = problem.images
-    operands = (problem.model, natural, problem.labels, problem.targets, threat_model)
-    state = _start(problem.model, natural, problem.labels)
-    for restart in range(num_restarts):
-        if restart > 0:
-            keys = example_keys(jax.random.fold_in(problem.key, restart), problem.indices)
-            state = _random_restart(state, keys, natural, threat_model)
-        state = iterate((_linearise, _move), state, *operands, num_steps=num_steps, loop=loop)
-    queries = 1 + 2 * num_steps * num_restarts
-    return _result(state, natural, threat_model, problem.active, queries, return_outside)
-
-
-@jax.jit
-def _start(model, natural, labels):
-    fooled = misclassified(float32_logits(model, natural), labels)
-    return FabState(natural, natural, jnp.where(fooled, 0.0, jnp.inf))
-
-
-@jax.jit
-def _random_restart(state, keys, natural, threat_model):
-    """Starts halfway to the boundary of the ball, or of the smaller one that is known to do."""
-
-    def draw(key, x):
-        if isinstance(threat_model, Linf):
-            return jax.random.uniform(key, x.shape, x.dtype, minval=-1.0, maxval=1.0)
-        return jax.random.normal(key, x.shape, x.dtype)
-
-    noise = jax.vmap(draw)(keys, natural)
-    radius = 0.5 * jnp.minimum(state.best_norm, threat_model.epsilon)
-    scale = radius / (threat_model.norm(noise) + _TINY)
-    point = jnp.clip(natural + per_image(scale) * noise, 0.0, 1.0)
-    return state._replace(point=point)
-
-
-def _linearise(i, state, model, natural, labels, targets, threat_model):
-    """First part of a step: the boundary's value and normal at the current point."""
-    if targets is None:
-        return state, _nearest_boundary(model, state.point, labels, threat_model)
-    return state, _target_boundary(model, state.point, labels, targets)
-
-
-def _move(i, state_and_boundary, model, natural, labels, targets, threat_model):
-    """Second part: the projections, the next point, and what it is worth."""
-    state, (values, normals) = state_and_boundary
-    point = state.point
-    to_boundary, from_natural = _project_both(point, natural, normals, values, threat_model)
-    distance = jnp.maximum(threat_model.norm(to_boundary), 1e-8)
-    natural_distance = jnp.maximum(threat_model.norm(from_natural), 1e-8)
-    alpha = jnp.minimum(distance / (distance + natural_distance), _ALPHA_MAX)
-    alpha = per_image(alpha)
-    mixture = (1 - alpha) * (point + _ETA * to_boundary) + alpha * (natural + _ETA * from_natural)
-    point = jnp.clip(mixture, 0.0, 1.0)
-
-    fooled = misclassified(float32_logits(model, point), labels)
-    norm = threat_model.norm(point - natural)
-    closer = fooled & (norm < state.best_norm)
-    return FabState(
-        point=select(fooled, natural + _BETA * (point - natural), point),
-        best=select(closer, point, state.best),
-        best_norm=jnp.where(closer, norm, state.best_norm),
-    )
-
-
-def _target_boundary(model, point, labels, targets):
-    """``z_t - z_y`` and its gradient."""
-
-    def difference(x):
-        logits = float32_logits(model, x)
-        rows = jnp.arange(len(labels))
-        values = logits[rows, targets] - logits[rows, labels]
-        return jnp.sum(values), values
-
-    (_, values), normals = jax.value_and_grad(difference, has_aux=True)(point)
-    return values, normals
-
-
-def _nearest_boundary(model, point, labels, threat_model):
-    """``z_k - z_y`` and its gradient for the class k whose linearised boundary is nearest.
-
-    The forward pass is linearised once and pulled back for a few classes at a time, so that the
-    memory does not grow with the number of classes.
-    """
-    logits, pull_back = jax.vjp(lambda x: float32_logits(model, x), point)
-    num_classes = logits.shape[-1]
-    own = jax.nn.one_hot(labels, num_classes)
-
-    def boundary(k):
-        cotangent = jax.nn.one_hot(k, num_classes) - own
-        values = jnp.sum(logits * cotangent, axis=-1)
-        (normals,) = pull_back(cotangent)
-        distance = distance_to_hyperplane(normals.reshape(len(labels), -1), values, threat_model)
-        return jnp.where((k == labels) | (k >= num_classes), jnp.inf, distance), values, normals
-
-    def nearer_of(best, chunk):
-        distances, values, normals = jax.vmap(boundary)(chunk)
-        nearest = jnp.argmin(distances, axis=0)
-        rows = jnp.arange(len(labels))
-        found = distances[nearest, rows], values[nearest, rows], normals[nearest, rows]
-        nearer = found[0] < best[0]
-        return (
-            jnp.where(nearer, found[0], best[0]),
-            jnp.where(nearer, found[1], best[1]),
-            select(nearer, found[2], best[2]),
-        ), None
-
-    at_once = min(num_classes, _CLASSES_AT_ONCE)
-    chunks = jnp.arange(-(-num_classes // at_once) * at_once).reshape(-1, at_once)
-    start = (jnp.full(len(labels), jnp.inf), jnp.zeros(len(labels)), jnp.zeros_like(point))
-    # Convolution gradients inside a compiled loop are slow on CPU (see attacks.loop): unrolled.
-    unroll = len(chunks) if jax.default_backend() == "cpu" else 1
-    (_, values, normals), _ = jax.lax.scan(nearer_of, start, chunks, unroll=unroll)
-    return values, normals
-
-
-def _project_both(point, natural, normals, values, threat_model):
-    """Moves from the point and from the natural image to the linearised boundary in [0, 1]."""
-    batch = len(values)
-    x, x0, w = (a.reshape(batch, -1) for a in (point, natural, normals))
-    values_at_natural = values + jnp.sum(w * (x0 - x), axis=-1)
-    moves = project_onto_hyperplane(
-        jnp.concatenate([x, x0]),
-        jnp.concatenate([w, w]),
-        jnp.concatenate([values, values_at_natural]),
-        threat_model,
-    )
-    return moves[:batch].reshape(point.shape), moves[batch:].reshape(point.shape)
-
-
-def _result(state, natural, threat_model, active, queries, return_outside):
-    norm = jnp.where(active, state.best_norm, jnp.inf)
-    success = norm <= threat_model.epsilon
-    found = jnp.isfinite(norm) if return_outside else success
-    return AttackResult(
-        images=select(found, state.best, natural),
-        success=success,
-        best_loss=-norm,
-        queries=jnp.where(active, queries, 0),
-    )

@@ -9,25 +9,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ancra_jax.attacks.gradients import value_and_input_gradient
-from ancra_jax.attacks.model import AnyImages
 from ancra_jax.attacks.objectives import Objective
 from ancra_jax.attacks.threat_models import ThreatModel
-from ancra_jax.ops.images import Images
-from ancra_jax.ops.per_device import layout_of, on_own_rows, over_several_devices
+from ancra_jax.ops.images import AnyImages, Images
+from ancra_jax.ops.per_device import Layout, layout_of, on_own_rows, over_several_devices
 
 State = TypeVar("State")
-Tree = TypeVar("Tree")
 LoopKind = Literal["auto", "host", "compiled"]
-
-
-def check_loop(loop: str) -> None:
-    """Refuse what is not one of ``LoopKind``.
-
-    Raises:
-      ValueError: naming what is allowed.
-    """
-    if loop not in get_args(LoopKind):
-        raise ValueError(f"loop={loop!r}: allowed are {', '.join(map(repr, get_args(LoopKind)))}")
+StepSize = float | int | Float[Array, ""]
 
 
 def ascend(
@@ -36,7 +25,7 @@ def ascend(
     images: AnyImages,
     threat_model: ThreatModel,
     *,
-    step_size: float | int | Float[Array, ""],
+    step_size: StepSize,
     num_steps: int,
     loop: LoopKind = "auto",
 ) -> Images:
@@ -59,9 +48,8 @@ def ascend(
       Images in the ball and in [0, 1].
     """
     objective, x, natural = frozen((objective, jnp.asarray(start), jnp.asarray(images)))
-    return iterate(
-        _step, x, objective, natural, threat_model, step_size, num_steps=num_steps, loop=loop
-    )
+    operands = (objective, natural, threat_model, step_size)
+    return iterate(_step, x, *operands, num_steps=num_steps, loop=loop)
 
 
 def _step(
@@ -70,13 +58,13 @@ def _step(
     objective: Objective,
     natural: Images,
     threat_model: ThreatModel,
-    step_size: Any,
+    step_size: StepSize,
 ) -> Images:
     _, gradients = value_and_input_gradient(objective, x)
     return threat_model.project(x + step_size * threat_model.direction(gradients), natural)
 
 
-def frozen(tree: Tree) -> Tree:
+def frozen(tree: State) -> State:
     """Stop gradients through every floating-point leaf: an adversarial image is data."""
 
     def freeze(leaf: Any) -> Any:
@@ -90,17 +78,17 @@ def frozen(tree: Tree) -> Tree:
 def iterate(
     step: Callable[..., State] | tuple[Callable[..., Any], ...],
     state: State,
-    *operands,
+    *operands: Any,
     num_steps: int,
     loop: LoopKind = "auto",
 ) -> State:
-    """Computes ``state = step(i, state, *operands)`` for ``i = 0 .. num_steps - 1``.
+    """Compute ``state = step(i, state, *operands)`` for ``i = 0 .. num_steps - 1``.
 
     On the CPU backend XLA runs the gradient of a convolution inside a compiled loop 10 to 18 times
     slower than outside of one (jax issue 12868), and not every convolution of somebody else's model
     can be replaced (see ``with_fast_convolutions``). So there the steps are dispatched from Python,
     asynchronously; elsewhere, and inside a ``jit``, the loop is compiled whole. If the batch is
-    spread over devices, each works by itself on its own rows (see ``attacks.rows``).
+    spread over devices, each works by itself on its own rows (see ``ops.per_device``).
 
     Args:
       step: pure function of ``(i: Int[Array, ""], state, *operands)``. It is a static argument of
@@ -116,12 +104,15 @@ def iterate(
 
     Returns:
       The final state.
+
+    Raises:
+      ValueError: another kind of loop.
     """
     check_loop(loop)
     if num_steps <= 0:
         return state
     parts = step if isinstance(step, tuple) else (step,)
-    traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((state, operands)))
+    traced = is_traced((state, operands))
     if loop == "auto":
         loop = "compiled" if traced or jax.default_backend() != "cpu" else "host"
     layout = None if traced else layout_of(state, operands)
@@ -139,22 +130,35 @@ def iterate(
     return state
 
 
+def check_loop(loop: str) -> None:
+    """Refuse what is not a kind of loop, with a ValueError that names those there are."""
+    if loop not in get_args(LoopKind):
+        raise ValueError(f"loop={loop!r}: allowed are {', '.join(map(repr, get_args(LoopKind)))}")
+
+
+def is_traced(tree: Any) -> bool:
+    """Return whether any leaf of a pytree is being traced by ``jit`` or another transformation."""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(tree))
+
+
 @partial(jax.jit, static_argnums=(0, 1))
-def _one_step(step, layout, i, state, operands):
-    def take(i, state, operands):
+def _one_step(step: Any, layout: Layout | None, i: Any, state: State, operands: Any) -> State:
+    def take(i: Any, state: State, operands: Any) -> State:
         return step(i, state, *operands)
 
-    return (take if layout is None else on_own_rows(take, layout))(i, state, operands)
+    return on_own_rows(take, layout)(i, state, operands)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))
-def _compiled(parts, num_steps, layout, state, operands):
-    def take_all(_, state, operands):
-        def step(i, state):
+def _compiled(
+    parts: Any, num_steps: int, layout: Layout | None, state: State, operands: Any
+) -> State:
+    def take_all(_: None, state: State, operands: Any) -> State:
+        def step(i: Any, state: Any) -> Any:
             for part in parts:
                 state = part(i, state, *operands)
             return state
 
         return jax.lax.fori_loop(0, num_steps, step, state)
 
-    return (take_all if layout is None else on_own_rows(take_all, layout))(None, state, operands)
+    return on_own_rows(take_all, layout)(None, state, operands)

@@ -6,23 +6,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
 from ancra_jax.ops.fast_convolutions import with_fast_convolutions
+from ancra_jax.ops.images import AnyImages as AnyImages
+from ancra_jax.ops.images import AnyLabels as AnyLabels
+from ancra_jax.ops.images import Flags, Keys, Labels
+from ancra_jax.ops.images import Images as Images
 from ancra_jax.ops.pytree import pytree_dataclass
 
-Images = Float[Array, "batch height width channels"]
-AnyImages = Images | Float[np.ndarray, "batch height width channels"]
-AnyLabels = Int[Array, "batch"] | Int[np.ndarray, "batch"]
-AnyFlags = Bool[Array, "batch"] | Bool[np.ndarray, "batch"]
+Logits = Float[Array, "batch classes"]
+AuxLogits = Float[Array, "heads batch classes"]
 Model = Callable[..., Any]
-"""``images -> logits`` [batch, classes], or an object with ``logits`` and, if the model has
+"""From images to logits [batch, classes], or to an object with ``logits`` and, if the model has
 auxiliary heads, ``aux_logits`` [heads, batch, classes]."""
 LogitsFn = Model
 
 
 def as_pytree(model: Model) -> Model:
-    """Returns ``model`` as a pytree of arrays, so that it can be an argument of ``jit``.
+    """Return a model as a pytree of arrays, so that it can be an argument of ``jit``.
 
     A callable that is a pytree already (``jax.tree_util.Partial``, an Equinox or NNX module) has
     its arrays traced: another checkpoint does not compile again. Its other leaves (an Equinox
@@ -34,47 +36,40 @@ def as_pytree(model: Model) -> Model:
     leaves, structure = jax.tree.flatten(model)
     if all(_is_array(leaf) for leaf in leaves):
         return model
-    constants = tuple(_ARRAY if _is_array(leaf) else leaf for leaf in leaves)
-    return PartlyStatic([leaf for leaf in leaves if _is_array(leaf)], constants, structure)
+    arrays = [leaf if _is_array(leaf) else None for leaf in leaves]
+    constants = tuple(None if _is_array(leaf) else leaf for leaf in leaves)
+    return PartlyStatic(arrays, constants, structure)
 
 
-class _Array:
-    """Stands for an array among constants."""
-
-
-_ARRAY = _Array()
-
-
-def _is_array(leaf):
+def _is_array(leaf: Any) -> bool:
     return isinstance(leaf, (jax.Array, np.ndarray, np.generic))
 
 
 @pytree_dataclass(static=("constants", "structure"))
 class PartlyStatic:
-    """A callable pytree some of whose leaves are not arrays and must not be traced."""
+    """A callable pytree some of whose leaves are not arrays and must not be traced.
+
+    Every leaf stands in ``arrays`` or in ``constants``, and the other has None in its place.
+    """
 
     arrays: list[Any]
     constants: tuple[Any, ...]
     structure: Any
 
-    def __call__(self, *args, **kwargs):
-        """Calls the original callable."""
-        arrays = iter(self.arrays)
-        leaves = [next(arrays) if leaf is _ARRAY else leaf for leaf in self.constants]
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the original callable."""
+        both = zip(self.arrays, self.constants, strict=True)
+        leaves = [constant if array is None else array for array, constant in both]
         return jax.tree.unflatten(self.structure, leaves)(*args, **kwargs)
 
 
-def model_outputs(
-    model: Model, images: Images
-) -> tuple[Float[Array, "batch classes"], Float[Array, "heads batch classes"]]:
-    """Calls the model; see ``read_outputs``."""
+def model_outputs(model: Model, images: Images) -> tuple[Logits, AuxLogits]:
+    """Call the model and return its logits as ``read_outputs`` does."""
     return read_outputs(model(images))
 
 
-def read_outputs(
-    outputs: Any,
-) -> tuple[Float[Array, "batch classes"], Float[Array, "heads batch classes"]]:
-    """Reads what a model returned, in float32: attacks compute in it whatever the model's own.
+def read_outputs(outputs: Any) -> tuple[Logits, AuxLogits]:
+    """Return the logits in what a model returned, in float32, in which attacks compute.
 
     Args:
       outputs: logits, or an object with ``logits`` and perhaps ``aux_logits``.
@@ -89,26 +84,24 @@ def read_outputs(
     return logits, jnp.asarray(aux_logits, jnp.float32)
 
 
-def float32_logits(model: Model, images: Images) -> Float[Array, "batch classes"]:
-    """The model's final logits, in float32, for the loops of the attacks."""
+def float32_logits(model: Model, images: Images) -> Logits:
+    """Return the model's final logits, computed as fast as the loops of the attacks need."""
     return with_fast_convolutions(lambda x: model_outputs(model, x)[0])(images)
 
 
-def misclassified(
-    logits: Float[Array, "batch classes"], labels: Int[Array, "batch"]
-) -> Bool[Array, "batch"]:
-    """Whether the predicted class is not the label; non-finite logits never count."""
+def misclassified(logits: Logits, labels: Labels) -> Flags:
+    """Return whether the predicted class is not the label; non-finite logits never count."""
     finite = jnp.all(jnp.isfinite(logits), axis=-1)
     return (jnp.argmax(logits, axis=-1) != labels) & finite
 
 
 @jax.jit
-def example_keys(key: Key[Array, ""], indices: Int[Array, "batch"]) -> Key[Array, "batch"]:
-    """One key per example, derived from its data-set index and from nothing else."""
+def example_keys(key: Key[Array, ""], indices: AnyLabels) -> Keys:
+    """Return one key per example, derived from its data-set index and from nothing else."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
 
 
 @jax.jit
-def fold_each(keys: Key[Array, "batch"], number: int | Int[Array, ""]) -> Key[Array, "batch"]:
-    """Derives from every example's key a new one for a numbered purpose."""
+def fold_each(keys: Keys, number: int | Int[Array, ""]) -> Keys:
+    """Derive from every example's key a new one for a numbered purpose."""
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)

@@ -1,39 +1,38 @@
 """What an attack ascends: per-example functions ``objective(images) -> [batch]``.
 
-An objective is a pytree that holds the model and what it is judged by (labels, targets, reference
-logits), so it travels through ``jit`` as an argument: other weights, labels or targets do not
-compile again. Any other callable pytree of the same signature is an objective too.
+Most are a term of the logits, built by a function of the term's name: ``cross_entropy(model,
+labels)``, ``targeted_margin(model, labels, targets)`` ... Such an objective is a pytree that holds
+the model and the class numbers, so it travels through ``jit`` as an argument: other weights, labels
+or targets do not compile again. Any other callable pytree of the same signature is an objective
+too.
 
-With auxiliary heads ``p_k`` and ``aux_weight`` > 0 an objective is "with p": its term is taken over
-the heads as well, by ``combine_heads``. With ``aux_weight=0`` the final logits alone count.
+With ``aux_weight`` > 0 the term is also taken over the model's auxiliary heads, by
+``combine_heads`` (the paper attacks them with a weight of 2). With 0, the default, the final logits
+alone count.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from ancra_jax.attacks.model import Images, Model, as_pytree, model_outputs, read_outputs
+from ancra_jax.attacks.model import Logits, Model, as_pytree, model_outputs, read_outputs
+from ancra_jax.ops.images import TINY, AnyLabels, Images, Labels, Values
 from ancra_jax.ops.pytree import pytree_dataclass
 
-Logits = Float[Array, "batch classes"]
-Labels = Int[Array, "batch"]
-Values = Float[Array, "batch"]
+Weight = float | int | Float[Array, ""]
 Objective = Callable[[Images], Values]
-
-_TINY = 1e-12
 
 
 def combine_heads(
-    term: Callable[[Any], Array],
-    logits: PyTree[Array],
-    aux_logits: PyTree[Array],
-    weight: float | int | Float[Array, ""],
+    term: Callable[[Any], Array], logits: PyTree[Array], aux_logits: PyTree[Array], weight: Weight
 ) -> Array:
-    """Takes a term over the final logits and the auxiliary heads.
+    """Take a term over the final logits and the auxiliary heads.
 
     Computes ``term(f') + weight * mean_k term(p_k)``, written with a hat in the ANCRA paper, where
     ``weight`` is lambda_aux = 2.
@@ -54,29 +53,29 @@ def combine_heads(
 
 
 def cross_entropy_term(logits: Logits, labels: Labels) -> Values:
-    """``-log softmax(z)_y``."""
+    """Return ``-log softmax(z)_y``."""
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 def targeted_cross_entropy_term(logits: Logits, targets: Labels) -> Values:
-    """``log softmax(z)_t``: descends the cross-entropy to the target."""
+    """Return ``log softmax(z)_t``; ascending it descends the cross-entropy to the target."""
     return -cross_entropy_term(logits, targets)
 
 
 def margin_term(logits: Logits, labels: Labels) -> Values:
-    """``max_{k != y} z_k - z_y`` (Carlini & Wagner); positive if and only if misclassified."""
+    """Return ``max_{k != y} z_k - z_y`` (Carlini & Wagner); positive where misclassified."""
     is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     others = jnp.max(jnp.where(is_label, -jnp.inf, logits), axis=-1)
     return others - _pick(logits, labels)
 
 
 def targeted_margin_term(logits: Logits, labels: Labels, targets: Labels) -> Values:
-    """``z_t - z_y``."""
+    """Return ``z_t - z_y``."""
     return _pick(logits, targets) - _pick(logits, labels)
 
 
 def dlr_term(logits: Logits, labels: Labels) -> Values:
-    """Difference of logits ratio: ``-(z_y - max_{k != y} z_k) / (z_(1) - z_(3) + 1e-12)``.
+    """Return the DLR, ``-(z_y - max_{k != y} z_k) / (z_(1) - z_(3) + 1e-12)``.
 
     ``z_(i)`` is the i-th largest logit. Invariant to shift and scale of the logits.
 
@@ -85,21 +84,28 @@ def dlr_term(logits: Logits, labels: Labels) -> Values:
       parameter-free attacks, ICML 2020, eq. 6.
     """
     largest = _largest(logits, 3, "DLR")
-    return margin_term(logits, labels) / (largest[:, 0] - largest[:, 2] + _TINY)
+    return margin_term(logits, labels) / (largest[:, 0] - largest[:, 2] + TINY)
 
 
 def targeted_dlr_term(logits: Logits, labels: Labels, targets: Labels) -> Values:
-    """``-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2 + 1e-12)`` (same paper, eq. 7)."""
+    """Return ``-(z_y - z_t) / (z_(1) - (z_(3) + z_(4)) / 2 + 1e-12)`` (same paper, eq. 7)."""
     largest = _largest(logits, 4, "targeted DLR")
-    scale = largest[:, 0] - (largest[:, 2] + largest[:, 3]) / 2 + _TINY
+    scale = largest[:, 0] - (largest[:, 2] + largest[:, 3]) / 2 + TINY
     return targeted_margin_term(logits, labels, targets) / scale
 
 
-def _pick(logits, classes):
+def kl_term(logits: Logits, reference: Logits) -> Values:
+    """Return ``KL(softmax(reference) || softmax(z))``."""
+    return optax.losses.kl_divergence_with_log_targets(
+        jax.nn.log_softmax(logits), jax.nn.log_softmax(reference)
+    )
+
+
+def _pick(logits: Logits, classes: Labels) -> Values:
     return jnp.take_along_axis(logits, classes[:, None], axis=-1)[:, 0]
 
 
-def _largest(logits, count, name):
+def _largest(logits: Logits, count: int, name: str) -> Float[Array, "batch count"]:
     if logits.shape[-1] < count:
         raise ValueError(
             f"{name} needs at least {count} classes, the model has {logits.shape[-1]}: "
@@ -110,142 +116,128 @@ def _largest(logits, count, name):
 
 @pytree_dataclass(static=("term",))
 class LogitsObjective:
-    """``term(logits, *operands)`` of every example.
+    """A term of the logits of every example.
 
     Attributes:
       term: function of ``(logits [batch, classes], *operands)`` to one number per example; static
         in ``jit``, so a module-level function.
       model: see ``attacks.model.Model``.
-      operands: arrays over the batch (labels, targets).
+      operands: arrays over the batch, such as labels and targets.
       aux_weight: weight of the auxiliary heads' mean; None ignores them.
+      reference: fixed final logits and auxiliary logits, which the term takes head by head between
+        the logits and the operands; empty if it takes none.
     """
 
     term: Callable[..., Values]
     model: Model
     operands: tuple[Array, ...]
-    aux_weight: float | int | Float[Array, ""] | None = None
+    aux_weight: Weight | None = None
+    reference: tuple[Array, ...] = ()
 
     def __call__(self, images: Images) -> Values:
-        """Evaluates the objective."""
+        """Evaluate the objective."""
         return self.values_and_logits(images)[0]
 
     def values_and_logits(self, images: Images) -> tuple[Values, Logits]:
-        """Evaluates the objective and returns the model's final logits with it."""
+        """Evaluate the objective and return the model's final logits with it."""
         logits, aux_logits = model_outputs(self.model, images)
+
+        def value(head: tuple[Array, ...]) -> Values:
+            return self.term(*head, *self.operands)
+
+        final, aux = (logits, *self.reference[:1]), (aux_logits, *self.reference[1:])
         if self.aux_weight is None:
-            return self.term(logits, *self.operands), logits
-        values = combine_heads(
-            lambda head: self.term(head, *self.operands), logits, aux_logits, self.aux_weight
-        )
-        return values, logits
+            return value(final), logits
+        return combine_heads(value, final, aux, self.aux_weight), logits
 
-
-@pytree_dataclass()
-class KLObjective:
-    """``KL(p_reference || p(images))`` of every example, head by head; see ``kl_divergence``."""
-
-    model: Model
-    reference_logits: Logits
-    reference_aux_logits: Float[Array, "heads batch classes"]
-    aux_weight: float | int | Float[Array, ""] | None = None
-
-    def __call__(self, images: Images) -> Values:
-        """Evaluates the objective."""
-        logits, aux_logits = model_outputs(self.model, images)
-        if self.aux_weight is None:
-            return _kl((self.reference_logits, logits))
-        return combine_heads(
-            _kl,
-            (self.reference_logits, logits),
-            (self.reference_aux_logits, aux_logits),
-            self.aux_weight,
+    def among(self, rows: Int[np.ndarray, "chosen"]) -> "LogitsObjective":
+        """Return the objective of some of the examples."""
+        return replace(
+            self,
+            operands=tuple(operand[rows] for operand in self.operands),
+            reference=tuple(logits[..., rows, :] for logits in self.reference),
         )
 
 
-def _kl(reference_and_logits):
-    reference, logits = reference_and_logits
-    return optax.losses.kl_divergence_with_log_targets(
-        jax.nn.log_softmax(logits), jax.nn.log_softmax(reference)
-    )
-
-
-def _objective(term, model, operands, aux_weight):
-    operands = tuple(jnp.asarray(operand, jnp.int32) for operand in operands)
+def _on_classes(
+    term: Callable[..., Values], model: Model, classes: tuple[AnyLabels, ...], aux_weight: Weight
+) -> LogitsObjective:
+    operands = tuple(jnp.asarray(numbers, jnp.int32) for numbers in classes)
     return LogitsObjective(term, as_pytree(model), operands, _used(aux_weight))
 
 
-def _used(aux_weight):
-    """None, which is static in ``jit``, for a weight of 0: the heads are then not computed."""
+def _used(aux_weight: Weight) -> Weight | None:
+    """Return None, which is static in ``jit``, for a weight of 0: the heads are not computed."""
     return None if isinstance(aux_weight, (int, float)) and aux_weight == 0 else aux_weight
 
 
-def cross_entropy(model: Model, labels, aux_weight=0.0) -> LogitsObjective:
-    """Cross-entropy to the labels (untargeted PGD, FGSM).
+def cross_entropy(model: Model, labels: AnyLabels, aux_weight: Weight = 0.0) -> LogitsObjective:
+    """Return the cross-entropy to the labels."""
+    return _on_classes(cross_entropy_term, model, (labels,), aux_weight)
+
+
+def targeted_cross_entropy(
+    model: Model, targets: AnyLabels, aux_weight: Weight = 0.0
+) -> LogitsObjective:
+    """Return minus the cross-entropy to the targets."""
+    return _on_classes(targeted_cross_entropy_term, model, (targets,), aux_weight)
+
+
+def margin(model: Model, labels: AnyLabels, aux_weight: Weight = 0.0) -> LogitsObjective:
+    """Return ``max_{k != y} z_k - z_y``, the paper's "C&W" attack."""
+    return _on_classes(margin_term, model, (labels,), aux_weight)
+
+
+def targeted_margin(
+    model: Model, labels: AnyLabels, targets: AnyLabels, aux_weight: Weight = 0.0
+) -> LogitsObjective:
+    """Return ``z_t - z_y``."""
+    return _on_classes(targeted_margin_term, model, (labels, targets), aux_weight)
+
+
+def dlr(model: Model, labels: AnyLabels, aux_weight: Weight = 0.0) -> LogitsObjective:
+    """Return the difference of logits ratio, for at least 3 classes; see ``dlr_term``."""
+    return _on_classes(dlr_term, model, (labels,), aux_weight)
+
+
+def targeted_dlr(
+    model: Model, labels: AnyLabels, targets: AnyLabels, aux_weight: Weight = 0.0
+) -> LogitsObjective:
+    """Return the targeted difference of logits ratio, for at least 4 classes."""
+    return _on_classes(targeted_dlr_term, model, (labels, targets), aux_weight)
+
+
+def kl_divergence(model: Model, reference: Any, aux_weight: Weight = 0.0) -> LogitsObjective:
+    """Return ``KL(p_reference || p(images))``, which TRADES' attack ascends.
+
+    At the natural image itself its gradient is 0: start from ``attacks.gaussian_start``.
 
     Args:
-      model: callable pytree, or plain function, from images to logits or to an object with
-        ``logits`` and ``aux_logits``.
-      labels: class numbers, [batch].
-      aux_weight: weight of the auxiliary heads' mean, 2 in the paper's "with p"; 0 ignores them.
+      model: see ``attacks.model.Model``.
+      reference: the fixed (natural) outputs, in the form that a model returns; log-probabilities
+        serve as well.
+      aux_weight: weight of the auxiliary heads, each compared with the same head of the reference.
     """
-    return _objective(cross_entropy_term, model, (labels,), aux_weight)
-
-
-def targeted_cross_entropy(model: Model, targets, aux_weight=0.0) -> LogitsObjective:
-    """Minus the cross-entropy to ``targets``. See ``cross_entropy``."""
-    return _objective(targeted_cross_entropy_term, model, (targets,), aux_weight)
-
-
-def margin(model: Model, labels, aux_weight=0.0) -> LogitsObjective:
-    """``max_{k != y} z_k - z_y``, the paper's "C&W" attack. See ``cross_entropy``."""
-    return _objective(margin_term, model, (labels,), aux_weight)
-
-
-def targeted_margin(model: Model, labels, targets, aux_weight=0.0) -> LogitsObjective:
-    """``z_t - z_y``. See ``cross_entropy``."""
-    return _objective(targeted_margin_term, model, (labels, targets), aux_weight)
-
-
-def dlr(model: Model, labels, aux_weight=0.0) -> LogitsObjective:
-    """Difference of logits ratio, for at least 3 classes. See ``cross_entropy``."""
-    return _objective(dlr_term, model, (labels,), aux_weight)
-
-
-def targeted_dlr(model: Model, labels, targets, aux_weight=0.0) -> LogitsObjective:
-    """Targeted difference of logits ratio, for at least 4 classes. See ``cross_entropy``."""
-    return _objective(targeted_dlr_term, model, (labels, targets), aux_weight)
-
-
-def kl_divergence(model: Model, reference, aux_weight=0.0) -> KLObjective:
-    """``KL(p_reference || p(images))``, which TRADES' attack ascends.
-
-    At the natural image itself its gradient is 0: start from ``gaussian_start``.
-
-    Args:
-      model: see ``cross_entropy``.
-      reference: the fixed (natural) outputs: logits [batch, classes], or an object with ``logits``
-        and ``aux_logits``. Log-probabilities serve as well.
-      aux_weight: see ``cross_entropy``; each head is compared with the reference's same head.
-    """
-    logits, aux_logits = read_outputs(reference)
-    return KLObjective(as_pytree(model), logits, aux_logits, _used(aux_weight))
+    return LogitsObjective(
+        kl_term, as_pytree(model), (), _used(aux_weight), read_outputs(reference)
+    )
 
 
 LOSSES: dict[str, Callable[..., Objective]] = {"ce": cross_entropy, "dlr": dlr, "margin": margin}
-"""Names of untargeted objectives, each built of ``(model, labels)``."""
+"""Untargeted losses by name, each built of ``(model, labels)``."""
 
 TARGETED_LOSSES: dict[str, Callable[..., Objective]] = {
     "targeted_ce": lambda model, labels, targets: targeted_cross_entropy(model, targets),
     "targeted_dlr": targeted_dlr,
     "targeted_margin": targeted_margin,
 }
-"""Names of targeted objectives, each built of ``(model, labels, targets)``."""
+"""Targeted losses by name, each built of ``(model, labels, targets)``."""
 
 
 def objective_of(
     loss: str | Objective, model: Model, labels: Labels, targets: Labels | None = None
 ) -> Objective:
-    """Build the objective that an attack's ``loss`` names; an objective is returned as it is.
+    """Build the objective that an attack's ``loss`` names; return an objective as it is.
 
     Raises:
       ValueError: an unknown name, a targeted loss without targets, or the reverse.

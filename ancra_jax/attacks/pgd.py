@@ -3,21 +3,28 @@
 import math
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
-from ancra_jax.attacks.loop import LoopKind, ascend, frozen
-from ancra_jax.attacks.model import AnyFlags, AnyImages, AnyLabels, Model, example_keys
+from ancra_jax.attacks.loop import LoopKind, StepSize, ascend, frozen
+from ancra_jax.attacks.model import Model, example_keys
 from ancra_jax.attacks.objectives import Objective, objective_of
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.success import judge
 from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.attacks.types import AttackResult
-from ancra_jax.attacks.validation import Problem, checked
-from ancra_jax.ops.images import Images, select
+from ancra_jax.attacks.validation import Problem, check_positive_int, checked
+from ancra_jax.ops.images import (
+    AnyFlags,
+    AnyImages,
+    AnyLabels,
+    Images,
+    Keys,
+    Values,
+    gaussian_noise,
+)
 
 
-def gaussian_start(keys: Key[Array, "batch"], images: Images, sigma: float = 0.001) -> Images:
+def gaussian_start(keys: Keys, images: Images, sigma: float = 0.001) -> Images:
     """Return ``images + sigma * N(0, 1)``, where the attacks inside TRADES-like training start.
 
     Not clipped, as in the reference implementations: the first step's projection is the first one.
@@ -27,8 +34,7 @@ def gaussian_start(keys: Key[Array, "batch"], images: Images, sigma: float = 0.0
       images: natural images.
       sigma: standard deviation on the [0, 1] pixel scale.
     """
-    noise = jax.vmap(lambda key, x: jax.random.normal(key, x.shape, x.dtype))(keys, images)
-    return images + sigma * noise
+    return images + sigma * gaussian_noise(keys, images)
 
 
 @explains_old_calls
@@ -38,7 +44,7 @@ def pgd(
     labels: AnyLabels,
     threat_model: ThreatModel,
     *,
-    step_size: float | int | Float[Array, ""],
+    step_size: StepSize,
     num_steps: int,
     loss: str | Objective = "ce",
     targets: AnyLabels | None = None,
@@ -51,12 +57,12 @@ def pgd(
     """Ascend the loss in steps of one length, each projected into the threat model.
 
     Every step is ``x <- project(x + step_size * direction(gradient))``. No gradient flows through
-    the attack. The common arguments are described in ``ancra_jax.attacks``.
+    the attack. ``ancra_jax.attacks`` describes the common arguments.
 
     Args:
       step_size: length of a step in the threat model's norm, on the [0, 1] pixel scale.
       num_steps: number of steps.
-      start: where to start; taken as it is.
+      start: where to start, of the images' shape; taken as it is.
       key: if given, and no ``start``, the attack starts at a random point of the threat model.
         Without either it starts at the natural image.
 
@@ -67,25 +73,16 @@ def pgd(
     Raises:
       ValueError: an argument that is not allowed.
     """
-    problem = checked(
-        model,
-        images,
-        labels,
-        threat_model,
-        key,
-        indices,
-        active,
-        targets,
-        loop,
-        start=start,
-        num_steps=num_steps,
+    problem, numbers, first = checked(
+        model, images, labels, threat_model, targets, active, indices, loop, start
     )
+    check_positive_int(num_steps, "num_steps")
     if isinstance(step_size, (int, float)) and not (math.isfinite(step_size) and step_size > 0):
         raise ValueError(f"step_size={step_size}: must be finite and > 0, on the [0, 1] scale")
-    first = problem.images if problem.start is None else problem.start
-    if start is None and key is not None:
-        keys = example_keys(key, problem.indices)
-        first = threat_model.random_start(keys, problem.images)
+    if first is None:
+        first = problem.images
+        if key is not None:
+            first = threat_model.random_start(example_keys(key, numbers), first)
     return _judged(problem, loss, first, step_size, num_steps, loop)
 
 
@@ -106,12 +103,12 @@ def fgsm(
     """Run the fast gradient sign method: one PGD step of length epsilon from the natural image.
 
     Under ``L2`` the step follows the normalised gradient. Nothing is random: ``key`` and
-    ``indices`` are not used. The common arguments are described in ``ancra_jax.attacks``.
+    ``indices`` are not used. ``ancra_jax.attacks`` describes the common arguments.
 
     References:
       Goodfellow, Shlens & Szegedy, Explaining and harnessing adversarial examples, ICLR 2015.
     """
-    problem = checked(model, images, labels, threat_model, key, indices, active, targets, loop)
+    problem, *_ = checked(model, images, labels, threat_model, targets, active, indices, loop)
     return _judged(problem, loss, problem.images, threat_model.epsilon, 1, loop)
 
 
@@ -119,27 +116,21 @@ def _judged(
     problem: Problem,
     loss: str | Objective,
     first: Images,
-    step_size: float | int | Float[Array, ""],
+    step_size: StepSize,
     num_steps: int,
     loop: LoopKind,
 ) -> AttackResult:
     """Ascend the loss, and judge the last iterate by a fresh forward pass."""
     objective = objective_of(loss, problem.model, problem.labels, problem.targets)
     problem, objective = frozen((problem, objective))
-    natural, ball, active = problem.images, problem.threat_model, problem.active
+    natural, ball = problem.images, problem.threat_model
     last = ascend(
         objective, first, natural, ball, step_size=step_size, num_steps=num_steps, loop=loop
     )
     success, _ = judge(problem.model, last, natural, problem.labels, ball)
-    success = success & active
-    return AttackResult(
-        images=select(success, last, natural),
-        success=success,
-        best_loss=jnp.where(active, _value(objective, last), -jnp.inf),
-        queries=jnp.where(active, num_steps + 1, 0),
-    )
+    return problem.result(success, last, _value(objective, last), num_steps + 1)
 
 
 @jax.jit
-def _value(objective: Objective, images: Images) -> Float[Array, "batch"]:
+def _value(objective: Objective, images: Images) -> Values:
     return objective(images)

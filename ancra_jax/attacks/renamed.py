@@ -13,10 +13,9 @@ KEYWORDS = {"logits_fn": "model", "objective": "loss"}
 
 
 def explains_old_calls(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
-    """Make a function that is called in the form of version 0.1 say the new form.
+    """Make a function that is called in the form of version 0.1 raise a TypeError with the new one.
 
-    Raises (when the decorated function is called):
-      TypeError: a keyword that has another name now, or a threat model as third argument.
+    The old forms are keywords that have another name now, and a threat model as third argument.
     """
     name = function.__name__
 

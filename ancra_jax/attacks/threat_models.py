@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from ancra_jax.ops.images import TINY, Images, Keys, Values, gaussian_noise, per_image
 from ancra_jax.ops.pytree import pytree_dataclass
 
-Images = Float[Array, "batch height width channels"]
-
-_TINY = 1e-12
+Radius = float | int | Float[Array, ""]
 
 
 @runtime_checkable
@@ -19,26 +18,26 @@ class ThreatModel(Protocol):
     """A norm ball of radius ``epsilon`` (on the [0, 1] pixel scale) around every natural image."""
 
     @property
-    def epsilon(self) -> float | int | Float[Array, ""]:
+    def epsilon(self) -> Radius:
         """Radius of the ball."""
 
-    def norm(self, perturbations: Images) -> Float[Array, "batch"]:
-        """Size of every perturbation."""
+    def norm(self, perturbations: Images) -> Values:
+        """Return the size of every perturbation."""
 
     def direction(self, gradients: Images) -> Images:
-        """Steepest-ascent direction of norm 1."""
+        """Return the steepest-ascent direction of norm 1."""
 
     def project(self, images: Images, natural: Images) -> Images:
-        """Moves images into the ball around ``natural``, then into [0, 1]."""
+        """Move images into the ball around ``natural``, then into [0, 1]."""
 
-    def random_start(self, keys: Key[Array, "batch"], natural: Images) -> Images:
-        """A random point of the ball and of [0, 1] for every image, one key each."""
+    def random_start(self, keys: Keys, natural: Images) -> Images:
+        """Draw a point of the ball and of [0, 1] for every image, with one key each."""
 
-    def noise(self, keys: Key[Array, "batch"], natural: Images) -> Images:
-        """Noise of the images' shape, which ``at_distance`` scales; one key each."""
+    def noise(self, keys: Keys, natural: Images) -> Images:
+        """Draw noise of the images' shape, which ``at_distance`` scales, with one key each."""
 
 
-def _check_epsilon(epsilon):
+def _check_epsilon(epsilon: object) -> None:
     if isinstance(epsilon, (int, float)) and not (math.isfinite(epsilon) and epsilon > 0):
         raise ValueError(
             f"epsilon={epsilon}: epsilon must be finite and > 0, on the [0, 1] pixel scale"
@@ -46,18 +45,14 @@ def _check_epsilon(epsilon):
 
 
 def at_distance(
-    threat_model: ThreatModel,
-    natural: Images,
-    noise: Images,
-    distance: float | Float[Array, ""] | Float[Array, "batch"],
+    threat_model: ThreatModel, natural: Images, noise: Images, distance: Radius | Values
 ) -> Images:
-    """Adds noise scaled to a norm of ``distance`` to every image, then clips to [0, 1]."""
-    size = threat_model.norm(noise) + _TINY
-    return jnp.clip(natural + (distance / size)[:, None, None, None] * noise, 0.0, 1.0)
+    """Add noise scaled to a norm of ``distance`` to every image, then clip to [0, 1]."""
+    scale = distance / (threat_model.norm(noise) + TINY)
+    return jnp.clip(natural + per_image(scale) * noise, 0.0, 1.0)
 
 
-def per_example_norm(x: Images) -> Float[Array, "batch 1 1 1"]:
-    """Euclidean norm of every example, kept broadcastable."""
+def _euclidean(x: Images) -> Float[Array, "batch 1 1 1"]:
     return jnp.sqrt(jnp.sum(jnp.square(x), axis=(1, 2, 3), keepdims=True))
 
 
@@ -65,30 +60,30 @@ def per_example_norm(x: Images) -> Float[Array, "batch 1 1 1"]:
 class Linf:
     """All images whose pixels each differ by at most ``epsilon`` from the natural image's."""
 
-    epsilon: float | int | Float[Array, ""]
+    epsilon: Radius
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_epsilon(self.epsilon)
 
-    def norm(self, perturbations: Images) -> Float[Array, "batch"]:
-        """Largest absolute pixel difference."""
+    def norm(self, perturbations: Images) -> Values:
+        """Return the largest absolute pixel difference."""
         return jnp.max(jnp.abs(perturbations), axis=(1, 2, 3))
 
     def direction(self, gradients: Images) -> Images:
-        """Sign of the gradient."""
+        """Return the sign of the gradient."""
         return jnp.sign(gradients)
 
     def project(self, images: Images, natural: Images) -> Images:
-        """Clips to the ball, then to [0, 1]."""
+        """Clip to the ball, then to [0, 1]."""
         inside = jnp.clip(images, natural - self.epsilon, natural + self.epsilon)
         return jnp.clip(inside, 0.0, 1.0)
 
-    def random_start(self, keys: Key[Array, "batch"], natural: Images) -> Images:
-        """Uniform in the cube of half-width ``epsilon``, clipped to [0, 1]."""
+    def random_start(self, keys: Keys, natural: Images) -> Images:
+        """Draw uniformly in the cube of half-width ``epsilon``, then clip to [0, 1]."""
         return jnp.clip(natural + self.epsilon * self.noise(keys, natural), 0.0, 1.0)
 
-    def noise(self, keys: Key[Array, "batch"], natural: Images) -> Images:
-        """Uniform in [-1, 1]."""
+    def noise(self, keys: Keys, natural: Images) -> Images:
+        """Draw uniformly in [-1, 1]."""
         return jax.vmap(
             lambda key, x: jax.random.uniform(key, x.shape, x.dtype, minval=-1.0, maxval=1.0)
         )(keys, natural)
@@ -98,49 +93,49 @@ class Linf:
 class L2:
     """All images at a Euclidean distance of at most ``epsilon`` from the natural image."""
 
-    epsilon: float | int | Float[Array, ""]
+    epsilon: Radius
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_epsilon(self.epsilon)
 
-    def norm(self, perturbations: Images) -> Float[Array, "batch"]:
-        """Euclidean norm over all pixels and channels."""
-        return per_example_norm(perturbations)[:, 0, 0, 0]
+    def norm(self, perturbations: Images) -> Values:
+        """Return the Euclidean norm over all pixels and channels."""
+        return _euclidean(perturbations)[:, 0, 0, 0]
 
     def direction(self, gradients: Images) -> Images:
-        """Gradient scaled to norm 1; 0 stays 0."""
-        return gradients / (per_example_norm(gradients) + _TINY)
+        """Return the gradient scaled to norm 1; 0 stays 0."""
+        return gradients / (_euclidean(gradients) + TINY)
 
     def project(self, images: Images, natural: Images) -> Images:
-        """Scales the perturbation to norm ``epsilon`` where it is longer, then clips to [0, 1]."""
+        """Scale the perturbation to norm ``epsilon`` where it is longer, then clip to [0, 1]."""
         delta = images - natural
-        norm = per_example_norm(delta)
-        scale = jnp.minimum(1.0, self.epsilon / jnp.maximum(norm, _TINY))
+        scale = jnp.minimum(1.0, self.epsilon / jnp.maximum(_euclidean(delta), TINY))
         return jnp.clip(natural + delta * scale, 0.0, 1.0)
 
-    def random_start(self, keys: Key[Array, "batch"], natural: Images) -> Images:
-        """Uniform in the ball, clipped to [0, 1]."""
+    def random_start(self, keys: Keys, natural: Images) -> Images:
+        """Draw uniformly in the ball, then clip to [0, 1]."""
         dimension = math.prod(natural.shape[1:])
 
-        def draw(key, x):
+        def draw(
+            key: Key[Array, ""], x: Float[Array, "height width channels"]
+        ) -> Float[Array, "height width channels"]:
             direction_key, radius_key = jax.random.split(key)
             gaussian = jax.random.normal(direction_key, x.shape, x.dtype)
             radius = jax.random.uniform(radius_key, (), x.dtype) ** (1.0 / dimension)
-            return radius * gaussian / (jnp.linalg.norm(gaussian) + _TINY)
+            return radius * gaussian / (jnp.linalg.norm(gaussian) + TINY)
 
-        noise = jax.vmap(draw)(keys, natural)
-        return jnp.clip(natural + self.epsilon * noise, 0.0, 1.0)
+        return jnp.clip(natural + self.epsilon * jax.vmap(draw)(keys, natural), 0.0, 1.0)
 
-    def noise(self, keys: Key[Array, "batch"], natural: Images) -> Images:
-        """Standard normal."""
-        return jax.vmap(lambda key, x: jax.random.normal(key, x.shape, x.dtype))(keys, natural)
+    def noise(self, keys: Keys, natural: Images) -> Images:
+        """Draw standard normal numbers."""
+        return gaussian_noise(keys, natural)
 
 
 THREAT_MODELS: dict[str, type[Linf] | type[L2]] = {"linf": Linf, "l2": L2}
 
 
 def threat_model(norm: str, epsilon: float) -> Linf | L2:
-    """The threat model of a norm's name, ``'linf'`` or ``'l2'`` (also ``'Linf'``, ``'L2'``).
+    """Return the threat model of a norm's name, ``'linf'`` or ``'l2'`` (also ``'Linf'``, ``'L2'``).
 
     Raises:
       ValueError: another name, or an epsilon that is not finite and > 0.

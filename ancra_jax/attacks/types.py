@@ -1,36 +1,52 @@
-"""How an evaluation tells where it stands."""
+"""What attacks return, and how an evaluation tells where it stands."""
 
 import sys
 from typing import NamedTuple
 
-from jaxtyping import Array, Bool, Float, Int
+import jax
+import numpy as np
+
+from ancra_jax.ops.images import Flags, Images, Labels, Values
+
+ROBUST, CLEAN = "", "clean"
 
 
 class AttackResult(NamedTuple):
-    """Per-example result of one attack.
+    """What one attack did to every example.
 
     Attributes:
       images: an adversarial image where ``success``, the natural image elsewhere.
       success: whether the attack found a misclassified image inside the threat model.
-      best_loss: the largest value of the ascended objective (for FAB: minus the smallest norm of a
-        misclassified image, ``-inf`` without one).
-      queries: forward passes spent on the example.
+      best_loss: the largest value of the ascended objective (``fgsm`` and ``pgd``: at the last
+        iterate; ``fab``: minus the smallest norm of a misclassified image, ``-inf`` without one).
+        ``-inf`` where the example was not attacked.
+      queries: forward passes spent on the example; 0 where it was not attacked.
     """
 
-    images: Float[Array, "batch height width channels"]
-    success: Bool[Array, "batch"]
-    best_loss: Float[Array, "batch"]
-    queries: Int[Array, "batch"]
+    images: Images
+    success: Flags
+    best_loss: Values
+    queries: Labels
+
+    def __repr__(self) -> str:
+        """Return a summary of a few lines, without pixels."""
+        images = f"{self.images.dtype}{list(self.images.shape)}"
+        if isinstance(self.success, jax.core.Tracer):
+            return summary("AttackResult", images=images)
+        success = f"{int(np.sum(self.success))} of {len(self.success)}"
+        return summary("AttackResult", success=success, images=images)
 
 
-ROBUST, CLEAN = "", "clean"
+def summary(kind: str, **lines: object) -> str:
+    """Return a result's ``repr``: its kind, then one line for each thing worth saying."""
+    return "\n".join([f"{kind}:", *(f"  {name}: {value}" for name, value in lines.items())])
 
 
 class Progress(NamedTuple):
     """Where an evaluation stands, after every batch.
 
     Attributes:
-      attack: name of the attack; 'clean' while clean images are classified.
+      attack: name of the attack; 'clean' while natural images are classified.
       round: number of its pass (restart or target) among ``rounds``, from 1.
       rounds: how many passes it has.
       done: examples that this pass has treated.
@@ -38,8 +54,8 @@ class Progress(NamedTuple):
       robust_accuracy: share of all examples that nothing has broken so far.
       seconds: since the call.
       remaining: an estimate of the seconds that are left, at the pace so far; too long rather than
-        too short, since examples that are broken meanwhile are not attacked again. None while clean
-        images are classified.
+        too short, since examples that are broken meanwhile are not attacked again. None while
+        natural images are classified.
     """
 
     attack: str
@@ -53,7 +69,7 @@ class Progress(NamedTuple):
 
 
 def print_progress(progress: Progress) -> None:
-    """Writes progress to stderr: one line that is rewritten, or one line per pass in a log."""
+    """Write progress to stderr: one line that is rewritten, or one line per pass in a log."""
     last = progress.done == progress.todo
     live = sys.stderr.isatty()
     if not (live or last):

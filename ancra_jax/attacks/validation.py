@@ -10,62 +10,62 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
 
 from ancra_jax.attacks.loop import check_loop
-from ancra_jax.attacks.model import Images, Model, as_pytree, read_outputs
+from ancra_jax.attacks.model import Logits, Model, as_pytree, read_outputs
 from ancra_jax.attacks.threat_models import ThreatModel
+from ancra_jax.attacks.types import AttackResult
+from ancra_jax.ops.images import Flags, Images, Labels, select
 
 
 class Problem(NamedTuple):
-    """What an attack works on, checked, as arrays and pytrees that ``jit`` takes.
+    """What an attack works on, checked, as pytrees and arrays that ``jit`` takes.
 
     Attributes:
-      model: a pytree; see ``attacks.model.as_pytree``.
+      model: see ``attacks.model.as_pytree``.
       images: natural images.
       labels: class numbers, int32.
-      threat_model: the ball around every image.
-      key: source of all randomness; a fixed one where the call needed none.
-      indices: data-set indices.
-      active: which examples to attack.
       targets: class numbers, int32, or None.
-      start: the first iterates, or None.
+      active: which examples to attack.
+      threat_model: the ball around every image.
     """
 
     model: Model
     images: Images
-    labels: Int[Array, "batch"]
+    labels: Labels
+    targets: Labels | None
+    active: Flags
     threat_model: ThreatModel
-    key: Key[Array, ""]
-    indices: Int[Array, "batch"]
-    active: Bool[Array, "batch"]
-    targets: Int[Array, "batch"] | None
-    start: Images | None
+
+    def result(self, success: Flags, found: Images, best_loss: Any, queries: Any) -> AttackResult:
+        """Return what the attack found, with the examples that it was not to attack taken out."""
+        success = success & self.active
+        return AttackResult(
+            images=select(success, found, self.images),
+            success=success,
+            best_loss=jnp.where(self.active, best_loss, -jnp.inf),
+            queries=jnp.where(self.active, queries, 0),
+        )
 
 
 def checked(
-    model: Model,
+    model: Any,
     images: Any,
     labels: Any,
     threat_model: Any,
-    key: Key[Array, ""] | None,
-    indices: Any,
-    active: Any,
     targets: Any,
-    loop: str,
-    *,
+    active: Any,
+    indices: Any,
+    loop: Any,
     start: Any = None,
-    random: str = "",
-    **counts: int,
-) -> Problem:
-    """Check the arguments that attacks have in common, and convert them.
+) -> tuple[Problem, Labels, Images | None]:
+    """Check the arguments that attacks have in common, as the user gave them, and convert them.
 
-    The arguments come as the user gave them; ``ancra_jax.attacks`` describes them, but for these:
+    Every attack calls this first. ``ancra_jax.attacks`` describes the arguments; ``start`` has the
+    images' shape and is taken as it is.
 
-    Args:
-      start: the first iterates, of the images' shape; taken as they are.
-      random: what in this call draws random numbers, for the error where ``key`` is None.
-      **counts: further arguments that must be whole numbers of at least 1, by name.
+    Returns:
+      The problem, the indices and the start.
 
     Raises:
       TypeError: ``threat_model`` is not one.
@@ -80,35 +80,26 @@ def checked(
         if numbers is not None:
             check_labels(numbers, batch, name=name)
     if active is not None and (np.shape(active) != (batch,) or active.dtype != bool):
-        raise ValueError(
-            f"active has shape {np.shape(active)} and dtype {active.dtype}: expected [{batch}] bool"
-        )
+        found = f"shape {np.shape(active)} and dtype {active.dtype}"
+        raise ValueError(f"active has {found}: expected booleans [{batch}]")
     if start is not None and np.shape(start) != np.shape(images):
         raise ValueError(f"start has shape {np.shape(start)}, images {np.shape(images)}")
-    if key is None and random:
-        raise ValueError(f"key=None: {random} need a key, such as jax.random.key(0)")
     check_loop(loop)
-    for name, count in counts.items():
-        check_positive_int(count, name)
-    return Problem(
+    classes = jnp.asarray(labels, jnp.int32)
+    problem = Problem(
         model=as_pytree(model),
         images=jnp.asarray(images),
-        labels=jnp.asarray(labels, jnp.int32),
-        threat_model=threat_model,
-        key=jax.random.key(0) if key is None else key,
-        indices=jnp.arange(batch) if indices is None else jnp.asarray(indices),
-        active=jnp.ones(batch, bool) if active is None else jnp.asarray(active),
+        labels=classes,
         targets=None if targets is None else jnp.asarray(targets, jnp.int32),
-        start=None if start is None else jnp.asarray(start),
+        active=jnp.ones_like(classes, bool) if active is None else jnp.asarray(active),
+        threat_model=threat_model,
     )
+    numbers = jnp.arange(batch) if indices is None else jnp.asarray(indices)
+    return problem, numbers, None if start is None else jnp.asarray(start)
 
 
-def check_images(images, name: str = "images") -> None:
-    """Refuses what is not a batch of floating-point images in [0, 1].
-
-    Raises:
-      ValueError: naming what is wrong.
-    """
+def check_images(images: Any, name: str = "images") -> None:
+    """Refuse what is not a batch of floating-point images in [0, 1], with a ValueError."""
     if np.ndim(images) != 4:
         raise ValueError(
             f"{name} has shape {np.shape(images)}: expected [batch, height, width, channels]"
@@ -127,36 +118,37 @@ def check_images(images, name: str = "images") -> None:
         raise ValueError(f"{name} lies in [{low:g}, {high:g}]: pixels must be in [0, 1]")
 
 
-def check_labels(labels, batch: int, num_classes: int | None = None, name: str = "labels") -> None:
-    """Refuses what is not one class number per image.
+def check_labels(
+    labels: Any, batch: int, num_classes: int | None = None, name: str = "labels"
+) -> None:
+    """Refuse what is not one whole number of at least 0 per image, with a ValueError.
 
-    Raises:
-      ValueError: naming what is wrong.
+    Args:
+      labels: class numbers, or other numbers (indices).
+      batch: number of images.
+      num_classes: of the model, if it is known; labels must be below it.
+      name: of the argument.
     """
     if np.ndim(labels) != 1 or np.shape(labels)[0] != batch:
         raise ValueError(f"{name} has shape {np.shape(labels)}: expected [{batch}]")
     if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(f"{name} has dtype {labels.dtype}: expected integer class numbers")
+        raise ValueError(f"{name} has dtype {labels.dtype}: expected integers")
     if isinstance(labels, jax.core.Tracer) or batch == 0:
         return
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or (num_classes is not None and high >= num_classes):
         allowed = "" if num_classes is None else f" to {num_classes - 1}, the model's last class"
-        raise ValueError(f"{name} lies in {low}..{high}: class numbers go from 0{allowed}")
+        raise ValueError(f"{name} lies in {low}..{high}: allowed is 0{allowed or ' or more'}")
 
 
-def check_positive_int(value, name: str) -> None:
-    """Refuses what is not a whole number of at least 1."""
+def check_positive_int(value: Any, name: str) -> None:
+    """Refuse what is not a whole number of at least 1, with a ValueError."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")
 
 
-def check_logits(logits, batch: int) -> None:
-    """Refuses what is not a batch of finite logits over at least two classes.
-
-    Raises:
-      ValueError: naming what is wrong.
-    """
+def check_logits(logits: Any, batch: int) -> None:
+    """Refuse what is not a batch of finite logits over at least two classes, with a ValueError."""
     if np.ndim(logits) != 2 or np.shape(logits)[0] != batch or np.shape(logits)[1] < 2:
         raise ValueError(
             f"the model returned logits of shape {np.shape(logits)} for {batch} images: expected "
@@ -167,14 +159,14 @@ def check_logits(logits, batch: int) -> None:
     bad = np.flatnonzero(~np.isfinite(np.asarray(logits, np.float32)).all(axis=-1))
     if bad.size:
         raise ValueError(
-            f"the model's logits are NaN or infinite on {bad.size} of {batch} clean images "
+            f"the model's logits are NaN or infinite on {bad.size} of {batch} natural images "
             f"(first: image {bad[0]}): no attack can judge such a model"
         )
 
 
 @jax.jit
-def forward(model: Model, images: Images) -> Float[Array, "batch classes"]:
-    """The model's logits, float32.
+def forward(model: Model, images: Images) -> Logits:
+    """Return the model's final logits, float32.
 
     Raises:
       ValueError: they are not [batch, classes] with at least 2 classes.

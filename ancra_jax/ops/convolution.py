@@ -10,10 +10,11 @@ JAX's own convolution and its gradient have three weak spots there (jax 0.10):
 
 So input channels are padded, and the input gradient is written as an ordinary convolution of the
 cotangent with the flipped, transposed kernel; or, where that takes little memory, as one matrix
-product whose columns are added up where they belong. Values are those of the stock rule up to
-rounding. The function does not allow forward-mode differentiation.
+product whose columns are added up where they belong. Values are those of JAX's own rule up to
+rounding. Forward-mode differentiation is not possible.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ class Geometry(NamedTuple):
 
 
 def stock_convolution(images: FeatureMap, kernel: Kernel, geometry: Geometry) -> NewFeatureMap:
-    """JAX's own convolution (NHWC, HWIO), differentiated by JAX's own rules."""
+    """Compute JAX's own convolution (NHWC, HWIO), differentiated by JAX's own rules."""
     return jax.lax.conv_general_dilated(
         images,
         kernel,
@@ -61,16 +62,20 @@ def stock_convolution(images: FeatureMap, kernel: Kernel, geometry: Geometry) ->
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def cpu_convolution(images: FeatureMap, kernel: Kernel, geometry: Geometry) -> NewFeatureMap:
-    """The same values as ``stock_convolution``, and the same gradients, sooner on CPU."""
+    """Compute the values of ``stock_convolution``, and the same gradients, faster on CPU."""
     images, kernel = _even_channels(images, kernel)
     return stock_convolution(images, kernel, geometry)
 
 
-def _forward(images, kernel, geometry):
+def _forward(
+    images: FeatureMap, kernel: Kernel, geometry: Geometry
+) -> tuple[NewFeatureMap, tuple[FeatureMap, Kernel]]:
     return cpu_convolution(images, kernel, geometry), (images, kernel)
 
 
-def _backward(geometry, residuals, cotangent):
+def _backward(
+    geometry: Geometry, residuals: tuple[FeatureMap, Kernel], cotangent: NewFeatureMap
+) -> tuple[FeatureMap, Kernel]:
     images, kernel = residuals
     (kernel_gradient,) = jax.linear_transpose(
         lambda k: stock_convolution(images, k, geometry), kernel
@@ -84,7 +89,7 @@ def _backward(geometry, residuals, cotangent):
 cpu_convolution.defvjp(_forward, _backward)
 
 
-def _even_channels(images, kernel):
+def _even_channels(images: Array, kernel: Array) -> tuple[Array, Array]:
     channels = images.shape[-1]
     padding = -channels % _LANES if channels % 2 and channels > 1 else 0
     return (
@@ -93,8 +98,13 @@ def _even_channels(images, kernel):
     )
 
 
-def _by_convolution(images, kernel, geometry, cotangent):
-    """Low padding d(k-1) - p; high padding is what makes the result as large as the input."""
+def _by_convolution(
+    images: FeatureMap, kernel: Kernel, geometry: Geometry, cotangent: NewFeatureMap
+) -> FeatureMap:
+    """Convolve the cotangent with the turned kernel.
+
+    The low padding is d(k-1) - p; the high padding makes the result as large as the input.
+    """
     turned = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
     padding = [
         (d * (k - 1) - low, n - (out - 1) * s - 1 + low)
@@ -113,10 +123,13 @@ def _by_convolution(images, kernel, geometry, cotangent):
     )
 
 
-def _by_product(images, kernel, geometry, cotangent):
-    """Every entry of the kernel sends the cotangent to one place: output o, entry i to so + di - p.
+def _by_product(
+    images: FeatureMap, kernel: Kernel, geometry: Geometry, cotangent: NewFeatureMap
+) -> FeatureMap:
+    """Multiply the cotangent by all entries of the kernel, and add up where each one belongs.
 
-    Sums are in float32 at least, as inside a convolution.
+    Entry i of the kernel belongs, for output o, to input so + di - p. Sums are in float32 at least,
+    as inside a convolution.
     """
     columns = jnp.einsum(
         "bhwf,ijcf->bhwijc",
@@ -130,7 +143,7 @@ def _by_product(images, kernel, geometry, cotangent):
         images, kernel, geometry, cotangent
     )
 
-    def placed(i, j):
+    def placed(i: int, j: int) -> Float[Array, "batch height width channels"]:
         down, right = d * i - top, e * j - left
         spread = [
             (0, 0, 0),
@@ -144,8 +157,10 @@ def _by_product(images, kernel, geometry, cotangent):
     return sum(terms[1:], terms[0]).astype(cotangent.dtype)
 
 
-def _sides(images, kernel, geometry, cotangent):
-    """For height and width: sizes of input, output and kernel, stride, dilation, padding."""
+def _sides(
+    images: FeatureMap, kernel: Kernel, geometry: Geometry, cotangent: NewFeatureMap
+) -> Iterator[tuple[int, int, int, int, int, tuple[int, int]]]:
+    """Yield, for height and width: sizes of input, output and kernel, stride, dilation, padding."""
     return zip(
         images.shape[1:3],
         cotangent.shape[1:3],

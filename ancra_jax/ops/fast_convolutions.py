@@ -1,7 +1,7 @@
 """Somebody else's model, with its convolutions in the form that is fastest on CPU."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 def with_fast_convolutions(function: Callable[..., Result]) -> Callable[..., Result]:
-    """On the CPU backend, ``function`` with its convolutions replaced by ``cpu_convolution``.
+    """Replace the convolutions in a function by ``cpu_convolution``, on the CPU backend.
 
     The function is traced, and its operations are carried out as they stand but for
     two-dimensional convolutions without groups, also inside of ``jit`` and ``jax.checkpoint``.
@@ -31,7 +31,7 @@ def with_fast_convolutions(function: Callable[..., Result]) -> Callable[..., Res
     if jax.default_backend() != "cpu":
         return function
 
-    def replaced(*args):
+    def replaced(*args: Any) -> Result:
         try:
             traced, result = jax.make_jaxpr(function, return_shape=True)(*args)
         except Exception:
@@ -46,7 +46,7 @@ def with_fast_convolutions(function: Callable[..., Result]) -> Callable[..., Res
     return replaced
 
 
-def _has_convolution(jaxpr):
+def _has_convolution(jaxpr: Jaxpr | ClosedJaxpr) -> bool:
     return any(
         _is_replaceable(equation)
         or (equation.primitive.name in _CALLS and _has_convolution(equation.params["jaxpr"]))
@@ -61,7 +61,7 @@ def _evaluate(
         zip([*jaxpr.constvars, *jaxpr.invars], [*constants, *arguments], strict=True)
     )
 
-    def read(atom):
+    def read(atom: Any) -> ArrayLike:
         return atom.val if isinstance(atom, Literal) else values[atom]
 
     for equation in jaxpr.eqns:
@@ -88,7 +88,7 @@ def _as_it_is(jaxpr: Jaxpr, equation: JaxprEqn, operands: Sequence[ArrayLike]) -
     return jaxpr_as_fun(ClosedJaxpr(alone, []))(*known.values())
 
 
-def _jit(jaxpr, equation, operands):
+def _jit(jaxpr: Jaxpr, equation: JaxprEqn, operands: Sequence[ArrayLike]) -> list[ArrayLike]:
     params = equation.params
     if any(
         isinstance(sharding, jax.sharding.Sharding)
@@ -98,10 +98,10 @@ def _jit(jaxpr, equation, operands):
     return _evaluate(params["jaxpr"].jaxpr, params["jaxpr"].consts, operands)
 
 
-def _checkpoint(_, equation, operands):
+def _checkpoint(_: Jaxpr, equation: JaxprEqn, operands: Sequence[ArrayLike]) -> list[ArrayLike]:
     options = {name: equation.params[name] for name in ("prevent_cse", "policy")}
 
-    def inner(*values):
+    def inner(*values: ArrayLike) -> list[ArrayLike]:
         return _evaluate(equation.params["jaxpr"], [], values)
 
     return jax.checkpoint(inner, **options)(*operands)
@@ -110,10 +110,11 @@ def _checkpoint(_, equation, operands):
 _CALLS = {"jit": _jit, "pjit": _jit, "checkpoint": _checkpoint, "remat2": _checkpoint}
 
 
-def _is_replaceable(equation):
+def _is_replaceable(equation: JaxprEqn) -> bool:
     if equation.primitive.name != "conv_general_dilated":
         return False
-    images, kernel = (atom.aval for atom in equation.invars)
+    operands: list[Any] = [atom.aval for atom in equation.invars]
+    images, kernel = operands
     params = equation.params
     return (
         images.ndim == 4
@@ -127,8 +128,8 @@ def _is_replaceable(equation):
     )
 
 
-def _convolution(images, kernel, params):
-    """Turns the operands to NHWC and HWIO, and the result to the layout that was asked for."""
+def _convolution(images: Any, kernel: Any, params: dict[str, Any]) -> ArrayLike:
+    """Turn the operands to NHWC and HWIO, and the result to the layout that was asked for."""
     layout = params["dimension_numbers"]
     batch, channel, *space = layout.lhs_spec
     features_out, features_in, *window = layout.rhs_spec

@@ -30,22 +30,21 @@ class Layout(NamedTuple):
 
 
 def over_several_devices(tree: Any) -> bool:
-    """Whether any array of the tree is."""
+    """Return whether any array of a pytree is on more than one device."""
     return any(isinstance(x, jax.Array) and len(x.devices()) > 1 for x in jax.tree.leaves(tree))
 
 
 def where_the_batch_is(tree: Any, batch: jax.Array) -> Any:
-    """Puts those arrays of the tree that are not on the batch's devices on all of them.
+    """Put those arrays of a pytree that are not on the batch's devices on all of them.
 
-    A model that AutoAttack's driver is given is put there by the driver; what a surrogate keeps of
-    it, or of other models, is not.
+    AutoAttack's driver puts the model that it is given there; what a surrogate keeps of that model,
+    or of others, is not there yet.
     """
-    sharding = batch.sharding
-    everywhere = sharding
-    if isinstance(sharding, NamedSharding):
-        everywhere = NamedSharding(sharding.mesh, PartitionSpec())
+    everywhere = batch.sharding
+    if isinstance(everywhere, NamedSharding):
+        everywhere = NamedSharding(everywhere.mesh, PartitionSpec())
 
-    def put(leaf):
+    def put(leaf: Any) -> Any:
         elsewhere = isinstance(leaf, jax.Array) and leaf.devices() != batch.devices()
         return jax.device_put(leaf, everywhere) if elsewhere else leaf
 
@@ -53,7 +52,7 @@ def where_the_batch_is(tree: Any, batch: jax.Array) -> Any:
 
 
 def layout_of(state: Any, operands: Any) -> Layout | None:
-    """The layout in which every device can work by itself.
+    """Return the layout in which every device can work by itself.
 
     Args:
       state: pytree of arrays over the batch.
@@ -84,22 +83,25 @@ def layout_of(state: Any, operands: Any) -> Layout | None:
     return Layout(mesh, rows, tuple(specs))
 
 
-def _is_split(sharding):
+def _is_split(sharding: Any) -> bool:
     return isinstance(sharding, NamedSharding) and not sharding.is_fully_replicated
 
 
-def on_own_rows(function: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
-    """``function(scalars, state, operands)``, by every device on its rows alone.
+def on_own_rows(function: Callable[..., Any], layout: Layout | None) -> Callable[..., Any]:
+    """Make every device compute ``function(scalars, state, operands)`` for its rows alone.
 
     Args:
       function: returns a pytree of arrays over the batch.
-      layout: of ``state`` and ``operands``; ``scalars`` are replicated.
+      layout: of ``state`` and ``operands``; ``scalars`` are replicated. None leaves the function
+        as it is.
     """
+    if layout is None:
+        return function
 
-    def spread(scalars, state, operands):
+    def spread(scalars: Any, state: Any, operands: Any) -> Any:
         leaves, structure = jax.tree.flatten(operands)
 
-        def local(scalars, state, *leaves):
+        def local(scalars: Any, state: Any, *leaves: Any) -> Any:
             return function(scalars, state, jax.tree.unflatten(structure, leaves))
 
         return jax.shard_map(

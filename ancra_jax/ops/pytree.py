@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True)
 def pytree_dataclass(*, static: tuple[str, ...] = ()) -> Callable[[type[T]], type[T]]:
-    """Makes a class a frozen dataclass and a pytree.
+    """Make a class a frozen dataclass and a pytree.
 
     Not ``jax.tree_util.register_dataclass``: the tree structures of two classes registered by it
     compare equal when their fields look alike (jax 0.10), although their hashes differ. Every now
@@ -27,16 +27,16 @@ def pytree_dataclass(*, static: tuple[str, ...] = ()) -> Callable[[type[T]], typ
         names = [field.name for field in fields(made) if field.name not in static]
         constants = [field.name for field in fields(made) if field.name in static]
 
-        def flatten(tree):
+        def flatten(tree: T) -> tuple[Any, Any]:
             aux = tuple(getattr(tree, name) for name in constants)
             return tuple(getattr(tree, name) for name in names), aux
 
-        def flatten_with_keys(tree):
+        def flatten_with_keys(tree: T) -> tuple[Any, Any]:
             children, aux = flatten(tree)
             keys = map(jax.tree_util.GetAttrKey, names)
             return tuple(zip(keys, children, strict=True)), aux
 
-        def unflatten(aux, children):
+        def unflatten(aux: Any, children: Any) -> T:
             given = dict(zip(names, children, strict=True)) | dict(zip(constants, aux, strict=True))
             return made(**given)
 

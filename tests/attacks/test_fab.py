@@ -6,6 +6,7 @@ from jax.tree_util import Partial
 
 from ancra_jax.attacks import L2, Linf, is_adversarial, pgd
 from ancra_jax.attacks.fab import _nearest_boundary, fab
+from ancra_jax.attacks.validation import checked
 from tests.support import cnn_a
 
 KEY = jax.random.key(0)
@@ -122,7 +123,8 @@ def test_nearest_boundary_is_the_least_of_all_classes(threat_model):
     def model(x):
         return jnp.sin(x.reshape(len(x), -1) @ kernel)
 
-    values, normals = _nearest_boundary(model, images, labels, threat_model)
+    problem, *_ = checked(model, images, labels, threat_model, None, None, None, "auto")
+    values, normals = _nearest_boundary(problem, images)
     jacobian = jax.vmap(jax.jacobian(lambda x: model(x[None])[0]))(images)
     logits, order = model(images), 1 if isinstance(threat_model, Linf) else 2
     for i, y in enumerate(labels):

@@ -8,7 +8,7 @@ from jax.tree_util import Partial
 
 from ancra_jax.attacks import L2, Linf, is_adversarial, objectives
 from ancra_jax.attacks.model import example_keys
-from ancra_jax.attacks.square import pattern, square, windows
+from ancra_jax.attacks.square import Search, pattern, square, windows
 from ancra_jax.attacks.square import proposal as eager_proposal
 from ancra_jax.attacks.square import starting_point as eager_starting_point
 from tests.support import cnn_a
@@ -31,6 +31,13 @@ def problem(batch=8, shape=(6, 6, 2), classes=4, seed=0, hidden=16):
     model = Partial(tanh_network, [jnp.asarray(w, jnp.float32) for w in weights])
     images = rng.random((batch, *shape)).astype(np.float32)
     return model, images, np.asarray(jnp.argmax(model(images), -1), np.int32)
+
+
+def search_around(images, ball):
+    """A search for its windows alone, without anything to evaluate."""
+    keys = example_keys(KEY, jnp.arange(len(images)))
+    labels = jnp.zeros(len(images), jnp.int32)
+    return Search(None, keys, images, labels, ball, windows(ball, *images.shape[1:3], 0.8))
 
 
 @pytest.mark.slow
@@ -105,11 +112,10 @@ def test_two_classes_and_odd_shapes(shape, ball):
 @pytest.mark.parametrize("ball", BALLS)
 def test_start_and_proposals_stay_in_the_ball_and_change_windows_alone(ball):
     images = jnp.asarray(np.random.default_rng(0).random((5, 32, 32, 3)), jnp.float32)
-    table = windows(ball, 32, 32, 0.8)
-    start = starting_point(ball, example_keys(KEY, jnp.arange(5)), images, table)
-    step = jnp.asarray(5000)
+    search = search_around(images, ball)
+    start = starting_point(search, search.keys)
     keys = example_keys(jax.random.key(1), jnp.arange(5))
-    after = proposal(ball, keys, start, images, step, table)
+    after = proposal(search, keys, start, jnp.asarray(5000))
     for candidate in (start, after):
         assert np.all((candidate >= 0) & (candidate <= 1))
         assert np.all(ball.norm(candidate - images) <= ball.epsilon + 1e-6)
@@ -133,10 +139,10 @@ def test_l2_proposals_keep_the_energy_of_the_other_pixels():
     """Far from the borders the norm stays epsilon, and only two windows change their content."""
     ball = L2(0.5)
     images = jnp.full((64, 16, 16, 3), 0.5)
-    table = windows(ball, 16, 16, 0.8)
-    start = starting_point(ball, example_keys(KEY, jnp.arange(64)), images, table)
+    search = search_around(images, ball)
+    start = starting_point(search, search.keys)
     keys = example_keys(jax.random.key(1), jnp.arange(64))
-    after = proposal(ball, keys, start, images, jnp.asarray(4500), table)
+    after = proposal(search, keys, start, jnp.asarray(4500))
     np.testing.assert_allclose(ball.norm(start - images), 0.5, rtol=1e-5)
     np.testing.assert_allclose(ball.norm(after - images), 0.5, rtol=1e-5)
     changed = np.any(np.abs(after - start) > 1e-4, -1)
@@ -222,9 +228,9 @@ def test_as_many_proposals_as_queries_on_the_schedule_of_the_reference(ball, loo
     """N proposals after the start, numbered from 0 on the schedule of window sizes."""
     steps, calls = [], []
 
-    def watched(threat_model, keys, images, natural, step, table):
+    def watched(search, keys, images, step):
         jax.debug.callback(lambda i: steps.append(int(i)), step, ordered=True)
-        return eager_proposal(threat_model, keys, images, natural, step, table)
+        return eager_proposal(search, keys, images, step)
 
     def never_fooled(x):
         jax.debug.callback(lambda: calls.append(1))
