@@ -61,6 +61,9 @@ class FabState(NamedTuple):
     best_norm: Values
 
 
+Linearised = tuple[FabState, tuple[Values, Images]]  # with the boundary's value and normal
+
+
 @explains_old_calls
 def fab(
     model: Model,
@@ -142,21 +145,17 @@ def _random_restart(
     return state._replace(point=at_distance(threat_model, natural, noise, radius))
 
 
-def _linearise(
-    i: Int[Array, ""], state: FabState, problem: Problem
-) -> tuple[FabState, tuple[Values, Images]]:
+def _linearise(i: Any, state: FabState, problem: Problem) -> Linearised:
     """Compute the boundary's value and normal at the current point, the first part of a step."""
     if problem.targets is None:
         return state, _nearest_boundary(problem, state.point)
     return state, _target_boundary(problem, problem.targets, state.point)
 
 
-def _move(
-    i: Int[Array, ""], state_and_boundary: tuple[FabState, tuple[Values, Images]], problem: Problem
-) -> FabState:
+def _move(i: Any, linearised: Linearised, problem: Problem) -> FabState:
     """Move by the two projections and judge the new point, the second part of a step."""
     natural, threat_model = problem.images, problem.threat_model
-    state, (values, normals) = state_and_boundary
+    state, (values, normals) = linearised
     point = state.point
     to_boundary, from_natural = _project_both(point, natural, normals, values, threat_model)
     distance = jnp.maximum(threat_model.norm(to_boundary), 1e-8)

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from ancra_jax.attacks.gradients import value_and_input_gradient
 from ancra_jax.attacks.objectives import Objective
@@ -53,15 +53,10 @@ def ascend(
 
 
 def _step(
-    i: Int[Array, ""],
-    x: Images,
-    objective: Objective,
-    natural: Images,
-    threat_model: ThreatModel,
-    step_size: StepSize,
+    i: Any, x: Images, objective: Objective, natural: Images, ball: ThreatModel, size: StepSize
 ) -> Images:
     _, gradients = value_and_input_gradient(objective, x)
-    return threat_model.project(x + step_size * threat_model.direction(gradients), natural)
+    return ball.project(x + size * ball.direction(gradients), natural)
 
 
 def frozen(tree: State) -> State:
@@ -82,7 +77,7 @@ def iterate(
     num_steps: int,
     loop: LoopKind = "auto",
 ) -> State:
-    """Compute ``state = step(i, state, *operands)`` for ``i = 0 .. num_steps - 1``.
+    """Return the state after ``state = step(i, state, *operands)`` for i = 0 .. num_steps - 1.
 
     On the CPU backend XLA runs the gradient of a convolution inside a compiled loop 10 to 18 times
     slower than outside of one (jax issue 12868), and not every convolution of somebody else's model
@@ -101,12 +96,6 @@ def iterate(
       num_steps: how many steps to take; not traced.
       loop: ``'host'`` dispatches the steps from Python, ``'compiled'`` uses ``fori_loop``,
         ``'auto'`` chooses: compiled under a transformation or on an accelerator, host on CPU.
-
-    Returns:
-      The final state.
-
-    Raises:
-      ValueError: another kind of loop.
     """
     check_loop(loop)
     if num_steps <= 0:

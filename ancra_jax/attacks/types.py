@@ -31,7 +31,7 @@ class AttackResult(NamedTuple):
     def __repr__(self) -> str:
         """Return a summary of a few lines, without pixels."""
         images = f"{self.images.dtype}{list(self.images.shape)}"
-        if isinstance(self.success, jax.core.Tracer):
+        if isinstance(self.success, jax.core.Tracer | jax.ShapeDtypeStruct):  # no values yet
             return summary("AttackResult", images=images)
         success = f"{int(np.sum(self.success))} of {len(self.success)}"
         return summary("AttackResult", success=success, images=images)

@@ -98,24 +98,24 @@ def checked(
     return problem, numbers, None if start is None else jnp.asarray(start)
 
 
-def check_images(images: Any, name: str = "images") -> None:
+def check_images(images: Any) -> None:
     """Refuse what is not a batch of floating-point images in [0, 1], with a ValueError."""
     if np.ndim(images) != 4:
         raise ValueError(
-            f"{name} has shape {np.shape(images)}: expected [batch, height, width, channels]"
+            f"images has shape {np.shape(images)}: expected [batch, height, width, channels]"
         )
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
-            f"{name} has dtype {images.dtype}: expected floating-point pixels in [0, 1]"
+            f"images has dtype {images.dtype}: expected floating-point pixels in [0, 1]"
             + (" (divide by 255)" if images.dtype == np.uint8 else "")
         )
     if isinstance(images, jax.core.Tracer) or 0 in np.shape(images):
         return
     low, high = float(images.min()), float(images.max())
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError(f"{name} contains NaN or infinite pixels")
+        raise ValueError("images contains NaN or infinite pixels")
     if low < 0 or high > 1:
-        raise ValueError(f"{name} lies in [{low:g}, {high:g}]: pixels must be in [0, 1]")
+        raise ValueError(f"images lies in [{low:g}, {high:g}]: pixels must be in [0, 1]")
 
 
 def check_labels(

@@ -10,24 +10,24 @@ from hypothesis import strategies as st
 from ancra_jax import attacks
 from ancra_jax.attacks.apgd import checkpoint_windows, run_apgd
 from ancra_jax.attacks.gradients import evaluator
+from ancra_jax.attacks.objectives import objective_of
 from ancra_jax.attacks.threat_models import at_distance
 from tests.support import cnn_a
+from tests.support.attacked import linear, linear_model
 
 KEY = jax.random.key(3)
 SHAPE = (3, 5, 4, 2)
 LABELS = jnp.array([0, 1, 3])
 
 
-def linear(weights, images):
-    return images.reshape(len(images), -1) @ weights
-
-
-def linear_model(key=KEY, classes=4):
-    return jax.tree_util.Partial(linear, jax.random.normal(key, (int(np.prod(SHAPE[1:])), classes)))
-
-
 def natural(key=KEY, low=0.3, high=0.7):
     return jax.random.uniform(key, SHAPE, minval=low, maxval=high)
+
+
+def test_the_network_of_the_records_is_the_recorded_one():
+    net = cnn_a.load()
+    logits = jax.jit(lambda f, x: f(x))(net.logits_fn, net.images)
+    np.testing.assert_allclose(logits, net.ref["logits"], atol=2e-5, rtol=1e-5)
 
 
 def test_checkpoints():
@@ -45,14 +45,11 @@ def test_agrees_with_the_reference_from_the_same_start(name):
     threat_model = attacks.Linf(net.epsilon)
     noise = jnp.asarray(2 * net.ref["start_uniform01"] - 1)
     start = at_distance(threat_model, images, noise, net.epsilon)
+    loss, targets = name, None
     if name.startswith("t"):
-        ranked = jnp.argsort(jnp.asarray(net.ref["logits"][:32]), axis=1, descending=True)
-        objective = attacks.objectives.targeted_dlr(
-            net.logits_fn, labels, ranked[:, int(name[1]) - 1]
-        )
-    else:
-        make = {"ce": attacks.objectives.cross_entropy, "dlr": attacks.objectives.dlr}[name]
-        objective = make(net.logits_fn, labels)
+        ranked = np.argsort(-net.ref["logits"][:32], axis=1)
+        loss, targets = "targeted_dlr", jnp.asarray(ranked[:, int(name[1]) - 1])
+    objective = objective_of(loss, net.logits_fn, labels, targets)
     evaluate = evaluator(objective, net.logits_fn)
     assert evaluate.judge is None
     state = run_apgd(evaluate, start, images, labels, threat_model)
@@ -71,7 +68,7 @@ def test_agrees_with_the_reference_from_the_same_start(name):
 
 @pytest.mark.parametrize("threat_model", [attacks.Linf(0.05), attacks.L2(0.2)])
 def test_reaches_the_optimum_of_a_linear_model(threat_model):
-    model, images = linear_model(), natural()
+    model, images = linear_model(SHAPE[1:]), natural()
     targets = jnp.array([2, 2, 2])
     found = attacks.apgd(
         model, images, LABELS, threat_model, loss="targeted_margin", targets=targets, key=KEY
@@ -92,7 +89,7 @@ def test_reaches_the_optimum_of_a_linear_model(threat_model):
 )
 def test_results_are_adversarial_where_they_say_so(threat_model, loss, seed):
     key = jax.random.key(seed)
-    model, images = linear_model(), natural(key, 0.0, 1.0)
+    model, images = linear_model(SHAPE[1:]), natural(key, 0.0, 1.0)
     active = jnp.array([True, True, False])
     found = attacks.apgd(
         model, images, LABELS, threat_model, loss=loss, key=key, num_steps=7, active=active
@@ -104,86 +101,12 @@ def test_results_are_adversarial_where_they_say_so(threat_model, loss, seed):
     assert found.queries.tolist() == [8, 8, 0]
 
 
-def test_examples_do_not_see_each_other():
-    model, images = linear_model(), natural(low=0.0, high=1.0)
-    attack = partial(attacks.apgd, loss="ce", key=KEY, num_steps=10)
-    indices = jnp.array([5, 9, 2])
-    whole = attack(model, images, LABELS, attacks.Linf(0.03), indices=indices)
-    for one in range(3):
-        row = slice(one, one + 1)
-        alone = attack(model, images[row], LABELS[row], attacks.Linf(0.03), indices=indices[row])
-        np.testing.assert_allclose(alone.best_loss, whole.best_loss[row], rtol=1e-5)
-        np.testing.assert_allclose(alone.images, whole.images[row], atol=1e-6)
-
-
-def test_other_weights_targets_and_epsilon_do_not_compile_again():
-    traces = 0
-
-    def counted(weights, images):
-        nonlocal traces
-        traces += 1
-        return linear(weights, images)
-
-    for seed in range(3):
-        weights = linear_model(jax.random.key(seed)).args[0]
-        attacks.apgd(
-            jax.tree_util.Partial(counted, weights),
-            natural(),
-            LABELS,
-            attacks.Linf(0.01 * (1 + seed)),
-            loss="targeted_dlr",
-            targets=(LABELS + 1 + seed) % 4,
-            key=jax.random.key(seed),
-            num_steps=3,
-        )
-        if seed == 0:
-            first = traces
-    assert traces == first
-
-
-def test_both_loops_and_jit_agree():
-    model, images = linear_model(), natural()
-    attack = partial(attacks.apgd, loss="dlr", key=KEY, num_steps=8, num_restarts=2)
-    host = attack(model, images, LABELS, attacks.L2(0.1), loop="host")
-    compiled = attack(model, images, LABELS, attacks.L2(0.1), loop="compiled")
-    jitted = jax.jit(attack)(model, images, LABELS, attacks.L2(0.1))
-    for other in (compiled, jitted):
-        np.testing.assert_allclose(host.best_loss, other.best_loss, rtol=1e-5)
-        np.testing.assert_array_equal(host.success, other.success)
-
-
-def test_restarts_only_help():
-    net = cnn_a.load()
-    arguments = (net.logits_fn, net.images[:32], net.labels[:32], attacks.Linf(2 / 255))
-    one = attacks.apgd(*arguments, key=KEY, num_steps=5)
-    three = attacks.apgd(*arguments, key=KEY, num_steps=5, num_restarts=3)
-    assert not np.any(one.success & ~three.success)
-    assert np.all(three.best_loss >= one.best_loss)
-    assert np.any(three.best_loss > one.best_loss)
-
-
-def test_any_objective_judged_by_the_model():
-    model, images = linear_model(), natural()
-    surrogate = linear_model(jax.random.key(8))
-    found = attacks.apgd(
-        model,
-        images,
-        LABELS,
-        attacks.Linf(0.1),
-        loss=attacks.objectives.cross_entropy(surrogate, LABELS),
-        key=KEY,
-        num_steps=5,
-    )
-    judged = attacks.is_adversarial(model, found.images, images, LABELS, attacks.Linf(0.1))
-    np.testing.assert_array_equal(judged, found.success)
-
-
 def noisy(weights, images, key):
     return linear(weights, images + 0.05 * jax.random.normal(key, images.shape))
 
 
 def test_randomized_model():
-    model, images = jax.tree_util.Partial(noisy, linear_model().args[0]), natural()
+    model, images = jax.tree_util.Partial(noisy, linear_model(SHAPE[1:]).args[0]), natural()
     attack = partial(attacks.apgd, randomized=True, gradient_draws=4, key=KEY, num_steps=5)
     found = attack(model, images, LABELS, attacks.Linf(0.02))
     row = slice(1, 2)

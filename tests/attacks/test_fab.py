@@ -8,6 +8,7 @@ from ancra_jax.attacks import L2, Linf, is_adversarial, pgd
 from ancra_jax.attacks.fab import _nearest_boundary, fab
 from ancra_jax.attacks.validation import checked
 from tests.support import cnn_a
+from tests.support.attacked import linear
 
 KEY = jax.random.key(0)
 
@@ -22,18 +23,13 @@ def net():
     return net
 
 
-def linear_model(weights, images):
-    kernel, bias = weights
-    return images.reshape(len(images), -1) @ kernel + bias
-
-
 def linear_problem(shape=(6, 5, 4, 1), classes=3, seed=0):
     """Images far from the borders of [0, 1], each at a small distance from the boundaries."""
     rng = np.random.default_rng(seed)
     kernel = rng.standard_normal((int(np.prod(shape[1:])), classes)).astype(np.float32)
     images = rng.uniform(0.4, 0.6, shape).astype(np.float32)
     bias = (0.1 * rng.standard_normal(classes)).astype(np.float32) - 0.5 * kernel.sum(0)
-    model = Partial(linear_model, (jnp.asarray(kernel), jnp.asarray(bias)))
+    model = Partial(lambda k, b, x: linear(k, x) + b, jnp.asarray(kernel), jnp.asarray(bias))
     logits = np.asarray(model(jnp.asarray(images)))
     return model, images, logits.argmax(-1).astype(np.int32), kernel, logits
 
@@ -135,40 +131,6 @@ def test_nearest_boundary_is_the_least_of_all_classes(threat_model):
         np.testing.assert_allclose(normals[i].ravel(), w[nearest], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("threat_model", [Linf(0.2), L2(0.4)])
-def test_results_belong_to_the_example(threat_model):
-    """Order, padding and the other rows do not matter, nor does the kind of loop."""
-    model, images, labels, *_ = linear_problem(seed=3)
-    options = {"num_steps": 5, "num_restarts": 3}
-    whole = fab(model, images, labels, threat_model, key=KEY, **options)
-    rows = np.array([4, 1, 1, 5, 0, 2])
-    active = np.array([True, True, False, True, True, True])
-    other = fab(
-        model,
-        images[rows],
-        labels[rows],
-        threat_model,
-        key=KEY,
-        indices=rows,
-        active=active,
-        loop="compiled",
-        **options,
-    )
-    used = rows[active]
-    np.testing.assert_allclose(norms(other)[active], norms(whole)[used], rtol=1e-5)
-    np.testing.assert_allclose(other.images[active], whole.images[used], atol=1e-6)
-    assert not other.success[2] and norms(other)[2] == np.inf and other.queries[2] == 0
-    np.testing.assert_array_equal(other.images[2], images[1])
-
-
-def test_restarts_only_help(net):
-    few = fab(net.logits_fn, net.x[:2], net.y[:2], L2(0.5), key=KEY, num_steps=5)
-    more = fab(net.logits_fn, net.x[:2], net.y[:2], L2(0.5), key=KEY, num_steps=5, num_restarts=3)
-    assert np.all(norms(more) <= norms(few))
-    assert np.any(norms(more) < norms(few))
-    np.testing.assert_array_equal(more.queries, 1 + 3 * 5 * 2)
-
-
 def test_the_closest_misclassified_image_outside_the_ball(net):
     targets = net.ranks[net.chosen[:3], 1]
     ball = Linf(1e-4)
@@ -181,50 +143,3 @@ def test_the_closest_misclassified_image_outside_the_ball(net):
         np.abs(outside.images - net.x[:3]).max((1, 2, 3)), norms(outside), rtol=1e-6
     )
     assert np.all(is_adversarial(net.logits_fn, outside.images, net.x[:3], net.y[:3], Linf(1.0)))
-
-
-@pytest.mark.parametrize("shape", [(3, 7, 2, 1), (3, 1, 1, 3)])
-@pytest.mark.parametrize("threat_model", [Linf(0.5), L2(1.0)])
-def test_two_classes_and_odd_shapes(shape, threat_model):
-    model, images, labels, *_ = linear_problem(shape, classes=2, seed=5)
-    labels[0] = 1 - labels[0]
-    result = fab(model, images, labels, threat_model, key=KEY, num_steps=20)
-    assert np.all(result.success)
-    assert norms(result)[0] == 0  # misclassified already
-    np.testing.assert_array_equal(result.images[0], images[0])
-    assert np.all(is_adversarial(model, result.images, images, labels, threat_model))
-
-
-def test_a_model_that_returns_nan_is_never_fooled():
-    images = np.full((2, 2, 2, 1), 0.5, np.float32)
-
-    def broken(x):
-        return jnp.where(jnp.any(x != 0.5), jnp.nan, 1.0) * jnp.array([[1.0, 0.0]] * len(x))
-
-    result = fab(broken, images, np.array([0, 0]), Linf(0.1), key=KEY, num_steps=3)
-    assert not np.any(result.success)
-    np.testing.assert_array_equal(result.images, images)
-
-
-def test_one_compilation_serves_every_checkpoint_target_and_epsilon():
-    traces = []
-
-    def model(weights, images):
-        traces.append(1)
-        return linear_model(weights, images)
-
-    counts = []
-    for seed in range(3):
-        other, images, labels, *_ = linear_problem(seed=seed)
-        fab(
-            Partial(model, *other.args),
-            images,
-            labels,
-            Linf(0.1 + seed),
-            key=jax.random.key(seed),
-            targets=(labels + 1 + seed % 2) % 3,
-            num_steps=2 + seed,
-            num_restarts=2,
-        )
-        counts.append(len(traces))
-    assert counts[0] > 0 and counts == counts[:1] * 3

@@ -26,15 +26,19 @@ def test_closed_forms():
     def close(objective, expected):
         np.testing.assert_allclose(objective(IMAGES), expected, rtol=1e-6)
 
-    close(objectives.cross_entropy(model, LABELS), [-log_p[0, 0], -log_p[1, 2]])
-    close(objectives.targeted_cross_entropy(model, TARGETS), [log_p[0, 1], log_p[1, 4]])
-    close(objectives.margin(model, LABELS), [1.0, -0.4])
-    close(objectives.targeted_margin(model, LABELS, TARGETS), [-3.0, -0.4])
-    close(objectives.dlr(model, LABELS), [1.0 / (3 - 1), -0.4 / (0.7 - 0.2)])
-    close(
-        objectives.targeted_dlr(model, LABELS, TARGETS),
-        [-3.0 / (3 - (1 + 0.5) / 2), -0.4 / (0.7 - (0.2 + 0.1) / 2)],
-    )
+    def also_by_name(name, make, classes, expected):
+        close(make(model, *classes), expected)
+        targets = TARGETS if name.startswith("targeted") else None
+        close(objectives.objective_of(name, model, LABELS, targets), expected)
+
+    both, o = (LABELS, TARGETS), objectives
+    also_by_name("ce", o.cross_entropy, (LABELS,), [-log_p[0, 0], -log_p[1, 2]])
+    also_by_name("targeted_ce", o.targeted_cross_entropy, (TARGETS,), [log_p[0, 1], log_p[1, 4]])
+    also_by_name("margin", o.margin, (LABELS,), [1.0, -0.4])
+    also_by_name("targeted_margin", o.targeted_margin, both, [-3.0, -0.4])
+    also_by_name("dlr", o.dlr, (LABELS,), [1.0 / (3 - 1), -0.4 / (0.7 - 0.2)])
+    targeted_dlr = [-3.0 / (3 - (1 + 0.5) / 2), -0.4 / (0.7 - (0.2 + 0.1) / 2)]
+    also_by_name("targeted_dlr", o.targeted_dlr, both, targeted_dlr)
     reference = LOGITS[:, ::-1]
     log_q = jax.nn.log_softmax(reference)
     close(objectives.kl_divergence(model, reference), jnp.sum(jnp.exp(log_q) * (log_q - log_p), -1))

@@ -107,9 +107,9 @@ def test_training_attacks_agree_with_the_reference(network):
     settings = attack.attack_settings(config_of("trades_ancra"))
     start = images + 0.001 * jnp.asarray(golden["noise"])
     with jax.default_matmul_precision("highest"):
-        for name, classes, descend in (
-            ("untargeted", labels, False),
-            ("targeted", targets, True),
+        for name, before, classes, descend in (
+            ("untargeted", "loss_clean", labels, False),
+            ("targeted", "loss_targeted_clean", targets, True),
         ):
             objective = attack.signed_objective(
                 predict, settings, images, classes, jnp.full(len(labels), -1.0 if descend else 1.0)
@@ -124,6 +124,7 @@ def test_training_attacks_agree_with_the_reference(network):
                 loop="compiled",
             )
             cross_entropy = attacks.objectives.cross_entropy(predict, classes, aux_weight=2.0)
+            np.testing.assert_allclose(cross_entropy(images), golden[before], rtol=1e-3)
             np.testing.assert_allclose(cross_entropy(ours), golden[f"loss_{name}"], rtol=1e-3)
             # One sign of a near-zero gradient that comes out differently sends an image on another
             # path: the reference's images share 97 % of their pixels with a float64 run.

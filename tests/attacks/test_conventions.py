@@ -1,0 +1,248 @@
+"""What holds of every attack alike: one calling convention, and the errors of wrong calls."""
+
+import inspect
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.tree_util import Partial
+
+from ancra_jax import attacks
+from ancra_jax.attacks import validation
+from tests.support import attacked, cnn_a
+
+ATTACKS = {
+    "fgsm": attacks.fgsm,
+    "pgd": partial(attacks.pgd, step_size=0.2, num_steps=3),
+    "apgd": partial(attacks.apgd, num_steps=4, num_restarts=2),
+    "fab": partial(attacks.fab, num_steps=3, num_restarts=2),
+    "square": partial(attacks.square, num_queries=330),
+}
+KEY = jax.random.key(0)
+BALL = attacks.Linf(0.12)
+every_attack = pytest.mark.parametrize("name", ATTACKS)
+every_ball = pytest.mark.parametrize("ball", [BALL, attacks.L2(0.8)])
+
+
+def unchecked(name):
+    """The attack without the run-time check of its annotations."""
+    attack = ATTACKS[name]
+    if isinstance(attack, partial):
+        return partial(inspect.unwrap(attack.func), **attack.keywords)
+    return inspect.unwrap(attack)
+
+
+@every_attack
+@every_ball
+def test_results_belong_to_the_example(name, ball):
+    """Order, padding, the rest of the batch, the kind of loop and ``jit``: nothing matters."""
+    model, images, labels = attacked.problem(batch=72)
+    attack = partial(ATTACKS[name], model, threat_model=ball, key=KEY)
+    whole = attack(images, labels, loop="compiled")
+    assert np.mean(whole.success) > 0.5  # so that Square's loop on the host leaves examples out
+    rows = np.random.default_rng(0).permutation(72)[:20]
+    active = np.arange(20) != 3
+    some = attack(images[rows], labels[rows], indices=rows, active=active)
+    others = {
+        "host": attack(images, labels, loop="host"),
+        "jit": jax.jit(attack)(images, labels),
+        "some": jax.tree.map(lambda x: x[active], some),
+    }
+    for how, found in others.items():
+        chosen = rows[active] if how == "some" else np.arange(72)
+        for field, expected in whole._asdict().items():
+            message = f"{how} {field}"
+            actual, expected = getattr(found, field), np.asarray(expected)[chosen]
+            np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5, err_msg=message)
+    assert not some.success[3] and some.queries[3] == 0 and some.best_loss[3] == -np.inf
+    np.testing.assert_array_equal(some.images[3], images[rows[3]])
+
+
+@every_attack
+@every_ball
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 20, 1), (9, 4, 2)])
+def test_success_is_what_a_fresh_forward_pass_says(name, ball, shape):
+    model, images, labels = attacked.problem(shape=shape, classes=2, batch=4)
+    labels[0] = 1 - labels[0]
+    found = ATTACKS[name](model, images, labels, ball, key=KEY)
+    judged = np.asarray(attacks.is_adversarial(model, found.images, images, labels, ball))
+    np.testing.assert_array_equal(found.success, judged)
+    np.testing.assert_array_equal(found.images[~judged], images[~judged])
+    assert np.all(found.queries >= 1)
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "apgd", "square"])
+def test_the_loss_is_a_name_or_an_objective_and_the_model_judges(name):
+    model, images, labels = attacked.problem()
+    attack = partial(ATTACKS[name], model, images, labels, BALL, key=KEY)
+    named = attack(loss="margin")
+    own = attack(loss=attacks.objectives.margin(model, labels))
+    surrogate, *_ = attacked.problem(seed=1)
+    other = attack(loss=attacks.objectives.margin(surrogate, labels))
+    for a, b in zip(named, own, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert not np.allclose(named.best_loss, other.best_loss)
+    judged = attacks.is_adversarial(model, other.images, images, labels, BALL)
+    np.testing.assert_array_equal(other.success, judged)
+
+
+@pytest.mark.parametrize("name", ["apgd", "fab"])
+def test_restarts_only_help(name):
+    net = cnn_a.load()
+    rows = np.flatnonzero(net.ref["logits"].argmax(axis=1) == net.labels)[:4]
+    problem = net.logits_fn, net.images[rows], net.labels[rows], attacks.L2(0.5)
+    attack = partial(ATTACKS[name], *problem, key=KEY, num_steps=5)
+    one, three = (attack(num_restarts=number) for number in (1, 3))
+    assert not np.any(one.success & ~three.success)
+    assert np.all(three.best_loss >= one.best_loss) and np.any(three.best_loss > one.best_loss)
+    assert np.all(three.queries > one.queries)
+
+
+@every_attack
+@pytest.mark.parametrize("loop", ["host", "compiled"])
+def test_one_compilation_serves_every_checkpoint_target_and_epsilon(name, loop):
+    traces = []
+
+    def model(weights, images):
+        traces.append(1)
+        return attacked.tanh_network(weights, images)
+
+    counts = []
+    for seed in range(3):
+        options = {"key": jax.random.key(seed), "loop": loop}
+        if name not in ("fgsm", "fab"):
+            options["loss"] = "targeted_dlr"
+        if name == "square":
+            options |= {"num_queries": 10 + 150 * seed, "p_init": 0.8 - 0.1 * seed}
+        elif name == "pgd":
+            options |= {"step_size": 0.01 * (1 + seed)}
+        elif loop == "host" and name != "fgsm":
+            options |= {"num_steps": 2 + seed}
+        network, images, labels = attacked.problem(seed=seed)
+        if name != "fgsm":
+            options["targets"] = (labels + 1 + seed % 2) % 4
+        ball = attacks.Linf(0.01 * (1 + seed))
+        ATTACKS[name](Partial(model, *network.args), images, labels, ball, **options)
+        counts.append(len(traces))
+    assert counts[0] > 0 and counts == counts[:1] * 3
+
+
+@every_attack
+def test_a_model_that_returns_nan_is_never_fooled(name):
+    images = np.full((2, 3, 3, 1), 0.5, np.float32)
+
+    def broken(x):
+        logits = jnp.where(jnp.any(x != 0.5), jnp.nan, 1.0) * jnp.array([[1.0, 0.0]])
+        return logits + 0 * x.reshape(len(x), -1)[:, :2]
+
+    found = ATTACKS[name](broken, images, np.array([0, 0]), attacks.Linf(0.1), key=KEY)
+    assert not np.any(found.success)
+    np.testing.assert_array_equal(found.images, images)
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd"])
+def test_without_a_key_nothing_is_random(name):
+    model, images, labels = attacked.problem()
+    first, second = (ATTACKS[name](model, images, labels, BALL) for _ in range(2))
+    np.testing.assert_array_equal(first.best_loss, second.best_loss)
+
+
+def test_a_result_is_shown_without_its_pixels():
+    model, images, labels = attacked.problem()
+    found = attacks.fgsm(model, images, labels, BALL)
+    text = repr(found)
+    assert f"{int(found.success.sum())} of 8" in text and "float32[8, 6, 6, 2]" in text
+    assert len(text.splitlines()) < 5
+    assert "float32[8, 6, 6, 2]" in repr(jax.eval_shape(lambda: found))
+
+
+MODEL, IMAGES, LABELS = attacked.problem(batch=3)
+INVALID = [
+    ({"images": IMAGES[0]}, ["images", "(6, 6, 2)"]),
+    ({"images": IMAGES + 1}, ["images", "[1."]),
+    ({"images": np.full_like(IMAGES, np.nan)}, ["images", "NaN"]),
+    ({"images": IMAGES.astype(np.uint8)}, ["images", "uint8", "255"]),
+    ({"labels": LABELS[:2]}, ["labels", "(2,)", "[3]"]),
+    ({"labels": LABELS - 4}, ["labels", "-"]),
+    ({"labels": LABELS.astype(float)}, ["labels", "float64"]),
+    ({"indices": LABELS[:1]}, ["indices", "(1,)"]),
+    ({"active": LABELS}, ["active", "int32"]),
+    ({"active": np.ones(2, bool)}, ["active", "(2,)"]),
+    ({"threat_model": 0.1}, ["threat_model=0.1", "Linf", "L2"]),
+    ({"loop": "fast"}, ["loop='fast'", "'host'", "'compiled'"]),
+    ({"targets": LABELS[:1]}, ["targets", "(1,)"]),
+]
+WITH_A_LOSS = [
+    ({"loss": "cw"}, ["loss='cw'", "dlr", "targeted_ce"]),
+    ({"loss": "targeted_dlr"}, ["loss='targeted_dlr'", "targets"]),
+    ({"loss": "ce", "targets": LABELS}, ["loss='ce'", "targets"]),
+]
+OF_ONE = [
+    ("pgd", {"num_steps": 0}, ["num_steps=0"]),
+    ("pgd", {"step_size": 0.0}, ["step_size=0"]),
+    ("pgd", {"step_size": float("nan")}, ["step_size=nan"]),
+    ("pgd", {"start": IMAGES[:1]}, ["start", "(1, 6, 6, 2)"]),
+    ("apgd", {"num_steps": 0}, ["num_steps=0"]),
+    ("apgd", {"num_restarts": -1}, ["num_restarts=-1"]),
+    ("apgd", {"key": None}, ["key=None"]),
+    ("apgd", {"randomized": True, "loss": Partial(jnp.sum)}, ["loss=", "randomised"]),
+    ("fab", {"num_steps": 0}, ["num_steps=0"]),
+    ("fab", {"key": None}, ["key=None"]),
+    ("square", {"key": None}, ["key=None"]),
+    ("square", {"num_queries": 0}, ["num_queries=0"]),
+    ("square", {"p_init": 0.0}, ["p_init=0.0"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [(name, *invalid) for name in ATTACKS for invalid in INVALID]
+    + [(name, *invalid) for name in ATTACKS if name != "fab" for invalid in WITH_A_LOSS]
+    + OF_ONE,
+)
+def test_bad_arguments_are_named(name, change, words):
+    arguments = {"images": IMAGES, "labels": LABELS, "threat_model": BALL, "key": KEY} | change
+    with pytest.raises((ValueError, TypeError)) as error:
+        unchecked(name)(MODEL, **arguments)
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_bad_logits_and_class_numbers_are_named():
+    nan = jnp.full((3, 4), jnp.nan)
+    for logits, words in ((nan[:2], "(2, 4)"), (nan[:, :1], "2 classes"), (nan, "3 of 3")):
+        with pytest.raises(ValueError, match=re.escape(words)):
+            validation.check_logits(logits, 3)
+    with pytest.raises(ValueError, match=r"labels.*1\.\.4.*3"):
+        validation.check_labels(jnp.array([1, 4]), 2, num_classes=4)
+
+
+def test_calls_in_the_old_form_are_told_the_new_one():
+    objective = attacks.objectives.cross_entropy(MODEL, LABELS)
+    for old, words in (
+        (lambda: attacks.apgd(logits_fn=MODEL, images=IMAGES), ["logits_fn", "model"]),
+        (lambda: attacks.autoattack(logits_fn=MODEL), ["logits_fn", "model"]),
+        (lambda: attacks.adaptive(logits_fn=MODEL), ["logits_fn", "model"]),
+        (lambda: attacks.diagnose(logits_fn=MODEL), ["logits_fn", "model"]),
+        (lambda: attacks.square(MODEL, IMAGES, objective=objective), ["objective", "loss"]),
+        (lambda: attacks.pgd(objective, IMAGES, BALL, step_size=0.1, num_steps=2), ["ascend"]),
+        (lambda: attacks.fgsm(objective, IMAGES, BALL), ["fgsm(model, images, labels"]),
+    ):
+        with pytest.raises(TypeError) as error:
+            old()
+        assert all(word in str(error.value) for word in words), error.value
+
+
+def test_old_names_are_told_the_new_ones():
+    for name in ("cross_entropy", "margin", "dlr", "kl_divergence", "targeted_dlr"):
+        with pytest.raises(AttributeError, match=rf"attacks\.objectives\.{name}"):
+            getattr(attacks, name)
+        assert callable(getattr(attacks.objectives, name))
+    with pytest.raises(ImportError, match=r"attacks\.objectives\.margin"):
+        from ancra_jax.attacks import margin  # noqa: F401
+    with pytest.raises(AttributeError, match=r"ancra_jax\.defences\.register"):
+        _ = attacks.register_defence
+    assert not hasattr(attacks, "nothing_of_that_name")
+    assert all(hasattr(attacks, name) for name in attacks.__all__)
