@@ -44,6 +44,8 @@ What the arguments mean everywhere:
 - ``targets``: class numbers [batch] for the targeted losses.
 - ``loop``: ``'host'`` dispatches steps from Python, ``'compiled'`` runs them in one program,
   ``'auto'`` chooses: compiled inside ``jit`` and on accelerators, host on CPU.
+
+An argument that is not allowed raises a ValueError, or a TypeError, that names it.
 """
 
 import importlib

@@ -106,9 +106,6 @@ def apgd(
 
     Returns:
       Adversarial images where the attack succeeded; ``best_loss`` is the objective's maximum.
-
-    Raises:
-      ValueError: an argument that is not allowed.
     """
     problem, numbers, first = checked(
         model, images, labels, threat_model, targets, active, indices, loop, start

@@ -102,9 +102,6 @@ def fab(
       there is any), the natural image elsewhere. ``success``: its norm is at most epsilon.
       ``best_loss``: minus its norm, ``-inf`` without one. A natural image that is misclassified is
       at norm 0.
-
-    Raises:
-      ValueError: an argument that is not allowed.
     """
     problem, numbers, _ = checked(
         model, images, labels, threat_model, targets, active, indices, loop

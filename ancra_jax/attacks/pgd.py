@@ -69,9 +69,6 @@ def pgd(
     Returns:
       The last iterate where it is adversarial, the natural image elsewhere; ``best_loss`` is the
       loss at the last iterate.
-
-    Raises:
-      ValueError: an argument that is not allowed.
     """
     problem, numbers, first = checked(
         model, images, labels, threat_model, targets, active, indices, loop, start

@@ -150,9 +150,6 @@ def square(
     Returns:
       See ``AttackResult``; ``queries`` counts evaluated images, natural and start included: at most
       ``num_queries + 2``.
-
-    Raises:
-      ValueError: an argument that is not allowed.
     """
     problem, numbers, _ = checked(
         model, images, labels, threat_model, targets, active, indices, loop
