@@ -38,38 +38,23 @@ _WINDOWS_SHAPE = 256
 
 
 class ApgdState(NamedTuple):
-    """What the loop carries from step to step.
+    """What the loop carries from step to step."""
 
-    Attributes:
-      images: the current iterates.
-      previous: the iterates before them.
-      gradients: gradients at ``images``.
-      adversarial: the last misclassified iterate of every example, else its natural image.
-      fooled: whether any iterate was misclassified.
-      best_images: the iterates of largest objective.
-      best_gradients: gradients there.
-      best_loss: the largest objective.
-      last_loss: the objective at ``images``; 0 before the first step, as in the reference, whose
-        first step therefore counts as a rise when the objective is positive.
-      rises: in how many steps of the current window the objective rose.
-      checked_loss: ``best_loss`` at the previous checkpoint.
-      halved: whether the step size was halved there.
-      step_size: the current step size of every example.
-    """
-
-    images: Images
-    previous: Images
-    gradients: Images
-    adversarial: Images
-    fooled: Flags
-    best_images: Images
-    best_gradients: Images
-    best_loss: Values
+    images: Images  # the current iterates
+    previous: Images  # the iterates before them
+    gradients: Images  # at ``images``
+    adversarial: Images  # the last misclassified iterate of every example, else its natural image
+    fooled: Flags  # whether any iterate was misclassified
+    best_images: Images  # the iterates of largest objective
+    best_gradients: Images  # gradients there
+    best_loss: Values  # the largest objective
+    # The objective at ``images``; 0 before the first step, as in the reference, whose first step
+    # therefore counts as a rise when the objective is positive.
     last_loss: Values
-    rises: Labels
-    checked_loss: Values
-    halved: Flags
-    step_size: Values
+    rises: Labels  # in how many steps of the current window the objective rose
+    checked_loss: Values  # ``best_loss`` at the previous checkpoint
+    halved: Flags  # whether the step size was halved there
+    step_size: Values  # the current step size of every example
 
 
 @explains_old_calls

@@ -48,17 +48,11 @@ _CLASSES_AT_ONCE = 10  # gradients held in memory together by the untargeted att
 
 
 class FabState(NamedTuple):
-    """What a step changes.
+    """What a step changes."""
 
-    Attributes:
-      point: the current point.
-      best: the closest misclassified image so far; the natural image without one.
-      best_norm: its norm, infinite without one.
-    """
-
-    point: Images
-    best: Images
-    best_norm: Values
+    point: Images  # the current point
+    best: Images  # the closest misclassified image so far; the natural image without one
+    best_norm: Values  # its norm, infinite without one
 
 
 Linearised = tuple[FabState, tuple[Values, Images]]  # with the boundary's value and normal

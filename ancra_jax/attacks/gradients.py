@@ -17,17 +17,11 @@ from ancra_jax.ops.pytree import pytree_dataclass
 
 
 class Evaluation(NamedTuple):
-    """An objective at some images.
+    """An objective at some images."""
 
-    Attributes:
-      values: the objective.
-      gradients: its gradients in the images.
-      logits: the judging model's logits.
-    """
-
-    values: Values
-    gradients: Images
-    logits: Logits
+    values: Values  # the objective
+    gradients: Images  # its gradients in the images
+    logits: Logits  # of the judging model
 
 
 def value_and_input_gradient(objective: Objective, images: Images) -> tuple[Values, Images]:
@@ -52,19 +46,14 @@ def _differentiated(
 
 @pytree_dataclass(static=("draws",))
 class Evaluator:
-    """Evaluates an objective and the judging model.
+    """Evaluates an objective and the judging model."""
 
-    Attributes:
-      objective: what the attack ascends.
-      judge: the model that has to be fooled; None if it is the objective's own, whose forward pass
-        then serves both.
-      keys: one per example if the model is randomised and is called as ``model(images, key=key)``.
-      draws: of a randomised model's randomness in every step. Values and gradients are averaged
-        over them, the logits are the last draw's.
-    """
-
-    objective: Objective
+    objective: Objective  # what the attack ascends
+    # The model that has to be fooled; None if it is the objective's own, whose forward pass then
+    # serves both.
     judge: Model | None
+    # One per example if the model is randomised and is called as ``model(images, key=key)``. Values
+    # and gradients are then averaged over the draws of a step, the logits are the last draw's.
     keys: Keys | None = None
     draws: int = 1
 

@@ -116,22 +116,16 @@ def _largest(logits: Logits, count: int, name: str) -> Float[Array, "batch count
 
 @pytree_dataclass(static=("term",))
 class LogitsObjective:
-    """A term of the logits of every example.
+    """A term of the logits of every example."""
 
-    Attributes:
-      term: function of ``(logits [batch, classes], *operands)`` to one number per example; static
-        in ``jit``, so a module-level function.
-      model: see ``attacks.model.Model``.
-      operands: arrays over the batch, such as labels and targets.
-      aux_weight: weight of the auxiliary heads' mean; None ignores them.
-      reference: fixed final logits and auxiliary logits, which the term takes head by head between
-        the logits and the operands; empty if it takes none.
-    """
-
+    # Of ``(logits [batch, classes], *operands)``, to one number per example; static in ``jit``, so
+    # a module-level function.
     term: Callable[..., Values]
     model: Model
-    operands: tuple[Array, ...]
-    aux_weight: Weight | None = None
+    operands: tuple[Array, ...]  # arrays over the batch, such as labels and targets
+    aux_weight: Weight | None = None  # weight of the auxiliary heads' mean; None ignores them
+    # Fixed final logits and auxiliary logits, which the term takes head by head between the logits
+    # and the operands; empty if it takes none.
     reference: tuple[Array, ...] = ()
 
     def __call__(self, images: Images) -> Values:

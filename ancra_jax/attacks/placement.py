@@ -12,17 +12,11 @@ from jaxtyping import Bool, Int, PyTree
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a batch goes: its first axis over all devices, everything else on each of them.
+    """Where a batch goes: its first axis over all devices, everything else on each of them."""
 
-    Attributes:
-      batch_size: rows of every batch, a multiple of the number of devices.
-      rows: sharding of arrays over the batch.
-      replicated: sharding of everything else.
-    """
-
-    batch_size: int
-    rows: Sharding
-    replicated: Sharding
+    batch_size: int  # rows of every batch, a multiple of the number of devices
+    rows: Sharding  # of arrays over the batch
+    replicated: Sharding  # of everything else
 
     @classmethod
     def over(cls, devices: Sequence[jax.Device], batch_size: int, examples: int) -> "Placement":

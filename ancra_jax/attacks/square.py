@@ -46,36 +46,19 @@ Number = int | Int[Array, ""]
 
 
 class Windows(NamedTuple):
-    """The window of every phase of the schedule.
-
-    Attributes:
-      heights: rows of the window.
-      widths: columns of the window.
-      patterns: L2 only: the window's content, a pattern of unit norm in the corner of a square of
-        zeros; of size 0 under Linf.
-      tile: L2 only: the pattern that the starting point is tiled with.
-    """
+    """The window of every phase of the schedule; ``patterns`` and ``tile`` are empty under Linf."""
 
     heights: Int[Array, "phases"]
     widths: Int[Array, "phases"]
-    patterns: Float[Array, "phases side side"]
-    tile: Float[Array, "tile tile"]
+    patterns: Float[Array, "phases side side"]  # of unit norm, in the corner of a square of zeros
+    tile: Float[Array, "tile tile"]  # the pattern that the starting point is tiled with
 
 
 class Search(NamedTuple):
-    """What the search works on.
+    """What the search works on."""
 
-    Attributes:
-      evaluate: the objective, and the model that has to be fooled.
-      keys: the source of every example's randomness.
-      natural: natural images.
-      labels: class numbers.
-      threat_model: the ball around every image.
-      table: see ``Windows``.
-    """
-
-    evaluate: Evaluator
-    keys: Keys
+    evaluate: Evaluator  # the objective, and the model that has to be fooled
+    keys: Keys  # the source of every example's randomness
     natural: Images
     labels: Labels
     threat_model: ThreatModel
@@ -92,21 +75,13 @@ class Search(NamedTuple):
 
 
 class SquareState(NamedTuple):
-    """What is known of every example.
+    """What is known of every example."""
 
-    Attributes:
-      images: the best image so far.
-      loss: its objective.
-      fooled: whether it is misclassified.
-      done: fooled, or not to be attacked: the row does not change any more.
-      queries: images evaluated.
-    """
-
-    images: Images
-    loss: Values
-    fooled: Flags
-    done: Flags
-    queries: Labels
+    images: Images  # the best image so far
+    loss: Values  # its objective
+    fooled: Flags  # whether it is misclassified
+    done: Flags  # fooled, or not to be attacked: the row does not change any more
+    queries: Labels  # images evaluated
 
 
 Carry = tuple[Int[Array, ""], SquareState]

@@ -19,22 +19,13 @@ from ancra_jax.ops.images import Flags, Images, Labels, select
 
 
 class Problem(NamedTuple):
-    """What an attack works on, checked, as pytrees and arrays that ``jit`` takes.
+    """What an attack works on, checked, as pytrees and arrays that ``jit`` takes."""
 
-    Attributes:
-      model: see ``attacks.model.as_pytree``.
-      images: natural images.
-      labels: class numbers, int32.
-      targets: class numbers, int32, or None.
-      active: which examples to attack.
-      threat_model: the ball around every image.
-    """
-
-    model: Model
-    images: Images
-    labels: Labels
+    model: Model  # a pytree, see ``attacks.model.as_pytree``
+    images: Images  # natural images
+    labels: Labels  # int32, as are the targets
     targets: Labels | None
-    active: Flags
+    active: Flags  # which examples to attack
     threat_model: ThreatModel
 
     def result(self, success: Flags, found: Images, best_loss: Any, queries: Any) -> AttackResult:

@@ -14,7 +14,6 @@ product whose columns are added up where they belong. Values are those of JAX's 
 rounding. Forward-mode differentiation is not possible.
 """
 
-from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -25,6 +24,8 @@ from jaxtyping import Array, Float
 FeatureMap = Float[Array, "batch height width channels"]
 NewFeatureMap = Float[Array, "batch out_height out_width features"]
 Kernel = Float[Array, "kernel_height kernel_width channels features"]
+# For height and width: sizes of input, output and kernel, stride, dilation, padding.
+Sides = list[tuple[int, int, int, int, int, tuple[int, int]]]
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _LANES = 4  # input channels are padded to a multiple of it
@@ -32,19 +33,12 @@ _COLUMNS = 3  # largest size of the product's columns, in sizes of input and out
 
 
 class Geometry(NamedTuple):
-    """Everything about a convolution but its operands; hashable.
-
-    Attributes:
-      strides: in height and width.
-      padding: zeros before and after, in height and in width; not negative.
-      dilation: distance of the kernel's entries, in height and width.
-      precision: see ``jax.lax.Precision``.
-    """
+    """Everything about a convolution but its operands; hashable. Pairs are of height and width."""
 
     strides: tuple[int, int]
-    padding: tuple[tuple[int, int], tuple[int, int]]
-    dilation: tuple[int, int] = (1, 1)
-    precision: jax.lax.PrecisionLike = None
+    padding: tuple[tuple[int, int], tuple[int, int]]  # zeros before and after, not negative
+    dilation: tuple[int, int] = (1, 1)  # distance of the kernel's entries
+    precision: jax.lax.PrecisionLike = None  # see ``jax.lax.Precision``
 
 
 def stock_convolution(images: FeatureMap, kernel: Kernel, geometry: Geometry) -> NewFeatureMap:
@@ -82,8 +76,10 @@ def _backward(
     )(cotangent)
     columns = cotangent[..., 0].size * kernel[..., 0].size
     as_product = columns <= _COLUMNS * (images.size + cotangent.size)
+    sizes = images.shape[1:3], cotangent.shape[1:3], kernel.shape[:2]
+    sides = list(zip(*sizes, geometry.strides, geometry.dilation, geometry.padding, strict=True))
     image_gradient = _by_product if as_product else _by_convolution
-    return image_gradient(images, kernel, geometry, cotangent), kernel_gradient
+    return image_gradient(sides, kernel, geometry, cotangent), kernel_gradient
 
 
 cpu_convolution.defvjp(_forward, _backward)
@@ -98,17 +94,14 @@ def _even_channels(images: Array, kernel: Array) -> tuple[Array, Array]:
     )
 
 
-def _by_convolution(
-    images: FeatureMap, kernel: Kernel, geometry: Geometry, cotangent: NewFeatureMap
-) -> FeatureMap:
+def _by_convolution(sides: Sides, kernel: Kernel, geometry: Geometry, cotangent: Array) -> Array:
     """Convolve the cotangent with the turned kernel.
 
     The low padding is d(k-1) - p; the high padding makes the result as large as the input.
     """
     turned = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
     padding = [
-        (d * (k - 1) - low, n - (out - 1) * s - 1 + low)
-        for n, out, k, s, d, (low, _) in _sides(images, kernel, geometry, cotangent)
+        (d * (k - 1) - low, n - (out - 1) * s - 1 + low) for n, out, k, s, d, (low, _) in sides
     ]
     cotangent, turned = _even_channels(cotangent, turned)
     return jax.lax.conv_general_dilated(
@@ -123,9 +116,7 @@ def _by_convolution(
     )
 
 
-def _by_product(
-    images: FeatureMap, kernel: Kernel, geometry: Geometry, cotangent: NewFeatureMap
-) -> FeatureMap:
+def _by_product(sides: Sides, kernel: Kernel, geometry: Geometry, cotangent: Array) -> Array:
     """Multiply the cotangent by all entries of the kernel, and add up where each one belongs.
 
     Entry i of the kernel belongs, for output o, to input so + di - p. Sums are in float32 at least,
@@ -139,11 +130,9 @@ def _by_product(
         preferred_element_type=jnp.promote_types(cotangent.dtype, jnp.float32),
     )
     zero = jnp.zeros((), columns.dtype)
-    (n, out, rows, s, d, (top, _)), (m, out_m, cols, t, e, (left, _)) = _sides(
-        images, kernel, geometry, cotangent
-    )
+    (n, out, rows, s, d, (top, _)), (m, out_m, cols, t, e, (left, _)) = sides
 
-    def placed(i: int, j: int) -> Float[Array, "batch height width channels"]:
+    def placed(i: int, j: int) -> Array:
         down, right = d * i - top, e * j - left
         spread = [
             (0, 0, 0),
@@ -155,18 +144,3 @@ def _by_product(
 
     terms = [placed(i, j) for i in range(rows) for j in range(cols)]
     return sum(terms[1:], terms[0]).astype(cotangent.dtype)
-
-
-def _sides(
-    images: FeatureMap, kernel: Kernel, geometry: Geometry, cotangent: NewFeatureMap
-) -> Iterator[tuple[int, int, int, int, int, tuple[int, int]]]:
-    """Yield, for height and width: sizes of input, output and kernel, stride, dilation, padding."""
-    return zip(
-        images.shape[1:3],
-        cotangent.shape[1:3],
-        kernel.shape[:2],
-        geometry.strides,
-        geometry.dilation,
-        geometry.padding,
-        strict=True,
-    )

@@ -16,17 +16,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
 class Layout(NamedTuple):
-    """How operands are spread over devices; hashable.
+    """How operands are spread over devices; hashable."""
 
-    Attributes:
-      mesh: the devices.
-      rows: of arrays over the batch.
-      operands: of every leaf of the operands, ``rows`` or replicated.
-    """
-
-    mesh: Mesh
-    rows: PartitionSpec
-    operands: tuple[PartitionSpec, ...]
+    mesh: Mesh  # the devices
+    rows: PartitionSpec  # of arrays over the batch
+    operands: tuple[PartitionSpec, ...]  # of every leaf of the operands: ``rows`` or replicated
 
 
 def over_several_devices(tree: Any) -> bool:
