@@ -13,7 +13,6 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from ancra_jax.attacks.gradients import WithKeys
 from ancra_jax.attacks.model import Model, as_pytree, example_keys
-from ancra_jax.attacks.objectives import Labels, Values
 from ancra_jax.attacks.placement import Placement, default_batch_size
 from ancra_jax.attacks.success import judge
 from ancra_jax.attacks.threat_models import ThreatModel
@@ -25,7 +24,7 @@ from ancra_jax.attacks.validation import (
     check_positive_int,
     forward,
 )
-from ancra_jax.ops.images import Images
+from ancra_jax.ops.images import Images, Labels, Values
 
 _PROBED = 8  # so many, whatever the size of batches
 

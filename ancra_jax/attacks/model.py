@@ -9,10 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from ancra_jax.ops.fast_convolutions import with_fast_convolutions
-from ancra_jax.ops.images import AnyImages as AnyImages
-from ancra_jax.ops.images import AnyLabels as AnyLabels
-from ancra_jax.ops.images import Flags, Keys, Labels
-from ancra_jax.ops.images import Images as Images
+from ancra_jax.ops.images import AnyLabels, Flags, Images, Keys, Labels
 from ancra_jax.ops.pytree import pytree_dataclass
 
 Logits = Float[Array, "batch classes"]
@@ -20,7 +17,6 @@ AuxLogits = Float[Array, "heads batch classes"]
 Model = Callable[..., Any]
 """From images to logits [batch, classes], or to an object with ``logits`` and, if the model has
 auxiliary heads, ``aux_logits`` [heads, batch, classes]."""
-LogitsFn = Model
 
 
 def as_pytree(model: Model) -> Model:

@@ -15,8 +15,8 @@ from jaxtyping import Array, Float, Int
 
 from ancra_jax.attacks import objectives
 from ancra_jax.attacks.model import Model, model_outputs
-from ancra_jax.attacks.objectives import Labels, Logits, Values, margin_term
-from ancra_jax.ops.images import Images
+from ancra_jax.attacks.objectives import Logits, margin_term
+from ancra_jax.ops.images import Images, Labels, Values
 from ancra_jax.ops.pytree import pytree_dataclass
 
 Scalar = Any

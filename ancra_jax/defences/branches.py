@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from ancra_jax.attacks.model import Model, as_pytree, model_outputs
-from ancra_jax.attacks.objectives import Labels, Logits, Values
+from ancra_jax.attacks.objectives import Logits
 from ancra_jax.defences.attention_objective import Masks, Rows, branch_terms
-from ancra_jax.ops.images import Images
+from ancra_jax.ops.images import Images, Labels, Values
 from ancra_jax.ops.pytree import pytree_dataclass
 
 _AT_ONCE = 10  # first masks that are computed together

@@ -10,10 +10,9 @@ from jaxtyping import Array, Bool, Int
 from ancra_jax.attacks.gradients import value_and_input_gradient
 from ancra_jax.attacks.job import HostImages
 from ancra_jax.attacks.model import Model, as_pytree, model_outputs
-from ancra_jax.attacks.objectives import Labels, Values
 from ancra_jax.attacks.placement import Placement
 from ancra_jax.defences.attention_objective import Ascent, AttentionObjective, ascent
-from ancra_jax.ops.images import Images
+from ancra_jax.ops.images import Images, Labels, Values
 
 
 def mask_statistics(

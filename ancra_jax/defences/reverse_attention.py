@@ -21,12 +21,12 @@ import jax
 
 from ancra_jax.attacks.adaptive.surrogates import Defence, Level, SurrogateAttack
 from ancra_jax.attacks.model import Model, model_outputs
-from ancra_jax.attacks.objectives import Labels, Logits, Objective, Values
+from ancra_jax.attacks.objectives import Logits, Objective
 from ancra_jax.defences.attention_objective import LABEL, TARGET, Ascent, Goal, ascent
 from ancra_jax.defences.branches import branch_maximum
 from ancra_jax.defences.masks import mask_statistics
 from ancra_jax.defences.registry import register
-from ancra_jax.ops.images import Images
+from ancra_jax.ops.images import Images, Labels, Values
 
 NAME = "reverse_attention"
 _A_1, _A_2 = (1, 0, 0), (0, 1, 0)  # weights of the heads in an objective

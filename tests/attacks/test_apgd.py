@@ -26,7 +26,7 @@ def natural(key=KEY, low=0.3, high=0.7):
 
 def test_the_network_of_the_records_is_the_recorded_one():
     net = cnn_a.load()
-    logits = jax.jit(lambda f, x: f(x))(net.logits_fn, net.images)
+    logits = jax.jit(lambda f, x: f(x))(net.model, net.images)
     np.testing.assert_allclose(logits, net.ref["logits"], atol=2e-5, rtol=1e-5)
 
 
@@ -49,8 +49,8 @@ def test_agrees_with_the_reference_from_the_same_start(name):
     if name.startswith("t"):
         ranked = np.argsort(-net.ref["logits"][:32], axis=1)
         loss, targets = "targeted_dlr", jnp.asarray(ranked[:, int(name[1]) - 1])
-    objective = objective_of(loss, net.logits_fn, labels, targets)
-    evaluate = evaluator(objective, net.logits_fn)
+    objective = objective_of(loss, net.model, labels, targets)
+    evaluate = evaluator(objective, net.model)
     assert evaluate.judge is None
     state = run_apgd(evaluate, start, images, labels, threat_model)
 

@@ -338,7 +338,7 @@ def robust_under(result, *names):
 def test_agrees_with_the_reference():
     net = cnn_a.load()
     evaluate = partial(
-        attacks.autoattack, net.logits_fn, net.images[:100], net.labels[:100],
+        attacks.autoattack, net.model, net.images[:100], net.labels[:100],
         epsilon=net.epsilon, batch_size=20, num_queries=300, progress=None,
     )  # fmt: skip
     single = partial(evaluate, version="custom")

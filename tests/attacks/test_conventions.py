@@ -93,7 +93,7 @@ def test_the_loss_is_a_name_or_an_objective_and_the_model_judges(name):
 def test_restarts_only_help(name):
     net = cnn_a.load()
     rows = np.flatnonzero(net.ref["logits"].argmax(axis=1) == net.labels)[:4]
-    problem = net.logits_fn, net.images[rows], net.labels[rows], attacks.L2(0.5)
+    problem = net.model, net.images[rows], net.labels[rows], attacks.L2(0.5)
     attack = partial(ATTACKS[name], *problem, key=KEY, num_steps=5)
     one, three = (attack(num_restarts=number) for number in (1, 3))
     assert not np.any(one.success & ~three.success)

@@ -30,11 +30,11 @@ def small_data():
     recorded = cnn_a.load()
     images = recorded.images.reshape(len(recorded.images), 16, 2, 16, 2, 3).mean(axis=(2, 4))
     labels = recorded.labels
-    correct = np.asarray(recorded.logits_fn(jnp.asarray(images))).argmax(axis=1) == labels
+    correct = np.asarray(recorded.model(jnp.asarray(images))).argmax(axis=1) == labels
     # More correct examples than the network usually has, so that few suffice.
     chosen = np.concatenate([np.flatnonzero(correct)[:32], np.flatnonzero(~correct)[:8]])
     return SimpleNamespace(
-        images=images[chosen], labels=labels[chosen], weights=recorded.logits_fn.args[0]
+        images=images[chosen], labels=labels[chosen], weights=recorded.model.args[0]
     )
 
 
@@ -66,7 +66,7 @@ def state(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ordinary(data, state):
-    return diagnose(data, cnn_a.logits_fn, state_path=state)
+    return diagnose(data, cnn_a.logits, state_path=state)
 
 
 def test_an_adversarially_trained_network_is_trustworthy(data, ordinary):
@@ -82,36 +82,36 @@ def test_an_adversarially_trained_network_is_trustworthy(data, ordinary):
     offsets, losses = ordinary.landscape_offsets, ordinary.landscape_losses
     assert losses.shape == (4, 5, 5)
     np.testing.assert_allclose(offsets, np.linspace(-2 * EPSILON, 2 * EPSILON, 5), rtol=1e-6)
-    model = Partial(cnn_a.logits_fn, data.weights)
+    model = Partial(cnn_a.logits, data.weights)
     natural = attacks.objectives.cross_entropy(model, data.labels[:4])(jnp.asarray(data.images[:4]))
     np.testing.assert_allclose(losses[:, 2, 2], natural, rtol=1e-4)
     assert (losses[:, 4, 2] > losses[:, 2, 2]).all()
 
 
 def saturated(weights, images):
-    return 1e4 * cnn_a.logits_fn(weights, images)
+    return 1e4 * cnn_a.logits(weights, images)
 
 
 def quantised(weights, images):
-    return cnn_a.logits_fn(weights, jnp.round(images * 7) / 7)
+    return cnn_a.logits(weights, jnp.round(images * 7) / 7)
 
 
 def masked_by_argmax(weights, images):
     """Reverse attention on the pooled features: the predicted class's weights as their mask."""
     kernel, bias = weights["fc"]
-    features = cnn_a.logits_fn(weights | {"fc": (jnp.eye(len(kernel)), jnp.zeros(1))}, images)
+    features = cnn_a.logits(weights | {"fc": (jnp.eye(len(kernel)), jnp.zeros(1))}, images)
     first = features @ kernel + bias
     masked = features * kernel.T[jnp.argmax(first, axis=-1)]
     return Outputs(masked @ kernel + bias, first[None], features)
 
 
 def with_noise(weights, images, key):
-    return cnn_a.logits_fn(weights, images + 0.1 * jax.random.normal(key, images.shape))
+    return cnn_a.logits(weights, images + 0.1 * jax.random.normal(key, images.shape))
 
 
 def with_hidden_noise(weights, images, generator=np.random.default_rng(0)):  # noqa: B008
     noise = generator.standard_normal(images.shape).astype(np.float32)
-    return cnn_a.logits_fn(weights, images + 0.1 * noise)
+    return cnn_a.logits(weights, images + 0.1 * noise)
 
 
 @pytest.mark.slow
@@ -138,7 +138,7 @@ def test_results_from_elsewhere_are_compared(data, ordinary, state):
     everything, nothing = np.ones(EXAMPLES, bool), np.zeros(EXAMPLES, bool)
 
     def again(**results):  # all measurements are in the state already
-        return fired(diagnose(data, cnn_a.logits_fn, state_path=state, results=results))
+        return fired(diagnose(data, cnn_a.logits, state_path=state, results=results))
 
     assert again(autoattack=nothing, adaptive=nothing) == set()
     assert again(pgd40=everything) == {"robust accuracy above clean accuracy"}
@@ -155,20 +155,20 @@ def test_interrupted_it_continues_to_the_same_checks(data, ordinary, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        diagnose(data, cnn_a.logits_fn, state_path=tmp_path, progress=stop)
+        diagnose(data, cnn_a.logits, state_path=tmp_path, progress=stop)
     written = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     assert len(written) == 6  # one says whose measurements these are
-    second = diagnose(data, cnn_a.logits_fn, state_path=tmp_path)
+    second = diagnose(data, cnn_a.logits, state_path=tmp_path)
     assert {path: path.stat().st_mtime_ns for path in written} == written
     assert second.checks == ordinary.checks
     np.testing.assert_array_equal(second.landscape_losses, ordinary.landscape_losses)
     with pytest.raises(ValueError, match=f"state_path={tmp_path} .* settings"):
-        diagnose(data, cnn_a.logits_fn, state_path=tmp_path, epsilon=0.1)
+        diagnose(data, cnn_a.logits, state_path=tmp_path, epsilon=0.1)
     with pytest.raises(ValueError, match=f"state_path={tmp_path} .* model"):
         diagnose(data, reordered, state_path=tmp_path)
     (tmp_path / "clean.npz").write_bytes(b"no archive")
     with pytest.raises(ValueError, match=f"state_path={tmp_path}: clean"):
-        diagnose(data, cnn_a.logits_fn, state_path=tmp_path)
+        diagnose(data, cnn_a.logits, state_path=tmp_path)
 
 
 def test_a_state_of_version_0_1_belongs_to_the_same_diagnosis(tmp_path):
@@ -186,7 +186,7 @@ def test_a_state_of_version_0_1_belongs_to_the_same_diagnosis(tmp_path):
 
 
 def reordered(weights, images):
-    return jnp.flip(cnn_a.logits_fn(weights, images), axis=-1)
+    return jnp.flip(cnn_a.logits(weights, images), axis=-1)
 
 
 def elsewhere():
@@ -195,7 +195,7 @@ def elsewhere():
     shorten(pytest.MonkeyPatch())
     data, order = small_data(), np.random.default_rng(0).permutation(EXAMPLES)
     data.images, data.labels = data.images[order], data.labels[order]
-    found = diagnose(data, cnn_a.logits_fn, indices=order, batch_size=16)
+    found = diagnose(data, cnn_a.logits, indices=order, batch_size=16)
     correct = found.correct_at[np.argsort(order)].tolist()
     print(json.dumps([found.verdict, [check.value for check in found.checks], correct]))
 
@@ -217,7 +217,7 @@ def test_batches_order_and_devices_do_not_matter(ordinary):
 )
 def test_bad_input_is_named(data, change, message):
     with pytest.raises(ValueError, match=message):
-        diagnose(data, cnn_a.logits_fn, **change)
+        diagnose(data, cnn_a.logits, **change)
 
 
 def made_up(count, lost):

@@ -41,7 +41,7 @@ def norms(result):
 @pytest.mark.parametrize("rank", [2, 3])
 def test_norms_agree_with_the_reference(net, rank):
     targets = net.ranks[net.chosen, rank - 1]
-    result = fab(net.logits_fn, net.x, net.y, Linf(cnn_a.EPSILON), key=KEY, targets=targets)
+    result = fab(net.model, net.x, net.y, Linf(cnn_a.EPSILON), key=KEY, targets=targets)
     expected = net.ref[f"fab_t{rank}_norm"][net.chosen]
     error = np.abs(norms(result) - expected) / expected
     assert np.median(error) < 1e-4
@@ -52,7 +52,7 @@ def test_norms_agree_with_the_reference(net, rank):
     np.testing.assert_array_equal(result.success, norms(result) <= cnn_a.EPSILON)
     np.testing.assert_array_equal(
         result.success,
-        is_adversarial(net.logits_fn, result.images, net.x, net.y, Linf(cnn_a.EPSILON)),
+        is_adversarial(net.model, result.images, net.x, net.y, Linf(cnn_a.EPSILON)),
     )
     np.testing.assert_array_equal(result.images[~result.success], net.x[~result.success])
 
@@ -64,7 +64,7 @@ def test_robust_examples_agree_with_the_reference(net):
     robust = np.ones(len(rows), bool)
     for rank in range(1, 10):
         result = fab(
-            net.logits_fn,
+            net.model,
             net.images[rows],
             net.labels[rows],
             Linf(cnn_a.EPSILON),
@@ -99,10 +99,10 @@ def test_linear_models_have_a_closed_form(threat_model, dual, targeted):
 def test_l2_norms_are_confirmed_by_pgd(net):
     """PGD fools the network where, and only where, epsilon is above the norm that FAB found."""
     x, y = net.x[:8], net.y[:8]
-    found = norms(fab(net.logits_fn, x, y, L2(10.0), key=KEY, num_steps=40))
+    found = norms(fab(net.model, x, y, L2(10.0), key=KEY, num_steps=40))
     epsilon = float(np.median(found)) * 1.05
     step = {"step_size": epsilon / 10, "num_steps": 60}
-    fooled = np.asarray(pgd(net.logits_fn, x, y, L2(epsilon), loss="margin", **step).success)
+    fooled = np.asarray(pgd(net.model, x, y, L2(epsilon), loss="margin", **step).success)
     clear = np.abs(found / epsilon - 1) > 0.04
     assert clear.sum() >= 6
     np.testing.assert_array_equal(fooled[clear], found[clear] <= epsilon)
@@ -135,11 +135,11 @@ def test_the_closest_misclassified_image_outside_the_ball(net):
     targets = net.ranks[net.chosen[:3], 1]
     ball = Linf(1e-4)
     attack = {"key": KEY, "targets": targets, "num_steps": 10}
-    outside = fab(net.logits_fn, net.x[:3], net.y[:3], ball, **attack, return_outside=True)
-    inside = fab(net.logits_fn, net.x[:3], net.y[:3], ball, **attack)
+    outside = fab(net.model, net.x[:3], net.y[:3], ball, **attack, return_outside=True)
+    inside = fab(net.model, net.x[:3], net.y[:3], ball, **attack)
     assert not np.any(inside.success) and not np.any(outside.success)
     np.testing.assert_array_equal(inside.images, net.x[:3])
     np.testing.assert_allclose(
         np.abs(outside.images - net.x[:3]).max((1, 2, 3)), norms(outside), rtol=1e-6
     )
-    assert np.all(is_adversarial(net.logits_fn, outside.images, net.x[:3], net.y[:3], Linf(1.0)))
+    assert np.all(is_adversarial(net.model, outside.images, net.x[:3], net.y[:3], Linf(1.0)))

@@ -31,7 +31,7 @@ def test_robust_examples_agree_with_the_reference():
     """On the first 100 images; an example may differ, as the random windows do."""
     net = cnn_a.load()
     rows = np.flatnonzero(net.ref["logits"][:100].argmax(-1) == net.labels[:100])
-    result = square(net.logits_fn, net.images[rows], net.labels[rows], Linf(cnn_a.EPSILON), key=KEY)
+    result = square(net.model, net.images[rows], net.labels[rows], Linf(cnn_a.EPSILON), key=KEY)
     robust = int(np.sum(~np.asarray(result.success)))
     recorded = [net.ref[f"robust_square_seed{seed}"][rows].sum() for seed in range(3)]
     assert min(recorded) - 1 <= robust <= max(recorded) + 1
@@ -42,10 +42,10 @@ def test_robust_examples_agree_with_the_reference():
 def test_what_counts_as_success_is_inside_the_ball_and_misclassified(ball):
     net = cnn_a.load()
     x, y = net.images[:16], net.labels[:16]
-    result = square(net.logits_fn, x, y, ball, key=KEY, num_queries=100)
+    result = square(net.model, x, y, ball, key=KEY, num_queries=100)
     success = np.asarray(result.success)
     assert 0 < success.sum() < len(x)
-    np.testing.assert_array_equal(success, is_adversarial(net.logits_fn, result.images, x, y, ball))
+    np.testing.assert_array_equal(success, is_adversarial(net.model, result.images, x, y, ball))
     np.testing.assert_array_equal(result.images[~success], x[~success])
     wrong = net.ref["logits"][:16].argmax(-1) != y
     np.testing.assert_array_equal(result.queries[wrong], 1)

@@ -27,7 +27,7 @@ def loss_on(method, images, labels):
     def loss(weights):
         def forward(batch_stats, images, labels):
             del labels
-            logits = cnn_a.logits_fn(weights, images)
+            logits = cnn_a.logits(weights, images)
             return Outputs(logits, jnp.zeros((0, *logits.shape)), logits), batch_stats
 
         terms = method.loss(forward, {}, examples)
@@ -38,7 +38,7 @@ def loss_on(method, images, labels):
 
 def test_at_awp_agrees_with_the_reference():
     golden = np.load(GOLDEN / "awp.npz")
-    weights = cnn_a.load().logits_fn.args[0]
+    weights = cnn_a.load().model.args[0]
     method = awp(gamma=0.01)
     loss = loss_on(method, jnp.asarray(golden["x"]), jnp.asarray(golden["y"], jnp.int32))
     with jax.default_matmul_precision("highest"):

@@ -20,7 +20,7 @@ from tests.support import GOLDEN
 EPSILON = 8 / 255
 
 
-def logits_fn(weights, images):
+def logits(weights, images):
     """The network; ``weights``: dict of ``c1``..``c3`` and ``fc``, each (kernel, bias)."""
     x = images
     for name, stride in (("c1", 1), ("c2", 2), ("c3", 2)):
@@ -41,7 +41,7 @@ def load() -> SimpleNamespace:
     """Loads network, images and records.
 
     Returns:
-      A namespace of ``logits_fn`` (a ``jax.tree_util.Partial``), ``images`` (float32, NHWC, 200),
+      A namespace of ``model`` (a ``jax.tree_util.Partial``), ``images`` (float32, NHWC, 200),
       ``labels`` (int32), ``epsilon``, and ``ref``: a dict of every recorded array, by its name:
       ``logits``; for the first 32 images ``start_uniform01`` (u in [0, 1]; the start is
       t = 2u - 1), ``apgd_<ce|dlr|t2|t3>_<best_loss|robust|best_norm|x_best>`` (``x_best`` is
@@ -61,7 +61,7 @@ def load() -> SimpleNamespace:
     }
     weights["fc"] = (jnp.asarray(ref["w.fc.weight"].T), jnp.asarray(ref["w.fc.bias"]))
     return SimpleNamespace(
-        logits_fn=jax.tree_util.Partial(logits_fn, weights),
+        model=jax.tree_util.Partial(logits, weights),
         images=ref.pop("images").astype(np.float32) / 255,
         labels=ref.pop("labels").astype(np.int32),
         epsilon=EPSILON,

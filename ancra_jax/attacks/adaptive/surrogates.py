@@ -12,7 +12,6 @@ References:
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 from ancra_jax.attacks.autoattack.ensemble import fitting_loss
@@ -115,4 +114,7 @@ def loss_on(forward: Model, loss: str) -> ObjectiveOf:
     """
     if loss not in (*LOSSES, *TARGETED_LOSSES):
         raise ValueError(f"loss={loss!r}: allowed are {', '.join([*LOSSES, *TARGETED_LOSSES])}")
-    return partial(objective_of, loss, forward)
+    targeted = loss in TARGETED_LOSSES
+    return lambda labels, targets: objective_of(
+        loss, forward, labels, targets if targeted else None
+    )
