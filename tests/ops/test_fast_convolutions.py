@@ -23,6 +23,7 @@ def pair(least, most):
     return st.tuples(st.integers(least, most), st.integers(least, most))
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     size=pair(6, 9),

@@ -6,6 +6,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from ancra_jax import attacks
@@ -77,6 +78,7 @@ def on_eight_devices(path):
     np.savez(path, **{f"{k} {f}": v for k, r in found.items() for f, v in r._asdict().items()})
 
 
+@pytest.mark.slow
 def test_eight_devices_need_no_collectives_and_find_what_one_finds(tmp_path):
     environment = ENVIRONMENT | {
         "JAX_NUM_CPU_DEVICES": "8",
