@@ -4,16 +4,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
 
 from ancra_jax.attacks.diagnostics.api import diagnose
-from ancra_jax.attacks.diagnostics.checks import PARTS, TRANSFER, WHITE_BOX
+from ancra_jax.attacks.diagnostics.checks import PARTS, TRANSFER, WHITE_BOX, Flags
 from ancra_jax.attacks.types import Progress
 from ancra_jax.evaluate.spec import Arrays, Spec, Task
 from ancra_jax.results.load import load_results, same_target
 from ancra_jax.results.names import ADAPTIVE, NATURAL, parse
-
-Flags = Bool[np.ndarray, "examples"]
 
 
 @dataclass(frozen=True)
@@ -33,19 +30,11 @@ class DiagnosticsSpec(Spec):
             text = f"{progress.attack}, robust accuracy {progress.robust_accuracy:.2%}"
             task.bar.update(progress.round, text, total=progress.rounds)
 
-        results = _results(task)
+        results = _earlier_results(task)
         found = diagnose(
-            task.target.model,
-            task.images,
-            task.labels,
-            epsilon=self.epsilon,
-            norm=self.norm,
+            **task.options | {"batch_size": task.target.batch_size, "progress": show},
             results=results,
-            key=task.key,
-            batch_size=task.target.batch_size,
             num_steps=self.num_steps,
-            state_path=task.state,
-            progress=show,
         )
         arrays = {
             "landscape_offsets": found.landscape_offsets,
@@ -65,22 +54,21 @@ class DiagnosticsSpec(Spec):
         }
 
 
-def _results(task: Task) -> dict[str, Flags]:
-    """Return which examples stayed correct under the attacks that saw the same ones before.
+def _earlier_results(task: Task) -> dict[str, Flags]:
+    """Return which examples stayed correct under attacks that saw the same ones before.
 
-    Returns:
-      What ``attacks.diagnose`` takes as ``results``.
+    This is what ``attacks.diagnose`` takes as ``results``.
     """
     count = len(task.labels)
     results: dict[str, Flags] = {}
-    for name, one in sorted(load_results(task.directory).items()):
+    for name, one in sorted(load_results(task.partial.parent).items()):
         if len(one.correct) < count or not same_target(one.record, task.identity):
             continue
         correct = one.correct[:count]
+        results[name] = correct
         broken_by = one.arrays.get("broken_by", np.full(count, ""))[:count]
         for part, flags in _parts(name, correct, broken_by).items():
             results[part] = results.get(part, True) & flags
-        results[name] = correct
     return results
 
 

@@ -12,7 +12,6 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ancra_jax.attacks import AutoAttackResult
 from ancra_jax.attacks.placement import default_batch_size
 from ancra_jax.attacks.saved_state import StateError
 from ancra_jax.attacks.types import Progress
@@ -41,7 +40,6 @@ class Task:
 
     target: Target
     identity: dict[str, Any]  # what determines the numbers; see ``ResultStore``
-    directory: pathlib.Path  # of the results of the checkpoint
     partial: pathlib.Path  # the file of an unfinished attack that keeps one array file
     labels: Int[np.ndarray, "examples"]
     key: Key[Array, ""]  # the source of all randomness
@@ -59,9 +57,20 @@ class Task:
         return self.partial.with_suffix(".state")
 
     @property
-    def batch_size_of_the_rest(self) -> int:
-        """For attacks whose batches hold what is still robust: there padding is to be small."""
-        return min(self.target.batch_size, default_batch_size())
+    def options(self) -> dict[str, Any]:
+        """The arguments that AutoAttack, the adaptive attacks and the diagnostics share."""
+        return {
+            "model": self.target.model,
+            "images": self.images,
+            "labels": self.labels,
+            "norm": self.identity["settings"]["norm"],
+            "epsilon": self.identity["settings"]["epsilon"],
+            "key": self.key,
+            # Batches hold what is still robust: there padding is to be small.
+            "batch_size": min(self.target.batch_size, default_batch_size()),
+            "state_path": self.state,
+            "progress": self.show,
+        }
 
     def show(self, progress: Progress) -> None:
         """Tell the bar where the attack stands."""
@@ -72,17 +81,6 @@ class Task:
             f"robust accuracy {progress.robust_accuracy:.2%}{left}",
             total=progress.todo,
         )
-
-    def kept(self, result: AutoAttackResult) -> Arrays:
-        """Return what is kept of every example under a sequence of attacks."""
-        return {
-            "labels": self.labels,
-            "correct": result.robust,
-            "broken_by": result.broken_by.astype(str),
-            "target": result.target,
-            "norms": result.norms,
-            "queries": result.queries,
-        }
 
 
 @dataclass(frozen=True)
@@ -113,29 +111,19 @@ class Spec(abc.ABC):
 def compute(
     spec: Spec, target: Target, store: ResultStore, identity: dict[str, Any], *, force: bool
 ) -> dict[str, Any]:
-    """Run an attack and write its result, unless it is there already.
+    """Return the JSON of an attack's result; unless it is there, or by ``force``, compute it.
 
-    Args:
-      spec: the attack.
-      target: what is attacked.
-      store: where the result goes.
-      identity: what determines the numbers, but for the attack and its settings.
-      force: compute again what is there.
-
-    Returns:
-      The result, as its JSON file holds it.
-
-    Raises:
-      UsageError: there is another result, or what an interrupted attack left cannot be used.
+    ``identity`` is what determines the numbers, but for the attack and its settings. A result of
+    another identity, or an interrupted attack's unusable state, raises a `UsageError`.
     """
     identity = {"attack": spec.name, **identity, "settings": spec.settings}
     if not force and (finished := store.finished(identity)):
         return finished
-    count, started = identity["num_examples"], time.monotonic()
-    with Bar(spec.name, count) as bar:
-        labels, key = target.split.labels[:count], jax.random.key(identity["seed"])
-        partial = store.partial_path(identity)
-        task = Task(target, identity, store.directory, partial, labels, key, bar)
+    started = time.monotonic()
+    labels = target.split.labels[: identity["num_examples"]]
+    with Bar(spec.name, len(labels)) as bar:
+        key = jax.random.key(identity["seed"])
+        task = Task(target, identity, store.partial_path(identity), labels, key, bar)
         try:
             # An attack that computes in less than float32 finds less.
             with jax.default_matmul_precision("highest"):
@@ -144,6 +132,6 @@ def compute(
             raise UsageError(str(error)) from error
     result = store.write(identity, arrays, time.monotonic() - started, **more)
     if result.get("complete", True):
-        partial.unlink(missing_ok=True)
+        task.partial.unlink(missing_ok=True)
         shutil.rmtree(task.state, ignore_errors=True)
     return result

@@ -3,8 +3,10 @@
 Interrupted, the same command continues; a finished result is never overwritten without ``--force``.
 """
 
+import collections
 import inspect
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,9 +21,8 @@ from ancra_jax.data import Dataset
 from ancra_jax.defences import declared
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate import paper
-from ancra_jax.evaluate.adaptive import AdaptiveSpec, Source
-from ancra_jax.evaluate.autoattack import AutoAttackSpec
 from ancra_jax.evaluate.diagnostics import DiagnosticsSpec
+from ancra_jax.evaluate.sequences import AdaptiveSpec, AutoAttackSpec, Source
 from ancra_jax.evaluate.spec import Spec, Target, compute
 from ancra_jax.evaluate.summary import print_summary
 from ancra_jax.results.names import ADAPTIVE, AUTOATTACK, DIAGNOSTICS
@@ -60,20 +61,21 @@ def evaluate(
     """Run a suite on a checkpoint; results that are there already are kept.
 
     Args:
-      workdir: of a run.
+      workdir: directory of a run of ancra_jax.train.
       checkpoint: ``'best'`` on the selection split, or ``'last'``.
-      weights: ``'raw'``, or an average that the run keeps: ``'ema'``, ``'swa'``.
+      weights: ``'raw'`` (the optimiser's), or an average that the run keeps, ``'ema'``, ``'swa'``.
       num_examples: the first so many of the test split; 0 for all.
       batch_size: most examples on the devices at a time; 0 for the training batch size. AutoAttack
         and the adaptive attacks take at most 32 on a CPU, 256 elsewhere.
       seed: of the attacks' randomness.
-      force: compute again what is there.
+      force: compute again and replace finished results.
       suite: ``'quick'``: natural images, FGSM, PGD and C&W, on the final logits and on auxiliary
         heads; ``'paper'``: these and AutoAttack; ``'autoattack'`` alone; ``'adaptive'``: natural
         images, AutoAttack and the attacks made for the network's defence; ``'diagnostics'``, which
         compare the results that are there; ``'all'``: everything.
-      autoattack_version: ``'standard'`` or ``'plus'``.
-      adaptive_budget: ``'quick'``, ``'standard'`` or ``'thorough'``.
+      autoattack_version: which list of attacks, ``'standard'`` or ``'plus'``.
+      adaptive_budget: what the adaptive attacks may spend, ``'quick'``, ``'standard'`` or
+        ``'thorough'``.
       max_minutes: stop the adaptive attacks after so many; 0: no limit. The same call goes on.
       transfer_from: directories of runs whose adversarial images the adaptive attacks try.
 
@@ -95,7 +97,8 @@ def evaluate(
         workdir, network, dataset.image_shape, mesh, checkpoint=checkpoint, weights=weights
     )
     model = jax.tree_util.Partial(network.apply, variables)
-    size = _round_up(min(batch_size or config.batch_size, num_examples), mesh.size)
+    size = min(batch_size or config.batch_size, num_examples)
+    size += -size % mesh.size
     target = Target(model, dataset.test, size, sharding.batch_sharded(mesh))
     adaptive = AdaptiveSpec(
         ADAPTIVE,
@@ -124,9 +127,7 @@ def evaluate(
 def _specs(config: Config, suite: str, version: str, adaptive: AdaptiveSpec) -> list[Spec]:
     """Return the attacks of a suite, with a version of AutoAttack and these adaptive attacks."""
     norm, epsilon = config.evaluation.norm, config.evaluation.epsilon
-    attacks = paper.specs(
-        config.evaluation, config.method.aux_weight, config.model.reverse_attention
-    )
+    attacks = paper.specs(config)
     name = AUTOATTACK if version == "standard" else f"{AUTOATTACK}_{version}"
     parts: dict[str, Sequence[Spec]] = {
         "natural": attacks[:1],
@@ -139,68 +140,41 @@ def _specs(config: Config, suite: str, version: str, adaptive: AdaptiveSpec) -> 
 
 
 def load_sources(directories: Sequence[str], dataset: Dataset, mesh: Mesh) -> list[Source]:
-    """Load the best checkpoints of other runs, of any method and network.
-
-    Raises:
-      UsageError: a directory holds no such run, or one of another data set.
-    """
-    sources: list[Source] = []
+    """Load the best checkpoints of other runs on the data set, of any method and network."""
+    sources: dict[str, Source] = {}
     for directory in directories:
-        try:
-            config = workdir_lib.read_config(directory)
-            if config.data.name != dataset.name:
-                raise UsageError(
-                    f"--workdir={directory}: is a run on {config.data.name}, not {dataset.name}"
-                )
-            network = components.create_network(config, dataset.num_classes, dtype="float32")
-            variables, step, _ = load_weights(directory, network, dataset.image_shape, mesh)
-        except UsageError as error:
-            raise UsageError(str(error).replace("--workdir", "--transfer_from", 1)) from error
+        field = f"--transfer_from={directory}"
+        config = workdir_lib.read_config(directory, "--transfer_from")
+        if config.data.name != dataset.name:
+            raise UsageError(f"{field}: is a run on {config.data.name}, not {dataset.name}")
+        network = components.create_network(config, dataset.num_classes, dtype="float32")
+        variables, step, _ = load_weights(
+            directory, network, dataset.image_shape, mesh, fields=("--transfer_from", "--weights")
+        )
         name = pathlib.Path(directory).resolve().name
-        if name in [source.name for source in sources]:
-            raise UsageError(f"--transfer_from={directory}: another directory is called {name} too")
+        if name in sources:
+            raise UsageError(f"{field}: another directory is called {name} too")
         model = jax.tree_util.Partial(network.apply, variables)
-        sources.append(Source(name, config.name, step, model))
-    return sources
-
-
-def _round_up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple
+        sources[name] = Source(name, config.name, step, model)
+    return list(sources.values())
 
 
 def define_flags() -> None:
-    """Define the command's flags; not on import, so that a notebook can import every command."""
-    flags.DEFINE_string("workdir", None, "Directory of a run of ancra_jax.train.")
-    flags.DEFINE_enum("suite", "paper", list(SUITES), "Which attacks.")
-    flags.DEFINE_enum(
-        "autoattack_version", "standard", ["standard", "plus"], "Which list of attacks."
-    )
-    flags.DEFINE_enum("adaptive_budget", "standard", LEVELS, "What the adaptive attacks may spend.")
-    flags.DEFINE_float(
-        "max_minutes",
-        0.0,
-        "Stop the adaptive attacks after so many minutes; the same command goes on. 0: no limit.",
-        lower_bound=0.0,
-    )
-    flags.DEFINE_list(
-        "transfer_from", [], "Directories of runs whose adversarial images are tried too."
-    )
-    flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which checkpoint.")
-    flags.DEFINE_enum(
-        "weights", "raw", WEIGHTS, "Which weights: the optimiser's, or an average of them."
-    )
-    flags.DEFINE_integer(
-        "num_examples", 0, "Evaluate the first N test examples; 0: all.", lower_bound=0
-    )
-    flags.DEFINE_integer(
-        "batch_size",
-        0,
-        "Most examples at a time; 0: the training batch size. AutoAttack and the adaptive attacks "
-        "take 32 at most on a CPU, 256 elsewhere.",
-        lower_bound=0,
-    )
-    flags.DEFINE_integer("seed", 0, "Seed of the attacks' randomness.", lower_bound=0)
-    flags.DEFINE_bool("force", False, "Compute again and replace finished results.")
+    """Define a flag for each parameter of ``evaluate``, whose docstring has the help texts."""
+    texts = re.findall(r"^ {6}(\w+): (.*(?:\n {8}.*)*)", evaluate.__doc__ or "", re.MULTILINE)
+    about = collections.defaultdict(str, {name: " ".join(text.split()) for name, text in texts})
+    flags.DEFINE_string("workdir", None, about["workdir"])
+    flags.DEFINE_enum("suite", "paper", list(SUITES), about["suite"])
+    versions = ["standard", "plus"]
+    flags.DEFINE_enum("autoattack_version", "standard", versions, about["autoattack_version"])
+    flags.DEFINE_enum("adaptive_budget", "standard", LEVELS, about["adaptive_budget"])
+    flags.DEFINE_float("max_minutes", 0.0, about["max_minutes"], lower_bound=0.0)
+    flags.DEFINE_list("transfer_from", [], about["transfer_from"])
+    flags.DEFINE_enum("checkpoint", "best", ["best", "last"], about["checkpoint"])
+    flags.DEFINE_enum("weights", "raw", WEIGHTS, about["weights"])
+    for name in ("num_examples", "batch_size", "seed"):
+        flags.DEFINE_integer(name, 0, about[name], lower_bound=0)
+    flags.DEFINE_bool("force", False, about["force"])
 
 
 def main(arguments: flags.FlagValues) -> None:
@@ -213,6 +187,4 @@ def main(arguments: flags.FlagValues) -> None:
         name: arguments[name].value for name in inspect.signature(evaluate).parameters
     }
     evaluate(**options)
-    config = workdir_lib.read_config(arguments.workdir)
-    name = evaluation_name(arguments.checkpoint, arguments.weights)
-    print_summary(arguments.workdir, config, name)
+    print_summary(arguments.workdir, evaluation_name(arguments.checkpoint, arguments.weights))

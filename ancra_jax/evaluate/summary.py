@@ -3,21 +3,19 @@
 from rich.console import Console
 from rich.panel import Panel
 
-from ancra_jax.config.schema import Config
 from ancra_jax.results.load import load_evaluation
 from ancra_jax.results.rows import row_of
 from ancra_jax.results.tables import Column, all_attacks, build, reading_notes, row_notes
 from ancra_jax.results.tables.columns import ADAPTIVE_ATTACK, CHECKS, masks_table
+from ancra_jax.run.workdir import read_config
 
 
-def print_summary(workdir: str, config: Config, checkpoint: str) -> None:
+def print_summary(workdir: str, checkpoint: str) -> None:
     """Print the worst case first, then every attack, then what should make a reader wary.
 
-    Args:
-      workdir: of the run.
-      config: of the run.
-      checkpoint: an ``evaluation_name``; what is in its directory is shown.
+    Shown is all that is in the directory of the checkpoint, which an ``evaluation_name`` names.
     """
+    config = read_config(workdir)
     row = row_of(workdir, config, config.name, load_evaluation(workdir, checkpoint))
     console = Console(highlight=False)
     if row.worst_case:
@@ -37,9 +35,8 @@ def print_summary(workdir: str, config: Config, checkpoint: str) -> None:
         tables.append(build("Adaptive attacks, in their order", ADAPTIVE_ATTACK, attacks))
     if row.masks:
         tables.append(masks_table([row], [label]).transposed())
-    if row.diagnosis:
-        title = f"Diagnosis: {row.diagnosis.verdict}"
-        tables.append(build(title, CHECKS, row.diagnosis.checks))
+    if found := row.diagnosis:
+        tables.append(build(f"Diagnosis: {found.verdict}", CHECKS, found.checks))
     for table in tables:
         console.print(table.rich())
     for note in (*reading_notes([row], []), *row_notes(row)):

@@ -56,12 +56,11 @@ def read_config(workdir: str, field: str = "--workdir") -> Config:
     """
     file = pathlib.Path(workdir) / "config.json"
     try:
-        values = json.loads(file.read_text())
+        return config_lib.from_mapping(json.loads(file.read_text()))
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"{field}={workdir}: holds no run (there is no config.json)") from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{field}={workdir}: config.json cannot be read: {error}") from error
-    return config_lib.from_mapping(values)
 
 
 def record_start(workdir: str, step: int) -> None:
