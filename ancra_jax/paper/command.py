@@ -6,11 +6,10 @@ end. Run it in the root of the repository, whose ``configs/`` it uses.
 """
 
 import argparse
-import difflib
 import pathlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from ancra_jax import cli
@@ -19,11 +18,14 @@ from ancra_jax.evaluate import SUITES
 from ancra_jax.paper import runner
 from ancra_jax.paper.claims import TABLES
 from ancra_jax.paper.measured import REHEARSAL, write_claims
-from ancra_jax.paper.plan import TINY_EXAMPLES, Options, report_command, report_directory, runs_of
+from ancra_jax.paper.plan import TINY_EXAMPLES, Options, report_command, runs_of
+from ancra_jax.registry import did_you_mean
 
 OUTPUTS = {"full": "runs/reproduce", "tiny": "runs/reproduce-tiny"}
 # What is set by a flag of this command, and names or places the runs.
 _RESERVED = {"--config.seed": "--seeds", "--config.data.data_dir": "--data_dir"}
+_ABOUT = """Trains and evaluates every row of one of the paper's tables, and reports.
+Called again, it continues: what is finished is skipped."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -33,18 +35,13 @@ class _Parser(argparse.ArgumentParser):
         cli.fail(message)
 
 
-def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
-    """Read the command line; exit with one line if it cannot be understood.
-
-    Returns:
-      The options, and whether the commands are only to be printed.
-    """
+def parse(arguments: Sequence[str]) -> Options:
+    """Read the command line; exit with one line if it cannot be understood."""
     tables = "\n".join(f"  {name:14} {table.title}" for name, table in TABLES.items())
     parser = _Parser(
         prog="launch/reproduce.sh",
         usage="%(prog)s TABLE [--scale=tiny] [--dry_run] [options] [--config.x=y ...]",
-        description="Trains and evaluates every row of one of the paper's tables, and reports.\n"
-        "Called again, it continues: what is finished is skipped.",
+        description=_ABOUT,
         epilog=f"tables:\n{tables}\n\n--config.x=y is passed on to the training of every row. "
         "See docs/reproduce.md.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -61,8 +58,7 @@ def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
         f"(default: {OUTPUTS['full']}, tiny: {OUTPUTS['tiny']})"
     )
     add("--output", help=output)
-    seeds = "of the training, N[,N...] (default: 0)"
-    add("--seeds", type=_seeds, default=(0,), help=seeds)
+    add("--seeds", type=_seeds, default=(0,), help="of the training, N[,N...] (default: 0)")
     rows = "only these, NAME[,NAME...], for instance trades_ancra or 'cifar10/*'"
     add("--rows", type=lambda text: tuple(text.split(",")), default=(), help=rows)
     add("--suite", choices=SUITES, default="", help="of attacks (default: the row's own)")
@@ -70,23 +66,20 @@ def parse(arguments: Sequence[str]) -> tuple[Options, bool]:
     add("--num_examples", type=_count, default=0, help=examples)
     values, others = parser.parse_known_args(arguments)
     for argument in others:
-        _check_override(argument, [*parser._option_string_actions])
-    dry_run = values.dry_run
-    del values.dry_run
+        _check_override(argument, parser._option_string_actions)
     values.output = values.output or OUTPUTS[values.scale]
     if "," in values.output:
         cli.fail(f"--output={values.output}: must not hold a comma")
-    return Options(**vars(values), overrides=tuple(others)), dry_run
+    return Options(**vars(values), overrides=tuple(others))
 
 
-def _check_override(argument: str, flags: Sequence[str]) -> None:
+def _check_override(argument: str, flags: Iterable[str]) -> None:
     name, equals, _ = argument.partition("=")
     if name in _RESERVED:
         cli.fail(f"{name}: use {_RESERVED[name]}")
     if not name.startswith("--config."):
-        close = difflib.get_close_matches(name, flags, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        cli.fail(f"unknown argument {argument!r}{hint} (--help lists what there is)")
+        hint = did_you_mean(name, flags)
+        cli.fail(f"unknown argument {argument!r}; {hint}--help lists what there is")
     if not equals:
         cli.fail(f"{argument}: needs a value, {argument}=VALUE")
 
@@ -106,10 +99,10 @@ def _count(text: str) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit status."""
-    options, dry_run = parse(arguments)
+    options = parse(arguments)
     try:
         with runner.stopped_by_signals():
-            return _reproduce(options, dry_run)
+            return _reproduce(options)
     except UsageError as error:
         cli.fail(str(error))
     except runner.Stopped as stopped:
@@ -117,12 +110,13 @@ def main(arguments: Sequence[str]) -> int:
         return stopped.exit_status
 
 
-def _reproduce(options: Options, dry_run: bool) -> int:
+def _reproduce(options: Options) -> int:
     runs = runs_of(options)
-    if dry_run:
+    if options.dry_run:
+        report = report_command([run.workdir for run in runs], options)
         for run in runs:
             print(f"# {run.title}", *map(shlex.join, run.commands), sep="\n")
-        print("# report", shlex.join(report_command([r.workdir for r in runs], options)), sep="\n")
+        print("# report", shlex.join(report), sep="\n")
         return 0
     if not pathlib.Path("configs/common.py").exists():
         raise UsageError("there is no configs/ here: run it in the root of the repository")
@@ -134,7 +128,7 @@ def _reproduce(options: Options, dry_run: bool) -> int:
         failures["report"] = "it could not be written"
     elif started:
         print(f"\n{write_claims(started, options)}\n")
-        print(f"written to {report_directory(options)}: claims.md, claims.json, report.html, ...")
+        print(f"written to {options.report}: claims.md, claims.json, report.html, ...")
     for title, problem in failures.items():
         print(f"failed: {title}: {problem}", file=sys.stderr)
     if failures:

@@ -2,14 +2,13 @@
 
 import functools
 import json
-import pathlib
 import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from ancra_jax.paper.claims import TABLES, Claim, PaperTable, TableRow
-from ancra_jax.paper.plan import Options, Run, report_directory
+from ancra_jax.paper.plan import Options, Run
 from ancra_jax.results.load import load_runs
 from ancra_jax.results.names import HEADS, NATURAL, display_name, parse
 from ancra_jax.results.rows import Row, rows_of
@@ -66,13 +65,9 @@ def column_of(attack: str) -> str:
 
 
 def write_claims(runs: Sequence[Run], options: Options) -> str:
-    """Write ``claims.md`` and ``claims.json`` beside the report, and return the Markdown.
-
-    Args:
-      runs: those of the table whose work directories hold a run.
-      options: of the reproduction.
-    """
-    table, rehearsal = TABLES[options.table], options.scale == "tiny"
+    """Write claims.md and claims.json beside the report on these runs, and return the Markdown."""
+    table = TABLES[options.table]
+    rehearsal = options.scale == "tiny"
     rows = claim_rows(table, runs)
     page = markdown(table, rows, rehearsal=rehearsal)
     content = {
@@ -82,27 +77,21 @@ def write_claims(runs: Sequence[Run], options: Options) -> str:
         "rehearsal": rehearsal,
         "rows": [asdict(row) for row in rows],
     }
-    output = pathlib.Path(report_directory(options))
-    write_atomically(output / "claims.md", page + "\n")
-    write_atomically(output / "claims.json", json.dumps(content, indent=2) + "\n")
+    write_atomically(options.report / "claims.md", page + "\n")
+    write_atomically(options.report / "claims.json", json.dumps(content, indent=2) + "\n")
     return page
 
 
 def claim_rows(table: PaperTable, runs: Sequence[Run]) -> list[ClaimRow]:
-    """Return the rows of a table with what was measured; the seeds of a row together.
-
-    Raises:
-      UsageError: a work directory cannot be read.
-    """
+    """Return the rows of a table with what was measured; the seeds of a row together."""
     loaded = rows_of(load_runs([run.workdir for run in runs]))
     evaluated = {(row.workdir, row.checkpoint): row for row in loaded if row.accuracy}
     rows = []
     for row in {run.row.name: run.row for run in runs}.values():
-        workdirs = [run.workdir for run in runs if run.row.name == row.name]
         for checkpoint, claim in row.claims.items():
-            found = [evaluated.get((workdir, checkpoint)) for workdir in workdirs]
-            there = [one for one in found if one]
-            rows.append(_claim_row(table.columns, row, checkpoint, claim, there))
+            keys = [(run.workdir, checkpoint) for run in runs if run.row.name == row.name]
+            found = [evaluated[key] for key in keys if key in evaluated]
+            rows.append(_claim_row(table.columns, row, checkpoint, claim, found))
     return rows
 
 
@@ -151,13 +140,14 @@ def markdown(table: PaperTable, rows: Sequence[ClaimRow], *, rehearsal: bool) ->
 
 
 def _cell(row: ClaimRow, column: str) -> str:
-    claim, natural_claim = row.claimed[column], row.claimed.get(NATURAL)
-    claimed = MISSING if claim is None else f"{claim:.2f}"
-    if claim is not None and natural_claim is not None and claim > natural_claim:
-        claimed += DAGGER
-    values, natural = row.measured[column], row.measured.get(NATURAL)
-    above = values and natural and statistics.fmean(values) > statistics.fmean(natural)
-    return f"{claimed} / {_numbers(values, DAGGER if above else '')}"
+    """Return the claim and what was measured, marked where it is above the natural accuracy."""
+    claimed = {name: [] if claim is None else [claim] for name, claim in row.claimed.items()}
+    cells = []
+    for numbers in (claimed, row.measured):
+        values, natural = numbers[column], numbers.get(NATURAL)
+        above = values and natural and statistics.fmean(values) > statistics.fmean(natural)
+        cells.append(_numbers(values, DAGGER if above else ""))
+    return " / ".join(cells)
 
 
 def _numbers(values: Sequence[float], mark: str = "") -> str:

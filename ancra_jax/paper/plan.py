@@ -21,6 +21,7 @@ class Options:
 
     table: str  # a name of ``TABLES``
     scale: str  # 'full', or 'tiny': a rehearsal
+    dry_run: bool  # print the commands only
     output: str  # directory of all runs and reports; tables share the runs they have in common
     data_dir: str  # of the data sets; empty for their default
     seeds: tuple[int, ...]  # of the training, a run each
@@ -28,6 +29,11 @@ class Options:
     suite: str  # of the evaluation, in place of the rows' own; empty for those
     num_examples: int  # evaluated, the first of the test split; 0 for all
     overrides: tuple[str, ...]  # further flags of the training, ``--config.x=y``
+
+    @property
+    def report(self) -> pathlib.Path:
+        """Where the report of the table goes."""
+        return pathlib.Path(self.output) / self.table
 
 
 @dataclass(frozen=True)
@@ -46,42 +52,24 @@ class Run:
 
 
 def runs_of(options: Options) -> list[Run]:
-    """Return the runs of a table, in its order.
-
-    Raises:
-      UsageError: a pattern fits no row.
-    """
-    return [
-        _run(row, seed, options)
-        for row in _chosen(TABLES[options.table].rows, options.rows)
-        for seed in options.seeds
-    ]
-
-
-def report_directory(options: Options) -> str:
-    """Return where the report of the table goes."""
-    return str(pathlib.Path(options.output) / options.table)
+    """Return the runs of a table, in its order; every pattern must fit a row."""
+    rows = TABLES[options.table].rows
+    for pattern in options.rows:
+        if not any(_fits(row, pattern) for row in rows):
+            names = ", ".join(row.name for row in rows)
+            raise UsageError(f"--rows: {pattern!r} fits no row of the table; there are {names}")
+    chosen = [row for row in rows if any(_fits(row, one) for one in options.rows or ["*"])]
+    return [_run(row, seed, options) for row in chosen for seed in options.seeds]
 
 
 def report_command(workdirs: Sequence[str], options: Options) -> Command:
     """Return the command that reports on runs."""
-    return _python(
-        "report", f"--workdirs={','.join(workdirs)}", f"--output={report_directory(options)}"
-    )
+    return _python("report", f"--workdirs={','.join(workdirs)}", f"--output={options.report}")
 
 
-def _chosen(rows: Sequence[TableRow], patterns: Sequence[str]) -> list[TableRow]:
-    """Return the rows that fit a pattern; ``'trades'`` is that method on every data set."""
-    chosen: set[str] = set()
-    for pattern in patterns or ["*"]:
-        names = [row.name for row in rows]
-        found = [n for n in names if fnmatch.filter((n, n.partition("/")[2]), pattern)]
-        if not found:
-            raise UsageError(
-                f"--rows: {pattern!r} fits no row of the table; there are {', '.join(names)}"
-            )
-        chosen.update(found)
-    return [row for row in rows if row.name in chosen]
+def _fits(row: TableRow, pattern: str) -> bool:
+    """Return whether a pattern names a row; ``'trades'`` is that method on every data set."""
+    return bool(fnmatch.filter((row.name, row.name.partition("/")[2]), pattern))
 
 
 def _run(row: TableRow, seed: int, options: Options) -> Run:

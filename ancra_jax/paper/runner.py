@@ -42,14 +42,7 @@ def stopped_by_signals() -> Iterator[None]:
 
 
 def run_all(runs: Sequence[Run]) -> dict[str, str]:
-    """Run all; a failure does not keep the others from running.
-
-    Returns:
-      What went wrong, by the title of the run.
-
-    Raises:
-      UsageError: the output directory cannot be written.
-    """
+    """Run all, and return what went wrong by the title of the run; no failure stops the others."""
     failures = {}
     for number, run in enumerate(runs, start=1):
         heading = f"== {number}/{len(runs)} {run.title}"
@@ -82,9 +75,7 @@ def run_one(run: Run) -> str:
 def call(command: Command, lock: IO | None = None) -> int:
     """Run a command and return its exit status.
 
-    Args:
-      command: the program and its arguments.
-      lock: the command holds it for as long as it lives, even should this process be killed.
+    It holds the lock for as long as it lives, even should this process be killed.
     """
     print(f"$ {shlex.join(command)}", flush=True)
     # In a process group of its own: Ctrl-C reaches it through this process, and once.

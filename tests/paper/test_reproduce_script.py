@@ -80,7 +80,7 @@ def test_a_killed_row_continues_to_the_table(checkout):
         "ancra_jax.evaluate",
     ]
 
-    (run,) = runs_of(parse(SMALL)[0])
+    (run,) = runs_of(parse(SMALL))
     assert [shlex.join(command[1:]) for command in run.commands] == [
         record["command"] for record in finished
     ]
