@@ -7,12 +7,7 @@ from ancra_jax.results.names import ADAPTIVE, AUTOATTACK, NATURAL, parse
 
 
 def evaluate_command(workdir: str, checkpoint: str = "best") -> str:
-    """Return the command that evaluates a checkpoint.
-
-    Args:
-      workdir: of the run.
-      checkpoint: ``'best'`` or ``'last'``; ``'best_ema'`` is the best checkpoint's average.
-    """
+    """Return the command that evaluates a checkpoint, which an ``evaluation_name`` names."""
     name, _, weights = checkpoint.partition("_")
     flags = "" if name == "best" else f" --checkpoint={name}"
     flags += f" --weights={weights}" if weights else ""
@@ -24,11 +19,8 @@ def evaluate_commands(
 ) -> tuple[str, ...]:
     """Return the commands that compute results: one a suite, number of examples and seed.
 
-    Args:
-      workdir: of the run.
-      checkpoint: see ``evaluate_command``.
-      records: the results' JSON files by attack. Of a run that was transferred from they know the
-        base name of its directory alone.
+    ``records`` are the results' JSON files by attack; without any, the command is that of the
+    paper's suite. Of a run that was transferred from they know the directory's base name alone.
     """
     how = {name: (record["num_examples"], record["seed"]) for name, record in records.items()}
     commands: dict[str, None] = {}
@@ -43,7 +35,7 @@ def evaluate_commands(
             suite = f" --suite=autoattack --autoattack_version={version}"
         command = evaluate_command(workdir, checkpoint)
         commands[f"{command}{suite} --num_examples={num_examples} --seed={seed}"] = None
-    return tuple(commands)
+    return tuple(commands) or (evaluate_command(workdir, checkpoint),)
 
 
 def _adaptive_flags(settings: Mapping[str, Any]) -> str:

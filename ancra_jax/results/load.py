@@ -24,9 +24,12 @@ CHECKPOINTS = tuple(
 )
 MAX_SETTINGS_IN_LABEL = 3
 _TARGET = ("step", "data_fingerprint")
-_FIELDS: dict[str, Any] = dict.fromkeys(("attack", "data", "data_fingerprint"), str)
-_FIELDS |= dict.fromkeys(("step", "num_examples", "seed"), int)
-_FIELDS |= {"accuracy": int | float, "settings": dict}
+_FIELDS: dict[str, Any] = {
+    **dict.fromkeys(("attack", "data", "data_fingerprint"), str),
+    **dict.fromkeys(("step", "num_examples", "seed"), int),
+    "accuracy": int | float,
+    "settings": dict,
+}
 
 
 @dataclass(frozen=True)
@@ -99,15 +102,13 @@ def load_runs(workdirs: Sequence[str]) -> list[Run]:
         nor an evaluation in any of them.
     """
     paths = [pathlib.Path(workdir).resolve() for workdir in workdirs]
-    for position, path in enumerate(paths):
-        if not path.is_dir():
-            raise UsageError(f"--workdirs: there is no directory {workdirs[position]!r}")
-        if path in paths[:position]:
-            raise UsageError(f"--workdirs: {workdirs[position]} is there twice")
-    configs = [_read_config(workdir) for workdir in workdirs]
+    for workdir, path in zip(workdirs, paths, strict=True):
+        if paths.count(path) > 1:
+            raise UsageError(f"--workdirs: {workdir} is there twice")
+    configs = [workdir_lib.read_config(workdir, "--workdirs") for workdir in workdirs]
     runs = []
     for workdir, config, label in zip(workdirs, configs, labels_of(configs), strict=True):
-        found = [load_evaluation(workdir, checkpoint) for checkpoint in CHECKPOINTS]
+        found = (load_evaluation(workdir, checkpoint) for checkpoint in CHECKPOINTS)
         evaluations = tuple(one for one in found if one.results or one.diagnosis)
         runs.append(Run(workdir, config, label, _load_curves(workdir), evaluations))
     if not any(run.curves or run.evaluations for run in runs):
@@ -123,31 +124,25 @@ def load_evaluation(workdir: str, checkpoint: str) -> Evaluation:
 
     Results that belong to another state of the run than the natural accuracy cannot be put beside
     it and are left out: they are of the best checkpoint of a run that went on, or of other data.
-
-    Args:
-      workdir: of the run.
-      checkpoint: an ``evaluation_name``.
-
-    Raises:
-      UsageError: a file is damaged.
+    A damaged file raises a `UsageError`. ``checkpoint`` is an ``evaluation_name``.
     """
     directory = pathlib.Path(workdir) / "evaluation" / checkpoint
     results = load_results(directory)
     diagnosis = load_diagnosis(directory)
     if not results:
         return Evaluation(checkpoint, diagnosis=diagnosis)
-    newest = max((one.record for one in results.values()), key=lambda record: record["step"])
-    reference = results[NATURAL].record if NATURAL in results else newest
+    newest = max(results.values(), key=lambda one: one.record["step"])
+    reference = results.get(NATURAL, newest).record
     command = evaluate_command(workdir, checkpoint)
     belonging, notes = {}, []
     for name, one in results.items():
         if same_target(one.record, reference):
             belonging[name] = one
-        else:
-            notes.append(
-                f"{display_name(name)} is of another checkpoint, epsilon or data set (step "
-                f"{one.record['step']}) and left out; {command} --force computes it again"
-            )
+            continue
+        notes.append(
+            f"{display_name(name)} is of another checkpoint, epsilon or data set (step "
+            f"{one.record['step']}) and left out; {command} --force computes it again"
+        )
     if diagnosis and any(getattr(diagnosis, name) != reference[name] for name in _TARGET):
         diagnosis = None
         notes.append(
@@ -158,23 +153,15 @@ def load_evaluation(workdir: str, checkpoint: str) -> Evaluation:
 
 
 def load_results(directory: pathlib.Path) -> dict[str, StoredResult]:
-    """Read the results of all attacks in a directory, whatever they belong to.
-
-    Raises:
-      UsageError: a file is damaged.
-    """
-    names = [path.stem for path in directory.glob("*.json") if path.stem != DIAGNOSTICS]
+    """Read the results of all attacks in a directory, whatever they belong to."""
+    names = {path.stem for path in directory.glob("*.json")} - {DIAGNOSTICS}
     return {
         name: _load_result(directory / f"{name}.json") for name in sorted(names, key=attack_order)
     }
 
 
 def load_diagnosis(directory: pathlib.Path) -> StoredDiagnosis | None:
-    """Read the diagnostics in an evaluation's directory; None if there are none.
-
-    Raises:
-      UsageError: the files are not what the diagnostics write.
-    """
+    """Read the diagnostics in an evaluation's directory; None if there are none."""
     path = directory / f"{DIAGNOSTICS}.json"
     if not path.exists():
         return None
@@ -199,9 +186,7 @@ def load_diagnosis(directory: pathlib.Path) -> StoredDiagnosis | None:
 def same_target(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Return whether two results are of one checkpoint, data set, norm and epsilon.
 
-    Args:
-      one: the JSON of a result; norm and epsilon may be missing in its settings.
-      other: the JSON of another.
+    Both are the JSON of a result; where norm or epsilon is missing, it is no difference.
     """
     settings = other["settings"]
     return all(one[name] == other[name] for name in _TARGET) and all(
@@ -212,10 +197,7 @@ def same_target(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def method_settings(config: Config) -> dict[str, Any]:
-    """Return the settings that make a method, by dotted name.
-
-    Neither the seed is among them nor what changes no number.
-    """
+    """Return the settings that make a method, by dotted name, without the seed."""
     free = workdir_lib.FREE_SETTINGS - {"max_steps"} | {"seed"}
     settings = flatten_dict(to_mapping(config), sep=".")
     return {name: value for name, value in settings.items() if name not in free}
@@ -240,49 +222,43 @@ def labels_of(configs: Sequence[Config]) -> list[str]:
     return labels
 
 
-def _read_config(workdir: str) -> Config:
-    try:
-        return workdir_lib.read_config(workdir)
-    except UsageError as error:
-        message = str(error)
-        file = f"{pathlib.Path(workdir) / 'config.json'}"
-        raise UsageError(message if workdir in message else f"{file}: {message}") from error
-
-
 def _load_curves(workdir: str) -> tuple[dict[str, Any], ...]:
     path = pathlib.Path(workdir) / "metrics.jsonl"
     try:
         records = read_json_lines(path)
         num_lines = len(path.read_text().splitlines()) if path.exists() else 0
         curves = [record for record in records if record["kind"] in ("train", "selection")]
-        numbers = [{"epoch": None, "step": None} | record | {"kind": 0} for record in curves]
+        placed = all({"epoch", "step"} <= record.keys() for record in curves)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path}: is not a file of training metrics: {error!r}") from error
-    valid = all(isinstance(one, int | float) for record in numbers for one in record.values())
     # A killed run leaves at most its last line unfinished.
-    if not valid or len(records) < num_lines - 1:
+    if not placed or len(records) < num_lines - 1:
         raise UsageError(f"{path}: is damaged: it holds lines that are no records of training")
     return tuple(curves)
 
 
 def _load_result(path: pathlib.Path) -> StoredResult:
     record = read_result(path)
-    arrays_path = path.with_suffix(".npz")
     for name, kind in _FIELDS.items():
         if not isinstance(record.get(name), kind):
             raise UsageError(f"{path}: {name}={record.get(name)!r} is not what a result holds")
     if record["attack"] != path.stem:
         raise UsageError(f"{path}: holds the attack {record['attack']!r}")
-    arrays = read_arrays(arrays_path, ["correct"])
-    correct, count = arrays["correct"], record["num_examples"]
+    arrays = read_arrays(path.with_suffix(".npz"), ["correct"])
+    check_correct(arrays["correct"], record, str(path))
+    return StoredResult(record, arrays)
+
+
+def check_correct(correct: np.ndarray, record: Mapping[str, Any], name: str) -> None:
+    """Check that examples are what the JSON of a result, called ``name``, says of them."""
+    count = record["num_examples"]
     if correct.dtype != bool or correct.shape != (count,) or count < 1:
         raise UsageError(
-            f"{arrays_path}: holds {correct.dtype} of shape {correct.shape}, "
-            f"{path.name} says {count} examples"
+            f"{name}: num_examples is {count}, its array correct holds {correct.dtype} of shape "
+            f"{correct.shape}"
         )
     if not math.isclose(correct.mean(), record["accuracy"], abs_tol=1e-6):
         raise UsageError(
-            f"{arrays_path}: {correct.mean():.4%} of its examples are correct, {path.name} says "
-            f"{record['accuracy']:.4%}: they are not of one evaluation"
+            f"{name}: accuracy is {record['accuracy']:.4%}, {correct.mean():.4%} of the examples "
+            "are correct: they are not of one evaluation"
         )
-    return StoredResult(record, arrays)

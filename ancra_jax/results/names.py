@@ -9,6 +9,7 @@ DIAGNOSTICS = "diagnostics"
 HEADS = "_with_p"
 """Ends the name of a result whose attack ascended the auxiliary heads too."""
 FINAL, WITH_HEADS = "without_p", "with_p"
+SCENARIOS = (FINAL, WITH_HEADS)
 """The paper's two scenarios: attacks on the final logits alone, and on the auxiliary heads too."""
 PAPER_ORDER = ("Nat", "PGD", "FGSM", "C&W", "AA")
 STRENGTH_ORDER = ("Nat", "FGSM", "PGD", "C&W", "AA")
@@ -24,17 +25,11 @@ _FAMILIES = {
 
 
 class AttackName(NamedTuple):
-    """The parts of a result's name.
+    """The parts of a result's name."""
 
-    Attributes:
-      family: ``'PGD'``, ``'AA'``, ...; the whole name where the family is not known.
-      variant: the number of steps, or the version of AutoAttack where it is not the standard one.
-      heads: whether the auxiliary heads were attacked too.
-    """
-
-    family: str
-    variant: str
-    heads: bool
+    family: str  # 'PGD', 'AA', ...; the whole name where the family is not known
+    variant: str  # the number of steps, or a version of AutoAttack other than the standard one
+    heads: bool  # whether the auxiliary heads were attacked too
 
     @property
     def steps(self) -> int:
@@ -66,7 +61,7 @@ def in_scenario(attack: str, scenario: str) -> bool:
     family, _, heads = parse(attack)
     if attack == NATURAL:
         return False
-    return heads == (scenario == WITH_HEADS) or family in ("AA", "Adaptive")
+    return family in ("AA", "Adaptive") or heads == (scenario == WITH_HEADS)
 
 
 def attacks_of(scenario: str, attacks: Iterable[str]) -> list[str]:

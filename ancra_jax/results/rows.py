@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ancra_jax.config.schema import Config
 from ancra_jax.results import names, statistics
-from ancra_jax.results.commands import evaluate_command, evaluate_commands
+from ancra_jax.results.commands import evaluate_commands
 from ancra_jax.results.load import Evaluation, Run, StoredDiagnosis, method_settings
 from ancra_jax.results.statistics import Correct, Spread, WorstCase
 
@@ -93,10 +93,7 @@ class SeedsRow:
     fooled_attacks: tuple[str, ...]
     stages: dict[str, Spread]
     rows: tuple[Row, ...]  # one for each seed; in no file
-
-    @property
-    def diagnosis(self) -> None:
-        """A diagnosis is of one network."""
+    diagnosis: ClassVar[None] = None  # is of one network
 
 
 def rows_of(runs: Sequence[Run]) -> list[Row]:
@@ -113,32 +110,29 @@ def row_of(workdir: str, config: Config, label: str, evaluation: Evaluation) -> 
     correct = evaluation.correct
     records = {name: result.record for name, result in evaluation.results.items()}
     first: dict[str, Any] = next(iter(records.values()), {"settings": {}})
-    model, checkpoint = config.model, evaluation.checkpoint
+    model = config.model
     accuracy = {name: float(one.mean()) for name, one in correct.items()}
-    means = {
-        scenario: statistics.paper_mean(accuracy, scenario)
-        for scenario in (names.FINAL, names.WITH_HEADS)
-    }
+    means = ((one, statistics.paper_mean(accuracy, one)) for one in names.SCENARIOS)
     count = min(map(len, correct.values()), default=0)
     shared = {name: one[:count] for name, one in correct.items()}
     adaptive = records.get(names.ADAPTIVE, {})
+    masks = adaptive.get("gate") or {}
     return Row(
         label=label,
         workdir=workdir,
-        checkpoint=checkpoint,
+        checkpoint=evaluation.checkpoint,
         seed=config.seed,
         data=first.get("data", config.data.name),
         norm=first["settings"].get("norm", config.evaluation.norm),
         epsilon=first["settings"].get("epsilon", config.evaluation.epsilon),
         network=f"{model.name}, width {model.width}" if model.width else model.name,
         reverse_attention=model.reverse_attention,
-        evaluate=evaluate_commands(workdir, checkpoint, records)
-        or (evaluate_command(workdir, checkpoint),),
+        evaluate=evaluate_commands(workdir, evaluation.checkpoint, records),
         step=first.get("step"),
         num_examples={name: len(one) for name, one in correct.items()},
         worst_case=statistics.worst_case(correct),
         accuracy=accuracy,
-        mean={scenario: mean for scenario, mean in means.items() if mean is not None},
+        mean={scenario: mean for scenario, mean in means if mean is not None},
         fooled_attacks={
             name: f"{name} leaves {value:.2%}, more than the natural accuracy {natural:.2%}: "
             "an attack that works cannot do that; the network hides its gradient from it"
@@ -156,7 +150,7 @@ def row_of(workdir: str, config: Config, label: str, evaluation: Evaluation) -> 
         common_accuracy={name: float(one.mean()) for name, one in shared.items()},
         stages=_stages(shared),
         adaptive=tuple(adaptive.get("attacks", ())),
-        masks={k: value for k, value in (adaptive.get("gate") or {}).items() if value is not None},
+        masks={name: one for name, one in masks.items() if one is not None},
         diagnosis=evaluation.diagnosis,
         config=config,
         evaluation=evaluation,

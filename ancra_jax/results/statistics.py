@@ -19,11 +19,7 @@ Correct = Bool[np.ndarray, "_"]
 
 
 def survivors(correct: Mapping[str, Correct]) -> Bool[np.ndarray, "examples"]:
-    """Return which examples are right in every result, of those that all results saw.
-
-    Args:
-      correct: by the name of a result; at least one.
-    """
+    """Return which examples are right in every result, of those that all (at least one) saw."""
     count = min(map(len, correct.values()))
     return np.logical_and.reduce([one[:count] for one in correct.values()])
 
@@ -60,15 +56,13 @@ def mean_attacks(attacks: Iterable[str], scenario: str) -> list[str]:
 
     Of several numbers of steps the largest counts. Empty where one of the four is missing.
     """
-    names = [
-        name
+    chosen = {
+        parse(name).family: name
         for name in sorted(attacks, key=lambda name: parse(name).steps)
         if in_scenario(name, scenario) and (parse(name).family != "AA" or name == AUTOATTACK)
-    ]
-    chosen = {parse(name).family: name for name in names}
-    return (
-        [chosen[family] for family in MEAN_FAMILIES] if chosen.keys() >= set(MEAN_FAMILIES) else []
-    )
+    }
+    found = [chosen[family] for family in MEAN_FAMILIES if family in chosen]
+    return found if len(found) == len(MEAN_FAMILIES) else []
 
 
 def paper_mean(accuracy: Mapping[str, float], scenario: str) -> float | None:
@@ -123,10 +117,9 @@ class Difference:
 
 
 def difference(pairs: Sequence[tuple[Correct, Correct]]) -> Difference:
-    """Return how much more the first of each pair has than the second, on the same examples.
+    """Return how much more the first of each pair has than the second; a pair is of one seed.
 
-    Args:
-      pairs: one for each seed, with equal numbers of examples; at least one.
+    All results are of the same examples.
     """
     paired = np.stack([one.astype(int) - other for one, other in pairs])
     return Difference(float(paired.mean()), *bootstrap_interval(paired), len(pairs))
@@ -138,17 +131,14 @@ def bootstrap_interval(differences: Int[np.ndarray, "seeds examples"]) -> tuple[
     Both are taken as draws from what they stand for, independent of each other (the pigeonhole
     bootstrap, Owen 2007). With one seed the interval is of the examples alone.
     """
-    num_seeds, num_examples = differences.shape
     rng = np.random.default_rng(0)
     means: list[float] = []
     for _ in range(RESAMPLES // _AT_ONCE):
-        seeds = _resample(rng, num_seeds)
-        examples = _resample(rng, num_examples)
+        # The share of each seed, and of each example, in draws with replacement.
+        seeds, examples = (
+            rng.multinomial(count, np.full(count, 1 / count), size=_AT_ONCE) / count
+            for count in differences.shape
+        )
         means += ((seeds @ differences) * examples).sum(axis=1).tolist()
     low, high = np.quantile(means, (0.025, 0.975))
     return float(low), float(high)
-
-
-def _resample(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Return, for each of ``_AT_ONCE`` draws of ``count`` with replacement, the share of each."""
-    return rng.multinomial(count, np.full(count, 1 / count), size=_AT_ONCE) / count

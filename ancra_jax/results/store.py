@@ -24,15 +24,11 @@ class ResultStore:
     """The directory ``evaluation/<checkpoint>`` of a work directory.
 
     An identity is what determines the numbers of a result: the attack, its settings, the
-    checkpoint, its step, the data, the number of examples and the seed.
+    checkpoint, its step, the data, the number of examples and the seed. Errors are `UsageError`.
     """
 
     def __init__(self, workdir: str | pathlib.Path, checkpoint: str):
-        """Create the directory; ``checkpoint`` is an ``evaluation_name``.
-
-        Raises:
-          UsageError: it cannot be written.
-        """
+        """Create the directory; ``checkpoint`` is an ``evaluation_name``."""
         self.directory = pathlib.Path(workdir) / "evaluation" / checkpoint
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -40,12 +36,9 @@ class ResultStore:
             raise UsageError(f"--workdir={workdir}: cannot be written: {error.strerror}") from error
 
     def finished(self, identity: dict[str, Any]) -> dict[str, Any] | None:
-        """Return the finished result of an attack, if there is one and it is the one asked for.
+        """Return the finished result of an attack, if there is one; refuse another identity's.
 
         A result that says ``"complete": false`` was stopped by a time limit and is not finished.
-
-        Raises:
-          UsageError: there is a result with another identity; it is not overwritten.
         """
         path = self._path(identity)
         if not path.exists():
@@ -92,11 +85,7 @@ class ResultStore:
 
 
 def read_result(path: pathlib.Path) -> dict[str, Any]:
-    """Read the JSON of one attack.
-
-    Raises:
-      UsageError: it is not such a file.
-    """
+    """Read the JSON of one attack, or raise a `UsageError` that says what is wrong with it."""
     try:
         result = json.loads(path.read_text())
         if result["schema"] == SCHEMA:

@@ -26,29 +26,20 @@ def test_names_of_attacks():
     assert sorted(reversed(order), key=attack_order) == order
 
 
-def test_the_order_of_attacks_is_that_of_tables_not_of_files(tmp_path):
-    make_run(tmp_path / "run", PAPER | {"autoattack": PAPER["fgsm"], "cw40": PAPER["fgsm"]})
-    evaluation = load_evaluation(str(tmp_path / "run"), "best")
-    assert list(evaluation.results) == ["natural", "pgd40", "fgsm", "cw40", "autoattack"]
-
-
-COMMANDS = {
-    "autoattack": "",
-    "autoattack_plus": " --suite=autoattack --autoattack_version=plus",
-    "adaptive": " --suite=adaptive",
-}
-
-
-@pytest.mark.parametrize("attack", COMMANDS)
-@pytest.mark.parametrize("num_examples", [10, 5])
-def test_the_commands_of_an_evaluation(tmp_path, attack, num_examples):
+@pytest.mark.parametrize(
+    ("attack", "num_examples", "flags"),
+    [
+        ("autoattack", 10, []),
+        ("autoattack", 5, [" --suite=autoattack --num_examples=5"]),
+        ("autoattack_plus", 5, [" --suite=autoattack --autoattack_version=plus --num_examples=5"]),
+        ("adaptive", 5, [" --suite=adaptive --num_examples=5"]),
+    ],
+)
+def test_the_commands_of_an_evaluation(tmp_path, attack, num_examples, flags):
     workdir = make_run(tmp_path / "run", PAPER | {attack: PAPER["fgsm"][:num_examples]})
     (row,) = rows_in(workdir)
     command = f"python -m ancra_jax.evaluate --workdir={workdir}"
-    suite = COMMANDS[attack] or " --suite=autoattack" * (num_examples == 5)
-    expected = [f"{command} --num_examples=10 --seed=7"]
-    if suite:
-        expected.append(f"{command}{suite} --num_examples={num_examples} --seed=7")
+    expected = [f"{command}{one} --seed=7" for one in (" --num_examples=10", *flags)]
     assert list(row.evaluate) == expected
 
 
@@ -70,12 +61,8 @@ def test_labels_tell_runs_apart(tmp_path):
         make_run(tmp_path / "d", method__beta=3.0, seed=3),
         make_run(tmp_path / "e", method="pgd_at", data__name="cifar10"),
     ]
-    labels = ["trades, beta=6.0"] * 2 + [
-        "pgd_at on digits",
-        "trades, beta=3.0",
-        "pgd_at on cifar10",
-    ]
-    assert [run.label for run in load_runs(workdirs)] == labels
+    labels = ["trades, beta=6.0", "trades, beta=6.0", "pgd_at on digits", "trades, beta=3.0"]
+    assert [run.label for run in load_runs(workdirs)] == [*labels, "pgd_at on cifar10"]
 
 
 def test_only_rows_that_differ_in_the_seed_alone_are_put_together(tmp_path):
@@ -109,42 +96,42 @@ def test_results_of_another_state_of_the_run_are_left_out_with_a_note(tmp_path):
     assert "step 10" in evaluation.notes[1] and "--suite=diagnostics" in evaluation.notes[2]
 
 
-def damage_npz(path):
-    file = path / "evaluation/best/fgsm.npz"
-    file.write_bytes(file.read_bytes()[:100])
-
-
-def edit_json(path, **changes):
-    file = path / "evaluation/best/fgsm.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+RESULT = "evaluation/best/fgsm"
 
 
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("file", "damage", "message"),
     [
-        (lambda path: (path / "config.json").write_text("{"), "config.json"),
-        (lambda path: (path / "config.json").write_text('{"nam": 1}'), "config.json: config.nam"),
-        (lambda path: (path / "config.json").unlink(), "holds no run"),
-        (lambda path: (path / "metrics.jsonl").write_bytes(b"\xff\xfe"), "metrics.jsonl"),
-        (lambda path: (path / "metrics.jsonl").write_text("{\n{\n{\n"), "metrics.jsonl"),
-        (lambda path: (path / "metrics.jsonl").write_text("[1]\n"), "metrics.jsonl"),
-        (lambda path: (path / "metrics.jsonl").write_text('{"kind": "train"}'), "metrics.jsonl"),
-        (lambda path: (path / "evaluation/best/fgsm.json").write_text("{"), "fgsm.json"),
-        (lambda path: edit_json(path, accuracy="high"), "fgsm.json: accuracy='high'"),
-        (lambda path: edit_json(path, attack="cw40"), "fgsm.json: holds the attack 'cw40'"),
-        (lambda path: edit_json(path, num_examples=11), "fgsm.json says 11 examples"),
-        (lambda path: edit_json(path, accuracy=0.9), "fgsm.json says 90"),
-        (lambda path: edit_json(path, schema=99), "schema 99"),
-        (damage_npz, "fgsm.npz"),
-        (lambda path: (path / "evaluation/best/fgsm.npz").write_bytes(b""), "fgsm.npz"),
-        (lambda path: (path / "evaluation/best/fgsm.npz").unlink(), "fgsm.npz"),
-        (lambda path: write_diagnosis(path, rows=[{"name": "incomplete"}]), "diagnostics.json"),
-        (lambda path: write_diagnosis(path, epsilon_curve={"epsilons": [0]}), "diagnostics.json"),
+        ("config.json", b"{", "config.json"),
+        ("config.json", b'{"nam": 1}', "cannot be read: config.nam"),
+        ("config.json", None, "holds no run"),
+        ("metrics.jsonl", b"\xff\xfe", "metrics.jsonl"),
+        ("metrics.jsonl", b"{\n{\n{\n", "metrics.jsonl"),
+        ("metrics.jsonl", b"[1]\n", "metrics.jsonl"),
+        ("metrics.jsonl", b'{"kind": "train"}', "metrics.jsonl"),
+        (f"{RESULT}.json", b"{", "fgsm.json"),
+        (f"{RESULT}.json", {"accuracy": "high"}, "fgsm.json: accuracy='high'"),
+        (f"{RESULT}.json", {"attack": "cw40"}, "fgsm.json: holds the attack 'cw40'"),
+        (f"{RESULT}.json", {"num_examples": 11}, "fgsm.json: num_examples is 11"),
+        (f"{RESULT}.json", {"accuracy": 0.9}, "fgsm.json: accuracy is 90"),
+        (f"{RESULT}.json", {"schema": 99}, "schema 99"),
+        (f"{RESULT}.npz", b"PK\3\4", "fgsm.npz"),
+        (f"{RESULT}.npz", b"", "fgsm.npz"),
+        (f"{RESULT}.npz", None, "fgsm.npz"),
+        ("evaluation/best/diagnostics.json", {"rows": [{"name": "x"}]}, "diagnostics.json"),
+        ("evaluation/best/diagnostics.json", {"epsilon_curve": {}}, "diagnostics.json"),
     ],
 )
-def test_damaged_files_are_named(tmp_path, damage, message):
+def test_damaged_files_are_named(tmp_path, file, damage, message):
     workdir = make_run(tmp_path / "run")
-    damage(tmp_path / "run")
+    write_diagnosis(workdir)
+    path = tmp_path / "run" / file
+    if damage is None:
+        path.unlink()
+    elif isinstance(damage, dict):
+        path.write_text(json.dumps(json.loads(path.read_text()) | damage))
+    else:
+        path.write_bytes(damage)
     with pytest.raises(UsageError, match=re.escape(message)):
         load_runs([workdir])
 
@@ -158,9 +145,9 @@ def test_a_killed_run_may_leave_its_last_line_unfinished(tmp_path):
 
 def test_what_a_user_can_get_wrong(tmp_path):
     workdir = make_run(tmp_path / "run")
-    with pytest.raises(UsageError, match=r"--workdirs.*'nowhere'"):
+    with pytest.raises(UsageError, match="--workdirs=nowhere"):
         load_runs([workdir, "nowhere"])
-    with pytest.raises(UsageError, match=rf"--workdirs.*{workdir}/.*twice"):
+    with pytest.raises(UsageError, match=rf"--workdirs.*{workdir}.*twice"):
         load_runs([workdir, f"{workdir}/"])
     empty = make_run(tmp_path / "empty", {}, curves=False)
     with pytest.raises(UsageError, match=rf"--workdirs.*{empty}"):

@@ -17,7 +17,7 @@ from ancra_jax.errors import UsageError
 from ancra_jax.run.files import write_atomically
 from tools.publish.comparison import groups_of
 from tools.publish.pages import readme_section, results_page
-from tools.publish.record import Published, file_name, read, records_of, validate
+from tools.publish.record import Published, file_name, read_all, records_of, validate
 
 _SECTION = re.compile(r"(?<=<!-- results -->\n).*?(?=\n<!-- /results -->)", re.DOTALL)
 
@@ -32,11 +32,12 @@ def publish(workdirs: Sequence[str], results: str, readme: str, *, replace: bool
       replace: files whose contents differ.
 
     Raises:
-      UsageError: a directory or file cannot be used, or a file would be overwritten. Nothing is
-        written then.
+      UsageError: a run cannot be read, was not evaluated or is of no recipe in ``configs/``, a
+        file is no valid row, cannot be written or would be overwritten, or the README lacks the
+        section. Nothing is written then.
     """
     directory = pathlib.Path(results) / "rows"
-    rows = read_all(results)
+    rows = read_all(directory)
     changed = {}
     for record in records_of(workdirs) if workdirs else []:
         name = file_name(record)
@@ -62,21 +63,8 @@ def publish(workdirs: Sequence[str], results: str, readme: str, *, replace: bool
         raise UsageError(f"{error.filename}: cannot be written: {error.strerror}") from error
 
 
-def read_all(results: str) -> dict[str, Published]:
-    """Read all rows there are, by file name.
-
-    Raises:
-      UsageError: a file is no valid row.
-    """
-    return {path.name: read(path) for path in sorted(pathlib.Path(results).glob("rows/*.json"))}
-
-
 def pages(rows: dict[str, Published], readme: str) -> tuple[str, str]:
-    """Return what results/README.md and the README are to hold.
-
-    Raises:
-      UsageError: the README cannot be read or lacks the section.
-    """
+    """Return what results/README.md and the README are to hold."""
     groups = groups_of(list(rows.values()))
     try:
         text = pathlib.Path(readme).read_text()

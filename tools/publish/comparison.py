@@ -41,12 +41,6 @@ class Group:
     published: list[Published]  # ordered by method and seed
     methods: list[Row | SeedsRow]  # one for each method; several seeds together
 
-    @property
-    def attacks(self) -> list[str]:
-        """All attacks on any of the rows."""
-        names = {name for one in self.published for name in one.row.accuracy}
-        return sorted(names, key=attack_order)
-
     def seeds_of(self, method: str) -> dict[int, Row]:
         """Return the rows of a method by seed; none where it is there in several variants."""
         found = [one for one in self.methods if _rows(one)[0].config.name == method]
@@ -80,23 +74,25 @@ def comparisons(group: Group) -> list[Compared]:
     both. At the end is where the paper has more accuracy under an attack than on natural images.
     """
     claims = {method: claim for (data, method), claim in CLAIMS.items() if data == "cifar10"}
+    names = {name for one in group.published for name in one.row.accuracy}
+    attacks = sorted(names, key=attack_order)
     found = []
     for what, method, baseline in COMPARISONS:
         rows, others = group.seeds_of(method), group.seeds_of(baseline)
         pairs = [(rows[seed], others[seed]) for seed in sorted(rows.keys() & others.keys())]
         title = f"{method_title(method)} − {method_title(baseline)}"
-        for attack in (*group.attacks, WORST_CASE):
+        for attack in (*attacks, WORST_CASE):
             has, lacks = (claims.get(one, {}).get(column_of(attack)) for one in (method, baseline))
             claim = None if has is None or lacks is None else has - lacks
             if one := _difference(pairs, attack, attack):
                 found.append(Compared(what, title, attack, claim, one))
     for method, claimed in claims.items():
         pairs = [(row, row) for row in group.seeds_of(method).values()]
-        for attack in group.attacks:
+        for attack in attacks:
             claim = (claimed.get(column_of(attack)) or 0.0) - (claimed[NATURAL] or 0.0)
             if claim > 0 and (one := _difference(pairs, attack, NATURAL)):
-                attacks = f"{display_name(attack)} − {display_name(NATURAL)}"
-                found.append(Compared("", method_title(method), attacks, claim, one))
+                both = f"{display_name(attack)} − {display_name(NATURAL)}"
+                found.append(Compared("", method_title(method), both, claim, one))
     return found
 
 
@@ -107,7 +103,7 @@ def _group(published: list[Published]) -> Group:
     record, row = titled[0].record, titled[0].row
     title = (
         f"{row.data}, {row.network}, epsilon {row.norm} {epsilon_text(row.epsilon)}, "
-        f"{row.checkpoint} checkpoint, {row.examples[0]} test examples."
+        f"{row.checkpoint} checkpoint, {row.examples[0]:,} test examples."
     )
     if record["setting"]:
         title = f"**{record['setting'][0].upper()}{record['setting'][1:]}.** {title}"
@@ -121,13 +117,13 @@ def _titled(one: Published, label: str) -> Published:
 
     Of a network that declares no defence, a short Square is all that the adaptive attacks are.
     """
-    row, accuracy = one.row, dict(one.row.accuracy)
-    name = row.config.name
-    adaptive = row.evaluation.results.get(ADAPTIVE)
+    accuracy = dict(one.row.accuracy)
+    adaptive = one.row.evaluation.results.get(ADAPTIVE)
     if adaptive and not adaptive.record["settings"].get("defences"):
         del accuracy[ADAPTIVE]
+    name = one.row.config.name
     label = label.replace(name, method_title(name), 1)
-    return Published(one.record, replace(row, label=label, accuracy=accuracy))
+    return replace(one, row=replace(one.row, label=label, accuracy=accuracy))
 
 
 def _order(row: Row) -> tuple:

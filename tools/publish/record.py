@@ -19,7 +19,13 @@ from jaxtyping import Bool
 from ancra_jax import config as config_lib
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError
-from ancra_jax.results.load import Evaluation, StoredResult, load_runs, method_settings
+from ancra_jax.results.load import (
+    Evaluation,
+    StoredResult,
+    check_correct,
+    load_runs,
+    method_settings,
+)
 from ancra_jax.results.names import ADAPTIVE, NATURAL, attack_order
 from ancra_jax.results.rows import Row, row_of, rows_of
 from ancra_jax.results.statistics import WorstCase
@@ -53,11 +59,7 @@ class Published:
 
 
 def records_of(workdirs: Sequence[str]) -> list[dict[str, Any]]:
-    """Return one record for each evaluated checkpoint of the work directories.
-
-    Raises:
-      UsageError: one cannot be read, was not evaluated, or is of no recipe in ``configs/``.
-    """
+    """Return one record for each evaluated checkpoint of the work directories."""
     rows = rows_of(load_runs(workdirs))
     for row in rows:
         if row.worst_case is None:
@@ -80,29 +82,20 @@ def file_name(record: Mapping[str, Any]) -> str:
     return f"{''.join(c if c.isalnum() or c in '-_' else '_' for c in name)}.json"
 
 
-def read(path: pathlib.Path) -> Published:
-    """Read and check a file.
-
-    Raises:
-      UsageError: see ``validate``.
-    """
-    try:
-        record = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: is not a result: {error}") from error
-    return validate(record, path.name)
+def read_all(directory: pathlib.Path) -> dict[str, Published]:
+    """Read and check all rows in a directory, by file name."""
+    rows = {}
+    for path in sorted(directory.glob("*.json")):
+        try:
+            record = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{path}: is not a result: {error}") from error
+        rows[path.name] = validate(record, path.name)
+    return rows
 
 
 def validate(record: Any, name: str) -> Published:
-    """Check a record: its fields, and that its numbers follow from its examples.
-
-    Args:
-      record: the content of a file.
-      name: the name of the file.
-
-    Raises:
-      UsageError: something is missing, of another type, or does not follow.
-    """
+    """Check the content of a file: its fields, and that its numbers follow from its examples."""
     _check_fields(record, _FIELDS, name)
     if record["schema"] != SCHEMA:
         raise UsageError(f"{name}: has schema {record['schema']}, this version reads {SCHEMA}")
@@ -114,9 +107,9 @@ def validate(record: Any, name: str) -> Published:
     row = row_of("", config, config.name, _evaluation(record, name))
     if row.worst_case is None:
         raise UsageError(f"{name}: attacks has no {NATURAL}, or nothing else")
-    expected, found = _worst_case(row.worst_case), record["worst_case"]
-    if not _same(expected, found):
-        raise UsageError(f"{name}: worst_case is {found}, must be {expected}")
+    expected = _worst_case(row.worst_case)
+    if _rounded(expected) != _rounded(record["worst_case"]):
+        raise UsageError(f"{name}: worst_case is {record['worst_case']}, must be {expected}")
     return Published(record, row)
 
 
@@ -126,14 +119,15 @@ def _evaluation(record: Mapping[str, Any], name: str) -> Evaluation:
     results = {}
     for attack in sorted(record["attacks"], key=attack_order):
         one = record["attacks"][attack]
-        correct = _bits(one, f"{name}: {attack}")
+        correct = _correct(one, f"{name}: {attack}")
         more = {"attacks": record["adaptive"]} if attack == ADAPTIVE else {}
         results[attack] = StoredResult({**shared, **one, **more}, {"correct": correct})
     return Evaluation(record["checkpoint"], results)
 
 
 def _record(row: Row) -> dict[str, Any]:
-    config, diagnosis = row.config, row.diagnosis
+    config = row.config
+    diagnosis = row.diagnosis
     overrides = _overrides(config)
     workdir = f"runs/{config.name.replace(' ', '_')}-{config.seed}"
     settings = config_lib.to_mapping(config)
@@ -168,7 +162,8 @@ def _record(row: Row) -> dict[str, Any]:
 
 
 def _attack(result: StoredResult) -> dict[str, Any]:
-    count, num_correct = len(result.correct), int(result.correct.sum())
+    count = len(result.correct)
+    num_correct = int(result.correct.sum())
     return {
         "num_examples": count,
         "num_correct": num_correct,
@@ -176,7 +171,7 @@ def _attack(result: StoredResult) -> dict[str, Any]:
         "seed": result.record["seed"],
         "settings": result.record["settings"],
         "warnings": result.record.get("warnings", []),
-        "correct": np.packbits(result.correct).tobytes().hex(),
+        "correct": _hexadecimal(result.correct),
     }
 
 
@@ -186,18 +181,15 @@ def _worst_case(worst_case: WorstCase) -> dict[str, Any]:
     return content
 
 
-def _same(expected: dict[str, Any], found: dict[str, Any]) -> bool:
-    """Return whether two worst cases agree, their intervals but for rounding."""
-    try:
-        close = np.allclose(expected["interval"], found["interval"], rtol=0, atol=1e-12)
-    except (KeyError, TypeError, ValueError):
-        return False
-    return close and found == expected | {"interval": found["interval"]}
+def _rounded(content: Any) -> Any:
+    """Return JSON content with 9 decimals, since versions of libraries differ in the last ones."""
+    return json.loads(json.dumps(content), parse_float=lambda number: round(float(number), 9))
 
 
 def _overrides(config: Config) -> dict[str, Any]:
     """Return what a run has set otherwise than its method's recipe in ``configs/``."""
-    data, method = config.data.name, config.name.partition(" ")[0]
+    data = config.data.name
+    method = config.name.partition(" ")[0]
     try:
         recipe = importlib.import_module(f"configs.{data}").get_config(method)
     except ImportError:
@@ -244,20 +236,22 @@ def _check_fields(record: Any, fields: Mapping[type, str], name: str) -> None:
             raise UsageError(f"{name}: {field}={record[field]!r} must be of type {kind.__name__}")
 
 
-def _bits(attack: Any, name: str) -> Bool[np.ndarray, "examples"]:
+def _correct(attack: Any, name: str) -> Bool[np.ndarray, "examples"]:
+    """Return which examples are right, once they and what is said of them are checked."""
     _check_fields(attack, _ATTACK_FIELDS, name)
-    count = attack["num_examples"]
     try:
         packed = np.frombuffer(bytes.fromhex(attack["correct"]), np.uint8)
     except ValueError as error:
         raise UsageError(f"{name}: correct is not hexadecimal: {error}") from error
-    bits = np.unpackbits(packed).astype(bool)
-    if count < 1 or len(packed) != -(-count // 8) or bits[count:].any():
-        raise UsageError(f"{name}: correct holds {len(bits)} bits, num_examples is {count}")
-    num_correct = int(bits.sum())
-    if num_correct != attack["num_correct"] or attack["accuracy"] != num_correct / count:
+    correct = np.unpackbits(packed)[: attack["num_examples"]].astype(bool)
+    check_correct(correct, attack, name)
+    if attack["num_correct"] != correct.sum() or attack["correct"] != _hexadecimal(correct):
         raise UsageError(
-            f"{name}: {num_correct} of {count} examples are correct, not what num_correct="
-            f"{attack['num_correct']} and accuracy={attack['accuracy']} say"
+            f"{name}: correct is not of num_examples={len(correct)}, or not of "
+            f"num_correct={attack['num_correct']}"
         )
-    return bits[:count]
+    return correct
+
+
+def _hexadecimal(correct: Bool[np.ndarray, "examples"]) -> str:
+    return np.packbits(correct).tobytes().hex()

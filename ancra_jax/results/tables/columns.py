@@ -10,17 +10,8 @@ from collections.abc import Sequence
 from ancra_jax.results import names
 from ancra_jax.results.names import FINAL, WITH_HEADS, display_name
 from ancra_jax.results.rows import Row, SeedsRow
-from ancra_jax.results.statistics import Spread, mean_attacks
-from ancra_jax.results.tables.table import (
-    DAGGER,
-    MISSING,
-    Column,
-    Table,
-    TextColumn,
-    Value,
-    build,
-    text,
-)
+from ancra_jax.results.statistics import WorstCase, mean_attacks
+from ancra_jax.results.tables.table import DAGGER, MISSING, Column, Table, TextColumn, build, text
 
 AnyRow = Row | SeedsRow
 
@@ -37,11 +28,10 @@ MASKS = {
 
 def _worst_case(row: AnyRow) -> str:
     """Return the worst case with its interval, or its spread over seeds."""
-    worst = row.worst_case
-    if worst is None or isinstance(worst, Spread):
-        return f"**{text(worst)}**" if worst else MISSING
-    low, high = (100 * bound for bound in worst.interval)
-    return f"**{text(worst.accuracy)}** [{low:.2f}, {high:.2f}]"
+    if not isinstance(row.worst_case, WorstCase):
+        return f"**{text(row.worst_case)}**" if row.worst_case else MISSING
+    low, high = map(text, row.worst_case.interval)
+    return f"**{text(row.worst_case.accuracy)}** [{low}, {high}]"
 
 
 def _seed(row: AnyRow) -> str:
@@ -79,11 +69,9 @@ def _mean(scenario: str, header: str) -> Column:
 
 
 def all_attacks(rows: Sequence[AnyRow], families: Sequence[str] = ()) -> list[Column]:
-    """Return the worst case, natural accuracy and every attack, for one table.
+    """Return the worst case, natural accuracy and every attack, for one table of these rows.
 
-    Args:
-      rows: of the table.
-      families: of attacks that are shown, without the means; () shows all.
+    Given ``families``, only attacks of these are shown, and no means.
     """
     attacks = sorted({name for row in rows for name in row.accuracy}, key=names.attack_order)
     shown = [one for one in attacks if not families or names.parse(one).family in families]
@@ -98,20 +86,17 @@ def _of_scenario(rows: Sequence[AnyRow], scenario: str) -> list[Column]:
     return [*IDENTITY, *SETTING, WORST_CASE, natural, *columns, mean]
 
 
-def _stage(name: str, header: str) -> Column:
-    return Column(header, lambda row: row.stages.get(name))
+def _stage(name: str, header: str = "") -> Column:
+    return Column(header or name, lambda row: row.stages.get(name))
 
 
 FROM_CLAIM = (
     *IDENTITY,
     *SETTING,
     WORST_CASE,
-    _stage("Nat", "Nat"),
-    _stage("FGSM", "FGSM"),
-    _stage("PGD", "PGD"),
-    _stage("AutoAttack", "AutoAttack"),
+    *map(_stage, ("Nat", "FGSM", "PGD", "AutoAttack")),
     _stage("With p", "Auxiliary heads"),
-    _stage("Adaptive", "Adaptive"),
+    _stage("Adaptive"),
     TextColumn("Diagnosis", lambda row: row.diagnosis and row.diagnosis.verdict),
 )
 # The rows of this table are pairs: a row, and what one adaptive attack did.
@@ -153,13 +138,10 @@ def _of_pair(column: Column) -> Column:
 
 
 def _mask(name: str) -> Column:
-    def cell(row: Row) -> Value:
-        value = row.masks.get(name)
-        if value is None or (name in MASKS and name != "gradient_cosine"):
-            return value
-        return f"{value:.2f}"
-
-    return Column(MASKS.get(name, name), cell)
+    if name in MASKS and name != "gradient_cosine":
+        return Column(MASKS[name], lambda row: row.masks.get(name))  # a share, in percent
+    header = MASKS.get(name, name)
+    return Column(header, lambda row: f"{row.masks[name]:.2f}" if name in row.masks else None)
 
 
 def masks_table(rows: Sequence[Row], identity: Sequence[Column] = IDENTITY) -> Table:
@@ -170,12 +152,7 @@ def masks_table(rows: Sequence[Row], identity: Sequence[Column] = IDENTITY) -> T
 
 
 def tables_of(rows: Sequence[Row], seeds: Sequence[SeedsRow] = ()) -> list[Table]:
-    """Return the tables of a report, those without rows left out: the worst case comes first.
-
-    Args:
-      rows: one for each checkpoint.
-      seeds: rows of several seeds.
-    """
+    """Return the tables of a report, those without rows left out: the worst case comes first."""
     both: list[AnyRow] = [*rows, *seeds]
     evaluated = [row for row in both if row.stages or row.diagnosis]
     heads = [row for row in both if any(names.parse(name).heads for name in row.accuracy)]

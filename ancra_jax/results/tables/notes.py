@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from ancra_jax.attacks.diagnostics.checks import noticed_share
 from ancra_jax.results.commands import evaluate_command
+from ancra_jax.results.load import StoredDiagnosis
 from ancra_jax.results.names import ADAPTIVE, AUTOATTACK, NATURAL, display_name, parse
 from ancra_jax.results.rows import Row, SeedsRow
 from ancra_jax.results.tables.columns import MASKS
@@ -25,7 +26,6 @@ _MASKS = (
 def reading_notes(rows: Sequence[Row], seeds: Sequence[SeedsRow]) -> Iterable[str]:
     """Yield what the columns mean, and which rows can be compared."""
     evaluated = [row for row in rows if row.accuracy]
-    names = {name for row in evaluated for name in row.accuracy}
     if evaluated:
         yield (
             "**Worst case**: the examples that are classified correctly on the natural image and "
@@ -36,7 +36,7 @@ def reading_notes(rows: Sequence[Row], seeds: Sequence[SeedsRow]) -> Iterable[st
             "Mean: over PGD, FGSM, C&W and the standard AutoAttack of its table, where all four "
             "were run; of several numbers of steps the largest counts."
         )
-    if any(parse(name).heads for name in names):
+    if any(parse(name).heads for row in evaluated for name in row.accuracy):
         yield (
             "In both scenarios the final logits decide what is correct. Column Auxiliary heads: "
             "the examples that no attack on the auxiliary heads breaks."
@@ -75,10 +75,10 @@ def row_notes(row: Row) -> Iterable[str]:
     if row.checkpoint.startswith("best") and row.config.data.selection_split == "test":
         yield "the checkpoint was chosen on the test split, so that its numbers are optimistic."
     yield from _of_attacks(row, command)
-    if row.diagnosis is None and row.accuracy:
+    if row.diagnosis:
+        yield from _of_diagnosis(row, row.diagnosis, command)
+    elif row.accuracy:
         yield f"not diagnosed. Run `{command} --suite=diagnostics`."
-    elif row.diagnosis:
-        yield from _of_diagnosis(row)
 
 
 def _attack_sets(rows: Sequence[Row]) -> Iterable[str]:
@@ -108,32 +108,28 @@ def _of_attacks(row: Row, command: str) -> Iterable[str]:
             f"that was run. Run `{command} --suite=adaptive`."
         )
     if {ADAPTIVE, AUTOATTACK} <= row.accuracy.keys():
-        count = row.examples[0]
-        correct = row.evaluation.correct
-        left = correct[AUTOATTACK][:count]
-        broken = left & ~correct[ADAPTIVE][:count]
+        left, adaptive = (
+            row.evaluation.correct[name][: row.examples[0]] for name in (AUTOATTACK, ADAPTIVE)
+        )
         yield (
-            f"adaptive attacks break {broken.sum()} of the {left.sum()} examples that AutoAttack "
-            "leaves."
+            f"adaptive attacks break {(left & ~adaptive).sum()} of the {left.sum()} examples that "
+            "AutoAttack leaves."
         )
 
 
-def _of_diagnosis(row: Row) -> Iterable[str]:
-    assert row.diagnosis
-    count = row.diagnosis.num_examples
+def _of_diagnosis(row: Row, diagnosis: StoredDiagnosis, command: str) -> Iterable[str]:
     newer = [
-        name
+        display_name(name)
         for name, number in row.num_examples.items()
-        if number >= count and name not in row.diagnosis.compared_with
+        if number >= diagnosis.num_examples and name not in diagnosis.compared_with
     ]
     if newer:
         yield (
-            f"the diagnosis was made before the results of {', '.join(map(display_name, newer))}; "
-            f"`{evaluate_command(row.workdir, row.checkpoint)} --suite=diagnostics --force` "
-            "compares them too."
+            f"the diagnosis was made before the results of {', '.join(newer)}; "
+            f"`{command} --suite=diagnostics --force` compares them too."
         )
-    if row.diagnosis.verdict == "trustworthy":
+    if diagnosis.verdict == "trustworthy":
         yield (
-            f"trustworthy as far as {count} examples tell; what concerns less than "
-            f"{noticed_share(count):.1%} of them can go unnoticed."
+            f"trustworthy as far as {diagnosis.num_examples} examples tell; what concerns less "
+            f"than {noticed_share(diagnosis.num_examples):.1%} of them can go unnoticed."
         )

@@ -55,7 +55,7 @@ class Table:
         return "\n".join(f"| {' | '.join(cells)} |" for cells in zip(*columns, strict=True))
 
     def rich(self) -> Markdown:
-        """Return it as what a ``rich.console.Console`` prints."""
+        """Return what a ``rich.console.Console`` prints as the table."""
         return Markdown(f"**{self.title}**\n\n{self.markdown()}")
 
 
