@@ -11,7 +11,6 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -53,14 +52,9 @@ class Picture:
 
 @matplotlib.rc_context(_STYLE)
 def draw(runs: Sequence[Run], rows: Sequence[Row]) -> dict[str, Picture]:
-    """Draw all figures of a report; a figure whose numbers a run or a row lacks is left out.
+    """Return the figures of a report by file name, without those whose numbers are missing.
 
-    Args:
-      runs: for the training curves.
-      rows: for the accuracies, and the figures of the diagnostics.
-
-    Returns:
-      The figures by file name.
+    The training curves are of the runs; the rows have all other figures.
     """
     figures: dict[str, Picture] = {}
     if any(run.curves for run in runs):
@@ -117,12 +111,11 @@ def _curves(runs: Sequence[Run], rows: Sequence[Row]) -> bytes:
         if scale == 100:
             axes.set_ylim(0, 100)
     if any(row.accuracy for row in rows):
-        dot = Line2D([], [], color="grey", marker="o", linestyle="")
-        handles["evaluated checkpoint"] = dot
+        handles["evaluated checkpoint"] = Line2D([], [], color="grey", marker="o", linestyle="")
     columns = max(1, min(4, _LEGEND_WIDTH // (max(map(len, handles)) + 8)))
     figure.set_figheight(3.6 + 0.27 * math.ceil(len(handles) / columns))
-    lines, texts = list(handles.values()), list(handles)
-    figure.legend(lines, texts, loc="outside lower center", ncols=columns, handlelength=3)
+    lines = list(handles.values())
+    figure.legend(lines, list(handles), loc="outside lower center", ncols=columns, handlelength=3)
     return _png(figure)
 
 
@@ -135,14 +128,14 @@ def _accuracies(row: Row) -> bytes:
     heights = [100 * row.common_accuracy[name] for name in order]
     special = {names.NATURAL: NATURAL, names.ADAPTIVE: ADAPTIVE}
     colours = [special.get(name) or (FINAL, HEADS)[names.parse(name).heads] for name in order]
-    errors = np.zeros((2, len(order)))
-    if row.worst_case:
+    fooled = [name in row.fooled_attacks for name in order]
+    errors = np.zeros((2, len(order) + 1))
+    if worst := row.worst_case:
         labels.append("Worst\ncase")
-        heights.append(100 * row.worst_case.accuracy)
+        heights.append(100 * worst.accuracy)
         colours.append(WORST)
-        interval = np.abs(np.subtract(row.worst_case.interval, row.worst_case.accuracy))
-        errors = np.column_stack([errors, 100 * interval])
-    fooled = [name in row.fooled_attacks for name in [*order, ""][: len(labels)]]
+        fooled.append(False)
+        errors[:, -1] = 100 * np.abs(np.subtract(worst.interval, worst.accuracy))
     figure = Figure(figsize=(max(5.0, 0.95 * len(labels) + 1), 3.6), layout="constrained")
     axes = figure.subplots()
     bars = axes.bar(
@@ -152,7 +145,7 @@ def _accuracies(row: Row) -> bytes:
         color=colours,
         edgecolor="white",
         hatch=["//" * above for above in fooled],
-        yerr=errors,
+        yerr=errors[:, : len(labels)],
         error_kw={"ecolor": INK, "elinewidth": 1.5},
     )
     texts = [f"{value:.1f}{DAGGER * above}" for value, above in zip(heights, fooled, strict=True)]
@@ -188,8 +181,7 @@ def _epsilon_curves(diagnosed: Sequence[tuple[Row, StoredDiagnosis]]) -> bytes:
             linewidth=2,
         )
     axes.set_title("Accuracy under 20 steps of APGD (%), by radius: a rise is a failing attack")
-    special = {0.0: "0", 0.5: "0.5"}
-    labels = [special.get(radius) or epsilon_text(radius) for radius in radii]
+    labels = [epsilon_text(radius) if radius else "0" for radius in radii]
     axes.set_xticks(range(len(radii)), labels)
     axes.set_xlabel("Epsilon (Linf)")
     axes.set_ylim(0, 102)
@@ -205,7 +197,8 @@ def _landscape(row: Row, diagnosis: StoredDiagnosis) -> bytes:
     finite = diagnosis.losses[np.isfinite(diagnosis.losses)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     levels = np.linspace(low, max(high, low + 1e-6), _LEVELS)
-    reach, radius = 255 * diagnosis.offsets, 255 * row.epsilon
+    reach = 255 * diagnosis.offsets
+    radius = 255 * row.epsilon
     for number, (axes, losses) in enumerate(zip(panels, diagnosis.losses, strict=True)):
         drawn = axes.contourf(reach, reach, losses, levels=levels, cmap="cividis")
         if row.norm == "linf" and radius <= reach.max():
@@ -223,5 +216,5 @@ def _landscape(row: Row, diagnosis: StoredDiagnosis) -> bytes:
 def _png(figure: Figure) -> bytes:
     """Return a figure as PNG, drawn without a display and without the state of pyplot."""
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
+    figure.savefig(buffer)
     return buffer.getvalue()

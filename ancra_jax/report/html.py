@@ -11,7 +11,10 @@ from ancra_jax.config.schema import to_mapping
 from ancra_jax.report.figures import Picture
 from ancra_jax.results.load import Run
 
-_STYLE = """
+_HEAD = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Robustness report</title><style>
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 70rem; margin: 2rem auto;
        padding: 0 1rem; }
 table { display: block; overflow-x: auto; border-collapse: collapse;
@@ -25,37 +28,28 @@ figure { margin: 1.5rem 0; }
 figcaption { color: #555; }
 pre, code { font-size: .9em; background: #f5f5f5; }
 pre { padding: .5rem; overflow-x: auto; }
-"""
+</style></head><body>"""
 # Names of methods and directories stand in the Markdown: none may become a link, image or HTML.
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 _MARKDOWN.disable(["link", "image", "autolink", "reference", "html_inline", "html_block"])
 
 
 def page(before: str, figures: Iterable[Picture], after: str, runs: Sequence[Run]) -> str:
-    """Return the whole page.
-
-    Args:
-      before: Markdown above the figures.
-      figures: embedded in the page.
-      after: Markdown beneath them.
-      runs: whose configurations are shown.
-    """
+    """Return the whole page: Markdown, the figures, Markdown, and the runs' configurations."""
     parts = [
-        "<!DOCTYPE html>",
-        '<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>Robustness report</title><style>{_STYLE}</style></head><body>",
+        _HEAD,
         _MARKDOWN.render(before),
         *map(_figure, figures),
         _MARKDOWN.render(after),
         *map(_configuration, runs),
-        "</body></html>",
+        "</body></html>\n",
     ]
-    return "\n".join(parts) + "\n"
+    return "\n".join(parts)
 
 
 def _figure(figure: Picture) -> str:
-    title, data = html.escape(figure.title), base64.b64encode(figure.png).decode()
+    title = html.escape(figure.title)
+    data = base64.b64encode(figure.png).decode()
     return (
         f'<figure><img alt="{title}" src="data:image/png;base64,{data}">'
         f"<figcaption>{title}</figcaption></figure>"

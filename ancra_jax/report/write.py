@@ -19,7 +19,7 @@ from ancra_jax.errors import UsageError
 from ancra_jax.report import figures as figures_lib
 from ancra_jax.report import html
 from ancra_jax.results.load import load_runs
-from ancra_jax.results.rows import Row, SeedsRow, rows_of, seeds_rows
+from ancra_jax.results.rows import Row, rows_of, seeds_rows
 from ancra_jax.results.tables import build, caption, reading_notes, row_notes, tables_of
 from ancra_jax.results.tables.columns import RUNS
 from ancra_jax.run.files import write_atomically
@@ -47,14 +47,12 @@ def report(workdirs: Sequence[str], output: str) -> str:
     runs = load_runs(workdirs)
     rows = rows_of(runs)
     seeds = seeds_rows(rows)
-    notes = [
-        *reading_notes(rows, seeds),
-        *(f"{row.title}: {note}" for row in rows for note in row_notes(row)),
-        *(
-            f"{run.label} (seed {run.config.seed}): no training metrics in {run.workdir}."
-            for run in runs
-            if not run.curves
-        ),
+    notes = [*reading_notes(rows, seeds)]
+    notes += [f"{row.title}: {note}" for row in rows for note in row_notes(row)]
+    notes += [
+        f"{run.label} (seed {run.config.seed}): no training metrics in {run.workdir}."
+        for run in runs
+        if not run.curves
     ]
     origin = {
         "command": "python -m ancra_jax.report "
@@ -62,8 +60,12 @@ def report(workdirs: Sequence[str], output: str) -> str:
         "version": f"ancra-jax {metadata.version('ancra-jax')}",
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    text = _markdown(rows, seeds, notes)
-    before, after = f"# Robustness report\n\n{text}", _provenance(rows, origin)
+    parts = [caption(rows)]
+    for table in tables_of(rows, seeds):
+        parts += [f"## {table.title}", table.markdown()]
+    text = "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)])
+    before = f"# Robustness report\n\n{text}"
+    after = _provenance(rows, origin)
     figures = figures_lib.draw(runs, rows)
     images = "\n\n".join(f"![{figure.title}]({name})" for name, figure in figures.items())
     files: dict[str, bytes | str] = {name: figure.png for name, figure in figures.items()}
@@ -71,43 +73,29 @@ def report(workdirs: Sequence[str], output: str) -> str:
     files["report.html"] = html.page(before, figures.values(), after, runs)
     content = {"schema": SCHEMA, **origin, "rows": rows, "seeds": seeds, "notes": notes}
     files["report.json"] = json.dumps(content, indent=2, default=_plain) + "\n"
-    _write(pathlib.Path(output), files)
+    try:
+        pathlib.Path(output).mkdir(parents=True, exist_ok=True)
+        for name, one in files.items():
+            write_atomically(pathlib.Path(output) / name, one)
+    except OSError as error:
+        raise UsageError(f"--output={output}: cannot be written: {error.strerror}") from error
     return text
-
-
-def _markdown(rows: Sequence[Row], seeds: Sequence[SeedsRow], notes: Sequence[str]) -> str:
-    parts = [caption(rows)]
-    for table in tables_of(rows, seeds):
-        parts += [f"## {table.title}", table.markdown()]
-    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)])
 
 
 def _provenance(rows: Sequence[Row], origin: dict[str, str]) -> str:
     """Return what the rows are of, in Markdown, and the commands that compute them."""
     commands = "\n".join(f"    {command}" for row in rows for command in row.evaluate)
-    return "\n\n".join(
-        [
-            f"## Runs\n\n{build('', RUNS, rows).markdown()}",
-            f"The evaluations:\n\n{commands}",
-            f"This report, by {origin['version']} at {origin['created']}:",
-            f"    {origin['command']}",
-        ]
+    return (
+        f"## Runs\n\n{build('', RUNS, rows).markdown()}\n\nThe evaluations:\n\n{commands}\n\n"
+        f"This report, by {origin['version']} at {origin['created']}:\n\n    {origin['command']}"
     )
 
 
 def _plain(value: Any) -> dict[str, Any]:
     """Return a dataclass as JSON takes it, without what the evaluation's files hold."""
-    content = {name: one for name, one in vars(value).items() if name not in _IN_NO_FILE}
-    return {_KEYS.get(name, name): one for name, one in content.items()}
-
-
-def _write(output: pathlib.Path, files: dict[str, bytes | str]) -> None:
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            write_atomically(output / name, content)
-    except OSError as error:
-        raise UsageError(f"--output={output}: cannot be written: {error.strerror}") from error
+    return {
+        _KEYS.get(name, name): one for name, one in vars(value).items() if name not in _IN_NO_FILE
+    }
 
 
 def define_flags() -> None:

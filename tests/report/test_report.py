@@ -4,17 +4,16 @@ import base64
 import io
 import json
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from absl import flags
 from PIL import Image
 
 from ancra_jax.errors import UsageError
 from ancra_jax.report import figures as figures_lib
-from ancra_jax.report.write import main, report
+from ancra_jax.report import write
+from ancra_jax.report.write import report
+from tests.support.commands import run_command
 from tests.support.fake_runs import (
     EXAMPLES,
     FGSM,
@@ -28,18 +27,12 @@ from tests.support.fake_runs import (
 
 
 @pytest.fixture
-def figures():
-    """Asked for by the tests that look at figures."""
-
-
-@pytest.fixture(autouse=True)
-def without_figures(request, monkeypatch):
+def no_figures(monkeypatch):
     """Drawing takes most of a report's time."""
-    if "figures" not in request.fixturenames:
-        monkeypatch.setattr(figures_lib, "draw", lambda runs, rows: {})
+    monkeypatch.setattr(figures_lib, "draw", lambda runs, rows: {})
 
 
-def test_the_json_holds_the_numbers(tmp_path):
+def test_the_json_holds_the_numbers(tmp_path, no_figures):
     results = PAPER | {"cw40": PGD, "autoattack": PGD, "pgd40_with_p": FGSM}
     workdirs = [make_run(tmp_path / "a", results), make_run(tmp_path / "b", results, seed=1)]
     write_adaptive(workdirs[0], PGD)
@@ -51,8 +44,8 @@ def test_the_json_holds_the_numbers(tmp_path):
     assert {"command", "version", "created", "rows", "seeds", "notes"} <= set(content)
     first, second = content["rows"]
     assert first["accuracy"]["fgsm"] == 0.7 and first["mean"] == {"without_p": 0.55}
-    assert first["worst_case"]["num_correct"] == 4
-    assert first["worst_case"]["attacks"][:2] == ["pgd40", "fgsm"]
+    worst = first["worst_case"]
+    assert worst["num_correct"] == 4 and worst["attacks"][:2] == ["pgd40", "fgsm"]
     assert first["step"] == 20 and first["seed"] == 0 and first["provenance"]["seed"] == ["7"]
     assert first["rungs"]["With p"] == 0.7 and first["gate"]["masks_agree"] == 1
     assert [one["name"] for one in first["adaptive"]] == ["a1-gate2", "a2-yk", "a6-square"]
@@ -64,7 +57,7 @@ def test_the_json_holds_the_numbers(tmp_path):
     assert second["evaluate"] == [command]
 
 
-def test_the_json_holds_the_spread_over_seeds(tmp_path):
+def test_the_json_holds_the_spread_over_seeds(tmp_path, no_figures):
     workdirs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", PAPER | {"pgd40": FGSM}, seed=1)]
     report(workdirs, str(tmp_path / "out"))
     (seeds,) = json.loads((tmp_path / "out/report.json").read_text())["seeds"]
@@ -74,7 +67,7 @@ def test_the_json_holds_the_spread_over_seeds(tmp_path):
     assert set(seeds["worst_case"]) == {"mean", "std"} and seeds["rungs"]["PGD"]["mean"] == 0.6
 
 
-def test_the_page_is_self_contained(tmp_path, figures):
+def test_the_page_is_self_contained(tmp_path):
     """Whatever names say: nothing in them becomes HTML, a link or an image."""
     workdir = make_run(
         tmp_path / "<run>&co",
@@ -96,7 +89,7 @@ def test_the_page_is_self_contained(tmp_path, figures):
     assert "&quot;train_examples&quot;: 160" in page  # the configuration
 
 
-def test_figures(tmp_path, figures):
+def test_figures(tmp_path):
     """Those of namesakes do not replace each other, and none is empty."""
     workdirs = [make_run(tmp_path / "a/run"), make_run(tmp_path / "b/run", seed=1)]
     write_result(workdirs[0], "natural", PGD, "last", step=30)
@@ -114,17 +107,7 @@ def test_figures(tmp_path, figures):
             assert min(image.size) > 300 and np.asarray(image.convert("L")).std() > 5
 
 
-def test_report_files_are_replaced_and_others_kept(tmp_path):
-    out = tmp_path / "out"
-    out.mkdir()
-    (out / "report.md").write_text("old")
-    (out / "notes.txt").write_text("mine")
-    report([make_run(tmp_path / "run")], str(out))
-    assert "trades" in (out / "report.md").read_text() != "old"
-    assert (out / "notes.txt").read_text() == "mine" and not list(out.glob(".*"))
-
-
-def test_what_a_user_can_get_wrong(tmp_path):
+def test_what_a_user_can_get_wrong(tmp_path, no_figures):
     workdir = make_run(tmp_path / "run")
     with pytest.raises(UsageError, match="--workdirs="):
         report([workdir, ""], str(tmp_path / "out"))
@@ -136,24 +119,23 @@ def test_what_a_user_can_get_wrong(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_command(tmp_path):
-    run, out = make_run(tmp_path / "run"), tmp_path / "out"
-    completed = subprocess.run(
-        [sys.executable, "-m", "ancra_jax.report", f"--workdirs={run}", f"--output={out}"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert completed.returncode == 0, completed.stderr
-    assert completed.stdout.startswith("Accuracy in %") and str(out) in completed.stdout
+def test_the_command_replaces_report_files_and_keeps_others(tmp_path, no_figures):
+    run = make_run(tmp_path / "run")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "report.md").write_text("old")
+    (out / "notes.txt").write_text("mine")
+    finished = run_command(write, f"--workdirs={run}", f"--output={out}")
+    assert not finished.status, finished.error
+    assert finished.output.startswith("Accuracy in %") and str(out) in finished.output
     assert (out / "report.html").exists()
+    assert (out / "report.md").read_text().startswith("# Robustness report")
+    assert (out / "notes.txt").read_text() == "mine" and not list(out.glob(".*"))
 
 
-@pytest.mark.parametrize(("workdirs", "output"), [([], "out"), (["run"], None)])
-def test_flags_that_are_missing(workdirs, output):
-    values = flags.FlagValues()
-    flags.DEFINE_list("workdirs", workdirs, "", flag_values=values)
-    flags.DEFINE_string("output", output, "", flag_values=values)
-    values.mark_as_parsed()
-    with pytest.raises(UsageError, match="--output" if workdirs else "--workdirs"):
-        main(values)
+@pytest.mark.parametrize(
+    ("given", "missing"), [("--workdirs=run", "--output"), ("--output=out", "--workdirs")]
+)
+def test_flags_that_are_missing(given, missing):
+    finished = run_command(write, given)
+    assert finished.status == 2 and finished.error.startswith(f"error: {missing} ")
