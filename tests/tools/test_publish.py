@@ -253,12 +253,13 @@ def test_rows_of_other_settings_are_not_put_together(tmp_path, site):
         make_run(tmp_path / "a"),
         make_run(tmp_path / "b", seed=1, epochs=3),
         make_run(tmp_path / "c", seed=2, method__beta=3.0),
-        make_run(tmp_path / "d", {name: one[:8] for name, one in PAPER.items()}, seed=4),
+        make_run(tmp_path / "d", {name: 100 * one for name, one in PAPER.items()}, seed=4),
     ]
     site.publish(*runs)
     page = site.page()
     assert page.count("## Setting") == 3
     assert "TRADES, beta=3.0" in page and "2 seeds" not in page
+    assert "checkpoint, 10 test examples." in page and "1,000 test examples." in page
 
 
 def test_the_pages_of_this_repository_follow_from_its_results():
