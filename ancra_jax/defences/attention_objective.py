@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ancra_jax.attacks import objectives
-from ancra_jax.attacks.model import Model, model_outputs
+from ancra_jax.attacks.adaptive.surrogates import ObjectiveOf
+from ancra_jax.attacks.model import AuxLogits, Model, model_outputs
 from ancra_jax.attacks.objectives import Logits, margin_term
 from ancra_jax.ops.images import Images, Labels, Values
 from ancra_jax.ops.pytree import pytree_dataclass
@@ -24,6 +25,8 @@ Scalar = Any
 
 Rows = Float[Array, "classes features"]
 Masks = Float[Array, "batch features"]
+Classes = Int[Array, "2 batch"]
+"""A class for each block and example."""
 
 FREE, LABEL, TARGET = range(3)
 
@@ -80,52 +83,38 @@ def ascent(
     return Ascent(place, np.asarray(heads, np.float32), np.asarray(branch, np.int32), **scalars)
 
 
-@pytree_dataclass()
-class Mask:
-    """An attention rule that forces, softens or switches off the masks.
+def _mask(
+    what: Ascent, forced: Classes, aux_logits: Logits, class_rows: Rows, labels: Any, block: int
+) -> Masks:
+    """Force, soften or switch off a block's mask: an attention rule once the first two are bound.
 
-    Attributes:
-      ascent: what to do where no class is forced.
-      forced: per block and example the class whose row is the mask; -1 leaves it to ``ascent``.
+    ``forced`` has the class whose row is the mask; -1 leaves the mask to the ascent.
     """
-
-    ascent: Ascent
-    forced: Int[Array, "blocks batch"]
-
-    def __call__(self, aux_logits: Logits, class_rows: Rows, labels: Any, block: int) -> Masks:
-        """Return the mask of every example."""
-        a, classes = self.ascent, len(class_rows)
-        chosen = jax.nn.one_hot(jnp.argmax(aux_logits, axis=-1), classes)
-        soft = jax.nn.softmax(aux_logits / a.temperature)
-        still = jax.lax.stop_gradient(soft)
-        free = a.hard * chosen + (1 - a.hard) * still + a.gradient * (soft - still)
-        forced = self.forced[block][:, None]
-        weights = jnp.where(forced >= 0, jax.nn.one_hot(forced[:, 0], classes), free)
-        return (1 - a.off) * (weights @ class_rows) + a.off
+    classes = len(class_rows)
+    chosen = jax.nn.one_hot(jnp.argmax(aux_logits, axis=-1), classes)
+    soft = jax.nn.softmax(aux_logits / what.temperature)
+    still = jax.lax.stop_gradient(soft)
+    free = what.hard * chosen + (1 - what.hard) * still + what.gradient * (soft - still)
+    rows = forced[block][:, None]
+    weights = jnp.where(rows >= 0, jax.nn.one_hot(rows[:, 0], classes), free)
+    return (1 - what.off) * (weights @ class_rows) + what.off
 
 
 @pytree_dataclass()
 class AttentionObjective:
-    """An ``Ascent`` on a batch.
+    """An ``Ascent`` on a batch."""
 
-    Attributes:
-      predict: a network with reverse attention on two blocks; called with ``attention=``.
-      ascent: what to do.
-      labels: class numbers.
-      targets: class numbers; the labels where the attack has no target.
-    """
-
-    predict: Model
+    predict: Model  # a network with reverse attention on two blocks; called with ``attention=``
     ascent: Ascent
     labels: Labels
-    targets: Labels
+    targets: Labels  # the labels where the attack has no target
 
     def __call__(self, images: Images) -> Values:
         """Evaluate the objective."""
         free = jnp.full_like(self.labels, -1)
         forced = jnp.stack([free, self.labels, self.targets])[self.ascent.branch]
-        mask = Mask(self.ascent, forced)
-        logits, aux_logits = model_outputs(lambda x: self.predict(x, attention=mask), images)
+        rule = jax.tree_util.Partial(_mask, self.ascent, forced)
+        logits, aux_logits = model_outputs(lambda x: self.predict(x, attention=rule), images)
         heads = jnp.concatenate([aux_logits, logits[None]])
 
         def weighted(term: Callable[..., Values]) -> Values:
@@ -133,46 +122,32 @@ class AttentionObjective:
             return jnp.asarray(self.ascent.heads) @ over_heads(heads)
 
         def smallest() -> Values:
-            classes = jnp.where(forced >= 0, forced, self.labels)
-            terms = branch_terms(aux_logits, logits, classes, self.labels)
+            branch = jnp.where(forced >= 0, forced, self.labels)
+            terms = branch_terms(aux_logits, logits, branch, self.labels)
             return soft_minimum(terms, self.ascent.softness)
 
         terms = [partial(weighted, term) for term in _TERMS.values()]
         return jax.lax.switch(self.ascent.loss, [*terms, smallest])
 
 
-@pytree_dataclass()
-class Goal:
-    """Makes the objective of a batch: the ``objective`` of a ``SurrogateAttack``."""
+def goal(predict: Model, what: Ascent) -> ObjectiveOf:
+    """Return the ``objective`` of a ``SurrogateAttack``: an ascent on any batch."""
 
-    predict: Model
-    ascent: Ascent
+    def objective_of(labels: Labels, targets: Labels | None) -> AttentionObjective:
+        return AttentionObjective(predict, what, labels, labels if targets is None else targets)
 
-    def __call__(self, labels: Labels, targets: Labels | None) -> AttentionObjective:
-        """Return the objective for these labels, and targets if there are any."""
-        targets = labels if targets is None else targets
-        return AttentionObjective(self.predict, self.ascent, labels, targets)
+    return objective_of
 
 
 def branch_terms(
-    aux_logits: Float[Array, "2 batch classes"],
-    logits: Logits,
-    classes: Int[Array, "2 batch"],
-    labels: Labels,
+    aux_logits: AuxLogits, logits: Logits, branch: Classes, labels: Labels
 ) -> Float[Array, "3 batch"]:
-    """Return what must be positive for a branch to be taken and to be wrong.
+    """Return what must be positive for a branch (i, j) to be taken and to be wrong.
 
-    Args:
-      aux_logits: of both blocks, under the branch's masks.
-      logits: final logits under them.
-      classes: the branch, a class for each block.
-      labels: class numbers.
-
-    Returns:
-      ``a_1[i] - max_{q != i} a_1[q]``, ``a_2[j] - max_{q != j} a_2[q]`` and
-      ``max_{q != y} f_q - f_y``.
+    This is ``a_1[i] - max_{q != i} a_1[q]``, ``a_2[j] - max_{q != j} a_2[q]`` and
+    ``max_{q != y} f_q - f_y``, all under the branch's masks.
     """
-    taken = jax.vmap(class_margin_term)(aux_logits, classes)
+    taken = jax.vmap(class_margin_term)(aux_logits, branch)
     return jnp.concatenate([taken, margin_term(logits, labels)[None]])
 
 

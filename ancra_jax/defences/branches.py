@@ -16,25 +16,10 @@ from ancra_jax.attacks.model import Model, as_pytree, model_outputs
 from ancra_jax.attacks.objectives import Logits
 from ancra_jax.defences.attention_objective import Masks, Rows, branch_terms
 from ancra_jax.ops.images import Images, Labels, Values
-from ancra_jax.ops.pytree import pytree_dataclass
+
+Rank = Int[Array, ""]
 
 _AT_ONCE = 10  # first masks that are computed together
-
-
-@pytree_dataclass()
-class RankedMask:
-    """An attention rule: the row of the class with a given rank among the auxiliary logits."""
-
-    ranks: Int[Array, "2"]
-
-    def __call__(self, aux_logits: Logits, class_rows: Rows, labels: Any, block: int) -> Masks:
-        """Return the mask of every example."""
-        return class_rows[self.classes(aux_logits, block)]
-
-    def classes(self, aux_logits: Logits, block: int) -> Labels:
-        """Return the classes of this rank; of equal logits the smaller class comes first."""
-        order = jnp.argsort(-aux_logits, axis=-1, stable=True)
-        return order[:, self.ranks[block]]
 
 
 def branch_maximum(
@@ -63,14 +48,25 @@ def branch_maximum(
 
 @partial(jax.jit, static_argnames="ranks")
 def _branch_maximum(predict: Model, images: Images, labels: Labels, ranks: int) -> Values:
-    def value(first: Int[Array, ""], second: Int[Array, ""]) -> Values:
-        mask = RankedMask(jnp.stack([first, second]))
-        logits, aux_logits = model_outputs(lambda x: predict(x, attention=mask), images)
-        classes = jnp.stack([mask.classes(aux, block) for block, aux in enumerate(aux_logits)])
-        return jnp.min(branch_terms(aux_logits, logits, classes, labels), axis=0)
+    def value(first: Rank, second: Rank) -> Values:
+        rule = jax.tree_util.Partial(_ranked_row, (first, second))
+        logits, aux_logits = model_outputs(lambda x: predict(x, attention=rule), images)
+        branch = jnp.stack([_ranked(first, aux_logits[0]), _ranked(second, aux_logits[1])])
+        return jnp.min(branch_terms(aux_logits, logits, branch, labels), axis=0)
 
     # Under vmap all that comes before a mask is computed once.
     numbers = jnp.arange(ranks)
     over_second = jax.vmap(value, in_axes=(None, 0))
     values = jax.lax.map(lambda first: over_second(first, numbers), numbers, batch_size=_AT_ONCE)
     return jnp.max(values, axis=(0, 1))
+
+
+def _ranked_row(
+    ranks: tuple[Rank, Rank], aux_logits: Logits, class_rows: Rows, labels: Any, block: int
+) -> Masks:
+    return class_rows[_ranked(ranks[block], aux_logits)]
+
+
+def _ranked(rank: Rank, aux_logits: Logits) -> Labels:
+    """Return the classes of a rank; of equal logits the smaller class comes first."""
+    return jnp.argsort(-aux_logits, axis=-1, stable=True)[:, rank]

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from ancra_jax.attacks.gradients import value_and_input_gradient
-from ancra_jax.attacks.job import HostImages
+from ancra_jax.attacks.job import HostImages, Numbers
 from ancra_jax.attacks.model import Model, as_pytree, model_outputs
 from ancra_jax.attacks.placement import Placement
 from ancra_jax.defences.attention_objective import Ascent, AttentionObjective, ascent
@@ -19,7 +19,7 @@ def mask_statistics(
     predict: Model,
     images: HostImages,
     adversarial: HostImages,
-    labels: Int[np.ndarray, "examples"],
+    labels: Numbers,
     broken: Bool[np.ndarray, "examples"],
     placement: Placement,
 ) -> dict[str, float | None]:
@@ -42,16 +42,15 @@ def mask_statistics(
     """
     predict = placement.replicate(as_pytree(predict))
 
-    def over(
-        function: Callable[..., Array], chosen: Int[np.ndarray, "chosen"], *arrays: np.ndarray
-    ) -> np.ndarray:
+    def over(function: Callable[..., Array], chosen: Numbers, *arrays: np.ndarray) -> np.ndarray:
         parts = [
             np.asarray(function(predict, *placement.place([array[rows] for array in arrays])))
             for rows, _ in placement.batches(chosen)
         ]
         return np.concatenate(parts)[: len(chosen)] if parts else np.zeros((0, 3), np.int32)
 
-    everything, attacked = np.arange(len(images)), np.flatnonzero(broken)
+    everything = np.arange(len(images))
+    attacked = np.flatnonzero(broken)
     first, last, final = over(_classes, everything, images).T
     first_then, last_then, final_then = over(_classes, attacked, adversarial).T
     return {

@@ -17,21 +17,21 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-import jax
+from jax.tree_util import Partial
 
 from ancra_jax.attacks.adaptive.surrogates import Defence, Level, SurrogateAttack
 from ancra_jax.attacks.model import Model, model_outputs
-from ancra_jax.attacks.objectives import Logits, Objective
-from ancra_jax.defences.attention_objective import LABEL, TARGET, Ascent, Goal, ascent
+from ancra_jax.attacks.objectives import Logits
+from ancra_jax.defences.attention_objective import LABEL, TARGET, Ascent, ascent, goal
 from ancra_jax.defences.branches import branch_maximum
 from ancra_jax.defences.masks import mask_statistics
 from ancra_jax.defences.registry import register
-from ancra_jax.ops.images import Images, Labels, Values
+from ancra_jax.ops.images import Images
 
 NAME = "reverse_attention"
 _A_1, _A_2 = (1, 0, 0), (0, 1, 0)  # weights of the heads in an objective
 _BRANCHES = {"kk": (TARGET, TARGET), "yk": (LABEL, TARGET), "ky": (TARGET, LABEL)}
-_RANKS = 3  # of each mask's classes in the black-box search: 9 branches a query
+_best_of_nine = partial(branch_maximum, ranks=3)  # of each mask's classes, in a query of Square
 
 
 @register(NAME)
@@ -47,8 +47,8 @@ def reverse_attention(network: Any, predict: Model) -> Defence | None:
     return Defence(
         NAME,
         list(_attacks(predict)),
-        decision=Goal(predict, ascent("margin", (1, 1, 0))),
-        rank_by=jax.tree_util.Partial(_last_aux_logits, predict),
+        decision=goal(predict, ascent("margin", (1, 1, 0))),
+        rank_by=Partial(_last_aux_logits, predict),
         statistics=partial(mask_statistics, predict),
     )
 
@@ -58,7 +58,7 @@ def _attacks(predict: Model) -> Iterator[SurrogateAttack]:
 
     def attack(name: str, level: Level, what: Ascent, targeted: bool = False) -> SurrogateAttack:
         group = name[:2].upper()
-        return SurrogateAttack(name, Goal(predict, what), targeted, group=group, level=level)
+        return SurrogateAttack(name, goal(predict, what), targeted, group=group, level=level)
 
     # A1: the margins that choose the masks. No mask comes before those of a_1.
     for number, head in ((1, _A_1), (2, _A_2)):
@@ -90,28 +90,23 @@ def _attacks(predict: Model) -> Iterator[SurrogateAttack]:
             joint = ascent(loss, (weight / 2, weight / 2, 1))
             yield attack(f"a4-joint-{weight}-{loss}", level, joint)
     # A5: all masks the target's, and the target's margin over all others.
-    masks = (TARGET, TARGET)
-    yield attack("a5-masks-k-1", "quick", ascent("class_margin", (1, 1, 1), branch=masks), True)
-    yield attack(
-        "a5-masks-k-10", "thorough", ascent("class_margin", (10, 10, 1), branch=masks), True
-    )
+    for weight in (1, 10):
+        level = "quick" if weight == 1 else "thorough"
+        own = ascent("class_margin", (weight, weight, 1), branch=(TARGET, TARGET))
+        yield attack(f"a5-masks-k-{weight}", level, own, True)
     # A6: Square, which uses values only.
     black_box = partial(SurrogateAttack, search="square", group="A6")
-    yield black_box("a6-square-gate2", Goal(predict, ascent("margin", _A_2)))
-    yield black_box("a6-square-branches", partial(_best_of, predict), level="standard")
+    yield black_box("a6-square-gate2", goal(predict, ascent("margin", _A_2)))
+    yield black_box(
+        "a6-square-branches",
+        lambda labels, _: Partial(_best_of_nine, predict, labels=labels),
+        level="standard",
+    )
     # A7: from the same network without masks, classified by a_2; and on from there.
-    plain = Goal(predict, ascent("cross_entropy", _A_2, off=True))
-    masked = Goal(predict, ascent("margin", (1, 1, 0)))
+    plain = goal(predict, ascent("cross_entropy", _A_2, off=True))
+    masked = goal(predict, ascent("margin", (1, 1, 0)))
     yield SurrogateAttack("a7-trunk", plain, group="A7")
     yield SurrogateAttack("a7-trunk-warm", masked, warm_start=plain, group="A7")
-
-
-def _best_of(predict: Model, labels: Labels, targets: Any) -> Objective:
-    return jax.tree_util.Partial(_best_branch, predict, labels)
-
-
-def _best_branch(predict: Model, labels: Labels, images: Images) -> Values:
-    return branch_maximum(predict, images, labels, _RANKS)
 
 
 def _last_aux_logits(predict: Model, images: Images) -> Logits:

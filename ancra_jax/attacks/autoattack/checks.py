@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from ancra_jax.attacks.apgd import run_apgd, surface_start
 from ancra_jax.attacks.autoattack.state import State
@@ -13,6 +13,7 @@ from ancra_jax.attacks.gradients import Evaluator
 from ancra_jax.attacks.job import Batch, HostImages, Job
 from ancra_jax.attacks.model import Model
 from ancra_jax.attacks.objectives import cross_entropy
+from ancra_jax.ops.images import Flags
 
 _REPEATS = 5
 _IMAGES_REPEATED = 8
@@ -39,13 +40,7 @@ def difference_between(calls: Calls) -> float:
 
 
 def model_warnings(calls: Calls, randomized: bool, version: str) -> list[str]:
-    """Return warnings of randomness, of probabilities instead of logits, and of coarse logits.
-
-    Args:
-      calls: see ``repeated_calls``.
-      randomized: whether the model takes a key.
-      version: version of AutoAttack.
-    """
+    """Return warnings of randomness, of probabilities instead of logits, and of coarse logits."""
     difference = difference_between(calls)
     warnings = []
     if difference > 1e-4 and not (randomized and version == "rand"):
@@ -81,15 +76,11 @@ def model_warnings(calls: Calls, randomized: bool, version: str) -> list[str]:
     return warnings
 
 
-def check_start(
-    job: Job, model: Model, purpose: str, batch: Batch
-) -> tuple[Bool[Array, "batch"], Bool[Array, "batch"]]:
-    """Evaluate the cross-entropy where APGD would start: at random, at distance epsilon.
+def check_start(job: Job, model: Model, purpose: str, batch: Batch) -> tuple[Flags, Flags]:
+    """Return where the cross-entropy's gradient is exactly 0, and where its value is not finite.
 
-    Takes the zeroth iteration of APGD's own loop, which needs no compilation besides APGD's.
-
-    Returns:
-      Where the gradient is exactly 0, and where the cross-entropy is not finite.
+    Looks where APGD would start, at random and at distance epsilon, by the zeroth iteration of
+    APGD's own loop, which needs no compilation besides APGD's.
     """
     start = surface_start(job.threat_model, job.keys(purpose, batch), batch.images)
     evaluate = Evaluator(cross_entropy(model, batch.labels), None)

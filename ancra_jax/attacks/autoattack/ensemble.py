@@ -52,19 +52,12 @@ class Attack:
 
 @dataclass(frozen=True)
 class Budget:
-    """How long the attacks run.
+    """How long the attacks run."""
 
-    Attributes:
-      num_steps: gradient steps of APGD and FAB.
-      num_queries: queries of Square.
-      gradient_draws: gradients averaged in a step on a randomised model.
-      randomized: whether the model is called with a ``key``.
-    """
-
-    num_steps: int = 100
-    num_queries: int = 5000
-    gradient_draws: int = 20
-    randomized: bool = False
+    num_steps: int = 100  # gradient steps of APGD and FAB
+    num_queries: int = 5000  # of Square
+    gradient_draws: int = 20  # averaged in a step on a randomised model
+    randomized: bool = False  # whether the model is called with a key
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "num_queries", "gradient_draws"):
@@ -88,11 +81,7 @@ def plan(
     budget: Budget,
     exhaustive: bool = False,
 ) -> list[Attack]:
-    """Return the attacks of a version in their order.
-
-    Raises:
-      ValueError: an unknown version or attack, or settings that do not go together.
-    """
+    """Return the attacks of a version in their order; refuse settings that do not go together."""
     if version not in (*VERSIONS, "custom"):
         allowed = ", ".join(map(repr, [*VERSIONS, "custom"]))
         raise ValueError(f"version={version!r}: allowed are {allowed}")
@@ -139,26 +128,31 @@ def _named(num_classes: int, budget: Budget, num_restarts: int) -> dict[str, Att
     cost = GRADIENT_COST * budget.num_steps
     steps = {"num_steps": budget.num_steps}
     queries = {"num_queries": budget.num_queries}
-    several = {"num_steps": budget.num_steps, "num_restarts": num_restarts}
+    draws = {"randomized": budget.randomized, "gradient_draws": budget.gradient_draws}
+
+    def along(name: str, loss: str, **passes: Any) -> Attack:
+        fitting = fitting_loss(loss, num_classes)
+        replaced = f"{name}: {num_classes} classes are too few for {loss}; {fitting} was used"
+        return Attack(
+            name,
+            partial(apgd, loss=fitting),
+            options=steps | draws,
+            cost=cost * (budget.gradient_draws if budget.randomized else 1),
+            note="" if fitting == loss else replaced,
+            **passes,
+        )
+
     attacks = [
-        _apgd("apgd-ce", "ce", num_classes, budget, num_restarts=num_restarts),
-        _apgd("apgd-dlr", "dlr", num_classes, budget, num_restarts=num_restarts),
-        _apgd("apgd-t", "targeted_dlr", num_classes, budget, targeted=True),
-        Attack("fab", fab, options=several, cost=num_restarts * num_classes * cost),
+        along("apgd-ce", "ce", num_restarts=num_restarts),
+        along("apgd-dlr", "dlr", num_restarts=num_restarts),
+        along("apgd-t", "targeted_dlr", targeted=True),
+        Attack(
+            "fab",
+            fab,
+            options=steps | {"num_restarts": num_restarts},
+            cost=num_restarts * num_classes * cost,
+        ),
         Attack("fab-t", fab, targeted=True, options=steps, cost=cost),
         Attack("square", square, options=queries, cost=budget.num_queries),
     ]
     return {attack.name: attack for attack in attacks}
-
-
-def _apgd(name: str, loss: str, num_classes: int, budget: Budget, **passes: Any) -> Attack:
-    fitting = fitting_loss(loss, num_classes)
-    replaced = f"{name}: {num_classes} classes are too few for {loss}; {fitting} was used"
-    options = {
-        "num_steps": budget.num_steps,
-        "randomized": budget.randomized,
-        "gradient_draws": budget.gradient_draws,
-    }
-    cost = GRADIENT_COST * budget.num_steps * (budget.gradient_draws if budget.randomized else 1)
-    run, note = partial(apgd, loss=fitting), "" if fitting == loss else replaced
-    return Attack(name, run, options=options, cost=cost, note=note, **passes)

@@ -95,11 +95,10 @@ def result_of(
     names = [attack.name for attack in attacks]
     finished = state.attack
     if finished < len(attacks):
-        warnings = [
-            *warnings,
+        warnings.append(
             f"stopped after {max_seconds:g} s in {names[finished]} (attack {finished + 1} of "
-            f"{len(attacks)}): the robust accuracy is what was left by then",
-        ]
+            f"{len(attacks)}): the robust accuracy is what was left by then"
+        )
     accuracies = state.accuracies[: finished + 1].tolist()
     return AutoAttackResult(
         images=images,
@@ -110,13 +109,12 @@ def result_of(
         queries=state.queries,
         accuracies=dict(zip([CLEAN, *names[:finished]], accuracies, strict=True)),
         warnings=warnings + attack_warnings(state, names),
-        records=tuple(record(state, number, attacks[number]) for number in range(finished)),
+        records=tuple(_record(state, number, attacks[number]) for number in range(finished)),
         complete=finished == len(attacks),
     )
 
 
-def record(state: State, number: int, attack: Attack) -> AttackRecord:
-    """Return what a finished attack, the ``number``-th of the list, did."""
+def _record(state: State, number: int, attack: Attack) -> AttackRecord:
     outcomes = state.outcomes[number]
     withstood, broken = int((outcomes == WITHSTOOD).sum()), int((outcomes == BROKEN).sum())
     on_all = withstood + broken == int((state.broken_by != CLEAN).sum())
@@ -146,20 +144,19 @@ def worst_case(results: Sequence[AutoAttackResult]) -> AutoAttackResult:
     if not results:
         raise ValueError("results is empty")
     first = results[0]
-    shape, wrong = first.images.shape, first.broken_by == CLEAN
-    for other in results[1:]:
-        if other.images.shape != shape or not np.array_equal(other.broken_by == CLEAN, wrong):
-            raise ValueError("results are of different examples or models")
+    wrong = first.broken_by == CLEAN
     merged: dict[str, Any] = {name: np.copy(getattr(first, name)) for name in _PER_EXAMPLE}
-    queries = np.sum([result.queries for result in results], axis=0)
-    accuracies = {CLEAN: first.clean_accuracy, "run 1": first.robust_accuracy}
-    for number, other in enumerate(results[1:], start=2):
-        newly = merged["robust"] & ~other.robust
+    accuracies = {CLEAN: first.clean_accuracy}
+    for number, result in enumerate(results, start=1):
+        same_shape = result.images.shape == first.images.shape
+        if not same_shape or not np.array_equal(result.broken_by == CLEAN, wrong):
+            raise ValueError("results are of different examples or models")
+        newly = merged["robust"] & ~result.robust
         for name in _PER_EXAMPLE:
-            merged[name][newly] = getattr(other, name)[newly]
+            merged[name][newly] = getattr(result, name)[newly]
         accuracies[f"run {number}"] = float(merged["robust"].mean())
     return AutoAttackResult(
-        queries=queries,
+        queries=np.sum([result.queries for result in results], axis=0),
         accuracies=accuracies,
         warnings=list(dict.fromkeys(line for result in results for line in result.warnings)),
         complete=all(result.complete for result in results),

@@ -97,6 +97,7 @@ class State:
         self.pass_size = int(self.todo.sum())
 
 
+_STATE, _IMAGES = "state.npz", "images.npy"
 # Names of the fields on disk.
 _SAVED = {field.name: field.name for field in fields(State)} | {"pass_size": "tackled"}
 
@@ -121,17 +122,18 @@ class Store:
         """
         if self._directory is None:
             return fresh
-        if not self._path("state.npz").exists():
+        path = self._directory / _IMAGES
+        if not (self._directory / _STATE).exists():
             natural = np.ascontiguousarray(self._images)
-            write_atomically(self._path("images.npy"), lambda file: np.save(file, natural))
+            write_atomically(path, lambda file: np.save(file, natural))
             return fresh
-        arrays = read_arrays(self._path("state.npz"), _SAVED.values())
+        arrays = read_arrays(self._directory / _STATE, _SAVED.values())
         values: dict[str, Any] = {name: arrays[saved] for name, saved in _SAVED.items()}
         state = State(**{k: v.item() if v.ndim == 0 else v for k, v in values.items()})
         check_same(self._directory, state.fingerprint, state.probe, fresh.fingerprint, fresh.probe)
-        shape = self._saved_images("r").shape
+        shape = _mapped(path, "r").shape
         if shape != self._images.shape:
-            raise unreadable(self._path("images.npy"), f"shape {shape}")
+            raise unreadable(path, f"shape {shape}")
         return state
 
     def write(self, examples: Numbers, images: HostImages) -> None:
@@ -139,7 +141,7 @@ class Store:
         if self._directory is None:
             self._images[examples] = images
         else:
-            on_disk = self._saved_images("r+")
+            on_disk = _mapped(self._directory / _IMAGES, "r+")
             on_disk[examples] = images
             on_disk.flush()
 
@@ -147,19 +149,16 @@ class Store:
         """Replace the saved state atomically."""
         if self._directory is not None:
             arrays = {saved: getattr(state, name) for name, saved in _SAVED.items()}
-            write_arrays(self._path("state.npz"), arrays)
+            write_arrays(self._directory / _STATE, arrays)
 
     def images(self) -> HostImages:
         """Return the images. Those of a directory are read now: until then they take no memory."""
-        return self._images if self._directory is None else np.load(self._path("images.npy"))
+        return self._images if self._directory is None else np.load(self._directory / _IMAGES)
 
-    def _path(self, name: str) -> Path:
-        assert self._directory is not None
-        return self._directory / name
 
-    def _saved_images(self, mode: Literal["r", "r+"]) -> np.memmap:
-        """Map the file of images into memory, for as long as the result is held."""
-        try:
-            return np.load(self._path("images.npy"), mmap_mode=mode)
-        except (OSError, ValueError) as error:
-            raise unreadable(self._path("images.npy"), error) from error
+def _mapped(path: Path, mode: Literal["r", "r+"]) -> np.memmap:
+    """Map a file of images into memory, for as long as the result is held."""
+    try:
+        return np.load(path, mmap_mode=mode)
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error
