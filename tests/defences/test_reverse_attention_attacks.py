@@ -14,7 +14,7 @@ from ancra_jax.attacks.adaptive.surrogates import LEVELS
 from ancra_jax.attacks.autoattack.ensemble import describe
 from ancra_jax.attacks.placement import Placement
 from ancra_jax.defences import branch_maximum, declared, mask_statistics
-from ancra_jax.defences.attention_objective import LABEL, TARGET, Goal, ascent
+from ancra_jax.defences.attention_objective import LABEL, TARGET, ascent, goal
 from ancra_jax.errors import UsageError
 from tests.support.reference_weights import random_variables
 from tests.support.small_runs import TinyNetwork
@@ -131,7 +131,7 @@ near = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
 def along(batch, *arguments, **options):
     """The objective of an ``ascent`` on the batch."""
     predict, _, labels, targets = batch
-    return Goal(predict, ascent(*arguments, **options))(labels, targets)
+    return goal(predict, ascent(*arguments, **options))(labels, targets)
 
 
 def test_branch_objective_is_the_smallest_of_its_three_margins(batch):
@@ -266,7 +266,7 @@ def test_mask_statistics(batch):
     a_2 = np.array(predict(jnp.asarray(images)).aux_logits[1])
     a_2[np.arange(16), labels] = -np.inf
     runners_up = jnp.asarray(a_2.argmax(1))
-    along = Goal(predict, ascent("targeted_margin", (0, 1, 0)))
+    along = goal(predict, ascent("targeted_margin", (0, 1, 0)))
     last_mask = along(jnp.asarray(labels), runners_up)
     own = attacks.objectives.targeted_margin(predict, labels, runners_up)
     first, second = (np.asarray(gradient_of(images, o)).reshape(16, -1) for o in (own, last_mask))

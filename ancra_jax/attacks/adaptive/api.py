@@ -5,7 +5,7 @@ in AutoAttack's driver: each success is confirmed by a fresh forward pass of the
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -154,39 +154,31 @@ def plan(
     """Return the attacks on a model with these defences, the cheap ones first."""
     own_margin = loss_on(model, "margin")
     decision = next((d.decision for d in defences if d.decision is not None), own_margin)
-    declared: list[Surrogate | SurrogateAttack] = [a for d in defences for a in d.attacks]
+    declared: list[SurrogateAttack] = []
+    for entry in (entry for defence in defences for entry in defence.attacks):
+        declared += entry.attacks(num_classes) if isinstance(entry, Surrogate) else [entry]
+    transferred = partial(SurrogateAttack, group=TRANSFER)
     for name, other in transfer_from.items():
-        declared += _transfers(name, as_pytree(other), decision)
+        along = {loss: loss_on(as_pytree(other), loss) for loss in ("ce", "margin")}
+        declared += [transferred(f"transfer-{name}-{loss}", along[loss]) for loss in along]
+        declared.append(transferred(f"warm-{name}", decision, warm_start=along["ce"]))
     if not any(defence.attacks for defence in defences):
         declared.append(SurrogateAttack("square-margin", own_margin, search="square"))
-    expanded: list[SurrogateAttack] = []
-    for entry in declared:
-        expanded += entry.attacks(num_classes) if isinstance(entry, Surrogate) else [entry]
-    attacks = [_as_attack(entry, budget) for entry in expanded if entry.level in levels]
+    attacks = [_as_attack(entry, budget) for entry in declared if entry.level in levels]
     return sorted(attacks, key=lambda a: a.cost * a.num_passes(budget.num_targets))
 
 
-def _transfers(name: str, other: Model, decision: ObjectiveOf) -> Iterator[SurrogateAttack]:
-    """Yield attacks on another model, and APGD on the model itself from where they end."""
-    along = {loss: loss_on(other, loss) for loss in ("ce", "margin")}
-    for loss, objective in along.items():
-        yield SurrogateAttack(f"transfer-{name}-{loss}", objective, group=TRANSFER)
-    yield SurrogateAttack(f"warm-{name}", decision, warm_start=along["ce"], group=TRANSFER)
-
-
 def _as_attack(entry: SurrogateAttack, budget: AdaptiveBudget) -> Attack:
-    cost = GRADIENT_COST * budget.num_steps * (1 if entry.warm_start is None else 2)
-    options, restarts = {"num_steps": budget.num_steps}, budget.num_restarts
-    if entry.search == "square":
-        options, cost, restarts = {"num_queries": budget.num_queries}, budget.num_queries, 1
+    blind = entry.search == "square"  # to gradients
+    steps = budget.num_steps * (1 if entry.warm_start is None else 2)
     return Attack(
         entry.name,
         partial(_search, entry),
         targeted=entry.targeted,
-        num_restarts=restarts,
-        options=options,
+        num_restarts=1 if blind else budget.num_restarts,
+        options={"num_queries": budget.num_queries} if blind else {"num_steps": budget.num_steps},
         group=entry.group,
-        cost=cost,
+        cost=budget.num_queries if blind else GRADIENT_COST * steps,
         exhaustive=budget.exhaustive and (budget.targeted_on_all or not entry.targeted),
     )
 
@@ -218,15 +210,14 @@ def _search(
     run = partial(searches[entry.search], model, images, labels, threat_model, **common)
     if entry.warm_start is None:
         return run()
-    keys, num_steps = example_keys(common["key"], common["indices"]), common["num_steps"]
-    start = surface_start(threat_model, keys, images)
+    num_steps = common["num_steps"]
+    start = surface_start(threat_model, example_keys(common["key"], common["indices"]), images)
     evaluate = evaluator(on_batch(entry.warm_start), model)
     before = run_apgd(evaluate, start, images, labels, threat_model, num_steps=num_steps)
     found = run(start=before.best_images)
     earlier = before.fooled & common["active"]
-    return AttackResult(
+    return found._replace(
         images=select(earlier, before.adversarial, found.images),
         success=found.success | earlier,
-        best_loss=found.best_loss,
         queries=2 * found.queries,
     )

@@ -12,11 +12,12 @@ References:
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from ancra_jax.attacks.autoattack.ensemble import fitting_loss
 from ancra_jax.attacks.model import Model
-from ancra_jax.attacks.objectives import LOSSES, TARGETED_LOSSES, Objective, objective_of
+from ancra_jax.attacks.objectives import LOSSES, TARGETED_LOSSES, Objective
 
 ObjectiveOf = Callable[[Any, Any], Objective]
 """``(labels, targets) -> objective`` of a batch; the targets are None in an untargeted attack."""
@@ -107,14 +108,9 @@ class Defence:
 
 
 def loss_on(forward: Model, loss: str) -> ObjectiveOf:
-    """Return one of ``apgd``'s named losses on the logits of a model of one's own.
-
-    Raises:
-      ValueError: an unknown loss.
-    """
-    if loss not in (*LOSSES, *TARGETED_LOSSES):
-        raise ValueError(f"loss={loss!r}: allowed are {', '.join([*LOSSES, *TARGETED_LOSSES])}")
-    targeted = loss in TARGETED_LOSSES
-    return lambda labels, targets: objective_of(
-        loss, forward, labels, targets if targeted else None
-    )
+    """Return one of ``apgd``'s named losses on the logits of a model of one's own."""
+    if loss in TARGETED_LOSSES:
+        return partial(TARGETED_LOSSES[loss], forward)
+    if loss in LOSSES:
+        return lambda labels, _: LOSSES[loss](forward, labels)
+    raise ValueError(f"loss={loss!r}: allowed are {', '.join([*LOSSES, *TARGETED_LOSSES])}")

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from ancra_jax.attacks.autoattack.checks import check_start, model_warnings, repeated_calls
+from ancra_jax.attacks.autoattack.checks import check_start, model_warnings
 from ancra_jax.attacks.autoattack.ensemble import Attack, Budget, plan
 from ancra_jax.attacks.autoattack.result import AutoAttackResult, result_of
 from ancra_jax.attacks.autoattack.state import BROKEN, WITHSTOOD, State, Store
@@ -65,9 +65,8 @@ def autoattack(
     image is finite, in [0, 1] and in the ball (tolerance 1e-6).
 
     Args:
-      model: images [batch, height, width, channels] to logits, or to an object with ``logits``.
+      model, labels: as everywhere, see ``ancra_jax.attacks``.
       images: natural images, pixels in [0, 1]; they stay on the host but for one batch.
-      labels: class numbers.
       epsilon: radius of the threat model, on the [0, 1] pixel scale.
       norm: ``'linf'`` or ``'l2'``.
       version: ``'standard'``, ``'plus'``, ``'rand'`` (for randomised models), or ``'custom'``.
@@ -105,8 +104,7 @@ def autoattack(
         attacks = plan(version, attacks_to_run, job.num_classes, budget, exhaustive)
         warnings = [attack.note for attack in attacks if attack.note]
         if checks:
-            calls = repeated_calls(model, job.images, randomized)
-            warnings += model_warnings(calls, randomized, version)
+            warnings += model_warnings(model, job.images, randomized, version)
         store = Store(None if state_path is None else Path(state_path), job.images)
         state = store.resume(State.new(job, attacks, n_target_classes, rank_by is not None))
         _run(job, attacks, state, store, rank_by, checks, progress, max_seconds)
@@ -184,7 +182,8 @@ def _classify(
     job: Job, state: State, batch: Batch, ranking: Model | None, check_gradients: bool
 ) -> None:
     """Classify natural images, rank their classes, and look at their gradients."""
-    chosen, count = batch.examples, len(batch.examples)
+    chosen = batch.examples
+    count = len(chosen)
     logits = job.natural_logits(batch)
     correct = logits.argmax(axis=1) == job.labels[chosen]
     scores = logits if ranking is None else np.asarray(forward(ranking, batch.images))[:count]
@@ -204,7 +203,8 @@ def _classify(
 
 def _attack(job: Job, attack: Attack, state: State, store: Store, batch: Batch) -> None:
     """Run one pass of an attack on one batch and record what a fresh forward pass confirms."""
-    chosen, count = batch.examples, len(batch.examples)
+    chosen = batch.examples
+    count = len(chosen)
     targets = state.targets[:, state.round] if attack.targeted else None
     run = partial(attack.run, **attack.options)
     found, *judged = job.attack(run, attack.name, batch, state.round, targets)
@@ -213,13 +213,14 @@ def _attack(job: Job, attack: Attack, state: State, store: Store, batch: Batch) 
     )
     state.outcomes[state.attack, chosen] = np.where(broken, BROKEN, WITHSTOOD)
     newly = broken & state.robust[chosen]
-    if newly.any():
-        store.write(chosen[newly], np.asarray(found.images)[:count][newly])
-    state.robust[chosen[newly]] = False
-    state.broken_by[chosen[newly]] = attack.name
+    examples = chosen[newly]
+    if len(examples):
+        store.write(examples, np.asarray(found.images)[:count][newly])
+    state.robust[examples] = False
+    state.broken_by[examples] = attack.name
     if targets is not None:
-        state.target[chosen[newly]] = targets[chosen[newly]]
-    state.norms[chosen[newly]] = norms[newly]
+        state.target[examples] = targets[examples]
+    state.norms[examples] = norms[newly]
     state.queries[chosen] += queries + 1
     state.not_finite[chosen] |= np.isnan(loss)
     state.todo[chosen] = False

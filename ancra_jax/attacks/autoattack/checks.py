@@ -39,8 +39,9 @@ def difference_between(calls: Calls) -> float:
     return float(np.max(np.ptp(np.asarray(calls, np.float32), axis=0)))
 
 
-def model_warnings(calls: Calls, randomized: bool, version: str) -> list[str]:
+def model_warnings(model: Model, images: HostImages, randomized: bool, version: str) -> list[str]:
     """Return warnings of randomness, of probabilities instead of logits, and of coarse logits."""
+    calls = repeated_calls(model, images, randomized)
     difference = difference_between(calls)
     warnings = []
     if difference > 1e-4 and not (randomized and version == "rand"):

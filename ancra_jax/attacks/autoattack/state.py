@@ -115,11 +115,7 @@ class Store:
         self._images = images.copy() if directory is None else images
 
     def resume(self, fresh: State) -> State:
-        """Return the saved state if there is one, else ``fresh``.
-
-        Raises:
-          StateError: the saved state is of another evaluation, or unreadable.
-        """
+        """Return the saved state if there is one, else ``fresh``; refuse another evaluation's."""
         if self._directory is None:
             return fresh
         path = self._directory / _IMAGES

@@ -167,11 +167,7 @@ def _measure(
 
 
 def _saved_measurements(job: Job, directory: Path) -> dict[str, Arrays]:
-    """Read what the directory holds, or note there whose measurements it will hold.
-
-    Raises:
-      StateError: these are measurements of something else, or damaged.
-    """
+    """Read what the directory holds, or note there whose measurements it will hold."""
     digest = job.fingerprint(num_steps=job.num_steps)
     files = {path.stem: read_arrays(path) for path in sorted(directory.glob("*.npz"))}
     identity = files.pop("identity", None)

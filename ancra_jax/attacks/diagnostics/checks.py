@@ -27,23 +27,14 @@ SHARE = 0.002
 
 @dataclass(frozen=True)
 class Check:
-    """What one check found.
+    """What one check found."""
 
-    Attributes:
-      name: what is looked for.
-      value: what was found; None if it could not be looked for.
-      threshold: the largest value that passes.
-      fired: whether the value is above it; None if there is no value.
-      severity: the verdict that the check asks for when it fires.
-      meaning: what it means when it fires, in a sentence.
-    """
-
-    name: str
-    value: float | None
-    threshold: float
-    fired: bool | None
-    severity: Severity
-    meaning: str
+    name: str  # what is looked for
+    value: float | None  # what was found; None if it could not be looked for
+    threshold: float  # the largest value that passes
+    fired: bool | None  # whether the value is above it; None if there is no value
+    severity: Severity  # the verdict that the check asks for when it fires
+    meaning: str  # what it means when it fires, in a sentence
 
 
 def verdict(checks: list[Check]) -> Verdict:
@@ -67,40 +58,35 @@ def noticed_share(num_examples: int) -> float:
 def checks_of(measured: Known, results: Mapping[str, Flags]) -> list[Check]:
     """Return all checks, in the order in which a reader should look at them.
 
-    Args:
-      measured: arrays by name; see ``measurements``.
-      results: which examples stayed correct under attacks that were run elsewhere, by name.
+    ``results`` says which examples stayed correct under attacks that were run elsewhere.
     """
     natural, fgsm, pgd, apgd = (measured[name] for name in ("clean", "fgsm", "pgd", "apgd"))
     correct = natural["correct"]
     several = max(SHARE, 1 / len(correct))  # the share that has to be exceeded
-    left = {"fgsm": fgsm["correct"], "pgd": pgd["correct"]}
-    left |= {name: flags for name, flags in results.items() if name not in PARTS}
-    above = max(map(_share, left.values())) - _share(correct)
+    elsewhere = [flags for name, flags in results.items() if name not in PARTS]
+    above = max(map(_share, [fgsm["correct"], pgd["correct"], *elsewhere])) - _share(correct)
     one_step = correct & ~fgsm["correct"] & pgd["correct"]  # what it alone breaks
     many_steps = correct & fgsm["correct"] & ~pgd["correct"]
-    deviation = np.sqrt(np.sum(one_step | many_steps)) / len(correct)
+    chance = 2 * float(np.sqrt(np.sum(one_step | many_steps))) / len(correct)  # two deviations
     curve = measured["curve"]["correct"].mean(axis=0)
     more = measured["longer"]["broken"] | measured["restarted"]["broken"]
     lost = (pgd["met"] & pgd["correct"]) | (apgd["claimed"] & ~apgd["broken"])
     changes = measured["noise"]["change"][correct]
+    indirect = _indirect_gain(measured, results, correct & ~apgd["broken"] & ~more)
+    adaptive = None
+    if AUTOATTACK in results and ADAPTIVE in results:
+        adaptive = _share(correct & results[AUTOATTACK] & ~results[ADAPTIVE])
 
     # Name: value (None where it cannot be told), and the largest that passes.
     found: dict[str, tuple[float | None, float]] = {
         "robust accuracy above clean accuracy": (above, 0.0),
-        "one step beats many": (
-            _share(one_step) - _share(many_steps),
-            max(several, 2 * float(deviation)),
-        ),
+        "one step beats many": (_share(one_step) - _share(many_steps), max(several, chance)),
         "robust accuracy rises with epsilon": (float(np.diff(curve).max()), several),
         "accuracy above chance at Linf 0.5": (float(curve[-2]) - 1 / int(natural["classes"][0]), 0),
         "accuracy under an unbounded attack": (float(curve[-1]), several),
         "zero input gradient": (_share(measured["gradient"]["zero"]), 0.0),
-        "gradient-free or transfer beats white-box": (
-            _indirect_gain(measured, results, correct & ~apgd["broken"] & ~more),
-            several,
-        ),
-        "adaptive attack beats AutoAttack": (_adaptive_gain(correct, results), several),
+        "gradient-free or transfer beats white-box": (indirect, several),
+        "adaptive attack beats AutoAttack": (adaptive, several),
         "more effort breaks more": (_share(correct & ~apgd["broken"] & more), several),
         "loss still rises at the end": (_late_rise(pgd["loss"][correct]), 0.05),
         "noisy landscape": (float(changes.mean()) if len(changes) else None, 0.1),
@@ -178,21 +164,14 @@ _MEANINGS: dict[Severity, dict[str, str]] = {
 
 def _indirect_gain(measured: Known, results: Mapping[str, Flags], left: Flags) -> float | None:
     """Return what attacks that do not follow the gradient break of what those along it leave."""
-    indirect = [
-        measured[name]["broken"] for name in ("heads", "square") if "broken" in measured[name]
-    ]
+    here = (measured["heads"], measured["square"])
+    indirect = [found["broken"] for found in here if found]
     if TRANSFER in results:
         indirect.append(~results[TRANSFER])
     if not indirect:
         return None
     left = left & ~measured["targeted"]["broken"] & results.get(WHITE_BOX, True)
     return _share(left & np.logical_or.reduce(indirect))
-
-
-def _adaptive_gain(correct: Flags, results: Mapping[str, Flags]) -> float | None:
-    if not {AUTOATTACK, ADAPTIVE} <= set(results):
-        return None
-    return _share(correct & results[AUTOATTACK] & ~results[ADAPTIVE])
 
 
 def _late_rise(losses: Float[np.ndarray, "examples steps"]) -> float | None:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Float
 
 from ancra_jax.attacks import objectives
 from ancra_jax.attacks.apgd import apgd
@@ -26,7 +26,7 @@ from ancra_jax.attacks.square import square
 from ancra_jax.attacks.threat_models import Linf
 from ancra_jax.attacks.types import AttackResult
 from ancra_jax.attacks.validation import forward
-from ancra_jax.ops.images import Images, Labels, Values
+from ancra_jax.ops.images import Flags, Images, Keys, Labels, Values
 
 Measurement = Callable[[Job, Known], Arrays]
 
@@ -44,21 +44,18 @@ def natural(job: Job, known: Known) -> Arrays:
 
     def compute(batch: Batch) -> Arrays:
         ranked = np.argsort(-job.natural_logits(batch), axis=1, kind="stable").astype(np.int32)
-        return {"correct": ranked[:, 0] == job.labels[batch.examples], "ranked": ranked}
+        correct = ranked[:, 0] == job.labels[batch.examples]
+        return {"correct": correct, "ranked": ranked[:, : TARGETS + 1]}
 
-    found = job.over_batches(compute)
     difference = difference_between(repeated_calls(job.model, job.images, job.randomized))
-    return {
-        "correct": found["correct"],
-        "ranked": found["ranked"][:, : TARGETS + 1],
-        "classes": np.array([job.num_classes]),
-        "difference": np.array([difference]),
-    }
+    once = {"classes": np.array([job.num_classes]), "difference": np.array([difference])}
+    return job.over_batches(compute) | once
 
 
 def one_step(job: Job, batch: Batch) -> dict[str, Array]:
     """Measure what FGSM leaves of all examples, whether they were correct before or not."""
-    objective, x, ball = _cross_entropy(job, "fgsm", batch), batch.images, job.threat_model
+    objective = _cross_entropy(job, "fgsm", batch)
+    ball, x = job.threat_model, batch.images
     found = ascend(objective, x, x, ball, step_size=ball.epsilon, num_steps=1)
     return {"correct": _correct(job, "fgsm", found, batch)}
 
@@ -68,7 +65,8 @@ def many_steps(job: Job, batch: Batch) -> dict[str, Any]:
 
     That is where any iterate was misclassified, and the best loss so far at every iterate.
     """
-    objective, ball = _cross_entropy(job, "pgd", batch), job.threat_model
+    objective = _cross_entropy(job, "pgd", batch)
+    ball = job.threat_model
     step = partial(ascend, threat_model=ball, step_size=ball.epsilon / 10, num_steps=1)
     current = ball.random_start(job.keys("pgd", batch), batch.images)
     seen = [_look(objective, current)]
@@ -114,10 +112,11 @@ def targeted(job: Job, known: Known) -> Arrays:
     """Measure what APGD on the targeted DLR breaks, toward the classes ranked 2nd to 10th."""
     ranked = known["clean"]["ranked"]
     run = _apgd(job, loss=fitting_loss("targeted_dlr", job.num_classes))
-    left, broken = left_by(known, "apgd"), np.zeros(len(job.images), bool)
+    left = left_by(known, "apgd")
+    broken = np.zeros(len(job.images), bool)
     for rank in range(1, ranked.shape[1]):
-        chosen, targets = left[~broken[left]], ranked[:, rank]
-        broken |= _broken(job, f"targeted {rank}", run, chosen, targets)["broken"]
+        chosen = left[~broken[left]]
+        broken |= _broken(job, f"targeted {rank}", run, chosen, ranked[:, rank])["broken"]
     return {"broken": broken}
 
 
@@ -130,11 +129,9 @@ def heads(job: Job, known: Known) -> Arrays:
     if job.randomized or len(jax.eval_shape(model_outputs, job.model, few)[1]) == 0:
         return {}
 
-    def run(
-        model: Model, images: Images, labels: Labels, *args: Any, **options: Any
-    ) -> AttackResult:
+    def run(model: Model, images: Images, labels: Labels, *args: Any, **more: Any) -> AttackResult:
         objective = objectives.cross_entropy(model, labels, aux_weight=AUX_WEIGHT)
-        return _apgd(job, loss=objective)(model, images, labels, *args, **options)
+        return _apgd(job, loss=objective)(model, images, labels, *args, **more)
 
     return _broken(job, "heads", run, left_by(known, *_WHITE_BOX))
 
@@ -220,7 +217,7 @@ def _cross_entropy(job: Job, name: str, batch: Batch) -> LogitsObjective:
     return objectives.cross_entropy(job.judging_model(f"attack {name}", batch), batch.labels)
 
 
-def _correct(job: Job, name: str, images: Images, batch: Batch) -> Bool[Array, "batch"]:
+def _correct(job: Job, name: str, images: Images, batch: Batch) -> Flags:
     logits = forward(job.judging_model(name, batch), images)
     return jnp.argmax(logits, axis=-1) == batch.labels
 
@@ -242,8 +239,11 @@ def _broken(
     return {"broken": nothing, "claimed": nothing} | job.over_batches(compute, examples)
 
 
+_value = jax.jit(LogitsObjective.__call__)
+
+
 @jax.jit
-def _look(objective: LogitsObjective, images: Images) -> tuple[Values, Bool[Array, "batch"]]:
+def _look(objective: LogitsObjective, images: Images) -> tuple[Values, Flags]:
     values, logits = objective.values_and_logits(images)
     return values, misclassified(logits, objective.operands[0])
 
@@ -255,11 +255,7 @@ def _margins(model: Model, images: Images, labels: Labels) -> Values:
 
 @jax.jit
 def _noise_change(
-    model: Model,
-    images: Images,
-    labels: Labels,
-    keys: Key[Array, "batch"],
-    margins: Values,
+    model: Model, images: Images, labels: Labels, keys: Keys, margins: Values
 ) -> Values:
     noisy = jnp.clip(images + NOISE * Linf(NOISE).noise(keys, images), 0.0, 1.0)
     change = jnp.abs(_margins(model, noisy, labels) - margins)
@@ -267,9 +263,7 @@ def _noise_change(
 
 
 @jax.jit
-def _directions(
-    objective: LogitsObjective, images: Images, keys: Key[Array, "batch"]
-) -> tuple[Images, Images]:
+def _directions(objective: LogitsObjective, images: Images, keys: Keys) -> tuple[Images, Images]:
     _, gradients = value_and_input_gradient(objective, images)
     random = jax.vmap(lambda key, x: jax.random.rademacher(key, x.shape, x.dtype))(keys, images)
     return jnp.sign(gradients), random
@@ -278,8 +272,3 @@ def _directions(
 @jax.jit
 def _moved(images: Images, directions: tuple[Images, Images], by: Float[Array, "2"]) -> Images:
     return jnp.clip(images + by[0] * directions[0] + by[1] * directions[1], 0.0, 1.0)
-
-
-@jax.jit
-def _value(objective: LogitsObjective, images: Images) -> Values:
-    return objective(images)
