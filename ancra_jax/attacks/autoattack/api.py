@@ -168,7 +168,8 @@ def _run(
 
 def _passes_left(attacks: Sequence[Attack], state: State) -> float | int:
     """Return the forward passes of the rest of this pass and attack, and of the later attacks."""
-    targets, now = state.targets.shape[1], state.attack
+    targets = state.targets.shape[1]
+    now = state.attack
     attack = attacks[now]
     unbroken = int((state.standing(now) & (state.outcomes[now] != BROKEN)).sum())
     rounds_left = attack.num_passes(targets) - state.round - 1

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from ancra_jax.attacks import objectives
 from ancra_jax.attacks.apgd import apgd
@@ -125,8 +125,7 @@ def heads(job: Job, known: Known) -> Arrays:
 
     Nothing for a model without auxiliary logits.
     """
-    few = job.placement.place(job.images[: job.placement.batch_size])
-    if job.randomized or len(jax.eval_shape(model_outputs, job.model, few)[1]) == 0:
+    if job.randomized or len(jax.eval_shape(model_outputs, job.model, job.images[:1])[1]) == 0:
         return {}
 
     def run(model: Model, images: Images, labels: Labels, *args: Any, **more: Any) -> AttackResult:
@@ -174,13 +173,12 @@ def landscape(job: Job, known: Known) -> Arrays:
     batch = next(few.batches(chosen))
     objective = _cross_entropy(job, "landscape", batch)
     directions = _directions(objective, batch.images, job.keys("landscape", batch))
-
-    def loss_at(along: np.float32, across: np.float32) -> Values:
-        return _value(objective, _moved(batch.images, directions, np.array([along, across])))
-
-    losses = [[loss_at(along, across) for across in offsets] for along in offsets]
-    grid = np.asarray(jax.device_get(losses))  # [gradient, random, batch]
-    return {"offsets": offsets, "losses": grid.transpose(2, 0, 1)[: len(chosen)]}
+    grid = [
+        [_value(objective, _moved(batch.images, directions, along, across)) for across in offsets]
+        for along in offsets
+    ]
+    losses = np.asarray(jax.device_get(grid)).transpose(2, 0, 1)
+    return {"offsets": offsets, "losses": losses[: len(chosen)]}
 
 
 def _over_all(compute: Callable[[Job, Batch], Mapping[str, Any]]) -> Measurement:
@@ -270,5 +268,7 @@ def _directions(objective: LogitsObjective, images: Images, keys: Keys) -> tuple
 
 
 @jax.jit
-def _moved(images: Images, directions: tuple[Images, Images], by: Float[Array, "2"]) -> Images:
-    return jnp.clip(images + by[0] * directions[0] + by[1] * directions[1], 0.0, 1.0)
+def _moved(
+    images: Images, directions: tuple[Images, Images], along: np.float32, across: np.float32
+) -> Images:
+    return jnp.clip(images + along * directions[0] + across * directions[1], 0.0, 1.0)
