@@ -31,11 +31,6 @@ Classes = Int[Array, "2 batch"]
 FREE, LABEL, TARGET = range(3)
 
 
-def class_margin_term(logits: Logits, classes: Labels) -> Values:
-    """Return ``z_c - max_{q != c} z_q``: positive where ``c`` is the prediction."""
-    return -margin_term(logits, classes)
-
-
 def _targeted_dlr_term(logits: Logits, labels: Labels, targets: Labels) -> Values:
     dlr = logits.shape[-1] >= 4
     term = objectives.targeted_dlr_term if dlr else objectives.targeted_margin_term
@@ -48,7 +43,7 @@ _TERMS: dict[str, Callable[[Logits, Labels, Labels], Values]] = {
     "margin": lambda logits, labels, targets: margin_term(logits, labels),
     "targeted_margin": objectives.targeted_margin_term,
     "targeted_dlr": _targeted_dlr_term,
-    "class_margin": lambda logits, labels, targets: class_margin_term(logits, targets),
+    "class_margin": lambda logits, labels, targets: -margin_term(logits, targets),
 }
 LOSSES = (*_TERMS, "branch")
 
@@ -64,7 +59,7 @@ class Ascent:
     hard: Scalar = np.float32(1)  # 1 takes the predicted class's row, as the network does, 0 mixes
     gradient: Scalar = np.float32(0)  # 1 lets the gradient pass through the mixture, 0 through none
     off: Scalar = np.float32(0)  # 1 replaces the masks by ones
-    softness: Scalar = np.float32(0)  # of the soft minimum in the loss 'branch'; 0 is the minimum
+    softness: Scalar = np.float32(0)  # s of the soft minimum -s log sum exp(-t / s) in 'branch'
 
 
 def ascent(
@@ -124,7 +119,8 @@ class AttentionObjective:
         def smallest() -> Values:
             branch = jnp.where(forced >= 0, forced, self.labels)
             terms = branch_terms(aux_logits, logits, branch, self.labels)
-            return soft_minimum(terms, self.ascent.softness)
+            s = jnp.maximum(self.ascent.softness, 1e-6)
+            return -s * jax.nn.logsumexp(-terms / s, axis=0)
 
         terms = [partial(weighted, term) for term in _TERMS.values()]
         return jax.lax.switch(self.ascent.loss, [*terms, smallest])
@@ -147,11 +143,5 @@ def branch_terms(
     This is ``a_1[i] - max_{q != i} a_1[q]``, ``a_2[j] - max_{q != j} a_2[q]`` and
     ``max_{q != y} f_q - f_y``, all under the branch's masks.
     """
-    taken = jax.vmap(class_margin_term)(aux_logits, branch)
+    taken = -jax.vmap(margin_term)(aux_logits, branch)
     return jnp.concatenate([taken, margin_term(logits, labels)[None]])
-
-
-def soft_minimum(terms: Float[Array, "terms batch"], softness: Scalar) -> Values:
-    """Return ``-s log sum exp(-t / s)`` over the terms; the minimum for ``s = 0``."""
-    s = jnp.maximum(softness, 1e-6)
-    return -s * jax.nn.logsumexp(-terms / s, axis=0)

@@ -36,8 +36,7 @@ def branch_maximum(
     Args:
       predict: a network with reverse attention on two blocks, variables bound, called with
         ``attention=``.
-      images: pixels in [0, 1].
-      labels: class numbers.
+      images, labels: pixels in [0, 1] and class numbers.
       ranks: only branches whose classes rank among the first so many; all if None. The sign is the
         same for any number, the time and memory grow with its square.
     """

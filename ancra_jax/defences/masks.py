@@ -27,10 +27,8 @@ def mask_statistics(
 
     Args:
       predict: a network with reverse attention on two blocks.
-      images: natural images.
-      adversarial: an adversarial image where ``broken``.
-      labels: class numbers.
-      broken: examples that some attack broke.
+      images, labels: natural images and their class numbers.
+      adversarial, broken: adversarial images where ``broken``, by any attack.
       placement: of the batches.
 
     Returns:

@@ -31,7 +31,7 @@ from ancra_jax.ops.images import Images
 NAME = "reverse_attention"
 _A_1, _A_2 = (1, 0, 0), (0, 1, 0)  # weights of the heads in an objective
 _BRANCHES = {"kk": (TARGET, TARGET), "yk": (LABEL, TARGET), "ky": (TARGET, LABEL)}
-_best_of_nine = partial(branch_maximum, ranks=3)  # of each mask's classes, in a query of Square
+_best_of_nine = partial(branch_maximum, ranks=3)  # 9 branches in a query of Square
 
 
 @register(NAME)

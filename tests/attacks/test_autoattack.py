@@ -23,13 +23,15 @@ quick = partial(
     attacks.autoattack, norm="linf", epsilon=0.03, num_steps=8, num_queries=40, progress=None
 )
 custom = partial(quick, version="custom")
+PER_EXAMPLE = ("robust", "broken_by", "target")
 apgd_only = partial(custom, attacks_to_run=["apgd-ce", "apgd-t"])
 
 
-def assert_same(first, second, atol=0.0):
-    for name in ("robust", "broken_by", "target"):
-        np.testing.assert_array_equal(getattr(first, name), getattr(second, name), name)
-    np.testing.assert_allclose(first.images, second.images, atol=atol)
+def assert_same(first, second, atol=0.0, order=slice(None), names=PER_EXAMPLE):
+    """The first result is the second one with its examples in this order."""
+    for name in names:
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name)[order], name)
+    np.testing.assert_allclose(first.images, second.images[order], atol=atol)
 
 
 def assert_sound(result, model, images, labels, threat_model):
@@ -66,15 +68,15 @@ def test_standard(standard):
 
 def test_versions():
     standard = plan("standard", None, 10, Budget(num_steps=7, num_queries=11))
-    assert [attack.name for attack in standard] == ["apgd-ce", "apgd-t", "fab-t", "square"]
-    assert [attack.num_restarts for attack in standard] == [1] * 4
-    assert [attack.options.get("num_steps") for attack in standard] == [7, 7, 7, None]
+    assert [(a.name, a.num_restarts, a.options.get("num_steps")) for a in standard] == [
+        ("apgd-ce", 1, 7), ("apgd-t", 1, 7), ("fab-t", 1, 7), ("square", 1, None),
+    ]  # fmt: skip
     assert standard[3].options == {"num_queries": 11}
     plus = plan("plus", None, 10, Budget())
-    names = ["apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"]
-    assert [attack.name for attack in plus] == names
-    assert [plus[0].num_restarts, plus[1].num_restarts, plus[2].options["num_restarts"]] == [5] * 3
-    assert [attack.targeted for attack in plus] == [False] * 4 + [True] * 2
+    assert [(a.name, a.targeted, a.num_restarts, a.options.get("num_restarts")) for a in plus] == [
+        ("apgd-ce", False, 5, None), ("apgd-dlr", False, 5, None), ("fab", False, 1, 5),
+        ("square", False, 1, None), ("apgd-t", True, 1, None), ("fab-t", True, 1, None),
+    ]  # fmt: skip
     random = plan("rand", None, 10, Budget(randomized=True))
     assert [attack.options["gradient_draws"] for attack in random] == [20, 20]
     for classes, replaced in [(2, ["apgd-dlr", "apgd-t"]), (3, ["apgd-t"]), (4, [])]:
@@ -85,13 +87,18 @@ def test_versions():
         assert losses["apgd-t"] == ("targeted_margin" if classes < 4 else "targeted_dlr")
 
 
+def useless(images):
+    """What an attack returns that claims no success with these images."""
+    nothing = jnp.zeros(len(images))
+    return AttackResult(images, nothing > 0, nothing, nothing.astype(int))
+
+
 def test_restarts_have_randomness_of_their_own():
     seen = []
 
-    def spy(model, images, labels, threat_model, *, key, indices, active):
-        seen.append(tuple(np.asarray(jax.random.key_data(key)).tolist()))
-        nothing = jnp.zeros(len(images))
-        return AttackResult(images, nothing > 0, nothing, nothing.astype(int))
+    def spy(model, images, labels, threat_model, *, key, **_):
+        seen.append(tuple(jax.random.key_data(key).tolist()))
+        return useless(images)
 
     chosen = [attacks.Attack("first", spy, num_restarts=3), attacks.Attack("second", spy)]
     custom(mlp_model(), *examples(), attacks_to_run=chosen)
@@ -106,19 +113,7 @@ def test_flags_depend_on_neither_batch_size_nor_order():
     assert_same(whole, apgd_only(model, images, labels, batch_size=3), 1e-6)
     order = np.random.default_rng(0).permutation(len(images))
     permuted = apgd_only(model, images[order], labels[order], indices=order, batch_size=4)
-    np.testing.assert_array_equal(permuted.robust, whole.robust[order])
-    np.testing.assert_array_equal(permuted.target, whole.target[order])
-    np.testing.assert_allclose(permuted.images, whole.images[order], atol=1e-6)
-
-
-def test_an_attack_is_independent_of_those_before_it():
-    evaluate = partial(custom, mlp_model(), *examples(), epsilon=0.1)
-    alone = evaluate(attacks_to_run=["square"])
-    other = evaluate(attacks_to_run=["square", "apgd-ce"])
-    by_square = alone.broken_by == "square"
-    assert by_square.any()
-    np.testing.assert_array_equal(other.broken_by == "square", by_square)
-    np.testing.assert_array_equal(other.images[by_square], alone.images[by_square])
+    assert_same(permuted, whole, 1e-6, order)
 
 
 @pytest.mark.slow
@@ -129,7 +124,7 @@ def test_flags_do_not_depend_on_the_number_of_devices(standard, tmp_path):
         "import tests.attacks.test_autoattack as t\n"
         "assert len(jax.devices()) == 8\n"
         "result = t.quick(t.mlp_model(), *t.examples(), batch_size=5)\n"
-        "names = ('robust', 'broken_by', 'target', 'images')\n"
+        "names = (*t.PER_EXAMPLE, 'images')\n"
         f"np.savez({path!r}, **{{name: getattr(result, name) for name in names}})",
         devices=8,
     )
@@ -137,20 +132,15 @@ def test_flags_do_not_depend_on_the_number_of_devices(standard, tmp_path):
         assert_same(dataclasses.replace(standard, **eight), standard, 1e-5)
 
 
-def test_batches_are_padded_to_one_shape():
-    placement = Placement.over(jax.devices()[:1], 4, 11)
-    rows, active = zip(*placement.batches(np.array([3, 5, 6, 8, 9, 10])), strict=True)
-    assert [r.tolist() for r in rows] == [[3, 5, 6, 8], [9, 10, 9, 9]]
-    assert [a.tolist() for a in active] == [[True] * 4, [True, True, False, False]]
-
-
 @given(st.integers(1, 300), st.integers(1, 90))
-def test_no_batches_of_one_size_pad_less(examples, largest):
+def test_batches_of_one_size_are_padded_as_little_as_can_be(examples, largest):
     placement = Placement.over(jax.devices()[:1], largest, examples)
-    assert placement.batch_size <= largest
-    batches = -(-examples // largest)
-    assert len(list(placement.batches(np.arange(examples)))) == batches
-    assert 0 <= placement.batch_size * batches - examples < batches
+    rows, active = map(np.stack, zip(*placement.batches(np.arange(examples) + 7), strict=True))
+    assert placement.batch_size == rows.shape[1] <= largest
+    assert len(rows) == -(-examples // largest)
+    assert 0 <= rows.size - examples < len(rows)
+    np.testing.assert_array_equal(rows[active], np.arange(examples) + 7)
+    np.testing.assert_array_equal(rows[~active], np.repeat(rows[:, 0], (~active).sum(axis=1)))
 
 
 def test_one_compilation_for_targets_batches_and_checkpoints():
@@ -174,13 +164,12 @@ def test_one_compilation_for_targets_batches_and_checkpoints():
     assert traces == first
 
 
-def lying(model, images, labels, threat_model, *, key, indices, active):
+def lying(model, images, labels, threat_model, *, active, **_):
     """Claims success with images that are unchanged, outside the ball, outside [0, 1], NaN."""
     rows = jnp.arange(len(images))[:, None, None, None] % 4
     far = jnp.clip(1 - images, 0, 1)
     claimed = jnp.select([rows == 0, rows == 1, rows == 2], [images, far, images - 3.0], jnp.nan)
-    ones = jnp.ones(len(images))
-    return AttackResult(claimed, ones > 0, ones, ones.astype(int))
+    return useless(claimed)._replace(success=active)
 
 
 def test_claims_are_not_believed():
@@ -228,21 +217,20 @@ def noisy(weights, images, key):
 def test_randomised_model():
     images, labels = examples(wrong=0)
     defended = jax.tree_util.Partial(noisy, WEIGHTS)
-    evaluate = partial(
-        quick, defended, images, labels, randomized=True, num_steps=4, gradient_draws=3
-    )
-    result = evaluate(version="rand")
+    evaluate = partial(quick, images=images, labels=labels, num_steps=2, gradient_draws=3)
+    keyed = partial(evaluate, defended, randomized=True)
+    result = keyed(version="rand")
     assert list(result.accuracies) == ["clean", "apgd-ce", "apgd-dlr"]
     assert result.warnings == []
     assert result.robust_accuracy < 1
-    listed = evaluate(version="custom", attacks_to_run=["apgd-ce"])
+    listed = keyed(version="custom", attacks_to_run=["apgd-ce"])
     assert any("version='rand'" in warning for warning in listed.warnings)
     with pytest.raises(ValueError, match=r"fab-t .* version='rand'"):
-        evaluate(version="standard")
+        keyed(version="standard")
     with pytest.raises(TypeError) as raised:
-        quick(defended, images, labels)
+        evaluate(defended)
     assert any("randomized=True" in note for note in raised.value.__notes__)
-    plain = quick(mlp_model(), images, labels, version="rand", num_steps=2)
+    plain = evaluate(mlp_model(), version="rand")
     assert any("deterministic" in warning for warning in plain.warnings)
 
 
@@ -314,24 +302,16 @@ def test_progress_is_told(capsys):
 
 
 def test_worst_case_over_seeds():
-    evaluate = partial(
-        custom, mlp_model(), *examples(), attacks_to_run=["square"], num_queries=8, epsilon=0.1
-    )
-    runs = [evaluate(key=jax.random.key(seed)) for seed in range(3)]
+    images, labels = examples()
+    evaluate = partial(custom, mlp_model(), attacks_to_run=["square"], num_queries=8, epsilon=0.1)
+    runs = [evaluate(images, labels, key=jax.random.key(seed)) for seed in range(3)]
     worst = attacks.worst_case(runs)
     np.testing.assert_array_equal(worst.robust, np.all([run.robust for run in runs], axis=0))
     assert worst.robust_accuracy < max(run.robust_accuracy for run in runs)
     assert list(worst.accuracies) == ["clean", "run 1", "run 2", "run 3"]
-    assert_sound(worst, mlp_model(), *examples(), attacks.Linf(0.1))
-    images, labels = examples()
-    other = custom(mlp_model(), images[:4], labels[:4], attacks_to_run=["square"], num_queries=8)
+    assert_sound(worst, mlp_model(), images, labels, attacks.Linf(0.1))
     with pytest.raises(ValueError, match="results"):
-        attacks.worst_case([runs[0], other])
-
-
-def robust_under(result, *names):
-    """Which examples are correct and not broken by any of these, the first attacks of the list."""
-    return ~np.isin(result.broken_by, ["clean", *names])
+        attacks.worst_case([runs[0], evaluate(images[:4], labels[:4])])
 
 
 @pytest.mark.slow
@@ -346,7 +326,7 @@ def test_agrees_with_the_reference():
     assert standard.warnings == []
     for name, robust in {
         "standard": standard.robust,
-        "apgd-ce": robust_under(standard, "apgd-ce"),
+        "apgd-ce": ~np.isin(standard.broken_by, ["clean", "apgd-ce"]),
         "apgd-dlr": single(attacks_to_run=["apgd-dlr"]).robust,
         "apgd-t": single(attacks_to_run=["apgd-t"]).robust,
     }.items():

@@ -12,6 +12,7 @@ import pytest
 
 from ancra_jax import attacks
 from ancra_jax.attacks.types import AttackResult
+from tests.attacks.test_autoattack import assert_same, useless
 from tests.support import GOLDEN
 from tests.support.processes import run_python
 from tests.support.small_mlp import examples, mlp_model
@@ -22,15 +23,8 @@ two_squares = partial(custom, attacks_to_run=SQUARES, num_queries=8)
 apgd_only = partial(custom, attacks_to_run=["apgd-ce", "apgd-t"], epsilon=0.03, num_steps=8)
 
 
-def useless(images, **_):
-    nothing = jnp.zeros(len(images))
-    return AttackResult(images, nothing > 0, nothing, nothing.astype(int))
-
-
-def assert_equal(found, expected, atol=0.0):
-    for name in ("robust", "broken_by", "target", "queries"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), name)
-    np.testing.assert_allclose(found.images, expected.images, atol=atol)
+def assert_equal(found, expected, atol=0.0, order=slice(None)):
+    assert_same(found, expected, atol, order, ("robust", "broken_by", "target", "queries"))
     assert found.accuracies == expected.accuracies and found.records == expected.records
 
 
@@ -39,13 +33,14 @@ def test_every_attack_of_an_exhaustive_run_has_its_own_accuracy():
     cascade = evaluate()
     whole = evaluate(exhaustive=True, batch_size=4)
     alone = evaluate(attacks_to_run=SQUARES[1:])
-    np.testing.assert_array_equal(cascade.robust, whole.robust)
-    np.testing.assert_array_equal(cascade.broken_by, whole.broken_by)
-    np.testing.assert_allclose(cascade.images, whole.images, atol=1e-6)
+    assert_same(cascade, whole, 1e-6)
     square, again = whole.records
     assert square.attacked == again.attacked == 9
     assert again.broken >= square.broken > 0
     assert again.own_accuracy == alone.robust_accuracy == (9 - again.broken) / 11
+    by_again = whole.broken_by == "again"  # the same images as without ``square`` before it
+    assert by_again.any()
+    np.testing.assert_allclose(whole.images[by_again], alone.images[by_again], atol=1e-6)
     assert whole.robust_accuracy <= min(square.own_accuracy, again.own_accuracy)
     first, second = cascade.records
     assert first == square and cascade.accuracies["square"] == first.own_accuracy

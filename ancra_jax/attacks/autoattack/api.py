@@ -194,8 +194,7 @@ def _classify(
     state.robust[chosen] = correct
     state.broken_by[chosen[~correct]] = CLEAN
     if check_gradients:
-        model = job.judging_model(CLEAN, batch)
-        zero, not_finite = jax.device_get(check_start(job, model, "check", batch))
+        zero, not_finite = jax.device_get(check_start(job, CLEAN, "check", batch))
         state.zero_gradient[chosen] = zero[:count]
         state.not_finite[chosen] = not_finite[:count]
     state.queries[chosen] += 1

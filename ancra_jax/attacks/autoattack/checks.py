@@ -77,13 +77,14 @@ def model_warnings(model: Model, images: HostImages, randomized: bool, version: 
     return warnings
 
 
-def check_start(job: Job, model: Model, purpose: str, batch: Batch) -> tuple[Flags, Flags]:
+def check_start(job: Job, judge: str, purpose: str, batch: Batch) -> tuple[Flags, Flags]:
     """Return where the cross-entropy's gradient is exactly 0, and where its value is not finite.
 
     Looks where APGD would start, at random and at distance epsilon, by the zeroth iteration of
     APGD's own loop, which needs no compilation besides APGD's.
     """
     start = surface_start(job.threat_model, job.keys(purpose, batch), batch.images)
+    model = job.judging_model(judge, batch)
     evaluate = Evaluator(cross_entropy(model, batch.labels), None)
     problem = (batch.images, batch.labels, job.threat_model)
     state = run_apgd(evaluate, start, *problem, num_steps=job.num_steps, stop_after=0)

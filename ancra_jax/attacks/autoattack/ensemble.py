@@ -67,10 +67,11 @@ class Budget:
 GRADIENT_COST = 3.0
 """Forward passes that take as long as a value with its input gradient."""
 
-VERSIONS = {
+VERSIONS: dict[str, tuple[str, ...]] = {
     "standard": ("apgd-ce", "apgd-t", "fab-t", "square"),
     "plus": ("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
     "rand": ("apgd-ce", "apgd-dlr"),
+    "custom": (),  # whatever the caller lists
 }
 
 
@@ -82,9 +83,8 @@ def plan(
     exhaustive: bool = False,
 ) -> list[Attack]:
     """Return the attacks of a version in their order; refuse settings that do not go together."""
-    if version not in (*VERSIONS, "custom"):
-        allowed = ", ".join(map(repr, [*VERSIONS, "custom"]))
-        raise ValueError(f"version={version!r}: allowed are {allowed}")
+    if version not in VERSIONS:
+        raise ValueError(f"version={version!r}: allowed are {', '.join(map(repr, VERSIONS))}")
     if version == "custom" and not attacks_to_run:
         raise ValueError("version='custom' needs attacks_to_run")
     if version != "custom" and attacks_to_run is not None:

@@ -83,8 +83,7 @@ def many_steps(job: Job, batch: Batch) -> dict[str, Any]:
 
 def gradients(job: Job, batch: Batch) -> dict[str, Array]:
     """Measure where the cross-entropy's input gradient is exactly 0, at distance epsilon."""
-    model = job.judging_model("attack gradient", batch)
-    return {"zero": check_start(job, model, "gradient", batch)[0]}
+    return {"zero": check_start(job, "attack gradient", "gradient", batch)[0]}
 
 
 def noise(job: Job, batch: Batch) -> Arrays:
