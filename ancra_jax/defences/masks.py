@@ -28,7 +28,8 @@ def mask_statistics(
     Args:
       predict: a network with reverse attention on two blocks.
       images, labels: natural images and their class numbers.
-      adversarial, broken: adversarial images where ``broken``, by any attack.
+      adversarial: adversarial images where ``broken``.
+      broken: examples that some attack broke.
       placement: of the batches.
 
     Returns:

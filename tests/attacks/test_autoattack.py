@@ -237,22 +237,11 @@ def test_randomised_model():
 @pytest.mark.parametrize("classes", [2, 3])
 def test_few_classes(classes):
     model = mlp_model(classes)
-    result = quick(model, *examples(model), epsilon=0.05)
+    result = quick(model, *examples(model), norm="l2", epsilon=0.3)
+    assert_sound(result, model, *examples(model), attacks.L2(0.3))
     assert 0 <= result.robust_accuracy < result.clean_accuracy
     assert any(line.startswith("apgd-t") for line in result.warnings)
     assert f"warning: {result.warnings[0]}" in repr(result)
-
-
-@pytest.mark.parametrize(
-    ("ball", "shape"), [(attacks.L2(0.5), (5, 7, 3, 1)), (attacks.Linf(0.1), (5, 4, 9, 3))]
-)
-def test_grey_and_oblong_images(ball, shape):
-    model = mlp_model(shape=shape)
-    images, labels = examples(model, shape, wrong=1)
-    norm = type(ball).__name__
-    result = quick(model, images, labels, epsilon=ball.epsilon, norm=norm, num_steps=5)
-    assert_sound(result, model, images, labels, ball)
-    assert result.robust_accuracy < result.clean_accuracy
 
 
 def test_other_data_types_are_taken():

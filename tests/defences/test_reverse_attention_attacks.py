@@ -60,19 +60,19 @@ def examples(count=48):
 
 
 def half_right(predict, images, labels):
-    """The given labels, but for every second example the network's prediction."""
+    """These labels, but for every second example the prediction; where it errs; the masks taken."""
     outputs = predict(images)
-    right = jnp.argmax(outputs.logits, -1)
-    return jnp.where(jnp.arange(len(labels)) % 2 == 0, right, labels), outputs
+    predicted = jnp.argmax(outputs.logits, -1)
+    labels = jnp.where(jnp.arange(len(labels)) % 2 == 0, predicted, labels)
+    return labels, np.asarray(predicted != labels), np.argmax(outputs.aux_logits, -1)
 
 
 @pytest.mark.parametrize("seed", [1, 3, 5, 6])
 def test_branch_maximum_is_positive_exactly_where_the_network_errs(seed):
     predict = network(seed)
     images, labels = examples()
-    labels, outputs = half_right(predict, images, labels)
-    assert len(set(np.argmax(outputs.aux_logits, -1).ravel().tolist())) > 2
-    errs = np.asarray(jnp.argmax(outputs.logits, -1) != labels)
+    labels, errs, masks = half_right(predict, images, labels)
+    assert len(set(masks.ravel().tolist())) > 2
     assert 0 < errs.mean() < 1
     for ranks in (None, 2, 1):
         certificate = np.asarray(branch_maximum(predict, images, labels, ranks))
@@ -82,13 +82,11 @@ def test_branch_maximum_is_positive_exactly_where_the_network_errs(seed):
 
 def test_the_branch_maximum_where_logits_are_equal():
     """Two classes with one row and one bias tie wherever either of them is the largest."""
-
     predict = network(1, change=lambda kernel: kernel.at[:, 3].set(kernel[:, 1]))
     images, labels = examples()
-    labels, outputs = half_right(predict, images, labels)
-    errs = np.asarray(jnp.argmax(outputs.logits, -1) != labels)
+    labels, errs, masks = half_right(predict, images, labels)
     certificate = np.asarray(branch_maximum(predict, images, labels))
-    tied = np.any(np.isin(np.argmax(outputs.aux_logits, -1), (1, 3)), axis=0)
+    tied = np.any(np.isin(masks, (1, 3)), axis=0)
     assert tied.any() and (tied & errs).any() and (tied & ~errs).any()
     np.testing.assert_array_equal(certificate[tied & errs], 0)
     assert (certificate[tied & ~errs] <= 0).all()
@@ -105,8 +103,11 @@ def forced(predict, images, first, second):
     def rule(aux_logits, class_rows, labels, block):
         return class_rows[(first, second)[block]]
 
-    outputs = predict(images, attention=rule)
-    return [np.asarray(z, np.float64) for z in (*outputs.aux_logits, outputs.logits)]
+    return heads(predict(images, attention=rule))
+
+
+def heads(outputs):
+    return [np.array(z, np.float64) for z in (*outputs.aux_logits, outputs.logits)]
 
 
 def margin(z, classes):
@@ -151,8 +152,6 @@ def test_objectives_on_weighted_heads(batch):
     predict, images, labels, targets = batch
     y, k = np.asarray(labels), np.asarray(targets)
     rows = np.arange(len(y))
-    outputs = predict(images)
-    a_1, a_2, f = [np.asarray(z, np.float64) for z in (*outputs.aux_logits, outputs.logits)]
 
     def value(*arguments, **options):
         return value_of(along(batch, *arguments, **options), images)
@@ -160,6 +159,7 @@ def test_objectives_on_weighted_heads(batch):
     def cross_entropy(z):
         return np.log(np.exp(z).sum(1)) - z[rows, y]
 
+    a_1, a_2, f = heads(predict(images))
     near(value("targeted_margin", (0, 1, 0)), a_2[rows, k] - a_2[rows, y])
     ranked = np.sort(a_1, axis=1)[:, ::-1]
     scale = ranked[:, 0] - (ranked[:, 2] + ranked[:, 3]) / 2
@@ -246,8 +246,7 @@ def test_mask_statistics(batch):
     found = mask_statistics(predict, images, adversarial, labels, broken, placement)
 
     def classes(x):
-        outputs = predict(jnp.asarray(x))
-        return np.argmax([*outputs.aux_logits, outputs.logits], axis=-1)
+        return np.argmax(heads(predict(jnp.asarray(x))), axis=-1)
 
     c_1, c_2, final = classes(images)
     d_1, d_2, other = (c[broken] for c in classes(adversarial))
@@ -260,7 +259,7 @@ def test_mask_statistics(batch):
     }
     assert len(set(expected.values())) > 2
 
-    a_2 = np.array(predict(jnp.asarray(images)).aux_logits[1])
+    _, a_2, _ = heads(predict(jnp.asarray(images)))
     a_2[np.arange(16), labels] = -np.inf
     runners_up = jnp.asarray(a_2.argmax(1))
     along = goal(predict, ascent("targeted_margin", (0, 1, 0)))
