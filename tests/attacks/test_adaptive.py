@@ -30,47 +30,41 @@ DEFENCE = attacks.Defence("quantisation", [attacks.Surrogate("straight-through",
 BUDGET = attacks.AdaptiveBudget(
     num_steps=15, num_targets=2, num_restarts=1, num_queries=30, exhaustive=True
 )
+NATURAL = examples(MODEL)
+suite = partial(attacks.adaptive, MODEL, *NATURAL, epsilon=EPSILON, budget=BUDGET, progress=None)
 
 
-@pytest.fixture(scope="module")
-def natural():
-    return examples(MODEL)
-
-
-suite = partial(attacks.adaptive, MODEL, epsilon=EPSILON, budget=BUDGET, progress=None)
-
-
-def test_surrogates_break_what_the_models_own_gradient_cannot(natural):
+def test_surrogates_break_what_the_models_own_gradient_cannot():
     """The start is all that APGD on the model itself has; the suite follows the surrogate."""
     plain = attacks.autoattack(
-        MODEL, *natural, epsilon=EPSILON, version="custom", attacks_to_run=["apgd-ce"],
+        MODEL, *NATURAL, epsilon=EPSILON, version="custom", attacks_to_run=["apgd-ce"],
         num_steps=15, progress=None,
     )  # fmt: skip
     assert "zero input gradient on 11 of 11" in plain.warnings[0]
-    result = suite(*natural, defences=[DEFENCE])
+    result = suite(defences=[DEFENCE])
     assert result.robust_accuracy < plain.robust_accuracy
     assert [record.name for record in result.records] == [
         "straight-through-ce", "straight-through-dlr", "straight-through-targeted_dlr",
     ]  # fmt: skip
     broken = ~result.robust & (result.broken_by != "clean")
-    judged = attacks.is_adversarial(MODEL, result.images, *natural, attacks.Linf(EPSILON))
+    judged = attacks.is_adversarial(MODEL, result.images, *NATURAL, attacks.Linf(EPSILON))
     np.testing.assert_array_equal(np.asarray(judged)[broken], True)
     assert result.robust_accuracy <= min(record.own_accuracy for record in result.records)
 
 
-def test_what_fools_the_surrogate_alone_does_not_count(natural):
+def test_what_fools_the_surrogate_alone_does_not_count():
     other = mlp_model(seed=1)
     defence = attacks.Defence("", [attacks.Surrogate("other", other, losses=("ce",))])
-    (record,) = suite(*natural, defences=[defence]).records
+    (record,) = suite(defences=[defence]).records
     ball = attacks.Linf(EPSILON)
-    on_other = attacks.apgd(other, *natural, ball, key=jax.random.key(0), num_steps=15)
+    on_other = attacks.apgd(other, *NATURAL, ball, key=jax.random.key(0), num_steps=15)
     fooled = np.asarray(on_other.success) & (np.arange(11) >= 2)
     assert fooled.sum() > record.broken
 
 
-def test_other_models_are_transferred_from_and_warm_starts(natural):
+def test_other_models_are_transferred_from_and_warm_starts():
     """A network with the same weights and a gradient is the best of all sources."""
-    result = suite(*natural, transfer_from={"twin": mlp_model(), "stranger": mlp_model(seed=1)})
+    result = suite(transfer_from={"twin": mlp_model(), "stranger": mlp_model(seed=1)})
     own = {record.name: record.own_accuracy for record in result.records}
     assert own["transfer-twin-ce"] < own["transfer-stranger-ce"]
     groups = {record.name: record.group for record in result.records}
@@ -80,24 +74,24 @@ def test_other_models_are_transferred_from_and_warm_starts(natural):
     assert own["warm-twin"] <= own["transfer-twin-ce"] + 1 / 11
 
 
-def test_a_warm_start_is_where_apgd_goes_on(natural):
+def test_a_warm_start_is_where_apgd_goes_on():
     """Along a margin without a gradient the cold attack stays where it begins."""
     cold = attacks.SurrogateAttack("cold", loss_on(MODEL, "margin"))
     warm = attacks.SurrogateAttack(
         "warm", loss_on(MODEL, "margin"), warm_start=loss_on(mlp_model(), "margin")
     )
-    found = [suite(*natural, defences=[attacks.Defence("", [a])]) for a in (cold, warm)]
+    found = [suite(defences=[attacks.Defence("", [a])]) for a in (cold, warm)]
     (by_cold,), (by_warm,) = (result.records for result in found)
     assert by_warm.broken > by_cold.broken
-    attacked = natural[1] == np.asarray(MODEL(jnp.asarray(natural[0]))).argmax(axis=1)
+    attacked = NATURAL[1] == np.asarray(MODEL(jnp.asarray(NATURAL[0]))).argmax(axis=1)
     spent = [result.queries[attacked] - 2 for result in found]  # natural image, judgement
     np.testing.assert_array_equal(spent[1], 2 * spent[0])
 
 
 @pytest.mark.parametrize("search", ["pgd", "square"])
-def test_other_searches_ascend_the_surrogate(natural, search):
+def test_other_searches_ascend_the_surrogate(search):
     attack = attacks.SurrogateAttack("along", loss_on(SURROGATE, "margin"), search=search)
-    (record,) = suite(*natural, defences=[attacks.Defence("", [attack])]).records
+    (record,) = suite(defences=[attacks.Defence("", [attack])]).records
     assert record.attacked == 9 and record.broken > 0
 
 

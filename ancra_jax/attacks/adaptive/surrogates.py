@@ -61,8 +61,7 @@ class Surrogate:
         program serves surrogates that differ in their arrays alone.
       losses: names of ``apgd``'s losses; by default cross-entropy and, as far as the number of
         classes allows, both kinds of DLR.
-      group: see ``SurrogateAttack``.
-      level: see ``SurrogateAttack``.
+      group, level: see ``SurrogateAttack``.
     """
 
     name: str

@@ -128,6 +128,7 @@ def _named(num_classes: int, budget: Budget, num_restarts: int) -> dict[str, Att
     cost = GRADIENT_COST * budget.num_steps
     steps = {"num_steps": budget.num_steps}
     queries = {"num_queries": budget.num_queries}
+    restarts = {"num_restarts": num_restarts}
     draws = {"randomized": budget.randomized, "gradient_draws": budget.gradient_draws}
 
     def along(name: str, loss: str, **passes: Any) -> Attack:
@@ -143,15 +144,10 @@ def _named(num_classes: int, budget: Budget, num_restarts: int) -> dict[str, Att
         )
 
     attacks = [
-        along("apgd-ce", "ce", num_restarts=num_restarts),
-        along("apgd-dlr", "dlr", num_restarts=num_restarts),
+        along("apgd-ce", "ce", **restarts),
+        along("apgd-dlr", "dlr", **restarts),
         along("apgd-t", "targeted_dlr", targeted=True),
-        Attack(
-            "fab",
-            fab,
-            options=steps | {"num_restarts": num_restarts},
-            cost=num_restarts * num_classes * cost,
-        ),
+        Attack("fab", fab, options=steps | restarts, cost=num_restarts * num_classes * cost),
         Attack("fab-t", fab, targeted=True, options=steps, cost=cost),
         Attack("square", square, options=queries, cost=budget.num_queries),
     ]
