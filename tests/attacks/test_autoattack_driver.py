@@ -144,7 +144,8 @@ LEFT = {  # what version 0.1 left in tests/golden/saved_states, interrupted by i
 @pytest.mark.parametrize("name", LEFT)
 def test_what_version_0_1_left_is_continued(tmp_path, name):
     labels = np.append(linear(IMAGES).argmax(axis=1)[:5], 0)
-    evaluate, batches, after = partial(LEFT[name], linear, IMAGES, labels), [], []
+    evaluate = partial(LEFT[name], linear, IMAGES, labels)
+    batches, after = [], []
     whole = evaluate(progress=batches.append)
     shutil.copytree(GOLDEN / "saved_states" / name, tmp_path / name)
     found = evaluate(state_path=tmp_path / name, progress=after.append)

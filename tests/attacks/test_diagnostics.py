@@ -195,7 +195,8 @@ def elsewhere():
     """Runs in a process of its own: another order, in other batches, on several devices."""
     assert jax.device_count() == 4
     shorten(pytest.MonkeyPatch())
-    data, order = small_data(), np.random.default_rng(0).permutation(EXAMPLES)
+    data = small_data()
+    order = np.random.default_rng(0).permutation(EXAMPLES)
     data.images, data.labels = data.images[order], data.labels[order]
     found = diagnose(data, cnn_a.logits, indices=order, batch_size=16)
     correct = found.correct_at[np.argsort(order)].tolist()

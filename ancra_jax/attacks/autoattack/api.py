@@ -207,10 +207,9 @@ def _attack(job: Job, attack: Attack, state: State, store: Store, batch: Batch) 
     count = len(chosen)
     targets = state.targets[:, state.round] if attack.targeted else None
     run = partial(attack.run, **attack.options)
-    found, *judged = job.attack(run, attack.name, batch, state.round, targets)
-    broken, norms, loss, queries = (
-        values[:count] for values in jax.device_get((*judged, found.best_loss, found.queries))
-    )
+    found, adversarial, norms = job.attack(run, attack.name, batch, state.round, targets)
+    fetched = jax.device_get((adversarial, norms, found.best_loss, found.queries))
+    broken, norms, loss, queries = (values[:count] for values in fetched)
     state.outcomes[state.attack, chosen] = np.where(broken, BROKEN, WITHSTOOD)
     newly = broken & state.robust[chosen]
     examples = chosen[newly]

@@ -83,11 +83,11 @@ def check_start(job: Job, judge: str, purpose: str, batch: Batch) -> tuple[Flags
     Looks where APGD would start, at random and at distance epsilon, by the zeroth iteration of
     APGD's own loop, which needs no compilation besides APGD's.
     """
-    start = surface_start(job.threat_model, job.keys(purpose, batch), batch.images)
-    model = job.judging_model(judge, batch)
-    evaluate = Evaluator(cross_entropy(model, batch.labels), None)
-    problem = (batch.images, batch.labels, job.threat_model)
-    state = run_apgd(evaluate, start, *problem, num_steps=job.num_steps, stop_after=0)
+    images, labels = batch.images, batch.labels
+    ball = job.threat_model
+    start = surface_start(ball, job.keys(purpose, batch), images)
+    evaluate = Evaluator(cross_entropy(job.judging_model(judge, batch), labels), None)
+    state = run_apgd(evaluate, start, images, labels, ball, num_steps=job.num_steps, stop_after=0)
     zero = jnp.all(state.gradients == 0, axis=(1, 2, 3))
     return zero, ~jnp.isfinite(state.best_loss)
 

@@ -32,8 +32,10 @@ Measurement = Callable[[Job, Known], Arrays]
 
 UNBOUNDED = 1.0  # under Linf every image is within 1 of every other
 EPSILONS = (0.0, 2 / 255, 4 / 255, 8 / 255, 16 / 255, 32 / 255, 64 / 255, 0.5, UNBOUNDED)
-CURVE_STEPS, PGD_STEPS, QUERIES = 20, 40, 1000
-TARGETS, AUX_WEIGHT = 9, 2.0
+CURVE_STEPS, PGD_STEPS = 20, 40
+QUERIES = 1000
+TARGETS = 9
+AUX_WEIGHT = 2.0
 NOISE_DRAWS, NOISE = 100, 4 / 255
 LANDSCAPE_EXAMPLES, LANDSCAPE_POINTS, LANDSCAPE_REACH = 4, 21, 2.0
 _WHITE_BOX = ("apgd", "targeted", "longer", "restarted")
@@ -55,7 +57,8 @@ def natural(job: Job, known: Known) -> Arrays:
 def one_step(job: Job, batch: Batch) -> dict[str, Array]:
     """Measure what FGSM leaves of all examples, whether they were correct before or not."""
     objective = _cross_entropy(job, "fgsm", batch)
-    ball, x = job.threat_model, batch.images
+    ball = job.threat_model
+    x = batch.images
     found = ascend(objective, x, x, ball, step_size=ball.epsilon, num_steps=1)
     return {"correct": _correct(job, "fgsm", found, batch)}
 
@@ -92,7 +95,8 @@ def noise(job: Job, batch: Batch) -> Arrays:
     Each change counts at most 1. The margin and not the cross-entropy, whose relative changes say
     nothing where it is near 0.
     """
-    model, keys = job.judging_model("attack noise", batch), job.keys("noise", batch)
+    model = job.judging_model("attack noise", batch)
+    keys = job.keys("noise", batch)
     margins = _margins(model, batch.images, batch.labels)
     changes = [
         _noise_change(model, batch.images, batch.labels, fold_each(keys, draw), margins)
