@@ -59,7 +59,7 @@ class Ascent:
     hard: Scalar = np.float32(1)  # 1 takes the predicted class's row, as the network does, 0 mixes
     gradient: Scalar = np.float32(0)  # 1 lets the gradient pass through the mixture, 0 through none
     off: Scalar = np.float32(0)  # 1 replaces the masks by ones
-    softness: Scalar = np.float32(0)  # s of the soft minimum -s log sum exp(-t / s) in 'branch'
+    softness: Scalar = np.float32(0)  # of the soft minimum in the loss 'branch'; 0 is the minimum
 
 
 def ascent(
@@ -119,6 +119,7 @@ class AttentionObjective:
         def smallest() -> Values:
             branch = jnp.where(forced >= 0, forced, self.labels)
             terms = branch_terms(aux_logits, logits, branch, self.labels)
+            # The soft minimum -s log sum exp(-t / s) tends to the minimum as s tends to 0.
             s = jnp.maximum(self.ascent.softness, 1e-6)
             return -s * jax.nn.logsumexp(-terms / s, axis=0)
 
