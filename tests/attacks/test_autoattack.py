@@ -82,9 +82,6 @@ def test_versions():
     for classes, replaced in [(2, ["apgd-dlr", "apgd-t"]), (3, ["apgd-t"]), (4, [])]:
         chosen = plan("plus", None, classes, Budget())
         assert [attack.name for attack in chosen if attack.note] == replaced
-        losses = {a.name: a.run.keywords["loss"] for a in chosen if a.name.startswith("apgd")}
-        assert losses["apgd-dlr"] == ("margin" if classes == 2 else "dlr")
-        assert losses["apgd-t"] == ("targeted_margin" if classes < 4 else "targeted_dlr")
 
 
 def useless(images):

@@ -48,15 +48,6 @@ def test_every_attack_of_an_exhaustive_run_has_its_own_accuracy():
     assert second.accuracy_after == cascade.robust_accuracy
 
 
-def test_an_exhaustive_attack_gets_what_others_broke_and_the_next_one_does_not():
-    square = partial(attacks.Attack, run=attacks.square, options={"num_queries": 40})
-    chosen = [square("first"), square("all", exhaustive=True), square("rest")]
-    first, everything, rest = custom(mlp_model(), *examples(), attacks_to_run=chosen).records
-    assert first.attacked == everything.attacked == 9 and first.broken > 0
-    assert everything.own_accuracy == (9 - everything.broken) / 11
-    assert rest.attacked == round(11 * everything.accuracy_after) and rest.own_accuracy is None
-
-
 def test_a_targeted_attack_of_an_exhaustive_run_aims_at_what_it_has_not_broken():
     seen = []
 

@@ -1,6 +1,7 @@
 """Adaptive attacks on reverse attention: batches, order, devices, stops change no flag."""
 
 import dataclasses
+import itertools
 import time
 
 import jax
@@ -60,6 +61,9 @@ def test_there_is_something_to_find(whole):
     np.testing.assert_array_equal(judged, ~whole.robust)
     on_all = [record for record in whole.records if record.attacked == COUNT]
     assert 3 < len(on_all) < len(whole.records)
+    # The others get what all attacks before them left.
+    for before, record in itertools.pairwise(whole.records):
+        assert record in on_all or record.attacked == round(COUNT * before.accuracy_after)
     accuracies = [record.own_accuracy for record in on_all]
     assert len(set(accuracies)) > 3 and whole.robust_accuracy <= min(accuracies)
     names = [record.name for record in whole.records]
