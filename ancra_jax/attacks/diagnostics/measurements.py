@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from ancra_jax.attacks import objectives
 from ancra_jax.attacks.apgd import apgd
@@ -29,6 +29,7 @@ from ancra_jax.attacks.validation import forward
 from ancra_jax.ops.images import Flags, Images, Keys, Labels, Values
 
 Measurement = Callable[[Job, Known], Arrays]
+Scalar = Float[Array, ""]
 
 UNBOUNDED = 1.0  # under Linf every image is within 1 of every other
 EPSILONS = (0.0, 2 / 255, 4 / 255, 8 / 255, 16 / 255, 32 / 255, 64 / 255, 0.5, UNBOUNDED)
@@ -272,6 +273,6 @@ def _directions(objective: LogitsObjective, images: Images, keys: Keys) -> tuple
 
 @jax.jit
 def _moved(
-    images: Images, directions: tuple[Images, Images], along: np.float32, across: np.float32
+    images: Images, directions: tuple[Images, Images], along: Scalar, across: Scalar
 ) -> Images:
     return jnp.clip(images + along * directions[0] + across * directions[1], 0.0, 1.0)
