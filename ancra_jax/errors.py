@@ -42,6 +42,7 @@ _HOMES = {
     "methods.negatives": "negatives",
     "methods.registry": "methods.wrappers",
     "methods.standard": "methods.base methods.named",
+    "models.resnet": "models.preact_resnet models.wide_resnet",
     "ops": "attacks.convolution attacks.fast_convolutions attacks.pytree attacks.rows",
     "paper": "reproduce recipes",
     "report": "report_html report_figures",

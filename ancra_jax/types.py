@@ -7,6 +7,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 Variables = PyTree
 """Flax variables: ``{'params': ..., 'batch_stats': ...}``."""
+Logits = Float[Array, "batch classes"]
+Scalar = Float[Array, ""]
 
 
 class Outputs(NamedTuple):
@@ -19,7 +21,7 @@ class Outputs(NamedTuple):
       features: the input of the final linear layer (with reverse attention: ``z'``, reweighted).
     """
 
-    logits: Float[Array, "batch classes"]
+    logits: Logits
     aux_logits: Float[Array, "heads batch classes"]
     features: Float[Array, "batch features"]
 

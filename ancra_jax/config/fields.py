@@ -34,12 +34,9 @@ def choice(*allowed: str) -> Any:
 
 
 def build(cls: Any, values: Any, path: str) -> Any:
-    """Read nested plain data into a dataclass of such fields.
+    """Read nested plain data into a dataclass of such fields, or of such dataclasses.
 
-    Args:
-      cls: the dataclass; its fields may be such dataclasses.
-      values: a mapping, or a ConfigDict; a setting that it leaves out takes its default.
-      path: what to call it in errors.
+    A setting that the mapping leaves out takes its default. Errors call the mapping ``path``.
 
     Raises:
       UsageError: a field that does not exist, has another type or is out of range, or one without
@@ -67,11 +64,8 @@ def options_of(function: Callable[..., Any], values: Options, path: str) -> Opti
     Args:
       function: such as ``def consistency(config, attack, *, temperature: float = 1.0)``. Arguments
         annotated with ``bool``, ``int``, ``float``, ``str`` or ``tuple[int, ...]`` are checked.
-      values: the settings that were given.
+      values: those that were given; they are returned, whole numbers for ``float`` converted.
       path: what to call them in errors.
-
-    Returns:
-      The given settings, whole numbers for ``float`` converted.
 
     Raises:
       UsageError: a setting that the function does not have, of another type, or missing.

@@ -142,9 +142,7 @@ class DistillationConfig:
     teacher: str = ""  # the directory of that run
     teacher_checkpoint: str = choice("best", "last")
     teacher_weights: str = choice(*WEIGHTS)
-    weight: float = number(
-        0.0, at_least=0, at_most=1
-    )  # of the term; the method's loss has the rest
+    weight: float = number(0.0, at_least=0, at_most=1)  # the method's own loss has the rest
     temperature: float = number(4.0, above=0)
 
 
@@ -245,9 +243,7 @@ def extra_examples(config: Config) -> int:
 def _check_combinations(config: Config) -> None:
     milestones = config.optimizer.milestones
     if list(milestones) != sorted(set(milestones)) or any(epoch < 1 for epoch in milestones):
-        raise UsageError(
-            f"config.optimizer.milestones={milestones}: must be increasing epochs, from 1"
-        )
+        raise UsageError(f"{config.optimizer.milestones=}: must be increasing epochs, from 1")
     for group in ("attack", "evaluation"):
         settings = getattr(config, group)
         if settings.norm == "linf" and settings.epsilon > 1:
@@ -257,26 +253,24 @@ def _check_combinations(config: Config) -> None:
             )
     if config.swa.start_epoch > config.epochs:
         raise UsageError(
-            f"config.swa.start_epoch={config.swa.start_epoch}: must be at most config.epochs="
-            f"{config.epochs}, the last epoch; 0 turns the average off"
+            f"{config.swa.start_epoch=}: must be at most {config.epochs=}; 0 turns the average off"
         )
-    extra, distillation = config.extra_data, config.distillation
-    _check_both("extra_data.path", extra.path, "extra_data.fraction", extra.fraction)
-    _check_both(
-        "distillation.teacher", distillation.teacher, "distillation.weight", distillation.weight
-    )
-    if extra.fraction and not 0 < extra_examples(config) < config.batch_size:
+    # An option that lacks its source of data, and a source that no option uses.
+    for group, source, share in (
+        ("extra_data", "path", "fraction"),
+        ("distillation", "teacher", "weight"),
+    ):
+        settings = getattr(config, group)
+        given, value = getattr(settings, source), getattr(settings, share)
+        if value and not given:
+            raise UsageError(f"config.{group}.{share}={value}: needs config.{group}.{source}")
+        if given and not value:
+            raise UsageError(
+                f"config.{group}.{source}={given!r}: is of no use while config.{group}.{share} is 0"
+            )
+    extra, size = extra_examples(config), config.batch_size
+    if config.extra_data.fraction and not 0 < extra < size:
         raise UsageError(
-            f"config.extra_data.fraction={extra.fraction}: makes {extra_examples(config)} of the "
-            f"{config.batch_size} examples of a batch; must be 1 to {config.batch_size - 1} of them"
-        )
-
-
-def _check_both(source: str, given: str, share: str, value: float) -> None:
-    """Refuse an option that lacks its source of data, and a source that no option uses."""
-    if value and not given:
-        raise UsageError(f"config.{share}={value}: needs config.{source}, which is empty")
-    if given and not value:
-        raise UsageError(
-            f"config.{source}={given!r}: is of no use while config.{share} is 0; must be above 0"
+            f"{config.extra_data.fraction=}: makes {extra} of the {size} examples of a batch; "
+            f"must be 1 to {size - 1} of them"
         )

@@ -20,13 +20,7 @@ from ancra_jax.errors import UsageError
 
 StateDict = dict[str, np.ndarray]
 
-_LEAF_NAMES = {
-    "kernel": "weight",
-    "scale": "weight",
-    "bias": "bias",
-    "mean": "running_mean",
-    "var": "running_var",
-}
+_LEAF_NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 # HWIO -> OIHW and (in, out) -> (out, in).
 _TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
 
@@ -76,8 +70,8 @@ def to_variables(name: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
             given[torch_name] = _checked_array(key, value)
     for torch_name, path in _paths(name, given).items():
         array = given[torch_name]
-        array = array.transpose(np.argsort(_TO_TORCH[array.ndim]))
-        leaves[path] = jnp.asarray(array, jnp.float32)
+        from_torch = np.argsort(_TO_TORCH[array.ndim])
+        leaves[path] = jnp.asarray(array.transpose(from_torch), jnp.float32)
     return unflatten_dict(leaves)
 
 
@@ -128,13 +122,9 @@ def load_state_dict(path: str | os.PathLike[str]) -> StateDict:
     if not path.is_file():
         raise UsageError(f"weights {path}: no such file")
     try:
-        arrays = readers[path.suffix](path)
+        return readers[path.suffix](path)
     except ImportError as error:
         raise UsageError(f"weights {path}: pip install {error.name}, which reads them") from error
-    return {
-        key: value.astype(np.float32) if jnp.issubdtype(value.dtype, jnp.floating) else value
-        for key, value in arrays.items()
-    }
 
 
 def _module_names(name: str) -> _Names:
@@ -156,11 +146,7 @@ def _torch_name(path: tuple[str, ...], names: _Names) -> str:
 
 
 def _paths(name: str, given: StateDict) -> dict[str, tuple[str, ...]]:
-    """Return where each array belongs in the variables of the network that they are all of.
-
-    Raises:
-      UsageError: an array is missing, unexpected or of another shape.
-    """
+    """Return where each array belongs in the variables, or refuse those of another network."""
     names = _module_names(name)
     stem = _torch_name(("params", "conv1", "kernel"), names)
     classifier = _torch_name(("params", "fc", "kernel"), names)
@@ -181,14 +167,11 @@ def _paths(name: str, given: StateDict) -> dict[str, tuple[str, ...]]:
     }
     if num_features % shapes[classifier][1] == 0:  # larger images leave several cells per channel
         shapes[classifier] = (num_classes, num_features)
+    wrong = [key for key in shapes if key in given and given[key].shape != shapes[key]]
     problems = {
         "missing": [key for key in shapes if key not in given],
         "unexpected": [key for key in given if key not in shapes],
-        "of wrong shape": [
-            f"{key} {given[key].shape} instead of {shape}"
-            for key, shape in shapes.items()
-            if key in given and given[key].shape != shape
-        ],
+        "of wrong shape": [f"{key} {given[key].shape} instead of {shapes[key]}" for key in wrong],
     }
     found = [
         f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
@@ -231,8 +214,9 @@ def _read_torch(path: Path) -> StateDict:
     for key, value in content.items():
         if not isinstance(value, torch.Tensor):
             raise UsageError(f"weights {path}: {key!r} is a {type(value).__name__}, not a tensor")
-        value = value.detach()
-        state_dict[str(key)] = (value.float() if value.is_floating_point() else value).numpy()
+        # NumPy has no bfloat16.
+        tensor = value.detach().float() if value.is_floating_point() else value
+        state_dict[str(key)] = tensor.numpy()
     return state_dict
 
 
@@ -240,6 +224,10 @@ def _read_safetensors(path: Path) -> StateDict:
     import safetensors.numpy
 
     try:
-        return safetensors.numpy.load_file(path)
+        arrays = safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, KeyError, ValueError) as error:
         raise UsageError(f"weights {path}: not a readable safetensors file ({error})") from error
+    return {
+        key: value.astype(np.float32) if jnp.issubdtype(value.dtype, jnp.floating) else value
+        for key, value in arrays.items()
+    }

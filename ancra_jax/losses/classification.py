@@ -2,16 +2,16 @@
 
 The methods in ``ancra_jax.methods`` name the papers. In the equations ``p`` is
 ``softmax(natural)``, ``q`` is ``softmax(adversarial)``, ``y`` the label, ``sg`` ``stop_gradient``.
+All logits are those of one head.
 """
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-Logits = Float[Array, "batch classes"]
-Labels = Int[Array, "batch"]
-Scalar = Float[Array, ""]
+from ancra_jax.ops.images import Labels
+from ancra_jax.types import Logits, Scalar
 
 _TINY = 1e-12  # within MART's logarithms, as in its authors' code
 
@@ -19,11 +19,8 @@ _TINY = 1e-12  # within MART's logarithms, as in its authors' code
 def cross_entropy(logits: Logits, labels: Labels, label_smoothing: float = 0.0) -> Scalar:
     """Average ``-log softmax(logits)_y`` over the batch.
 
-    Args:
-      logits: of one head.
-      labels: class numbers.
-      label_smoothing: probability that is moved from the label to all classes alike, in [0, 1]
-        (Szegedy et al., CVPR 2016).
+    ``label_smoothing`` is the probability that is moved from the label to all classes alike, in
+    [0, 1] (Szegedy et al., CVPR 2016).
     """
     if label_smoothing == 0.0:
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
@@ -40,12 +37,8 @@ def kl_divergence(natural: Logits, adversarial: Logits) -> Scalar:
 def distillation(student: Logits, teacher: Logits, temperature: float) -> Scalar:
     """Average ``T^2 KL(softmax(sg(teacher) / T) || softmax(student / T))`` over the batch.
 
-    The factor keeps the gradient as large as that of the cross-entropy, whatever ``T``.
-
-    Args:
-      student: logits of one head.
-      teacher: logits for the same examples; frozen.
-      temperature: ``T``.
+    The factor keeps the gradient as large as that of the cross-entropy, whatever the
+    temperature ``T``.
     """
     target = jax.lax.stop_gradient(teacher) / temperature
     return temperature**2 * kl_divergence(target, student / temperature)
@@ -56,10 +49,7 @@ def boosted_cross_entropy(
 ) -> Scalar:
     """Average ``-log q_y - log(1.0001 - max_{k != y} q_k + 1e-12)`` over the batch (MART).
 
-    Args:
-      adversarial: logits of the adversarial images.
-      labels: class numbers.
-      label_smoothing: of ``-log q_y``, as for `cross_entropy`.
+    ``label_smoothing`` is that of ``-log q_y``, as for `cross_entropy`.
     """
     q = jax.nn.softmax(adversarial)
     is_label = jax.nn.one_hot(labels, q.shape[-1], dtype=bool)
@@ -82,11 +72,8 @@ def class_targets(logits: Logits, diagonal: float) -> Float[Array, "classes clas
 
     With ``A = -|sum_i o_i o_i^T|`` over the logits ``o_i``: every row less its minimum, its
     diagonal set to 0, scaled to sum to ``1 - diagonal``, its diagonal set to ``diagonal``. A row
-    that is 0 off its diagonal is spread evenly. Carries no gradient (S2O).
-
-    Args:
-      logits: of one forward pass and one head.
-      diagonal: probability of the class itself.
+    that is 0 off its diagonal is spread evenly. The logits, of one forward pass, receive no
+    gradient (S2O).
     """
     o = jax.lax.stop_gradient(logits)
     similarity = -jnp.abs(jnp.matmul(o.T, o, precision="highest"))
@@ -106,13 +93,7 @@ def second_order_divergence(logits: Logits, labels: Labels, diagonal: float) -> 
 
 
 def adapted_labels(soft_labels: Logits, logits: Logits, momentum: float) -> Logits:
-    """Return ``momentum t + (1 - momentum) sg(p)``, labels that follow predictions (SAT).
-
-    Args:
-      soft_labels: ``t``, probabilities.
-      logits: of the natural images; they receive no gradient.
-      momentum: share of the old label that is kept, in [0, 1].
-    """
+    """Return ``momentum t + (1 - momentum) sg(p)``, labels ``t`` that follow predictions (SAT)."""
     predicted = jax.lax.stop_gradient(jax.nn.softmax(logits))
     return momentum * soft_labels + (1 - momentum) * predicted
 

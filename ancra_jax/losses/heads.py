@@ -2,15 +2,11 @@
 
 from collections.abc import Callable
 
-from jaxtyping import Array, Float
-
 from ancra_jax.attacks.objectives import combine_heads
-from ancra_jax.types import Outputs
+from ancra_jax.types import Outputs, Scalar
 
 
-def combined(
-    term: Callable[..., Float[Array, ""]], *outputs: Outputs, aux_weight: float
-) -> Float[Array, ""]:
+def combined(term: Callable[..., Scalar], *outputs: Outputs, aux_weight: float) -> Scalar:
     """Compute ``g(f') + aux_weight mean_k g(p_k)``, which the paper writes with a hat.
 
     Args:

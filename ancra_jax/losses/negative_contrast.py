@@ -2,15 +2,12 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+
+from ancra_jax.ops.images import Flags
+from ancra_jax.types import Logits, Scalar
 
 
-def asymmetric_similarity(
-    natural: Float[Array, "batch classes"],
-    negative: Float[Array, "batch classes"],
-    valid: Bool[Array, "batch"],
-    alpha: float,
-) -> Float[Array, ""]:
+def asymmetric_similarity(natural: Logits, negative: Logits, valid: Flags, alpha: float) -> Scalar:
     """Measure how alike natural images and their negatives look where they are predicted alike.
 
     With probabilities ``p = softmax(natural)``, ``q = softmax(negative)`` and the predicted classes

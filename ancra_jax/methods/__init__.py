@@ -1,8 +1,19 @@
 """Training methods: how a batch becomes a loss.
 
-``@register("mine")`` makes a method of one's own known, `create` builds the one that a
-configuration names. What a method is, is in ``ancra_jax.methods.core``; every file beside it holds
-one method or one wrapper. docs/methods.md shows how to write one.
+`create` builds the method that a configuration names. What a method is, is in
+``ancra_jax.methods.core``; every file beside it holds methods of one kind or one wrapper. A method
+of one's own is a factory, in any file that is given to the commands with ``--plugin=FILE.py``::
+
+    @methods.register("mine")
+    def mine(config, attack, *, weight: float = 1.0, squared: bool = False):
+        def loss(natural, adversarial, examples):
+            ...  # of the outputs for the natural and for the adversarial images
+            return value, {"loss_mine": value}, examples.state
+
+        return methods.natural_and_adversarial(attack, loss)
+
+``--config.method.name=mine`` names it. The keyword-only arguments are settings of its own, set with
+``--config.method.options.weight=2``. docs/methods.md has a whole example.
 """
 
 from ancra_jax.methods import second_order, self_adaptive, standard  # noqa: F401  (they register)

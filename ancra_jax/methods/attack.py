@@ -6,31 +6,29 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, PyTree
 
 from ancra_jax import attacks
 from ancra_jax.attacks import objectives
 from ancra_jax.attacks.objectives import Objective
 from ancra_jax.config.schema import AttackConfig, Config
+from ancra_jax.ops.images import Images, Keys, Labels, Values
 from ancra_jax.types import Outputs
 
-Images = Float[Array, "batch height width channels"]
 Model = Callable[[Images], Outputs]
 MethodState = dict[str, PyTree]
 """What a method remembers from step to step, by name; wrappers add names of their own."""
+Attacked = tuple[dict[str, Images], MethodState]
+"""The attacked images by the name of their request, and the method's state after the attack."""
 
 START_SIGMA = 0.001  # of the gaussian start, on the [0, 1] pixel scale (TRADES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttackSettings(AttackConfig):
-    """The configured attack, of one kind; requests of the same kind run as one batch.
+    """The configured attack, of one kind; requests of the same kind run as one batch."""
 
-    Attributes:
-      aux_weight: weight of the auxiliary heads in the objective; 0 attacks the final logits only.
-    """
-
-    aux_weight: float
+    aux_weight: float  # of the auxiliary heads in the objective; 0 attacks the final logits only
 
     @property
     def threat_model(self) -> attacks.ThreatModel:
@@ -44,22 +42,13 @@ def attack_settings(config: Config) -> AttackSettings:
 
 
 class AttackRequest(NamedTuple):
-    """Images to attack.
+    """Images to attack."""
 
-    Attributes:
-      settings: the kind of attack.
-      images: where it starts from.
-      labels: classes in the objective (not used by ``'kl'``).
-      descend: ``False`` ascends the objective (untargeted, paper eq. 2), ``True`` descends it
-        (toward ``labels``, paper eq. 5).
-      keys: one per image, for the random start.
-    """
-
-    settings: AttackSettings
-    images: Images
-    labels: Int[Array, "batch"]
-    descend: bool
-    keys: Key[Array, "batch"]
+    settings: AttackSettings  # the kind of attack
+    images: Images  # natural
+    labels: Labels  # classes in the objective (not used by 'kl')
+    descend: bool  # the objective, toward the labels (paper eq. 5); or ascend it (eq. 2)
+    keys: Keys  # for the random starts
 
 
 def run_requests(
@@ -67,17 +56,11 @@ def run_requests(
     requests: dict[str, AttackRequest],
     state: MethodState,
     ball: Callable[[attacks.ThreatModel], attacks.ThreatModel] = lambda ball: ball,
-) -> tuple[dict[str, Images], MethodState]:
+) -> Attacked:
     """Attack all images of all requests; those of one kind together, as one larger batch.
 
-    Args:
-      model: the network in the evaluation phase.
-      requests: by name.
-      state: of the method.
-      ball: makes the ball that an attack moves in out of the threat model of its settings.
-
-    Returns:
-      The attacked images by the requests' names, and the state as it was.
+    The model is the network in the evaluation phase. ``ball`` makes the ball that an attack moves
+    in out of the threat model of its settings. The state is returned as it was.
     """
     names_of: dict[AttackSettings, list[str]] = {}
     for name, request in requests.items():
@@ -104,10 +87,7 @@ def run_requests(
 
 
 def random_start(
-    settings: AttackSettings,
-    threat_model: attacks.ThreatModel,
-    keys: Key[Array, "batch"],
-    images: Images,
+    settings: AttackSettings, threat_model: attacks.ThreatModel, keys: Keys, images: Images
 ) -> Images:
     """Draw where the attack on ``images`` starts, in the manner of ``settings.start``."""
     if settings.start == "gaussian":
@@ -116,21 +96,13 @@ def random_start(
 
 
 def _interleave(arrays: list[Array]) -> Array:
-    """Return one batch of several.
-
-    Neighbours belong to one example, so that every part of a sharded batch stays on its device.
-    """
-    if len(arrays) == 1:
-        return arrays[0]
+    """Return one batch of several."""
+    # Neighbours belong to one example, so that every part of a sharded batch stays on its device.
     return jnp.stack(arrays, axis=1).reshape(-1, *arrays[0].shape[1:])
 
 
 def signed_objective(
-    model: Model,
-    settings: AttackSettings,
-    images: Images,
-    labels: Int[Array, "batch"],
-    sign: Float[Array, "batch"],
+    model: Model, settings: AttackSettings, images: Images, labels: Labels, sign: Values
 ) -> Objective:
     """Return what the attack ascends: the objective of ``settings`` times each example's sign."""
     objective: Objective
@@ -141,7 +113,5 @@ def signed_objective(
     return jax.tree_util.Partial(_signed, objective, sign)
 
 
-def _signed(
-    objective: Objective, sign: Float[Array, "batch"], images: Images
-) -> Float[Array, "batch"]:
+def _signed(objective: Objective, sign: Values, images: Images) -> Values:
     return sign * objective(images)

@@ -9,28 +9,23 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Int, Key, PyTree
 
 from ancra_jax.attacks import example_keys
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError
-from ancra_jax.methods.attack import (
-    AttackRequest,
-    AttackSettings,
-    Images,
-    MethodState,
-    Model,
-    run_requests,
-)
-from ancra_jax.types import Batch, Outputs
+from ancra_jax.methods.attack import AttackRequest, AttackSettings, MethodState, Model, run_requests
+from ancra_jax.ops.images import Images, Labels
+from ancra_jax.types import Batch, Logits, Outputs, Scalar
 
 ADVERSARIAL, NEGATIVE_CHOICE, NEGATIVE_ATTACK = range(3)  # folded into the key of a step
 
 BatchStats = PyTree
-Metrics = dict[str, Float[Array, ""]]
-Scalar = Float[Array, ""]
+Metrics = dict[str, Scalar]
+StepKey = Key[Array, ""]
+Epoch = Int[Array, ""]  # from 0
 
-Forward = Callable[[BatchStats, Images, Int[Array, "batch"]], tuple[Outputs, BatchStats]]
+Forward = Callable[[BatchStats, Images, Labels], tuple[Outputs, BatchStats]]
 """A training-phase forward pass, ``(batch_stats, images, labels) -> (outputs, batch_stats)``.
 
 It normalises by the batch's own statistics and updates the running ones; ``labels`` choose the
@@ -54,8 +49,8 @@ class Examples(NamedTuple):
     attacked: dict[str, Images]
     extras: dict[str, Any]
     state: MethodState
-    epoch: Int[Array, ""]
-    teacher_logits: Float[Array, "batch classes"] | None = None
+    epoch: Epoch
+    teacher_logits: Logits | None = None
 
 
 class Terms(NamedTuple):
@@ -89,12 +84,7 @@ LossOfParams = Callable[[PyTree], tuple[Scalar, Any]]  # with an auxiliary outpu
 ValueAndGradient = tuple[tuple[Scalar, Any], PyTree]  # ((loss, auxiliary output), gradient)
 
 
-def no_state(labels: Int[Array, "examples"], num_classes: int) -> MethodState:
-    """Remember nothing from step to step."""
-    return {}
-
-
-def plain_gradient(loss: LossOfParams, params: PyTree, epoch: Int[Array, ""]) -> ValueAndGradient:
+def plain_gradient(loss: LossOfParams, params: PyTree, epoch: Epoch) -> ValueAndGradient:
     """Differentiate the loss at the parameters themselves."""
     return jax.value_and_grad(loss, has_aux=True)(params)
 
@@ -114,14 +104,14 @@ class Method(NamedTuple):
       gradient: differentiates the loss, ``(loss, params, epoch) -> ((loss, auxiliary), gradient)``.
     """
 
-    prepare: Callable[[Model, Batch, Key[Array, ""], Int[Array, ""]], Plan]
+    prepare: Callable[[Model, Batch, StepKey, Epoch], Plan]
     loss: Callable[[Forward, BatchStats, Examples], Terms]
-    init_state: Callable[[Int[Array, "examples"], int], MethodState] = no_state
+    init_state: Callable[[Int[Array, "examples"], int], MethodState] = lambda labels, classes: {}
     attack: Callable[..., tuple[dict[str, Images], MethodState]] = run_requests
-    gradient: Callable[[LossOfParams, PyTree, Int[Array, ""]], ValueAndGradient] = plain_gradient
+    gradient: Callable[[LossOfParams, PyTree, Epoch], ValueAndGradient] = plain_gradient
 
 
-def accuracy(outputs: Outputs, labels: Int[Array, "batch"]) -> Scalar:
+def accuracy(outputs: Outputs, labels: Labels) -> Scalar:
     """Return the share of the batch that the final logits classify correctly.
 
     In the training phase a network with reverse attention is told the label by its masks, so there
@@ -133,7 +123,7 @@ def accuracy(outputs: Outputs, labels: Int[Array, "batch"]) -> Scalar:
 def untargeted(attack: AttackSettings) -> Callable[..., Plan]:
     """Plan the untargeted attack on every natural image (paper eq. 2), as ``'adversarial'``."""
 
-    def prepare(model: Model, batch: Batch, key: Key[Array, ""], epoch: Int[Array, ""]) -> Plan:
+    def prepare(model: Model, batch: Batch, key: StepKey, epoch: Epoch) -> Plan:
         keys = example_keys(jax.random.fold_in(key, ADVERSARIAL), batch.indices)
         request = AttackRequest(attack, batch.images, batch.labels, False, keys)
         return Plan({"adversarial": request}, {})
@@ -150,9 +140,7 @@ def natural_and_adversarial(
 ) -> Method:
     """Attack every image, then compare the two training-phase forwards, the natural one first.
 
-    Args:
-      attack: untargeted, on every natural image.
-      pair_loss: ``(natural, adversarial, examples) -> (loss, metrics, state)``, of the outputs.
+    ``pair_loss`` takes the outputs, ``(natural, adversarial, examples) -> (loss, metrics, state)``.
     """
 
     def loss(forward: Forward, batch_stats: BatchStats, examples: Examples) -> Terms:
@@ -170,17 +158,15 @@ def natural_and_adversarial(
 
 
 def check_adversarial(config: Config, setting: str) -> None:
-    """Refuse an option that needs an attack, ``'awp.gamma=0.01'``, for natural training."""
+    """Refuse for natural training an option that needs an attack, ``'config.awp.gamma=0.01'``."""
     if config.method.name == "natural":
-        raise UsageError(
-            f"config.{setting}: needs an adversarial method (config.method.name), not 'natural'"
-        )
+        raise UsageError(f"{setting}: needs an adversarial method, not {config.method.name=}")
 
 
 def check_before_end(config: Config, field: str, epochs: int) -> None:
     """Refuse a number of first epochs after which nothing of the training is left."""
     if epochs >= config.epochs:
         raise UsageError(
-            f"config.{field}={epochs}: must be less than config.epochs={config.epochs}, or what "
-            "comes after them never does"
+            f"config.{field}={epochs}: must be less than {config.epochs=}, or what comes after "
+            "them never does"
         )

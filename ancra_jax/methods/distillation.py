@@ -1,5 +1,7 @@
 """Knowledge distillation as a wrapper around any method."""
 
+from functools import partial
+
 from ancra_jax import losses
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError
@@ -24,8 +26,8 @@ def distillation(method: Method, config: Config, attack: AttackSettings) -> Meth
         return method
 
     def loss(forward: Forward, batch_stats: BatchStats, examples: Examples) -> Terms:
-        teacher_logits = examples.teacher_logits
-        if teacher_logits is None:
+        teacher = examples.teacher_logits
+        if teacher is None:
             raise UsageError(f"config.distillation.weight={weight}: the step was given no teacher")
         terms = method.loss(forward, batch_stats, examples)
         student = terms.natural if terms.adversarial is None else terms.adversarial
@@ -34,11 +36,8 @@ def distillation(method: Method, config: Config, attack: AttackSettings) -> Meth
                 f"config.distillation.weight={weight}: needs a method whose loss says what the "
                 "network's outputs were (Terms.natural or Terms.adversarial)"
             )
-        term = losses.combined(
-            lambda logits: losses.distillation(logits, teacher_logits, temperature),
-            student,
-            aux_weight=config.method.aux_weight,
-        )
+        learned = partial(losses.distillation, teacher=teacher, temperature=temperature)
+        term = losses.combined(learned, student, aux_weight=config.method.aux_weight)
         metrics = terms.metrics | {"loss_distillation": term}
         return terms._replace(loss=(1 - weight) * terms.loss + weight * term, metrics=metrics)
 

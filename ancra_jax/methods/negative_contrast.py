@@ -1,17 +1,18 @@
 """The asymmetric negative contrast (ANC) as a wrapper around any adversarial method."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Key
 
 from ancra_jax import losses
 from ancra_jax.attacks import example_keys
 from ancra_jax.config.schema import Config
-from ancra_jax.methods import core, negatives
+from ancra_jax.methods import core
 from ancra_jax.methods.attack import AttackRequest, AttackSettings, Model
 from ancra_jax.methods.core import BatchStats, Examples, Forward, Method, Plan, Terms
+from ancra_jax.methods.negatives import RANDOM, Negatives, choose_negatives, strategies
 from ancra_jax.types import Batch
 
 
@@ -30,29 +31,24 @@ def negative_contrast(method: Method, config: Config, attack: AttackSettings) ->
     contrast, strategy = config.negative_contrast, config.negative_contrast.strategy
     if contrast.zeta == 0:
         return method
-    core.check_adversarial(config, f"negative_contrast.zeta={contrast.zeta}")
-    negatives.strategies.get(strategy, "config.negative_contrast.strategy")
-    if strategy != negatives.RANDOM:
+    core.check_adversarial(config, f"{config.negative_contrast.zeta=}")
+    strategies.get(strategy, "config.negative_contrast.strategy")
+    if strategy != RANDOM:
         core.check_before_end(config, "negative_contrast.random_epochs", contrast.random_epochs)
     descent = replace(attack, objective="cross_entropy")
 
-    def choose(
-        model: Model, batch: Batch, key: Key[Array, ""], epoch: Int[Array, ""]
-    ) -> negatives.Negatives:
+    def choose(model: Model, batch: Batch, key: core.StepKey, epoch: core.Epoch) -> Negatives:
         keys = example_keys(jax.random.fold_in(key, core.NEGATIVE_CHOICE), batch.indices)
+        random = partial(choose_negatives, RANDOM, keys, batch.labels)
 
-        def random() -> negatives.Negatives:
-            return negatives.choose_negatives(negatives.RANDOM, keys, batch.labels)
+        def chosen() -> Negatives:
+            return choose_negatives(strategy, keys, batch.labels, model(batch.images).logits)
 
-        def chosen() -> negatives.Negatives:
-            logits = model(batch.images).logits
-            return negatives.choose_negatives(strategy, keys, batch.labels, logits)
-
-        if strategy == negatives.RANDOM:
+        if strategy == RANDOM:
             return random()
         return jax.lax.cond(epoch < contrast.random_epochs, random, chosen)
 
-    def prepare(model: Model, batch: Batch, key: Key[Array, ""], epoch: Int[Array, ""]) -> Plan:
+    def prepare(model: Model, batch: Batch, key: core.StepKey, epoch: core.Epoch) -> Plan:
         plan = method.prepare(model, batch, key, epoch)
         chosen = choose(model, batch, key, epoch)
         images = batch.images[chosen.positions]
@@ -76,13 +72,10 @@ def negative_contrast(method: Method, config: Config, attack: AttackSettings) ->
         extras = examples.extras
         images = examples.attacked.get("negative", extras["negative_images"])
         negative, batch_stats = forward(batch_stats, images, extras["negative_labels"])
-        valid, fallback = extras["negatives"].valid, extras["negatives"].fallback
-        similarity = losses.combined(
-            lambda p, q: losses.asymmetric_similarity(p, q, valid, contrast.alpha),
-            natural,
-            negative,
-            aux_weight=config.method.aux_weight,
-        )
+        _, valid, fallback = extras["negatives"]
+        term = partial(losses.asymmetric_similarity, valid=valid, alpha=contrast.alpha)
+        aux_weight = config.method.aux_weight
+        similarity = losses.combined(term, natural, negative, aux_weight=aux_weight)
         metrics = terms.metrics | {
             "loss_negative_contrast": similarity,
             "negatives_missing": jnp.mean(~valid, dtype=jnp.float32),

@@ -5,12 +5,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
+from ancra_jax.ops.images import Flags, Keys, Labels
 from ancra_jax.registry import Registry
+from ancra_jax.types import Logits
 
-Labels = Int[Array, "batch"]
-Logits = Float[Array, "batch classes"]
+Positions = Int[Array, "batch"]
+Candidates = Bool[Array, "batch batch"]
 Scores = Float[Array, "batch batch"]
 
 Strategy = Callable[[Labels, Logits], Scores]
@@ -29,22 +31,14 @@ available = strategies.names
 
 
 class Negatives(NamedTuple):
-    """Chosen negatives.
+    """Chosen negatives, one per anchor."""
 
-    Attributes:
-      positions: position in the batch of every anchor's negative; 0 where there is none.
-      valid: whether the anchor has one: not so in a batch that holds a single class.
-      fallback: whether the strategy had no candidate and the negative is a random one.
-    """
-
-    positions: Int[Array, "batch"]
-    valid: Bool[Array, "batch"]
-    fallback: Bool[Array, "batch"]
+    positions: Positions  # in the batch; 0 where there is none
+    valid: Flags  # whether the anchor has one: not so in a batch that holds a single class
+    fallback: Flags  # whether the strategy had no candidate and the negative is a random one
 
 
-def random_negatives(
-    keys: Key[Array, "batch"], labels: Int[Array, "batch"]
-) -> tuple[Int[Array, "batch"], Bool[Array, "batch"]]:
+def random_negatives(keys: Keys, labels: Labels) -> tuple[Positions, Flags]:
     """Draw for every anchor another class among those present, then an example of that class.
 
     Both draws are uniform, so an example of class ``c`` is drawn with a probability proportional to
@@ -84,22 +78,20 @@ def easy(labels: Labels, logits: Logits) -> Scores:
     return _anchor_class_logit(labels, logits, ~as_anchor & ~as_label)
 
 
-def _anchor_class_logit(
-    labels: Labels, logits: Logits, candidates: Bool[Array, "batch batch"]
-) -> Scores:
+def _anchor_class_logit(labels: Labels, logits: Logits, candidates: Candidates) -> Scores:
     """Return every candidate's final logit for the anchor's class, ``-inf`` elsewhere."""
     return jnp.where(candidates, logits[:, labels].T, -jnp.inf)
 
 
 def choose_negatives(
-    strategy: str, keys: Key[Array, "batch"], labels: Labels, logits: Logits | None = None
+    strategy: str, keys: Keys, labels: Labels, logits: Logits | None = None
 ) -> Negatives:
     """Choose one negative per anchor from the batch (paper section on negative examples, Table 4).
 
     Args:
       strategy: ``'random'``, or a registered one: of its candidates the one with the largest score;
         without a candidate, a random negative.
-      keys: one key per anchor.
+      keys: one per anchor.
       labels: true classes.
       logits: final logits of the batch in the evaluation phase; only ``'random'`` needs none.
 

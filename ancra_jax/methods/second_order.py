@@ -10,15 +10,14 @@ References:
 
 from functools import partial
 
-from jaxtyping import Array, Float, Int
-
 from ancra_jax import losses
 from ancra_jax.config.schema import Config
 from ancra_jax.methods.attack import AttackSettings
 from ancra_jax.methods.core import Examples, Method, PairTerms, natural_and_adversarial
 from ancra_jax.methods.registry import register
 from ancra_jax.methods.standard import cross_entropy, kl_divergence
-from ancra_jax.types import Outputs
+from ancra_jax.ops.images import Labels
+from ancra_jax.types import Outputs, Scalar
 
 
 @register("pgd_at_s2o")
@@ -54,9 +53,7 @@ def trades_s2o(config: Config, attack: AttackSettings) -> Method:
     return natural_and_adversarial(attack, loss)
 
 
-def _regulariser(
-    natural: Outputs, adversarial: Outputs, labels: Int[Array, "batch"], config: Config
-) -> Float[Array, ""]:
+def _regulariser(natural: Outputs, adversarial: Outputs, labels: Labels, config: Config) -> Scalar:
     diagonal = config.second_order.diagonal
     term = partial(losses.second_order_divergence, labels=labels, diagonal=diagonal)
     both = lambda p, q: term(p) + term(q)  # noqa: E731

@@ -1,5 +1,7 @@
 """Self-adaptive training on top of TRADES (SAT): soft labels kept by data-set index."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
@@ -29,13 +31,12 @@ def sat(config: Config, attack: AttackSettings) -> Method:
     method, start_epoch = config.method, config.self_adaptive.start_epoch
     if method.label_smoothing > 0:
         raise UsageError(
-            f"config.method.label_smoothing={method.label_smoothing}: must be 0 for the method "
-            "'sat', whose labels are soft already"
+            f"{config.method.label_smoothing=}: must be 0 for 'sat', whose labels are soft already"
         )
     if start_epoch > config.epochs:
         raise UsageError(
-            f"config.self_adaptive.start_epoch={start_epoch}: must be at most config.epochs="
-            f"{config.epochs}, or no soft label ever moves"
+            f"{config.self_adaptive.start_epoch=}: must be at most {config.epochs=}, or no soft "
+            "label ever moves"
         )
 
     def init_state(labels: Int[Array, "examples"], num_classes: int) -> MethodState:
@@ -46,11 +47,8 @@ def sat(config: Config, attack: AttackSettings) -> Method:
         kept = memory[indices]
         adapted = losses.adapted_labels(kept, natural.logits, config.self_adaptive.momentum)
         soft_labels = jnp.where(examples.epoch + 1 >= start_epoch, adapted, kept)
-        classification = losses.combined(
-            lambda logits: losses.self_adaptive_cross_entropy(logits, soft_labels),
-            natural,
-            aux_weight=method.aux_weight,
-        )
+        term = partial(losses.self_adaptive_cross_entropy, soft_labels=soft_labels)
+        classification = losses.combined(term, natural, aux_weight=method.aux_weight)
         kl = kl_divergence(natural, adversarial, method)
         metrics = {"loss_natural": classification, "loss_kl": kl}
         state = examples.state | {"soft_labels": memory.at[indices].set(soft_labels)}

@@ -5,22 +5,21 @@ Every term ``g`` of a loss is taken over all heads, ``g(f') + aux_weight mean_k 
 
 from functools import partial
 
-from jaxtyping import Array, Float, Int, Key
-
 from ancra_jax import losses
 from ancra_jax.config.schema import Config, MethodConfig
 from ancra_jax.methods import core
 from ancra_jax.methods.attack import AttackSettings, Model
 from ancra_jax.methods.core import BatchStats, Examples, Forward, Method, PairTerms, Plan, Terms
 from ancra_jax.methods.registry import register
-from ancra_jax.types import Batch, Outputs
+from ancra_jax.ops.images import Labels
+from ancra_jax.types import Batch, Outputs, Scalar
 
 
 @register("natural")
 def natural(config: Config, attack: AttackSettings) -> Method:
     """Minimise ``CE(x, y)``."""
 
-    def prepare(model: Model, batch: Batch, key: Key[Array, ""], epoch: Int[Array, ""]) -> Plan:
+    def prepare(model: Model, batch: Batch, key: core.StepKey, epoch: core.Epoch) -> Plan:
         return Plan({}, {})
 
     def loss(forward: Forward, batch_stats: BatchStats, examples: Examples) -> Terms:
@@ -86,27 +85,21 @@ def mart(config: Config, attack: AttackSettings) -> Method:
 
     def loss(natural: Outputs, adversarial: Outputs, examples: Examples) -> PairTerms:
         labels, smoothing = examples.batch.labels, method.label_smoothing
-        boosted = combined(
-            lambda q: losses.boosted_cross_entropy(q, labels, smoothing), adversarial
-        )
-        kl = combined(lambda p, q: losses.weighted_kl(p, q, labels), natural, adversarial)
+        term = partial(losses.boosted_cross_entropy, labels=labels, label_smoothing=smoothing)
+        boosted = combined(term, adversarial)
+        kl = combined(partial(losses.weighted_kl, labels=labels), natural, adversarial)
         metrics = {"loss_adversarial": boosted, "loss_kl": kl}
         return boosted + method.beta * kl, metrics, examples.state
 
     return core.natural_and_adversarial(attack, loss)
 
 
-def cross_entropy(
-    outputs: Outputs, labels: Int[Array, "batch"], method: MethodConfig
-) -> Float[Array, ""]:
+def cross_entropy(outputs: Outputs, labels: Labels, method: MethodConfig) -> Scalar:
     """Return the cross-entropy over all heads, with the method's label smoothing."""
-    return losses.combined(
-        lambda logits: losses.cross_entropy(logits, labels, method.label_smoothing),
-        outputs,
-        aux_weight=method.aux_weight,
-    )
+    term = partial(losses.cross_entropy, labels=labels, label_smoothing=method.label_smoothing)
+    return losses.combined(term, outputs, aux_weight=method.aux_weight)
 
 
-def kl_divergence(natural: Outputs, adversarial: Outputs, method: MethodConfig) -> Float[Array, ""]:
+def kl_divergence(natural: Outputs, adversarial: Outputs, method: MethodConfig) -> Scalar:
     """Return ``KL(p(x) || p(x_adv))`` over all heads."""
     return losses.combined(losses.kl_divergence, natural, adversarial, aux_weight=method.aux_weight)

@@ -1,32 +1,24 @@
 """Unified distributional robustness (UDR) as a wrapper around any adversarial method."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from ancra_jax import attacks
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError
-from ancra_jax.methods.attack import (
-    AttackRequest,
-    AttackSettings,
-    Images,
-    MethodState,
-    Model,
-    run_requests,
-)
-from ancra_jax.methods.core import BatchStats, Examples, Forward, Method, Terms, check_adversarial
+from ancra_jax.methods import core
+from ancra_jax.methods.attack import Attacked, AttackRequest, AttackSettings, Model, run_requests
+from ancra_jax.methods.core import BatchStats, Examples, Forward, Method, MethodState, Terms
+from ancra_jax.ops.images import Images
 from ancra_jax.ops.pytree import pytree_dataclass
+from ancra_jax.types import Scalar
 
 
 @pytree_dataclass()
 class SoftLinf(attacks.Linf):
-    """A cube that pulls back what leaves it instead of cutting it off.
+    """A cube that pulls back what leaves it instead of cutting it off."""
 
-    Attributes:
-      multiplier: lambda; 1 is the hard projection, less lets perturbations stay outside.
-    """
-
-    multiplier: float | Float[Array, ""]
+    multiplier: float | Scalar  # lambda; 1 cuts it off, less lets perturbations stay outside
 
     def project(self, images: Images, natural: Images) -> Images:
         """Take ``multiplier`` times the excess over epsilon off, then clip to [0, 1]."""
@@ -52,12 +44,9 @@ def distributional_robustness(method: Method, config: Config, attack: AttackSett
     udr = config.udr
     if udr.multiplier == 0:
         return method
-    check_adversarial(config, f"udr.multiplier={udr.multiplier}")
+    core.check_adversarial(config, f"{config.udr.multiplier=}")
     if config.attack.norm != "linf":
-        raise UsageError(
-            f"config.udr.multiplier={udr.multiplier}: needs config.attack.norm='linf', not "
-            f"{config.attack.norm!r}"
-        )
+        raise UsageError(f"{config.attack.norm=}: must be 'linf' for {config.udr.multiplier=}")
 
     def init_state(labels: Int[Array, "examples"], num_classes: int) -> MethodState:
         state = {
@@ -67,19 +56,16 @@ def distributional_robustness(method: Method, config: Config, attack: AttackSett
         }
         return method.init_state(labels, num_classes) | {"udr": state}
 
-    def run(
-        model: Model, requests: dict[str, AttackRequest], state: MethodState
-    ) -> tuple[dict[str, Images], MethodState]:
+    def run(model: Model, requests: dict[str, AttackRequest], state: MethodState) -> Attacked:
         if "adversarial" not in requests:
             raise UsageError("config.udr.multiplier: needs a method that attacks natural images")
-        multiplier, distance, steps = (
-            state["udr"][name] for name in ("multiplier", "distance", "steps")
-        )
+        own = state["udr"]
+        multiplier, steps = own["multiplier"], own["steps"]
         attacked, state = run_requests(
             model, requests, state, lambda ball: SoftLinf(ball.epsilon, multiplier)
         )
         request = requests["adversarial"]
-        total = distance + jnp.mean(jnp.abs(attacked["adversarial"] - request.images))
+        total = own["distance"] + jnp.mean(jnp.abs(attacked["adversarial"] - request.images))
         epsilon = request.settings.threat_model.epsilon
         updated = jnp.maximum(0.0, multiplier - udr.rate * (epsilon - total / udr.interval))
         due = steps + 1 == udr.interval

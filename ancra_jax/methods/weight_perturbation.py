@@ -2,12 +2,15 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from ancra_jax.config.schema import Config
 from ancra_jax.methods import core
 from ancra_jax.methods.attack import AttackSettings
-from ancra_jax.methods.core import LossOfParams, Method, ValueAndGradient
+from ancra_jax.methods.core import Epoch, LossOfParams, Method, ValueAndGradient
+from ancra_jax.types import Scalar
+
+Weight = Float[Array, "*shape"]
 
 
 def weight_perturbation(method: Method, config: Config, attack: AttackSettings) -> Method:
@@ -24,10 +27,10 @@ def weight_perturbation(method: Method, config: Config, attack: AttackSettings) 
     awp = config.awp
     if awp.gamma == 0:
         return method
-    core.check_adversarial(config, f"awp.gamma={awp.gamma}")
+    core.check_adversarial(config, f"{config.awp.gamma=}")
     core.check_before_end(config, "awp.warmup_epochs", awp.warmup_epochs)
 
-    def gradient(loss: LossOfParams, params: PyTree, epoch: Int[Array, ""]) -> ValueAndGradient:
+    def gradient(loss: LossOfParams, params: PyTree, epoch: Epoch) -> ValueAndGradient:
         ascent, _ = jax.grad(loss, has_aux=True)(params)
         length = jnp.where(epoch < awp.warmup_epochs, 0.0, awp.gamma)
         perturbed = jax.tree.map(lambda w, g: _moved(w, g, length), params, ascent)
@@ -36,9 +39,7 @@ def weight_perturbation(method: Method, config: Config, attack: AttackSettings) 
     return method._replace(gradient=gradient)
 
 
-def _moved(
-    weight: Float[Array, "*shape"], ascent: Float[Array, "*shape"], length: Float[Array, ""]
-) -> Float[Array, "*shape"]:
+def _moved(weight: Weight, ascent: Weight, length: Scalar) -> Weight:
     if weight.ndim <= 1:  # a bias, or batch normalisation
         return weight
     norm = lambda x: jnp.sqrt(jnp.sum(jnp.square(x)))  # noqa: E731

@@ -5,11 +5,9 @@ of the library that knows Flax; everything else sees pure functions from variabl
 `ancra_jax.types.Outputs`.
 """
 
-from ancra_jax.models.preact_resnet import PreActResNet18
 from ancra_jax.models.registry import available, create, register
-from ancra_jax.models.resnet import ResNet18
+from ancra_jax.models.resnet import PreActResNet18, ResNet18, WideResNet
 from ancra_jax.models.reverse_attention import AttentionRule, hard_attention, reverse_attention
-from ancra_jax.models.wide_resnet import WideResNet
 
 __all__ = [
     "AttentionRule",

@@ -12,10 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ancra_jax.errors import UsageError
-from ancra_jax.ops.convolution import Geometry, cpu_convolution, stock_convolution
+from ancra_jax.ops import convolution
+from ancra_jax.ops.convolution import FeatureMap, NewFeatureMap
+from ancra_jax.types import Logits
 
-FeatureMap = Float[Array, "batch height width channels"]
-NewFeatureMap = Float[Array, "batch out_height out_width features"]
+Features = Float[Array, "batch features"]
 Initializer = Callable[..., Array]
 
 GRADIENT_RULES = ("auto", "stock", "forward")
@@ -55,31 +56,17 @@ def gradient_rule(rule: str) -> Iterator[None]:
         _gradient_rule.reset(token)
 
 
-def _convolution() -> Callable[[FeatureMap, Array, Geometry], NewFeatureMap]:
-    rule = _gradient_rule.get()
-    if rule == "auto":
-        rule = "forward" if jax.default_backend() == "cpu" else "stock"
-    return cpu_convolution if rule == "forward" else stock_convolution
-
-
 class Conv(nn.Module):
     """Convolution without bias, padded by half its kernel size as PyTorch's ``padding=k//2``.
 
     On CPU the convolution and its input gradient are those of ``ancra_jax.ops.convolution``, which
     XLA computes faster there, above all inside a compiled loop. See `gradient_rule`.
-
-    Attributes:
-      features: output channels.
-      kernel_size: side of the square kernel, odd.
-      stride: the same in both directions.
-      dtype: of the computation; the kernel is float32.
-      kernel_init: PyTorch's default.
     """
 
-    features: int
-    kernel_size: int = 3
+    features: int  # output channels
+    kernel_size: int = 3  # side of the square kernel, odd
     stride: int = 1
-    dtype: Any = jnp.float32
+    dtype: Any = jnp.float32  # of the computation; the kernel is float32
     kernel_init: Initializer = torch_kernel_init
 
     @nn.compact
@@ -88,8 +75,13 @@ class Conv(nn.Module):
         size, half = self.kernel_size, self.kernel_size // 2
         shape = (size, size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
-        geometry = Geometry((self.stride, self.stride), ((half, half), (half, half)))
-        return _convolution()(x.astype(self.dtype), kernel, geometry)
+        geometry = convolution.Geometry((self.stride, self.stride), ((half, half), (half, half)))
+        rule = _gradient_rule.get()
+        if rule == "auto":
+            rule = "forward" if jax.default_backend() == "cpu" else "stock"
+        if rule == "forward":
+            return convolution.cpu_convolution(x.astype(self.dtype), kernel, geometry)
+        return convolution.stock_convolution(x.astype(self.dtype), kernel, geometry)
 
 
 class BatchNorm(nn.Module):
@@ -98,14 +90,10 @@ class BatchNorm(nn.Module):
     The batch is normalised with its biased variance; the running variance is updated with the
     unbiased one. Everything is computed in float32, whatever the dtype of the network. Flax's own
     layer keeps the biased variance.
-
-    Attributes:
-      momentum: weight of the old running statistics (PyTorch's momentum is one minus this).
-      epsilon: added to the variance.
     """
 
-    momentum: float = 0.9
-    epsilon: float = 1e-5
+    momentum: float = 0.9  # weight of the old running statistics; PyTorch's is one minus this
+    epsilon: float = 1e-5  # added to the variance
 
     @nn.compact
     def __call__(self, x: FeatureMap, *, train: bool) -> FeatureMap:
@@ -126,8 +114,8 @@ class BatchNorm(nn.Module):
             count = x.size // x.shape[-1]
             if count < 2:
                 raise UsageError(
-                    f"batch normalisation of a feature map of shape {x.shape} in training: more "
-                    "than one value per channel is needed (a larger batch or larger images)"
+                    f"feature map of shape {x.shape}: batch normalisation in training needs more "
+                    "than one value per channel (a larger batch or larger images)"
                 )
             # Two passes: the one-pass E[x^2] - E[x]^2 cancels in float32.
             mean = jnp.mean(values, axis=(0, 1, 2))
@@ -147,23 +135,17 @@ class Linear(NamedTuple):
     kernel: Float[Array, "features classes"]
     bias: Float[Array, "classes"]
 
-    def __call__(self, z: Float[Array, "batch features"]) -> Float[Array, "batch classes"]:
+    def __call__(self, z: Features) -> Logits:
         """Return the logits of the features ``z``."""
         return z @ self.kernel + self.bias
 
 
 class Classifier(nn.Module):
-    """Holds the weights of the final linear layer, whose rows reverse attention uses as masks.
-
-    Attributes:
-      num_classes: number of logits.
-      pool_window: of the average pooling before the layer.
-      zero_bias: start from a bias of 0 instead of PyTorch's default.
-    """
+    """Holds the weights of the final linear layer, whose rows reverse attention uses as masks."""
 
     num_classes: int
-    pool_window: int
-    zero_bias: bool = False
+    pool_window: int  # of the average pooling before the layer
+    zero_bias: bool = False  # start from a bias of 0 instead of PyTorch's default
 
     @nn.compact
     def __call__(self, feature_map: FeatureMap) -> Linear:
@@ -172,11 +154,10 @@ class Classifier(nn.Module):
         rows, columns = (side // min(self.pool_window, side) for side in (height, width))
         fan_in = rows * columns * channels
         bias_init = nn.initializers.zeros_init() if self.zero_bias else torch_bias_init(fan_in)
-        kernel_shape = (fan_in, self.num_classes)
-        return Linear(
-            self.param("kernel", torch_kernel_init, kernel_shape, jnp.float32),
-            self.param("bias", bias_init, (self.num_classes,), jnp.float32),
-        )
+        shape = (fan_in, self.num_classes)
+        kernel = self.param("kernel", torch_kernel_init, shape, jnp.float32)
+        bias = self.param("bias", bias_init, (self.num_classes,), jnp.float32)
+        return Linear(kernel, bias)
 
 
 def average_pool(

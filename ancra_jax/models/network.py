@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
 
 from ancra_jax.errors import UsageError
 from ancra_jax.models.layers import Classifier, FeatureMap, NewFeatureMap, average_pool
@@ -16,69 +16,57 @@ from ancra_jax.models.reverse_attention import (
     hard_attention,
     reverse_attention,
 )
+from ancra_jax.ops.images import Images, Labels
 from ancra_jax.types import Outputs
+
+Block = Callable[[FeatureMap], NewFeatureMap]
 
 
 class Trunk(NamedTuple):
     """What a network consists of before its classifier.
 
-    Attributes:
-      feature_map: output of the stem.
-      blocks: the residual blocks, at least two; reverse attention weights the last two.
-      final_activation: between the last residual sum and pooling. Pre-activation networks have
-        their final batch normalisation and ReLU here; under reverse attention it comes after each
-        of the last two blocks.
+    The final activation comes between the last residual sum and pooling: pre-activation networks
+    have their final batch normalisation and ReLU there. Under reverse attention it comes after each
+    of the last two blocks.
     """
 
-    feature_map: FeatureMap
-    blocks: Sequence[Callable[[FeatureMap], NewFeatureMap]]
+    feature_map: FeatureMap  # output of the stem
+    blocks: Sequence[Block]  # at least two; reverse attention weights the last two
     final_activation: Callable[[FeatureMap], FeatureMap] = lambda x: x
 
 
 def residual_blocks(
-    block: Callable[..., nn.Module],
-    stage_features: Sequence[int],
-    blocks_per_stage: int,
-    *,
-    prefix: str,
-    train: bool,
-) -> list[Callable[[FeatureMap], NewFeatureMap]]:
-    """Make the blocks of all stages; every stage but the first starts by halving the map.
+    block: Callable[..., nn.Module], width: int, sizes: Sequence[int], *, prefix: str, train: bool
+) -> list[Block]:
+    """Make the blocks of all stages; each after the first halves the map and doubles the channels.
 
     Args:
-      block: called as ``block(features, stride=..., name=...)``.
-      stage_features: output channels of each stage.
-      blocks_per_stage: the same in all stages.
+      block: called as ``block(features, stride=..., name=...)``, then with ``train``.
+      width: output channels of the first stage.
+      sizes: number of blocks of each stage.
       prefix: block ``i`` of stage ``s`` is named ``<prefix><s>_<i>``, with ``s`` from 1.
-      train: passed to every block.
     """
-    return [
-        partial(
-            block(features, stride=2 if stage > 1 and i == 0 else 1, name=f"{prefix}{stage}_{i}"),
-            train=train,
-        )
-        for stage, features in enumerate(stage_features, start=1)
-        for i in range(blocks_per_stage)
-    ]
+    blocks: list[Block] = []
+    for stage, size in enumerate(sizes, start=1):
+        for i in range(size):
+            stride = 2 if stage > 1 and i == 0 else 1
+            name = f"{prefix}{stage}_{i}"
+            made = block(width * 2 ** (stage - 1), stride=stride, name=name)
+            blocks.append(partial(made, train=train))
+    return blocks
 
 
 class Network(nn.Module):
     """An image classifier, plain or with reverse attention on its last two residual blocks.
 
-    A subclass implements `trunk`.
-
-    Attributes:
-      num_classes: number of logits.
-      width: channels of the stem, from which all others follow.
-      reverse_attention: whether the network has attention and auxiliary heads.
-      dtype: of convolutions and feature maps; parameters, batch statistics, pooling and logits are
-        float32 in any case.
+    A subclass implements `trunk`. Parameters, batch statistics, pooling and logits are float32
+    whatever the ``dtype``.
     """
 
     num_classes: int
-    width: int
+    width: int  # channels of the stem, from which all others follow
     reverse_attention: bool = False
-    dtype: Any = jnp.float32
+    dtype: Any = jnp.float32  # of convolutions and feature maps
 
     total_stride: ClassVar[int]
     pool_window: ClassVar[int]
@@ -88,11 +76,16 @@ class Network(nn.Module):
         """Compute the stem, and make all that follows it before the classifier."""
         raise NotImplementedError
 
+    @classmethod
+    def of_width(cls, *, width: int | None, **options: Any) -> nn.Module:
+        """Create the network, with the paper's width if there is none."""
+        return cls(width=width or cls.width, **options)
+
     @nn.compact
     def __call__(
         self,
-        images: Float[Array, "batch height width channels"],
-        labels: Int[Array, "batch"] | None = None,
+        images: Images,
+        labels: Labels | None = None,
         *,
         train: bool = False,
         attention: AttentionRule = hard_attention,
@@ -123,9 +116,8 @@ class Network(nn.Module):
         else:
             labels = None
         trunk = self.trunk(images.astype(self.dtype), train=train)
-        classifier = Classifier(
-            self.num_classes, self.pool_window, zero_bias=self.zero_classifier_bias, name="fc"
-        )
+        window = self.pool_window
+        classifier = Classifier(self.num_classes, window, self.zero_classifier_bias, name="fc")
         x, aux_logits = trunk.feature_map, []
         for block in trunk.blocks[:-2]:
             x = block(x)
@@ -133,15 +125,14 @@ class Network(nn.Module):
             x = block(x)
             if self.reverse_attention:
                 x = trunk.final_activation(x)
-                attended = reverse_attention(
-                    x, classifier(x), labels, window=self.pool_window, block=k, attention=attention
+                x, logits, pooled = reverse_attention(
+                    x, classifier(x), labels, window=window, block=k, attention=attention
                 )
-                x = attended.feature_map
-                self.sow("intermediates", "pooled", attended.pooled)
-                aux_logits.append(attended.aux_logits)
+                self.sow("intermediates", "pooled", pooled)
+                aux_logits.append(logits)
         if not self.reverse_attention:
             x = trunk.final_activation(x)
-        features = flatten_channel_major(average_pool(x, self.pool_window))
+        features = flatten_channel_major(average_pool(x, window))
         logits = classifier(x)(features)
         no_heads = jnp.zeros((0, *logits.shape), logits.dtype)
         return Outputs(logits, jnp.stack(aux_logits) if aux_logits else no_heads, features)
@@ -155,14 +146,12 @@ def check_images(images: Array, network: type[Network]) -> None:
             "(uint8 images: divide by 255)"
         )
     if images.ndim != 4:
+        raise UsageError(f"{images.shape=}: must be (batch, height, width, channels)")
+    height, width = images.shape[1:3]
+    if min(height, width) < network.total_stride:
         raise UsageError(
-            f"images of shape {images.shape}: (batch, height, width, channels) is needed"
-        )
-    stride = network.total_stride
-    if min(images.shape[1:3]) < stride:
-        raise UsageError(
-            f"images of {images.shape[1]}x{images.shape[2]} pixels: {network.__name__} halves them "
-            f"down by {stride}, so each side needs at least {stride}"
+            f"images of {height}x{width} pixels: {network.__name__} halves them down, so each side "
+            f"needs at least {network.total_stride}"
         )
 
 
@@ -174,6 +163,4 @@ def check_labels(labels: Array | None, images: Array) -> None:
             "(train=True), where they choose the masks"
         )
     if labels.shape != images.shape[:1]:
-        raise UsageError(
-            f"labels of shape {labels.shape}: one label per image is needed, {images.shape[:1]}"
-        )
+        raise UsageError(f"labels of shape {labels.shape}: must be one per image, {len(images)}")

@@ -49,30 +49,18 @@ def create(
       UsageError: any of the arguments is not allowed.
     """
     factory, numbers = _models.find(name)
-    if not _is_int(num_classes) or num_classes < 2:
-        raise UsageError(f"num_classes={num_classes!r}: an integer of 2 or more is needed")
-    if width is not None and (not _is_int(width) or width < 1):
-        raise UsageError(f"width={width!r}: an integer of 1 or more, or None, is needed")
+    if type(num_classes) is not int or num_classes < 2:
+        raise UsageError(f"{num_classes=}: must be an integer of 2 or more")
+    if width is not None and (type(width) is not int or width < 1):
+        raise UsageError(f"{width=}: must be an integer of 1 or more, or None")
     if not isinstance(reverse_attention, bool):
-        raise UsageError(f"reverse_attention={reverse_attention!r}: True or False is needed")
+        raise UsageError(f"{reverse_attention=}: must be True or False")
+    if dtype not in ("float32", "bfloat16", jnp.float32, jnp.bfloat16):
+        raise UsageError(f"{dtype=}: must be float32 or bfloat16")
     return factory(
         num_classes=num_classes,
         width=width,
         reverse_attention=reverse_attention,
-        dtype=_compute_dtype(dtype),
+        dtype=jnp.dtype(dtype),
         **numbers,
     )
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _compute_dtype(dtype: Any) -> jnp.dtype:
-    try:
-        resolved = jnp.dtype(dtype)
-    except TypeError:
-        resolved = None
-    if resolved not in (jnp.float32, jnp.bfloat16):
-        raise UsageError(f"dtype={dtype!r}: float32 and bfloat16 are allowed")
-    return resolved

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from ancra_jax.models.layers import FeatureMap, Linear, average_pool
+from ancra_jax.models.layers import FeatureMap, Features, Linear, average_pool
+from ancra_jax.ops.images import Labels
+from ancra_jax.types import Logits
 
-Rows = Float[Array, "batch features"]
-
-AttentionRule = Callable[..., Rows]
+AttentionRule = Callable[..., Features]
 """Chooses the mask of each example, ``(aux_logits, class_rows, labels, block) -> rows``.
 
 A mask is a row of ``class_rows`` or any mixture of them; the arguments are those of
@@ -21,11 +21,11 @@ no compilation.
 
 
 def hard_attention(
-    aux_logits: Float[Array, "batch classes"],
+    aux_logits: Logits,
     class_rows: Float[Array, "classes features"],
-    labels: Int[Array, "batch"] | None,
+    labels: Labels | None,
     block: int,
-) -> Rows:
+) -> Features:
     """Take the label's row in training, the auxiliary prediction's row in testing (the paper's).
 
     Args:
@@ -39,23 +39,17 @@ def hard_attention(
 
 
 class Attended(NamedTuple):
-    """What reverse attention makes of a feature map.
+    """What reverse attention makes of a feature map."""
 
-    Attributes:
-      feature_map: weighted by the mask; it takes the place of the block's output.
-      aux_logits: of the unweighted map.
-      pooled: features of the unweighted map, float32.
-    """
-
-    feature_map: FeatureMap
-    aux_logits: Float[Array, "batch classes"]
-    pooled: Float[Array, "batch features"]
+    feature_map: FeatureMap  # weighted by the mask; takes the place of the block's output
+    aux_logits: Logits  # of the unweighted map
+    pooled: Features  # of the unweighted map, float32
 
 
 def reverse_attention(
     feature_map: FeatureMap,
     linear: Linear,
-    labels: Int[Array, "batch"] | None,
+    labels: Labels | None,
     *,
     window: int,
     block: int = 0,
@@ -93,8 +87,6 @@ def reverse_attention(
     return Attended(feature_map * mask.astype(feature_map.dtype), aux_logits, pooled)
 
 
-def flatten_channel_major(
-    cells: Float[Array, "batch height width channels"],
-) -> Float[Array, "batch features"]:
+def flatten_channel_major(cells: FeatureMap) -> Features:
     """Flatten as PyTorch flattens NCHW, so that its linear layers' weights fit."""
     return cells.transpose(0, 3, 1, 2).reshape(cells.shape[0], -1)

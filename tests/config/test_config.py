@@ -183,9 +183,8 @@ def test_values_out_of_range_are_named(field, value, message):
 @pytest.mark.parametrize(("fraction", "count"), [(0.001, 0), (0.999, 128), (1.0, 128)])
 def test_a_batch_of_own_or_of_extra_examples_only_is_refused(fraction, count):
     values = plain(extra_data={"path": "a.npz", "fraction": fraction})
-    with pytest.raises(
-        UsageError, match=rf"fraction={fraction}: makes {count} of the 128 .*1 to 127"
-    ):
+    message = rf"fraction={fraction}: makes {count} of the 128 .*1 to 127"
+    with pytest.raises(UsageError, match=message):
         config_lib.from_mapping(values)
 
 

@@ -18,8 +18,8 @@ REFERENCES = [
 
 
 def narrow_variables(name="resnet18", *, num_classes=5, channels=3, size=32):
-    model = models.create(name, num_classes=num_classes, width=2, reverse_attention=True)
-    return random_variables(model, (size, size, channels))
+    network = models.create(name, num_classes=num_classes, width=2, reverse_attention=True)
+    return random_variables(network, (size, size, channels))
 
 
 @pytest.mark.parametrize(("name", "stem", "num_classes", "image_shape"), REFERENCES)
@@ -31,19 +31,10 @@ def test_reference_weights_go_there_and_back_exactly(name, stem, num_classes, im
     for key, value in back.items():
         np.testing.assert_array_equal(value, state_dict[key], err_msg=key)
         assert value.dtype == np.float32 and value.flags.c_contiguous and value.flags.writeable
-    model = models.create(name, num_classes=num_classes)
-    expected = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
+    network = models.create(name, num_classes=num_classes)
+    expected = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(lambda leaf: leaf.shape, expected)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(variables))
-
-
-def test_layouts_are_transposed_as_pytorch_stores_them():
-    state_dict = seeded_state_dict(reference_names("resnet18_ra_cifar10"))
-    params = pytorch.to_variables("resnet18", state_dict)["params"]
-    torch_kernel = state_dict["layer2.0.conv1.weight"]
-    kernel = params["layer2_0"]["conv1"]["kernel"]
-    assert kernel[2, 0, 7, 5] == torch_kernel[5, 7, 2, 0]
-    assert params["fc"]["kernel"][300, 4] == state_dict["fc.weight"][4, 300]
 
 
 @pytest.mark.parametrize(

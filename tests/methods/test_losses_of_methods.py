@@ -1,5 +1,7 @@
 """What each method and each wrapper makes of its forwards, with reverse attention's heads."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,8 +36,7 @@ def cross_entropy(logits, smoothing=0.0):
     return losses.cross_entropy(logits, LABELS, smoothing)
 
 
-def kl(p, q):
-    return losses.kl_divergence(p, q)
+kl = losses.kl_divergence
 
 
 def regulariser(p, q):
@@ -101,14 +102,6 @@ class TestSelfAdaptive:
         )
         np.testing.assert_allclose(terms.loss, expected, rtol=1e-5)
 
-    def test_its_memory_carries_no_gradient(self):
-        def soft_labels(logits):
-            natural = NATURAL._replace(logits=logits)
-            terms = terms_of(self.method, examples(self.state(), epoch=5), natural, ADVERSARIAL)
-            return terms.state["soft_labels"]
-
-        assert not np.any(jax.jacobian(soft_labels)(NATURAL.logits))
-
 
 def with_negatives():
     negatives = Negatives(
@@ -118,25 +111,17 @@ def with_negatives():
     return examples(extras=extras, attacked={"negative": images(2.0)})
 
 
-@pytest.mark.parametrize(
-    ("name", "order"),
-    [
-        ("pgd_at", [1, 0, 2]),  # with a natural forward of the wrapper's own
-        ("mart", [0, 1, 2]),
-        ("trades", [0, 1, 2]),
-    ],
-)
-def test_ancra_adds_the_contrast_to_any_method(name, order):
+@pytest.mark.parametrize("name", ["pgd_at", "mart", "trades"])
+def test_ancra_adds_the_contrast_to_any_method(name):
     method = method_of(name, negative_contrast__zeta=3.0)
     terms = terms_of(method, with_negatives(), *PAIR, NEGATIVE)
-    similarity = over_heads(
-        lambda p, q: losses.asymmetric_similarity(p, q, jnp.ones(BATCH, bool), 1.0),
-        NATURAL,
-        NEGATIVE,
-    )
+    contrast = partial(losses.asymmetric_similarity, valid=jnp.ones(BATCH, bool), alpha=1.0)
+    similarity = over_heads(contrast, NATURAL, NEGATIVE)
     assert similarity > 0
     alone = over_heads(EQUATIONS[name], *PAIR)
     np.testing.assert_allclose(terms.loss, alone + 3 * similarity, rtol=1e-5)
+    # PGD-AT gets a natural forward of the wrapper's own.
+    order = [1, 0, 2] if name == "pgd_at" else [0, 1, 2]
     assert [int(n) for n in terms.batch_stats] == order
 
 
@@ -162,11 +147,6 @@ class TestDistillation:
         p, q = (np.exp(np.float64(logits) / 4) for logits in (self.teacher, student))
         p, q = (values / values.sum(axis=1, keepdims=True) for values in (p, q))
         return 16 * np.mean(np.sum(p * (np.log(p) - np.log(q)), axis=1))
-
-    def test_the_term_is_the_papers(self):
-        term = losses.distillation(NATURAL.logits, self.teacher, 4.0)
-        np.testing.assert_allclose(term, self.in_numpy(NATURAL.logits), rtol=1e-5)
-        assert abs(losses.distillation(self.teacher, self.teacher, 4.0)) < 1e-5
 
     @pytest.mark.parametrize(
         ("name", "student"),

@@ -1,6 +1,7 @@
 """The composed TRADES-ANCRA step against numbers of the reference implementation."""
 
 import json
+from functools import partial
 
 import chex
 import jax
@@ -21,11 +22,20 @@ from tests.support.reference_weights import GOLDEN, reference_names, seeded_stat
 ALPHA = {"resnet18_ra_cifar10": 1.0, "resnet18_ra_cifar10_alpha05": 0.5}
 
 
+NETWORK = models.create("resnet18", num_classes=10, reverse_attention=True)
+
+
 @pytest.fixture(scope="module")
-def network():
-    model = models.create("resnet18", num_classes=10, reverse_attention=True)
+def variables():
     state_dict = seeded_state_dict(reference_names("resnet18_ra_cifar10"))
-    return model, pytorch.to_variables("resnet18", state_dict)
+    return pytorch.to_variables("resnet18", state_dict)
+
+
+def forward(params, batch_stats, images, labels):
+    """The forward of the training phase, its outputs and its batch statistics."""
+    variables = {"params": params, "batch_stats": batch_stats}
+    outputs, updated = NETWORK.apply(variables, images, labels, train=True, mutable=["batch_stats"])
+    return outputs, updated["batch_stats"]
 
 
 def config_of(method):
@@ -34,11 +44,11 @@ def config_of(method):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stem", sorted(ALPHA))
-def test_loss_parts_and_gradients_agree_with_the_reference(network, stem):
-    model, variables = network
+def test_loss_parts_and_gradients_agree_with_the_reference(variables, stem):
     golden = np.load(GOLDEN / f"{stem}.npz")
     norms = json.loads((GOLDEN / f"{stem}.json").read_text())["grad_norms"]
     labels, size = jnp.asarray(golden["y"], jnp.int32), len(golden["y"])
+    negative_labels = jnp.asarray(golden["y_neg"], jnp.int32)
     examples = Examples(
         Batch(jnp.asarray(golden["x"]), labels, jnp.arange(size)),
         {"adversarial": jnp.asarray(golden["x_adv"]), "negative": jnp.asarray(golden["x_neg"])},
@@ -47,7 +57,7 @@ def test_loss_parts_and_gradients_agree_with_the_reference(network, stem):
                 jnp.zeros(size, jnp.int32), jnp.ones(size, bool), jnp.zeros(size, bool)
             ),
             "negative_images": None,
-            "negative_labels": jnp.asarray(golden["y_neg"], jnp.int32),
+            "negative_labels": negative_labels,
         },
         state={},
         epoch=jnp.zeros((), jnp.int32),
@@ -55,14 +65,7 @@ def test_loss_parts_and_gradients_agree_with_the_reference(network, stem):
     method = methods.create(config_of(f"trades_ancra,alpha={ALPHA[stem]}"))
 
     def loss(params):
-        def forward(batch_stats, images, labels):
-            variables = {"params": params, "batch_stats": batch_stats}
-            outputs, updated = model.apply(
-                variables, images, labels, train=True, mutable=["batch_stats"]
-            )
-            return outputs, updated["batch_stats"]
-
-        terms = method.loss(forward, variables["batch_stats"], examples)
+        terms = method.loss(partial(forward, params), variables["batch_stats"], examples)
         return terms.loss, terms
 
     with jax.default_matmul_precision("highest"):
@@ -70,11 +73,10 @@ def test_loss_parts_and_gradients_agree_with_the_reference(network, stem):
             variables["params"]
         )
     np.testing.assert_allclose(value, golden["loss"], rtol=1e-4)
-    np.testing.assert_allclose(terms.metrics["loss_natural"], golden["loss_nat"], rtol=1e-4)
-    np.testing.assert_allclose(terms.metrics["loss_kl"], golden["loss_kl"], rtol=1e-4)
-    np.testing.assert_allclose(
-        terms.metrics["loss_negative_contrast"], golden["loss_anc"], rtol=1e-4
-    )
+    names = {"natural": "nat", "kl": "kl", "negative_contrast": "anc"}
+    for name, theirs in names.items():
+        ours = terms.metrics[f"loss_{name}"]
+        np.testing.assert_allclose(ours, golden[f"loss_{theirs}"], rtol=1e-4)
     ours = pytorch.from_variables(
         "resnet18", {"params": gradients, "batch_stats": terms.batch_stats}
     )
@@ -85,25 +87,17 @@ def test_loss_parts_and_gradients_agree_with_the_reference(network, stem):
     assert np.median(list(errors.values())) < 1e-4, errors
     # Three training-phase forwards, in this order, each with its own labels.
     expected = variables["batch_stats"]
-    for images, classes in (("x", "y"), ("x_adv", "y"), ("x_neg", "y_neg")):
-        _, updated = model.apply(
-            {"params": variables["params"], "batch_stats": expected},
-            jnp.asarray(golden[images]),
-            jnp.asarray(golden[classes], jnp.int32),
-            train=True,
-            mutable=["batch_stats"],
-        )
-        expected = updated["batch_stats"]
+    for images, classes in (("x", labels), ("x_adv", labels), ("x_neg", negative_labels)):
+        _, expected = forward(variables["params"], expected, jnp.asarray(golden[images]), classes)
     chex.assert_trees_all_close(terms.batch_stats, expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow
-def test_training_attacks_agree_with_the_reference(network):
-    model, variables = network
+def test_training_attacks_agree_with_the_reference(variables):
     golden = np.load(GOLDEN / "resnet18_ra_pgd.npz")
     images, labels = jnp.asarray(golden["x"]), jnp.asarray(golden["y"], jnp.int32)
     targets = jnp.asarray(golden["target"], jnp.int32)
-    predict = jax.tree_util.Partial(model.apply, variables)
+    model = jax.tree_util.Partial(NETWORK.apply, variables)
     settings = attack.attack_settings(config_of("trades_ancra"))
     start = images + 0.001 * jnp.asarray(golden["noise"])
     with jax.default_matmul_precision("highest"):
@@ -111,9 +105,8 @@ def test_training_attacks_agree_with_the_reference(network):
             ("untargeted", "loss_clean", labels, False),
             ("targeted", "loss_targeted_clean", targets, True),
         ):
-            objective = attack.signed_objective(
-                predict, settings, images, classes, jnp.full(len(labels), -1.0 if descend else 1.0)
-            )
+            signs = jnp.full(len(labels), -1.0 if descend else 1.0)
+            objective = attack.signed_objective(model, settings, images, classes, signs)
             ours = attacks.ascend(
                 objective,
                 start,
@@ -123,7 +116,7 @@ def test_training_attacks_agree_with_the_reference(network):
                 num_steps=settings.num_steps,
                 loop="compiled",
             )
-            cross_entropy = attacks.objectives.cross_entropy(predict, classes, aux_weight=2.0)
+            cross_entropy = attacks.objectives.cross_entropy(model, classes, aux_weight=2.0)
             np.testing.assert_allclose(cross_entropy(images), golden[before], rtol=1e-3)
             np.testing.assert_allclose(cross_entropy(ours), golden[f"loss_{name}"], rtol=1e-3)
             # One sign of a near-zero gradient that comes out differently sends an image on another

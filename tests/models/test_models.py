@@ -1,6 +1,5 @@
 """Networks by name: shapes, dtypes, sizes of images, and refusals."""
 
-import itertools
 from contextlib import nullcontext
 
 import flax.linen as nn
@@ -18,25 +17,23 @@ from tests.support.reference_weights import random_variables
 NAMES = ["resnet18", "preact_resnet18", "wide_resnet16_2"]
 
 
-def shapes(model, images, labels=None, **options):
+def shapes(network, images, labels=None, **options):
     """Shapes and dtypes of variables and outputs, without computing anything."""
 
     def run(key):
-        variables = model.init(key, images)
-        return variables, model.apply(variables, images, labels, **options)
+        variables = network.init(key, images)
+        return variables, network.apply(variables, images, labels, **options)
 
     return jax.eval_shape(run, jax.random.key(0))
 
 
-@pytest.mark.parametrize(
-    ("name", "reverse_attention", "dtype"),
-    list(itertools.product(NAMES, [False, True], ["float32", "bfloat16"])),
-)
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("reverse_attention", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_outputs_and_parameters_are_float32(name, reverse_attention, dtype):
-    model = models.create(
-        name, num_classes=7, width=2, reverse_attention=reverse_attention, dtype=dtype
-    )
-    variables, outputs = shapes(model, jnp.zeros((3, 16, 24, 2)))
+    options = {"reverse_attention": reverse_attention, "dtype": dtype}
+    network = models.create(name, num_classes=7, width=2, **options)
+    variables, outputs = shapes(network, jnp.zeros((3, 16, 24, 2)))
     heads = 2 if reverse_attention else 0
     assert isinstance(outputs, Outputs)
     assert outputs.logits.shape == (3, 7)
@@ -44,16 +41,6 @@ def test_outputs_and_parameters_are_float32(name, reverse_attention, dtype):
     assert outputs.features.shape == (3, variables["params"]["fc"]["kernel"].shape[0])
     assert {leaf.dtype.name for leaf in jax.tree.leaves((variables, outputs))} == {"float32"}
     assert set(variables) == {"params", "batch_stats"}
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_attention_adds_no_parameters(name):
-    images = jnp.zeros((1, 32, 32, 3))
-    plain, attended = (
-        shapes(models.create(name, num_classes=4, width=2, reverse_attention=on), images)[0]
-        for on in (False, True)
-    )
-    assert jax.tree.map(jnp.shape, plain) == jax.tree.map(jnp.shape, attended)
 
 
 @pytest.mark.parametrize(
@@ -78,11 +65,11 @@ def test_bfloat16_is_close_to_float32_and_differentiable():
     images = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
     gradients, logits = {}, {}
     for dtype in ("float32", "bfloat16"):
-        model = models.create("wide_resnet10_1", num_classes=3, width=4, dtype=dtype)
-        variables = random_variables(model, (8, 8, 3))
+        network = models.create("wide_resnet10_1", num_classes=3, width=4, dtype=dtype)
+        variables = random_variables(network, (8, 8, 3))
 
-        def loss(images, model=model, variables=variables):
-            outputs, _ = model.apply(variables, images, train=True, mutable=["batch_stats"])
+        def loss(images, network=network, variables=variables):
+            outputs, _ = network.apply(variables, images, train=True, mutable=["batch_stats"])
             return outputs.logits[:, 0].sum(), outputs.logits
 
         gradients[dtype], logits[dtype] = jax.jit(jax.grad(loss, has_aux=True))(images)
@@ -94,9 +81,9 @@ def test_bfloat16_is_close_to_float32_and_differentiable():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_initialisation_follows_the_papers_code(name):
-    model = models.create(name, num_classes=50)
+    network = models.create(name, num_classes=50)
     key = jax.random.key(0, impl="rbg")  # compiles sooner than threefry
-    params = jax.jit(model.init)(key, jnp.zeros((1, 32, 32, 3)))["params"]
+    params = jax.jit(network.init)(key, jnp.zeros((1, 32, 32, 3)))["params"]
     wide = name.startswith("wide")
     kernel = params["block3_0" if wide else "layer3_0"]["conv2"]["kernel"]
     height, width, fan_in, out = kernel.shape
@@ -116,9 +103,9 @@ def test_initialisation_follows_the_papers_code(name):
 def test_training_with_attention_needs_labels():
     images = jnp.zeros((4, 8, 8, 1))
     for attention in (True, False):
-        model = models.create("resnet18", num_classes=3, width=2, reverse_attention=attention)
+        network = models.create("resnet18", num_classes=3, width=2, reverse_attention=attention)
         with pytest.raises(UsageError, match="labels=None") if attention else nullcontext():
-            shapes(model, images, train=True, mutable=["batch_stats"])
+            shapes(network, images, train=True, mutable=["batch_stats"])
     with pytest.raises(UsageError, match=r"labels of shape \(3,\)"):
         check_labels(jnp.zeros(3, int), images)
 
@@ -129,7 +116,7 @@ def test_training_with_attention_needs_labels():
         (models.ResNet18, (1, 7, 32, 3), "float32", r"7x32 pixels: ResNet18 .* at least 8"),
         (models.WideResNet, (1, 3, 3, 3), "float32", r"3x3 pixels: WideResNet .* 4"),
         (models.ResNet18, (1, 8, 8, 3), "uint8", "images of dtype uint8: floating-point"),
-        (models.ResNet18, (8, 8, 3), "float32", r"images of shape \(8, 8, 3\): \(batch, height"),
+        (models.ResNet18, (8, 8, 3), "float32", r"images\.shape=\(8, 8, 3\): .*\(batch, height"),
     ],
 )
 def test_unusable_images_are_refused(network, shape, dtype, message):
@@ -150,7 +137,7 @@ def test_unusable_images_are_refused(network, shape, dtype, message):
         ("resnet18", {"num_classes": 1}, r"num_classes=1: .* 2 or more"),
         ("resnet18", {"num_classes": True}, r"num_classes=True"),
         ("resnet18", {"width": 0}, r"width=0: .* 1 or more"),
-        ("resnet18", {"dtype": "float16"}, r"dtype='float16': float32 and bfloat16"),
+        ("resnet18", {"dtype": "float16"}, r"dtype='float16': .*float32 or bfloat16"),
         ("resnet18", {"dtype": "half"}, r"dtype='half'"),
         ("resnet18", {"dtype": "fast"}, r"dtype='fast'"),
     ],

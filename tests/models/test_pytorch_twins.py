@@ -1,5 +1,8 @@
 """All architectures against functional PyTorch twins written from the paper's description."""
 
+import itertools
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,8 +49,10 @@ class Twin:
         j = logits.argmax(1) if self.labels is None else self.labels
         return x * F.interpolate(kernel[j].view_as(cells), size=x.shape[2:], mode="nearest")
 
-    def last_blocks(self, x, blocks, final, classifier, window):
-        for block in blocks:
+    def classify(self, x, blocks, final, classifier, window):
+        for block in blocks[:-2]:
+            x = block(x)
+        for block in blocks[-2:]:
             x = block(x)
             if self.attention:
                 x = self.attend(classifier, final(x), window)
@@ -74,39 +79,32 @@ class Twin:
 
     def resnet18(self, x):
         x = F.relu(self.norm("bn1", self.conv("conv1", x)))
-        for name, stride in RESNET_BLOCKS[:-2]:
-            x = self.basic_block(name, x, stride)
-        last = [lambda x, n=n, s=s: self.basic_block(n, x, s) for n, s in RESNET_BLOCKS[-2:]]
-        return self.last_blocks(x, last, lambda x: x, "fc", 4)
+        blocks = [partial(self.basic_block, name, stride=stride) for name, stride in RESNET_BLOCKS]
+        return self.classify(x, blocks, lambda x: x, "fc", 4)
 
     def preact_resnet18(self, x):
-        x = self.conv("conv1", x)
         blocks = [
-            lambda x, n=n, s=s: self.preact_block(n, "shortcut.0", x, s) for n, s in RESNET_BLOCKS
+            partial(self.preact_block, name, "shortcut.0", stride=stride)
+            for name, stride in RESNET_BLOCKS
         ]
-        for block in blocks[:-2]:
-            x = block(x)
-        return self.last_blocks(x, blocks[-2:], lambda x: F.relu(self.norm("bn", x)), "linear", 4)
+        final = lambda x: F.relu(self.norm("bn", x))  # noqa: E731
+        return self.classify(self.conv("conv1", x), blocks, final, "linear", 4)
 
     def wide_resnet22_2(self, x):
-        x = self.conv("conv1", x)
         blocks = [
-            lambda x, n=f"block{group}.layer.{i}", s=1 + (group > 1 and i == 0): self.preact_block(
-                n, "convShortcut", x, s
-            )
-            for group in (1, 2, 3)
-            for i in range(3)
+            partial(self.preact_block, name, "convShortcut", stride=stride)
+            for name, stride in names_and_strides("block{}.layer.{}", groups=3, size=3)
         ]
-        for block in blocks[:-2]:
-            x = block(x)
-        return self.last_blocks(x, blocks[-2:], lambda x: F.relu(self.norm("bn1", x)), "fc", 8)
+        final = lambda x: F.relu(self.norm("bn1", x))  # noqa: E731
+        return self.classify(self.conv("conv1", x), blocks, final, "fc", 8)
 
 
-RESNET_BLOCKS = [
-    (f"layer{stage}.{i}", 2 if stage > 1 and i == 0 else 1)
-    for stage in (1, 2, 3, 4)
-    for i in (0, 1)
-]
+def names_and_strides(name, groups, size):
+    pairs = itertools.product(range(1, groups + 1), range(size))
+    return [(name.format(group, i), 2 if group > 1 and i == 0 else 1) for group, i in pairs]
+
+
+RESNET_BLOCKS = names_and_strides("layer{}.{}", groups=4, size=2)
 
 
 def torch_side(name, state_dict, images, labels, *, attention, train):
@@ -131,19 +129,15 @@ def torch_side(name, state_dict, images, labels, *, attention, train):
     return [value.detach().numpy() for value in outputs], gradients, statistics
 
 
-def jax_side(model, name, variables, images, labels, *, train):
+def jax_side(network, name, variables, images, labels, *, train):
     """The same of our network, in float32."""
+    apply = partial(network.apply, mutable=["batch_stats"])
 
     @jax.jit
     def run(variables, images):
         def loss(params, images):
-            outputs, updated = model.apply(
-                {**variables, "params": params},
-                images,
-                labels,
-                train=train,
-                mutable=["batch_stats"],
-            )
+            moved = variables | {"params": params}
+            outputs, updated = apply(moved, images, labels, train=train)
             cross_entropy = optax.softmax_cross_entropy_with_integer_labels
             total = cross_entropy(outputs.logits, labels).mean()
             if len(outputs.aux_logits):
@@ -177,12 +171,12 @@ def assert_close(actual, expected, what, tolerance):
     ],
 )
 def test_outputs_gradients_and_statistics_equal_pytorchs(name, image_shape, attention, train):
-    model = models.create(name, num_classes=NUM_CLASSES, width=4, reverse_attention=attention)
-    variables = random_variables(model, image_shape, seed=1)
+    network = models.create(name, num_classes=NUM_CLASSES, width=4, reverse_attention=attention)
+    variables = random_variables(network, image_shape, seed=1)
     images = jax.random.uniform(jax.random.key(1), (BATCH, *image_shape))
     labels = jnp.asarray([0, 6, 3, 3, 1])
     with jax.default_matmul_precision("highest"):
-        ours = jax_side(model, name, variables, images, labels, train=train)
+        ours = jax_side(network, name, variables, images, labels, train=train)
     state_dict = pytorch.from_variables(name, variables)
     theirs = torch_side(name, state_dict, images, labels, attention=attention, train=train)
     assert len(ours[0]) == len(theirs[0]) == (4 if attention else 2)

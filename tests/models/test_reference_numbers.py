@@ -11,8 +11,6 @@ from ancra_jax.interop import pytorch
 from ancra_jax.models.layers import gradient_rule
 from tests.support.reference_weights import GOLDEN, reference_names, seeded_state_dict
 
-TOLERANCE = 1e-5  # relative to the largest entry
-
 
 @pytest.fixture(scope="module")
 def golden():
@@ -32,18 +30,18 @@ def full_precision():
         yield
 
 
-MODEL = models.create("resnet18", num_classes=10, reverse_attention=True)
+NETWORK = models.create("resnet18", num_classes=10, reverse_attention=True)
 
 
 @jax.jit
 def train_forward(variables, images, labels):
-    outputs, updated = MODEL.apply(variables, images, labels, train=True, mutable=["batch_stats"])
+    outputs, updated = NETWORK.apply(variables, images, labels, train=True, mutable=["batch_stats"])
     return outputs, {**variables, **updated}
 
 
-def assert_equal(actual, expected, tolerance=TOLERANCE):
-    expected = np.asarray(expected)
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+def assert_equal(actual, expected):
+    largest = np.abs(expected).max()
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * largest)
 
 
 def test_training_phase_outputs_and_running_statistics(golden, variables):
@@ -63,7 +61,7 @@ def test_testing_phase_outputs_and_input_gradient(golden, variables, rule):
     labels = jnp.asarray(golden["y"])
 
     def loss(images):
-        outputs = MODEL.apply(variables, images)
+        outputs = NETWORK.apply(variables, images)
         cross_entropy = optax.softmax_cross_entropy_with_integer_labels
         final = cross_entropy(outputs.logits, labels).mean()
         return final + 2 * cross_entropy(outputs.aux_logits, labels[None]).mean(), outputs
@@ -77,7 +75,7 @@ def test_testing_phase_outputs_and_input_gradient(golden, variables, rule):
 
 
 def test_labels_do_not_leak_into_the_testing_phase(golden, variables):
-    apply = jax.jit(MODEL.apply)
+    apply = jax.jit(NETWORK.apply)
     wrong_labels = (golden["y"] + 1) % 10
     with_labels = apply(variables, golden["x"], wrong_labels)
     without = apply(variables, golden["x"])

@@ -20,25 +20,20 @@ def example(height=4, width=4, rows=1, columns=1, seed=0):
     feature_map = np.abs(rng.normal(size=(BATCH, height, width, CHANNELS)))
     kernel = rng.normal(size=(CHANNELS * rows * columns, CLASSES))
     bias = rng.normal(size=CLASSES)
-    return (
-        jnp.asarray(feature_map, jnp.float32),
-        Linear(jnp.asarray(kernel, jnp.float32), jnp.asarray(bias, jnp.float32)),
-    )
+    linear = Linear(jnp.asarray(kernel, jnp.float32), jnp.asarray(bias, jnp.float32))
+    return jnp.asarray(feature_map, jnp.float32), linear
 
 
 def test_training_phase_takes_the_labels_row():
     feature_map, linear = example()
     labels = jnp.asarray([2, 0, 1, 2])
     attended = reverse_attention(feature_map, linear, labels, window=4)
-    for i, label in enumerate([2, 0, 1, 2]):
-        np.testing.assert_allclose(
-            attended.feature_map[i], feature_map[i] * linear.kernel[:, label], rtol=1e-6
-        )
+    expected = feature_map * linear.kernel.T[labels][:, None, None]
+    np.testing.assert_allclose(attended.feature_map, expected, rtol=1e-6)
     pooled = feature_map.mean((1, 2))
     np.testing.assert_allclose(attended.pooled, pooled, rtol=1e-6)
-    np.testing.assert_allclose(
-        attended.aux_logits, pooled @ linear.kernel + linear.bias, rtol=1e-5, atol=1e-6
-    )
+    logits = pooled @ linear.kernel + linear.bias
+    np.testing.assert_allclose(attended.aux_logits, logits, rtol=1e-5, atol=1e-6)
 
 
 def test_testing_phase_takes_the_auxiliary_predictions_row():
@@ -55,10 +50,8 @@ def test_several_cells_are_channel_major_and_upsampled_to_the_nearest():
     labels = jnp.asarray([1, 1, 0, 2])
     attended = reverse_attention(feature_map, linear, labels, window=4)
     rows = np.asarray(linear.kernel).T.reshape(CLASSES, CHANNELS, 2, 1)
-    mask = rows[np.asarray(labels)].repeat(4, axis=2).repeat(4, axis=3)
-    np.testing.assert_allclose(
-        attended.feature_map, feature_map * mask.transpose(0, 2, 3, 1), rtol=1e-6
-    )
+    mask = rows[np.asarray(labels)].repeat(4, axis=2).repeat(4, axis=3).transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(attended.feature_map, feature_map * mask, rtol=1e-6)
     cells = np.asarray(feature_map).reshape(BATCH, 2, 4, 4, CHANNELS).mean((2, 3))
     features = cells.transpose(0, 2, 1).reshape(BATCH, -1)
     np.testing.assert_allclose(attended.pooled, features, rtol=1e-6)
@@ -69,10 +62,8 @@ def test_a_map_that_its_windows_do_not_fill():
     feature_map, linear = example(height=9, width=4, rows=2, columns=1, seed=3)
     attended = reverse_attention(feature_map, linear, jnp.zeros(BATCH, int), window=4)
     rows = np.asarray(linear.kernel)[:, 0].reshape(CHANNELS, 2)
-    cell = [0, 0, 0, 0, 0, 1, 1, 1, 1]
-    np.testing.assert_allclose(
-        attended.feature_map, feature_map * rows[:, cell].T[None, :, None], rtol=1e-6
-    )
+    mask = rows[:, [0, 0, 0, 0, 0, 1, 1, 1, 1]].T[None, :, None]
+    np.testing.assert_allclose(attended.feature_map, feature_map * mask, rtol=1e-6)
 
 
 def test_the_kernel_is_not_detached_but_its_choice_has_no_gradient():
@@ -108,21 +99,19 @@ class ForcedClasses(NamedTuple):
     classes: jax.Array
 
     def __call__(self, aux_logits, class_rows, labels, block):
-        return jnp.broadcast_to(
-            class_rows[self.classes[block]], (len(aux_logits), len(class_rows[0]))
-        )
+        return jnp.tile(class_rows[self.classes[block]], (len(aux_logits), 1))
 
 
 def test_another_rule_goes_through_the_network_without_compiling_again():
-    model = models.create("wide_resnet16_1", num_classes=CLASSES, width=4, reverse_attention=True)
+    network = models.create("wide_resnet16_1", num_classes=CLASSES, width=4, reverse_attention=True)
     images = jax.random.uniform(jax.random.key(0), (BATCH, 8, 8, 1))
-    variables = random_variables(model, (8, 8, 1))
+    variables = random_variables(network, (8, 8, 1))
     traces = []
 
     @jax.jit
     def apply(variables, images, attention):
         traces.append(1)
-        outputs, kept = model.apply(
+        outputs, kept = network.apply(
             variables, images, attention=attention, mutable=["intermediates"]
         )
         return outputs, kept["intermediates"]["pooled"]
