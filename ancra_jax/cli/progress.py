@@ -43,12 +43,10 @@ class Bar:
         self._bar.stop()
 
     def update(self, done: int, text: str | None = None, total: int | None = None) -> None:
-        """Show how many steps are done, and what the numbers are at the moment.
+        """Show how many steps are done.
 
-        Args:
-          done: of the total.
-          text: to show from now on.
-          total: another one from now on, where the work comes in several passes.
+        A text or a total that is given holds from now on: where the work comes in several passes,
+        each has a total of its own.
         """
         if total is not None and (total != self._total or done < self._done):
             self._total, self._first, self._started = total, 0, time.monotonic()

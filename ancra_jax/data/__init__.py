@@ -14,7 +14,6 @@ from ancra_jax.data.pipeline import (
     epoch_permutation,
     put_on_device,
     to_float,
-    training_batch,
 )
 from ancra_jax.data.registry import SourceOptions, load, names, register
 from ancra_jax.data.sources import cifar, digits, folder, tiny_imagenet  # noqa: F401 (they register)
@@ -42,5 +41,4 @@ __all__ = [
     "register",
     "subset",
     "to_float",
-    "training_batch",
 ]

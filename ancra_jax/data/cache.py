@@ -26,16 +26,10 @@ _DESCRIPTION = "dataset.json"
 def cached(
     name: str, key: str, build: Callable[[], Dataset], cache_dir: PathLike | None
 ) -> Dataset:
-    """Return the entry of the cache, or build and keep it.
+    """Return a data set's entry for this key of its source, or build and keep it.
 
     A damaged entry is built again; where nothing can be written, the data set is returned all the
-    same. Both are logged as warnings.
-
-    Args:
-      name: of the data set.
-      key: of its source (see `source_key`).
-      build: decodes the data set.
-      cache_dir: where entries lie; None for `default_directory`.
+    same. Both are logged as warnings. Entries lie in `default_directory` if ``cache_dir`` is None.
     """
     directory = default_directory() if cache_dir is None else Path(cache_dir).expanduser()
     entry = directory / f"{name}-{key}"
@@ -57,9 +51,7 @@ def cached(
 def source_key(description: str, paths: Iterable[PathLike]) -> str:
     """Return what identifies a source: its files' paths, sizes and times of modification.
 
-    Args:
-      description: what else the decoded data depend on: kind of source and its options.
-      paths: of the files; local, or `etils.epath.Path` where they are not.
+    The description says what else the decoded data depend on: kind of source and its options.
     """
     contents = json.dumps([_FORMAT, description, sorted(map(_facts, paths))])
     return hashlib.sha256(contents.encode()).hexdigest()[:16]
@@ -81,17 +73,14 @@ def default_directory() -> Path:
 
 
 def _read(entry: Path) -> Dataset:
-    description = json.loads((entry / _DESCRIPTION).read_text())
-    train, test = (
-        Split(
-            np.load(entry / f"{part}_images.npy", mmap_mode="r"),
-            np.load(entry / f"{part}_labels.npy"),
-        )
-        for part in ("train", "test")
-    )
-    names, recoded = tuple(description["class_names"]), description["recoded"]
-    dataset = Dataset(description["name"], train, test, names, recoded=recoded)
-    if dataset.fingerprint != description["fingerprint"]:
+    description = dict(json.loads((entry / _DESCRIPTION).read_text()))
+    recorded = description.pop("fingerprint")
+    class_names = tuple(description.pop("class_names"))
+    for part in ("train", "test"):
+        images = np.load(entry / f"{part}_images.npy", mmap_mode="r")
+        description[part] = Split(images, np.load(entry / f"{part}_labels.npy"))
+    dataset = Dataset(class_names=class_names, **description)
+    if dataset.fingerprint != recorded:
         raise ValueError("its contents do not have the recorded fingerprint")
     return dataset
 

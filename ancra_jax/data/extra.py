@@ -12,12 +12,10 @@ IMAGES, LABELS = "image", "label"  # as the published files of generated images 
 
 
 def load_extra(path: str, image_shape: tuple[int, int, int], num_classes: int) -> Split:
-    """Return the examples of an ``.npz`` file with ``image`` and ``label``, without unpickling.
+    """Return the examples of an ``.npz`` file, without unpickling.
 
-    Args:
-      path: of the file, with uint8 images [examples, height, width, channels] and whole numbers.
-      image_shape: of the data set that the images extend: height, width, channels.
-      num_classes: of that data set.
+    It holds ``image``, uint8 [examples, height, width, channels], and ``label``, whole numbers, of
+    the shape and the classes of the data set that they extend.
 
     Raises:
       UsageError: the file cannot be read, or does not hold such arrays.

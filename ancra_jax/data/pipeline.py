@@ -28,12 +28,7 @@ class DeviceSplit(NamedTuple):
 
 
 def put_on_device(split: Split, sharding: jax.sharding.Sharding | None = None) -> DeviceSplit:
-    """Copy a split to the devices.
-
-    Args:
-      split: on the host; the caller may drop it afterwards.
-      sharding: None for the default device; a replicated sharding gives every device a copy.
-    """
+    """Copy a split to the default device, or as a sharding says: to each if it is replicated."""
     return DeviceSplit(_place(split.images, sharding), _place(split.labels, sharding))
 
 
@@ -128,40 +123,6 @@ def epoch_permutation(key: Key[Array, ""], num_examples: int) -> Int32[Array, "n
     return jax.random.permutation(key, jnp.arange(num_examples, dtype=jnp.int32))
 
 
-def training_batch(
-    split: DeviceSplit,
-    permutation: Int32[Array, "examples"],
-    position: Int[Array, ""] | int,
-    batch_size: int,
-    key: Key[Array, ""],
-    augmentation: Augmentation,
-    sharding: jax.sharding.Sharding | None = None,
-    more_indices: Int32[Array, "more"] | None = None,
-) -> Batch:
-    """Take the next examples of the epoch and augment them; to be called under jit.
-
-    Args:
-      split: the training split on the devices.
-      permutation: the epoch's order.
-      position: of the batch's first example in the permutation.
-      batch_size: how many examples to take from the permutation; static.
-      key: of this step; an example's augmentation depends on it and the example's index alone.
-      augmentation: static.
-      sharding: how to spread the batch over devices, each of which gathers and augments its part.
-      more_indices: further examples of the split, after those of the permutation.
-
-    Returns:
-      Images in [0, 1], float32, equal to ``uint8 / 255`` to the last bit.
-    """
-    indices = jax.lax.dynamic_slice(permutation, (position,), (batch_size,))
-    if more_indices is not None:
-        indices = jnp.concatenate([indices, more_indices])
-    if sharding is not None:
-        indices = jax.lax.with_sharding_constraint(indices, sharding)
-    images = augment(split.images[indices], indices, key, augmentation)
-    return Batch(to_float(images), split.labels[indices], indices)
-
-
 @dataclasses.dataclass(frozen=True)
 class ExtraDraws:
     """Which extra examples a batch gets: drawn with replacement, from a key and the step."""
@@ -196,24 +157,26 @@ class BatchPlan:
     def batch(
         self, split: DeviceSplit, permutation: Int32[Array, "examples"], step: Int[Array, ""]
     ) -> Batch:
-        """Return the batch of a step (from 0); to be called under jit.
+        """Take a step's examples and augment them; to be called under jit.
 
         Args:
           split: the training split on the devices, followed by the extra examples.
           permutation: of the training split's own examples, in the step's epoch.
           step: number of updates made before it.
+
+        Returns:
+          Images in [0, 1], float32, equal to ``uint8 / 255`` to the last bit; labels and indices.
         """
         own = self.batch_size - (self.extra.count if self.extra else 0)
-        return training_batch(
-            split,
-            permutation,
-            step % self.steps_per_epoch * own,
-            own,
-            self.keys(step)[0],
-            self.augmentation,
-            self.sharding,
-            self.extra.indices(step) if self.extra else None,
-        )
+        position = step % self.steps_per_epoch * own
+        indices = jax.lax.dynamic_slice(permutation, (position,), (own,))
+        if self.extra:
+            indices = jnp.concatenate([indices, self.extra.indices(step)])
+        if self.sharding is not None:  # each device gathers and augments its part
+            indices = jax.lax.with_sharding_constraint(indices, self.sharding)
+        key, _ = self.keys(step)
+        images = augment(split.images[indices], indices, key, self.augmentation)
+        return Batch(to_float(images), split.labels[indices], indices)
 
 
 # ---- Evaluation ----

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ancra_jax.config import options_of
 from ancra_jax.data.dataset import Dataset
@@ -41,12 +41,8 @@ The keyword-only arguments are the source's own settings, ``config.data.options`
 """
 
 
-class _Entry(NamedTuple):
-    source: Source
-    resizes: bool
-
-
-_sources: Registry[_Entry] = Registry("data set")
+_sources: Registry[Source] = Registry("data set")
+_resizing: set[str] = set()  # names of sources that honour ``image_size``
 
 
 def register(name: str, *, resizes: bool = False) -> Callable[[Source], Source]:
@@ -59,12 +55,9 @@ def register(name: str, *, resizes: bool = False) -> Callable[[Source], Source]:
     Raises:
       UsageError: the name is taken.
     """
-    add_entry = _sources.register(name)
-
-    def add(source: Source) -> Source:
-        add_entry(_Entry(source, resizes))
-        return source
-
+    add = _sources.register(name)
+    if resizes:
+        _resizing.add(name)
     return add
 
 
@@ -99,11 +92,11 @@ def load(
       UsageError: the name is unknown, an option is out of range, or the data are missing, damaged
         or of a kind that cannot be read. The message says what to do.
     """
-    entry = _sources.get(name)
-    settings = options_of(entry.source, dict(options or {}), "data.options")
-    if image_size is not None and not entry.resizes:
+    source = _sources.get(name)
+    settings = options_of(source, dict(options or {}), "data.options")
+    if image_size is not None and name not in _resizing:
         raise UsageError(f"image_size={image_size}: the images of {name!r} have a fixed size")
     if image_size is not None and image_size < 1:
         raise UsageError(f"image_size must be at least 1 pixel; got {image_size}")
-    dataset = entry.source(SourceOptions(data_dir, image_size, cache_dir), **settings)
+    dataset = source(SourceOptions(data_dir, image_size, cache_dir), **settings)
     return subset(dataset, train_examples, test_examples)

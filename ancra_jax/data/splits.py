@@ -28,8 +28,6 @@ def hold_out(split: Split, num_examples: int, seed: int) -> tuple[Split, Split]:
             f"the number of held-out examples must be 0 to {len(split) - 1} (the training split "
             f"has {len(split)}); got {num_examples}"
         )
-    if num_examples == 0:
-        return split, split.take(np.arange(0))
     chosen = stratified_indices(split.labels, num_examples, seed)
     rest = np.setdiff1d(np.arange(len(split)), chosen)
     return split.take(rest), split.take(chosen)
@@ -38,13 +36,10 @@ def hold_out(split: Split, num_examples: int, seed: int) -> tuple[Split, Split]:
 def subset(
     dataset: Dataset, train_examples: int | None = None, test_examples: int | None = None
 ) -> Dataset:
-    """Return a smaller data set, for short runs.
+    """Return a smaller data set, for short runs; of a split whose number is None all is kept.
 
-    Args:
-      dataset: the whole.
-      train_examples: how many training examples to keep, chosen at random with a fixed seed, every
-        class with its share; None keeps all.
-      test_examples: how many to keep, the first of the test split; None keeps all.
+    Training examples are chosen at random with a fixed seed, every class with its share; of the
+    test split the first ones are kept.
 
     Raises:
       UsageError: a count is below 1 or above what there is.
@@ -77,9 +72,7 @@ def stratified_indices(
     # A stable sort of uniform numbers: unlike Generator.permutation's, their stream is the same in
     # every release of NumPy.
     order = np.argsort(np.random.default_rng(seed).random(len(labels)), kind="stable")
-    chosen = [
-        order[labels[order] == label][:quota] for label, quota in enumerate(quotas) if quota > 0
-    ]
+    chosen = [order[labels[order] == label][:quota] for label, quota in enumerate(quotas)]
     return np.sort(np.concatenate(chosen))
 
 

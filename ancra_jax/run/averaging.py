@@ -33,9 +33,7 @@ class Averaging:
     """Which averages a run keeps."""
 
     ema_decay: float = 0.0  # share of the old average at a step; 0: no such average
-    swa_start_epoch: int = (
-        0  # the first epoch, from 1, whose last weights count; 0: no such average
-    )
+    swa_start_epoch: int = 0  # from 1, the first whose last weights count; 0: no such average
 
     @property
     def weights(self) -> tuple[str, ...]:
@@ -70,19 +68,13 @@ class Averaging:
     def advance(
         self, averages: Averages, params: PyTree, step: Int[Array, ""], steps_per_epoch: int
     ) -> Averages:
-        """Return the averages after the update that made ``params``.
+        """Return the averages after the update that made ``params``, which ``step`` counts.
 
         EMA: ``ema <- d ema + (1 - d) params``, ``d = min(ema_decay, (1 + step) / (10 + step))``, so
         that it soon forgets where training began.
 
         SWA: at the end of every epoch from ``swa_start_epoch`` on, the mean of the weights at those
         ends. Its batch statistics are not up to date before `make_refresh_statistics` is called.
-
-        Args:
-          averages: before the update.
-          params: after the update.
-          step: updates made, this one included.
-          steps_per_epoch: how many of them make an epoch.
         """
         new = dict(averages)
         if "ema" in averages:

@@ -54,14 +54,10 @@ def split_dataset(dataset: Dataset, config: Config) -> Splits:
 def batch_plan(
     config: Config, splits: Splits, step_key: Key[Array, ""], extra_key: Key[Array, ""], mesh: Mesh
 ) -> BatchPlan:
-    """Return which batch every step of a run gets.
+    """Return which batch every step of a run gets; the devices of the mesh share it.
 
-    Args:
-      config: of the run.
-      splits: its data.
-      step_key: of the augmentation and of what the method draws.
-      extra_key: of the choice of extra examples.
-      mesh: the devices that share a batch.
+    ``step_key`` is for the augmentation and what the method draws, ``extra_key`` for the choice of
+    extra examples.
 
     Raises:
       UsageError: the training split does not fill one batch, or the devices cannot share a batch
@@ -73,7 +69,8 @@ def batch_plan(
             raise UsageError(
                 f"config.{field}={size}: must be divisible by the number of devices, {mesh.size}"
             )
-    count, own = extra_examples(config), len(splits.train)
+    count = extra_examples(config)
+    own = len(splits.train)
     draws = None
     if splits.extra is not None:
         draws = ExtraDraws(count, own, len(splits.extra), extra_key)

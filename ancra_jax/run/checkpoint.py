@@ -38,12 +38,9 @@ class Checkpoints:
         read_only: bool = False,
         metrics: Sequence[str] = (ROBUST_ACCURACY,),
     ):
-        """Open the directory; create it unless ``read_only``.
+        """Open the directory of all checkpoints; create it unless ``read_only``.
 
-        Args:
-          directory: of all checkpoints.
-          read_only: whether nothing will be saved.
-          metrics: names of the accuracies by each of which the best checkpoint is kept.
+        By each of the accuracies called ``metrics`` the best checkpoint is kept.
 
         Raises:
           UsageError: the directory cannot be created or written.
@@ -72,13 +69,10 @@ class Checkpoints:
         metrics: dict[str, float] | None = None,
         extra: dict[str, Any] | None = None,
     ) -> None:
-        """Start writing a checkpoint; a step that is there already is left alone.
+        """Start writing a state, whose arrays every process holds whole, and JSON data beside it.
 
-        Args:
-          step: number of updates made.
-          state: arrays that every process holds whole.
-          metrics: of the selection split; without them the checkpoint cannot become the best.
-          extra: JSON data to keep beside the state.
+        A step that is there already is left alone. Without metrics of the selection split the
+        checkpoint cannot become the best.
         """
         if step in self._manager.all_steps():
             return
@@ -87,9 +81,9 @@ class Checkpoints:
         checksums = {
             name: [_checksum(leaf), list(leaf.shape)] for name, leaf in _named_leaves(host_state)
         }
-        extra = {**(extra or {}), "checksums": checksums}
         arguments = ocp.args.Composite(
-            state=ocp.args.StandardSave(host_state), extra=ocp.args.JsonSave(extra)
+            state=ocp.args.StandardSave(host_state),
+            extra=ocp.args.JsonSave({**(extra or {}), "checksums": checksums}),
         )
         self._manager.save(step, args=arguments, metrics=metrics)
 
@@ -110,9 +104,7 @@ class Checkpoints:
     def restore(self, step: int, abstract: PyTree) -> tuple[PyTree, dict[str, Any]]:
         """Load the parts of a checkpoint that ``abstract`` names, and check them.
 
-        Args:
-          step: which one.
-          abstract: ``jax.ShapeDtypeStruct`` leaves with shardings; the saved tree or a part of it.
+        Its leaves are ``jax.ShapeDtypeStruct`` with shardings.
 
         Returns:
           The arrays, and what was saved as ``extra``.

@@ -27,16 +27,14 @@ def initialize(arguments: flags.FlagValues) -> None:
       UsageError: they cannot be reached, or flags are missing.
     """
     named = [arguments.coordinator_address, arguments.num_processes, arguments.process_id]
+    flags_named = "--coordinator_address, --num_processes and --process_id"
+    given = [value is not None for value in named]
+    if any(given) and not arguments.distributed:
+        raise UsageError(f"{flags_named} go with --distributed")
+    if any(given) and not all(given):
+        raise UsageError(f"{flags_named}: give all three or none")
     if not arguments.distributed:
-        if any(value is not None for value in named):
-            raise UsageError(
-                "--coordinator_address, --num_processes and --process_id go with --distributed"
-            )
         return
-    if any(value is None for value in named) and any(value is not None for value in named):
-        raise UsageError(
-            "--coordinator_address, --num_processes and --process_id: give all three or none"
-        )
     try:
         jax.distributed.initialize(*named)
     except (RuntimeError, ValueError) as error:

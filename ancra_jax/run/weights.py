@@ -31,7 +31,7 @@ def load_weights(
     Args:
       workdir: of the run.
       network: that was trained, with ``init``.
-      image_shape: of its images.
+      image_shape: height, width, channels.
       mesh: the devices, each of which gets a copy.
       checkpoint: ``'best'``, by the accuracy of these weights on the selection split, or
         ``'last'``.

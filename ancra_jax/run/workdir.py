@@ -45,11 +45,7 @@ def open_for_training(workdir: str, config: Config) -> None:
 
 
 def read_config(workdir: str, field: str = "--workdir") -> Config:
-    """Return the configuration of the run in a directory.
-
-    Args:
-      workdir: the directory.
-      field: what errors call it.
+    """Return the configuration of the run in a directory, which errors call ``field``.
 
     Raises:
       UsageError: there is no run, or its configuration cannot be read.

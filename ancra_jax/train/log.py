@@ -3,11 +3,9 @@
 import json
 import math
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import jax
-import numpy as np
 from tensorboardX import SummaryWriter
 
 from ancra_jax.cli.progress import Bar
@@ -74,7 +72,11 @@ class TrainingLog:
         self._pending = []
         rows = jax.device_get(metrics)
         for step, row in zip(steps, rows, strict=True):
-            _check_finite(step, row)
+            if bad := [name for name in ("loss", "gradient_norm") if not math.isfinite(row[name])]:
+                raise NonFiniteLossError(
+                    f"{' and '.join(bad)} not finite at step {step}; the checkpoints from before "
+                    "it are kept. A smaller config.optimizer.learning_rate may help"
+                )
         means = {name: float(sum(row[name] for row in rows) / len(rows)) for name in rows[0]}
         elapsed = max(time.monotonic() - self._since, 1e-9)
         rate = self._timed * self._config.batch_size / elapsed
@@ -104,15 +106,6 @@ class TrainingLog:
 
     def _restart_clock(self) -> None:
         self._since, self._timed = time.monotonic(), 0
-
-
-def _check_finite(step: int, row: Mapping[str, np.ndarray]) -> None:
-    bad = [name for name in ("loss", "gradient_norm") if not math.isfinite(row[name])]
-    if bad:
-        raise NonFiniteLossError(
-            f"{' and '.join(bad)} not finite at step {step}; the checkpoints from before it are "
-            "kept. A smaller config.optimizer.learning_rate may help"
-        )
 
 
 class _MetricsWriter:

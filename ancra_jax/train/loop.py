@@ -31,7 +31,7 @@ from ancra_jax.train import optim
 from ancra_jax.train.log import TrainingLog
 from ancra_jax.train.selection import Select, make_select
 from ancra_jax.train.step import TrainStep, make_train_step
-from ancra_jax.train.teacher import Teacher, load_teacher
+from ancra_jax.train.teacher import load_teacher
 
 
 def train(config: Config, workdir: str) -> TrainState:
@@ -110,9 +110,14 @@ def _prepare(config: Config) -> _Setup:
     build.check_attention(config, network, dataset.image_shape)
     averaging = build.averaging(config)
     teacher = load_teacher(config.distillation, dataset, mesh)
+    sources = {"data": dataset, "extra_data": splits.extra, "teacher": teacher}
 
-    labels, num_classes, image_shape = train_split.labels, dataset.num_classes, dataset.image_shape
-    num_examples, everywhere = len(splits.train), sharding.replicated(mesh)
+    # What the functions below keep; the images on the host are not among it.
+    labels = train_split.labels
+    num_classes = dataset.num_classes
+    image_shape = dataset.image_shape
+    num_examples = len(splits.train)
+    everywhere = sharding.replicated(mesh)
     optimizer = optim.create(config.optimizer, config.epochs, batches.steps_per_epoch)
     last_step = config.epochs * batches.steps_per_epoch
     last_step = min(last_step, config.max_steps or last_step)
@@ -133,7 +138,7 @@ def _prepare(config: Config) -> _Setup:
         facts={
             "class_names": dataset.class_names,
             "image_shape": image_shape,
-            **_fingerprints(dataset, splits, teacher),
+            **{name: used.fingerprint for name, used in sources.items() if used is not None},
         },
         averaging=averaging,
         steps_per_epoch=batches.steps_per_epoch,
@@ -148,21 +153,6 @@ def _prepare(config: Config) -> _Setup:
     )
 
 
-_SETTINGS = {
-    "data": "config.data",
-    "extra_data": "config.extra_data.path",
-    "teacher": "config.distillation.teacher",
-}
-
-
-def _fingerprints(
-    dataset: data.Dataset, splits: build.Splits, teacher: Teacher | None
-) -> dict[str, str]:
-    """Return what identifies the contents of each source in ``_SETTINGS`` that is used."""
-    sources = {"data": dataset, "extra_data": splits.extra, "teacher": teacher}
-    return {name: source.fingerprint for name, source in sources.items() if source is not None}
-
-
 def _first_state(checkpoints: Checkpoints, setup: _Setup) -> TrainState:
     """Return the state of the latest checkpoint, or the initial one.
 
@@ -173,7 +163,12 @@ def _first_state(checkpoints: Checkpoints, setup: _Setup) -> TrainState:
     if restored is None:
         return setup.create_state()
     state, saved = restored
-    for name, setting in _SETTINGS.items():
+    settings = {
+        "data": "config.data",
+        "extra_data": "config.extra_data.path",
+        "teacher": "config.distillation.teacher",
+    }
+    for name, setting in settings.items():
         if name in setup.facts and saved[name] != setup.facts[name]:
             raise UsageError(
                 f"{setting}: its contents differ from those that {checkpoints.directory.parent} "
@@ -195,7 +190,8 @@ def _train_epoch(
     Raises:
       Interrupted: by a signal, after saving a checkpoint.
     """
-    config, steps_per_epoch = setup.config, setup.steps_per_epoch
+    config = setup.config
+    steps_per_epoch = setup.steps_per_epoch
     end = min((epoch + 1) * steps_per_epoch, setup.last_step)
     permutation = setup.permutation(epoch)
     for step in range(int(state.step) + 1, end + 1):

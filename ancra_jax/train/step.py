@@ -32,13 +32,6 @@ def make_train_step(
     from the plan's key, the step and the data-set indices, so a resumed or differently sharded run
     draws the same numbers. The teacher, for methods that distil from one, is a pytree: its weights
     are an argument, neither constants of the program nor a part of the state.
-
-    Args:
-      apply: the network's.
-      method: how a batch becomes a loss.
-      optimizer: the update rule.
-      batches: which batch a step gets.
-      averaging: which averages of the weights are kept.
     """
 
     def step(

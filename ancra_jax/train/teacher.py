@@ -33,7 +33,8 @@ def load_teacher(config: DistillationConfig, dataset: Dataset, mesh: Mesh) -> Te
     """
     if config.weight == 0:
         return None
-    field, shape = "config.distillation.teacher", dataset.image_shape
+    field = "config.distillation.teacher"
+    shape = dataset.image_shape
     teacher_config = workdir_lib.read_config(config.teacher, field)
     try:
         network = build.create_network(teacher_config, dataset.num_classes)

@@ -6,9 +6,8 @@ from ancra_jax.data.sources import jpeg_file, tfds_directory
 from ancra_jax.errors import UsageError
 
 CIFAR10_CLASSES = (
-    *("airplane", "automobile", "bird", "cat", "deer"),
-    *("dog", "frog", "horse", "ship", "truck"),
-)
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
+)  # fmt: skip
 
 
 @register("cifar10")

@@ -48,7 +48,8 @@ class Cifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         del dl_manager  # The archive was obtained before.
-        path, parts = self.archive_path, {"train": self.train_files, "test": self.test_files}
+        path = self.archive_path
+        parts = {"train": self.train_files, "test": self.test_files}
         names_files = [names_file for _, names_file, _ in self.label_bytes]
         files = _read_archive(path, self.train_files + self.test_files + names_files)
         for feature, names_file, classes in self.label_bytes:

@@ -32,14 +32,13 @@ _INCOMPLETE = (
 
 
 def data_directory(data_dir: PathLike | None, contents: str) -> epath.Path:
-    """Return the TFDS directory to look into: ``data_dir``, or where TFDS keeps its data.
+    """Return the TFDS directory to look into: what the user gave, or where TFDS keeps its data.
 
-    Args:
-      data_dir: what the user gave; None for ``$TFDS_DATA_DIR``, else ``~/tensorflow_datasets``.
-      contents: what it should hold, for the message.
+    That is ``$TFDS_DATA_DIR``, else ``~/tensorflow_datasets``.
 
     Raises:
-      UsageError: the directory was given and does not exist or cannot be reached.
+      UsageError: the directory was given and does not exist or cannot be reached; the message says
+        what ``contents`` it should have.
     """
     given = data_dir or os.environ.get("TFDS_DATA_DIR")
     if not given:
@@ -83,11 +82,7 @@ def find(data_dir: epath.Path, name: str) -> epath.Path | None:
 def load(directory: epath.Path, name: str, num_classes: int, cache_dir: PathLike | None) -> Dataset:
     """Read and decode a prepared directory, or take its decoded form from the cache.
 
-    Args:
-      directory: what `find` returned; may be on ``gs://``, where gcsfs is needed.
-      name: of the data set.
-      num_classes: of the data set.
-      cache_dir: see `ancra_jax.data.load`.
+    The directory, which `find` returned, may be on ``gs://``, where gcsfs is needed.
 
     Raises:
       UsageError: the directory is incomplete, damaged, of another data set, or in a format that

@@ -55,7 +55,16 @@ def _find(data_dir: PathLike | None) -> Path:
 
 
 def _read(source: Path) -> Dataset:
-    with _opened(source) as (names, read):
+    with _opened(source) as (names, read_file):
+
+        def read(name: str) -> bytes:
+            if name not in names:
+                raise UsageError(f"{source} has no {name}: it is incomplete or not Tiny-ImageNet")
+            try:
+                return read_file(name)
+            except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+                raise UsageError(f"{source}: {name} is damaged ({error}); {_ADVICE}") from error
+
         wnids = _lines(read("wnids.txt"))
         matches = filter(None, map(_TRAIN_IMAGE.fullmatch, sorted(names)))
         train = [(match[0], match["wnid"]) for match in matches]
@@ -98,7 +107,7 @@ def _opened(source: Path) -> Iterator[tuple[set[str], Read]]:
     """Give the names of all files, below the folder of ``wnids.txt``, and a way to read one."""
     if source.is_dir():
         names = {path.relative_to(source).as_posix() for path in source.rglob("*")}
-        yield names, _reader(source, names, lambda name: (source / name).read_bytes())
+        yield names, lambda name: (source / name).read_bytes()
         return
     try:
         archive = zipfile.ZipFile(source)
@@ -108,17 +117,4 @@ def _opened(source: Path) -> Iterator[tuple[set[str], Read]]:
         members = archive.namelist()
         root = next((name for name in members if name.split("/")[-1] == "wnids.txt"), "")
         root = root.removesuffix("wnids.txt")
-        names = {name.removeprefix(root) for name in members}
-        yield names, _reader(source, names, lambda name: archive.read(root + name))
-
-
-def _reader(source: Path, names: set[str], read: Read) -> Read:
-    def checked(name: str) -> bytes:
-        if name not in names:
-            raise UsageError(f"{source} has no {name}: it is incomplete or not Tiny-ImageNet")
-        try:
-            return read(name)
-        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-            raise UsageError(f"{source}: {name} is damaged ({error}); {_ADVICE}") from error
-
-    return checked
+        yield {name.removeprefix(root) for name in members}, lambda name: archive.read(root + name)
