@@ -22,21 +22,33 @@ IN_FLIGHT_STEPS = 2  # dispatched ahead of the device: enough to keep it busy, f
 class TrainingLog:
     """Keeps the metrics of the last steps on the devices until they are fetched together.
 
-    Use as a context manager. Of several processes each checks the numbers; the first shows and
-    writes them.
+    Use as a context manager. Of several processes each checks the numbers; the first shows them,
+    and writes them to ``metrics.jsonl`` and to TensorBoard.
     """
 
     def __init__(
         self, config: Config, workdir: str, first_step: int, last_step: int, steps_per_epoch: int
     ):
-        """Open the files of a work directory, which exists, to go on after ``first_step``."""
-        self._config, self._steps_per_epoch = config, steps_per_epoch
-        is_main = multihost.is_main()
-        self._writer = _MetricsWriter(Path(workdir), first_step) if is_main else None
-        self._bar = Bar(config.name, last_step, first_step, quiet=not is_main)
+        """Open the files of a work directory, which exists, to go on after ``first_step``.
+
+        What an earlier attempt wrote after that step is dropped, so that every step is there once.
+        """
+        self._config = config
+        self._steps_per_epoch = steps_per_epoch
+        self._is_main = multihost.is_main()
+        self._bar = Bar(config.name, last_step, first_step, quiet=not self._is_main)
         self._beginning = f"continuing {workdir} at step {first_step}" if first_step else ""
         self._pending: list[tuple[int, Metrics]] = []
-        self._since, self._timed = 0.0, 0
+        self._since = 0.0  # when the clock for the rate was started
+        self._timed = 0  # steps since then
+        if self._is_main:
+            path = Path(workdir) / "metrics.jsonl"
+            kept = [record for record in read_json_lines(path) if record["step"] <= first_step]
+            write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))
+            self._file = open(path, "a", buffering=1)  # noqa: SIM115  closed on exit
+            self._tensorboard = SummaryWriter(
+                f"{workdir}/tensorboard", purge_step=first_step + 1 if first_step else None
+            )
 
     def __enter__(self) -> "TrainingLog":
         self._bar.__enter__()
@@ -46,8 +58,9 @@ class TrainingLog:
 
     def __exit__(self, *error: object) -> None:
         self._bar.__exit__(*error)
-        if self._writer:
-            self._writer.close()
+        if self._is_main:
+            self._file.close()
+            self._tensorboard.close()
 
     def add(self, step: int, metrics: Metrics) -> None:
         """Take a step's metrics, which may still be under way, and wait for older steps."""
@@ -87,9 +100,8 @@ class TrainingLog:
             f"epoch {int(epoch) + 1}/{self._config.epochs}, loss {means['loss']:.4f}, "
             f"{rate:.3g} images/s",
         )
-        if self._writer:
-            values = {"epoch": round(epoch, 4), "images_per_second": rate, **means}
-            self._writer.write("train", steps[-1], values)
+        values = {"epoch": round(epoch, 4), "images_per_second": rate, **means}
+        self._write("train", steps[-1], values)
 
     def selection(self, step: int, epoch: int, accuracies: dict[str, float]) -> None:
         """Show and write what was found on the selection split after an epoch."""
@@ -100,37 +112,16 @@ class TrainingLog:
                 name = "" if weights == "raw" else f"{weights} "
                 found.append(f"{name}natural {natural:.2%}, robust {robust:.2%}")
         self._bar.print(f"epoch {epoch}: {'; '.join(found)} on the selection split")
-        if self._writer:
-            self._writer.write("selection", step, {"epoch": epoch, **accuracies})
+        self._write("selection", step, {"epoch": epoch, **accuracies})
         self._restart_clock()
 
-    def _restart_clock(self) -> None:
-        self._since, self._timed = time.monotonic(), 0
-
-
-class _MetricsWriter:
-    """Appends records to ``metrics.jsonl`` and their numbers to TensorBoard.
-
-    A resumed run drops what an earlier attempt wrote after the checkpoint that it continues from,
-    so that every step is there once.
-    """
-
-    def __init__(self, workdir: Path, first_step: int):
-        path = workdir / "metrics.jsonl"
-        kept = [record for record in read_json_lines(path) if record["step"] <= first_step]
-        write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))
-        self._file = open(path, "a", buffering=1)  # noqa: SIM115  closed by close()
-        self._tensorboard = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=first_step + 1 if first_step else None
-        )
-
-    def write(self, kind: str, step: int, values: dict[str, float | int]) -> None:
+    def _write(self, kind: str, step: int, values: dict[str, float | int]) -> None:
         """Record numbers of one kind (``'train'``, ``'selection'``) at a step."""
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+        if self._is_main:
+            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            for name, value in values.items():
+                self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
 
-    def close(self) -> None:
-        """Close the files."""
-        self._file.close()
-        self._tensorboard.close()
+    def _restart_clock(self) -> None:
+        self._since = time.monotonic()
+        self._timed = 0
