@@ -17,8 +17,7 @@ class Bar:
     def __init__(self, description: str, total: int, done: int = 0, *, quiet: bool = False):
         """Start at ``done`` of ``total`` steps; show nothing if ``quiet``."""
         self._console = Console(quiet=quiet, highlight=False)
-        self._description, self._total, self._done, self._first = description, total, done, done
-        self._text, self._started, self._last_line = "", 0.0, 0.0
+        self._first = done  # when the clock was started
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
@@ -29,14 +28,12 @@ class Bar:
             disable=quiet or not self._console.is_terminal,
             speed_estimate_period=120.0,
         )
-        self._task = self._bar.add_task(
-            description, start=False, total=total, completed=done, text=""
-        )
+        self._bar.add_task(description, start=False, total=total, completed=done, text="")
 
     def __enter__(self) -> "Bar":
         self._started = self._last_line = time.monotonic()
         self._bar.start()
-        self._bar.start_task(self._task)
+        self._bar.start_task(self._bar.tasks[0].id)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -48,20 +45,18 @@ class Bar:
         A text or a total that is given holds from now on: where the work comes in several passes,
         each has a total of its own.
         """
-        if total is not None and (total != self._total or done < self._done):
-            self._total, self._first, self._started = total, 0, time.monotonic()
-            self._bar.update(self._task, total=total)
-        self._done = done
-        self._text = self._text if text is None else text
-        self._bar.update(self._task, completed=done, text=self._text)
+        task = self._bar.tasks[0]
         now = time.monotonic()
+        if total is not None and (total != task.total or done < task.completed):
+            self._first = 0
+            self._started = now
+        text = task.fields["text"] if text is None else text
+        self._bar.update(task.id, completed=done, total=total, text=text)
         if not self._console.is_terminal and now - self._last_line >= LINE_EVERY_SECONDS:
             self._last_line = now
-            left = (self._total - done) * (now - self._started) / max(done - self._first, 1)
-            self.print(
-                f"{self._description} {done}/{self._total}, {format_seconds(left)} left, "
-                f"{self._text}"
-            )
+            left = (task.remaining or 0) * (now - self._started) / max(done - self._first, 1)
+            progress = f"{task.description} {done}/{task.total}"
+            self.print(f"{progress}, {format_seconds(left)} left, {text}")
 
     def print(self, line: str) -> None:
         """Print a line above the bar."""

@@ -51,8 +51,7 @@ def fail(message: str) -> NoReturn:
 def import_plugin(name: str) -> None:
     """Import a file FILE.py, which may import its neighbours, or an installed module.
 
-    Raises:
-      UsageError: there is no such file or module, or it fails; the message names it.
+    Errors name it and, where its own code fails, the line.
     """
     path = Path(name).expanduser().resolve()
     if path.suffix == ".py" and not path.is_file():

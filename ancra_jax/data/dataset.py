@@ -92,8 +92,7 @@ class Dataset:
                 f"test images {self.test.images.shape[1:]}"
             )
         if not self.fingerprint:
-            splits = (self.train, self.test)
-            arrays = [array for split in splits for array in (split.images, split.labels)]
+            arrays = [self.train.images, self.train.labels, self.test.images, self.test.labels]
             object.__setattr__(self, "fingerprint", fingerprint_of(arrays, self.class_names))
 
     @property
@@ -115,11 +114,7 @@ class Dataset:
 
 
 def check_labels(labels: np.ndarray, num_classes: int, source: str, example: str) -> None:
-    """Check that labels are class numbers.
-
-    Raises:
-      UsageError: one is not; the message names its ``source`` and, as ``example`` calls it, which.
-    """
+    """Check that labels are class numbers; the error names the ``source`` and the ``example``."""
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(wrong):
         raise UsageError(

@@ -22,12 +22,9 @@ def decode_images(
 ) -> tuple[UInt8[np.ndarray, "count height width 3"], bool]:
     """Decode images to RGB, several at a time (decoders release Python's lock).
 
-    Args:
-      count: how many images there are.
-      read: gives the encoded bytes of image i; called from several threads.
-      describe: says in error messages where image i comes from.
-      image_size: height and width to bring every image to: it is cut to a square around its centre
-        and resampled. None: all must have the size of the first.
+    ``read(i)`` gives the encoded bytes of image i, in one of several threads; ``describe(i)`` says
+    in error messages where it comes from. An image is cut to a square around its centre and
+    resampled to ``image_size`` pixels; if that is None, all must have the size of the first.
 
     Returns:
       The images, and whether all of them are grey (their channels are then equal).

@@ -182,26 +182,16 @@ class BatchPlan:
 # ---- Evaluation ----
 
 
-class EvaluationBatch(NamedTuple):
-    """A batch of fixed size, and which of its examples count: the others repeat the last one."""
-
-    batch: Batch
-    mask: Bool[Array, "batch"]
-
-
 def batches_for_evaluation(
     split: Split,
     batch_size: int,
     num_examples: int | None = None,
     sharding: jax.sharding.Sharding | None = None,
-) -> Iterator[EvaluationBatch]:
-    """Return the first examples of a split in order, one batch on the devices at a time.
+) -> Iterator[tuple[Batch, Bool[Array, "batch"]]]:
+    """Return the first examples of a split (None: all) in order, one batch at a time.
 
-    Args:
-      split: on the host.
-      batch_size: of every batch, the last included.
-      num_examples: how many to go through; None for all.
-      sharding: how to spread a batch over devices.
+    Each batch lies on the devices and has ``batch_size`` rows. With it comes a mask of those that
+    count: the others, in the last batch, repeat the last example.
 
     Raises:
       UsageError: a number is out of range.
@@ -214,12 +204,12 @@ def batches_for_evaluation(
             f"num_examples must be at most {len(split)} (the size of the split); got {count}"
         )
 
-    def batch_at(start: int) -> EvaluationBatch:
+    def batch_at(start: int) -> tuple[Batch, Bool[Array, "batch"]]:
         positions = np.arange(start, start + batch_size)
         indices = np.minimum(positions, count - 1).astype(np.int32)
         images = split.images[indices].astype(np.float32) / np.float32(255)
         arrays = (images, split.labels[indices], indices, positions < count)
         *batch, mask = (_place(array, sharding) for array in arrays)
-        return EvaluationBatch(Batch(*batch), mask)
+        return Batch(*batch), mask
 
     return map(batch_at, range(0, count, batch_size))

@@ -24,11 +24,7 @@ class SourceOptions:
 
 
 def local_path(data_dir: PathLike) -> Path:
-    """Return the path that a user gave.
-
-    Raises:
-      UsageError: it is not on this machine (``gs://...``).
-    """
+    """Return the path that a user gave; refuse one that is not on this machine (``gs://...``)."""
     if "://" in os.fspath(data_dir):
         raise UsageError(f"data_dir {data_dir} must be local for this data set; copy it first")
     return Path(data_dir).expanduser()
@@ -46,11 +42,9 @@ _resizing: set[str] = set()  # names of sources that honour ``image_size``
 
 
 def register(name: str, *, resizes: bool = False) -> Callable[[Source], Source]:
-    """Return a decorator that makes a function of `SourceOptions` loadable by name.
+    """Return a decorator that makes a function of `SourceOptions` loadable by a name.
 
-    Args:
-      name: what `load` is to call it.
-      resizes: whether the source honours ``image_size``.
+    ``resizes`` says that it honours ``image_size``.
 
     Raises:
       UsageError: the name is taken.

@@ -16,11 +16,10 @@ from ancra_jax.run.sharding import batch_sharded
 
 
 class Splits(NamedTuple):
-    """What a run is trained on, selected by and evaluated on."""
+    """What a run is trained on and selected by."""
 
     train: Split  # the data set's own training examples; epochs are counted by them
     selection: Split  # what checkpoints are selected by
-    test: Split
     extra: Split | None  # images to mix into the training batches
 
 
@@ -37,18 +36,14 @@ def load_dataset(config: DataConfig) -> Dataset:
 
 
 def split_dataset(dataset: Dataset, config: Config) -> Splits:
-    """Set the selection split aside, and load the extra data.
-
-    Raises:
-      UsageError: too much is set aside, or the extra data cannot be used.
-    """
+    """Set the selection split aside, and load the extra data."""
     train, selection = dataset.train, dataset.test
     if config.data.selection_split == "holdout":
         train, selection = data.hold_out(train, config.data.selection_examples, config.seed)
     extra = None
     if config.extra_data.fraction > 0:
         extra = data.load_extra(config.extra_data.path, dataset.image_shape, dataset.num_classes)
-    return Splits(train, selection, dataset.test, extra)
+    return Splits(train, selection, extra)
 
 
 def batch_plan(
@@ -58,10 +53,6 @@ def batch_plan(
 
     ``step_key`` is for the augmentation and what the method draws, ``extra_key`` for the choice of
     extra examples.
-
-    Raises:
-      UsageError: the training split does not fill one batch, or the devices cannot share a batch
-        of the training or of the selection.
     """
     sizes = {"batch_size": config.batch_size, "selection.batch_size": config.selection.batch_size}
     for field, size in sizes.items():
@@ -86,21 +77,18 @@ def batch_plan(
 
 def averaging(config: Config) -> Averaging:
     """Return the configured averages of the weights."""
-    return Averaging(ema_decay=config.ema.decay, swa_start_epoch=config.swa.start_epoch)
+    return Averaging(config.ema.decay, config.swa.start_epoch)
 
 
 def augmentation(config: DataConfig) -> Augmentation:
     """Return the configured augmentation of training images."""
-    return Augmentation(crop_padding=config.crop_padding, horizontal_flip=config.horizontal_flip)
+    return Augmentation(config.crop_padding, config.horizontal_flip)
 
 
 def create_network(config: Config, num_classes: int, *, dtype: str | None = None) -> Any:
     """Create the configured network, with ``init`` and ``apply`` as Linen modules have.
 
     It computes in ``dtype``, or in the configured one where that is None.
-
-    Raises:
-      UsageError: there is no such network, or it cannot be of this width.
     """
     return models.create(
         config.model.name,
@@ -112,11 +100,7 @@ def create_network(config: Config, num_classes: int, *, dtype: str | None = None
 
 
 def check_attention(config: Config, network: Any, image_shape: tuple[int, int, int]) -> None:
-    """Check that a network has the reverse attention that the configuration asks for.
-
-    Raises:
-      UsageError: it has no auxiliary heads.
-    """
+    """Check that a network has the auxiliary heads that ``model.reverse_attention`` asks for."""
     images = jnp.zeros((1, *image_shape))
     outputs = jax.eval_shape(
         lambda key: network.apply(network.init(key, images), images), jax.random.key(0)

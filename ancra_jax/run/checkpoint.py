@@ -41,9 +41,6 @@ class Checkpoints:
         """Open the directory of all checkpoints; create it unless ``read_only``.
 
         By each of the accuracies called ``metrics`` the best checkpoint is kept.
-
-        Raises:
-          UsageError: the directory cannot be created or written.
         """
         self.directory = pathlib.Path(directory).absolute()
         options = ocp.CheckpointManagerOptions(
@@ -102,12 +99,9 @@ class Checkpoints:
         return max(ranked)[1] if ranked else None
 
     def restore(self, step: int, abstract: PyTree) -> tuple[PyTree, dict[str, Any]]:
-        """Load the parts of a checkpoint that ``abstract`` names, and check them.
+        """Load and check the parts of a checkpoint that ``abstract`` names, and its ``extra`` data.
 
-        Its leaves are ``jax.ShapeDtypeStruct`` with shardings.
-
-        Returns:
-          The arrays, and what was saved as ``extra``.
+        The leaves of ``abstract`` are ``jax.ShapeDtypeStruct`` with shardings.
 
         Raises:
           DamagedCheckpointError: files are missing or truncated, or the content differs from what
@@ -139,13 +133,9 @@ class Checkpoints:
         return state, extra
 
     def restore_latest(self, abstract: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
-        """Load the latest checkpoint that is whole; damaged ones are set aside, saying so.
+        """Load the latest checkpoint that is whole, as `restore`; None if there is none yet.
 
-        Returns:
-          As `restore`; None if there is no checkpoint yet.
-
-        Raises:
-          UsageError: there are checkpoints, and all of them are damaged.
+        Damaged ones are set aside, saying so; it is an error if all are damaged.
         """
         damaged: list[int] = []
         for step in reversed(self.steps()):

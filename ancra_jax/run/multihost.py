@@ -21,11 +21,7 @@ def define_flags() -> None:
 
 
 def initialize(arguments: flags.FlagValues) -> None:
-    """Join the other processes if ``--distributed`` was given; call before any other use of JAX.
-
-    Raises:
-      UsageError: they cannot be reached, or flags are missing.
-    """
+    """Join the other processes if ``--distributed`` was given; call before any other use of JAX."""
     named = [arguments.coordinator_address, arguments.num_processes, arguments.process_id]
     flags_named = "--coordinator_address, --num_processes and --process_id"
     given = [value is not None for value in named]

@@ -1,4 +1,4 @@
-"""What made a number: versions, device, commit, time."""
+"""Where a number comes from."""
 
 import datetime
 import pathlib

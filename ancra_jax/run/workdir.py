@@ -4,6 +4,8 @@ import json
 import pathlib
 from typing import Any
 
+from flax.traverse_util import flatten_dict
+
 from ancra_jax import config as config_lib
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError
@@ -17,11 +19,7 @@ FREE_SETTINGS = {"data.data_dir", "log_every_steps", "checkpoint_every_steps", "
 
 
 def open_for_training(workdir: str, config: Config) -> None:
-    """Create the directory, or check that it is of the same configuration, and write config.json.
-
-    Raises:
-      UsageError: it cannot be written, or belongs to a run of another configuration.
-    """
+    """Create the directory, or check that it has the same configuration, and write config.json."""
     path = pathlib.Path(workdir)
     file = path / "config.json"
     if file.exists():
@@ -45,11 +43,7 @@ def open_for_training(workdir: str, config: Config) -> None:
 
 
 def read_config(workdir: str, field: str = "--workdir") -> Config:
-    """Return the configuration of the run in a directory, which errors call ``field``.
-
-    Raises:
-      UsageError: there is no run, or its configuration cannot be read.
-    """
+    """Return the configuration of the run in a directory, which errors call ``field``."""
     file = pathlib.Path(workdir) / "config.json"
     try:
         return config_lib.from_mapping(json.loads(file.read_text()))
@@ -71,19 +65,10 @@ def read_starts(workdir: str) -> list[dict[str, Any]]:
 
 
 def _differences(saved: dict[str, Any], config: Config) -> list[str]:
-    old, new = _flat(saved), _flat(config_lib.to_mapping(config))
+    old = flatten_dict(saved, sep=".")
+    new = flatten_dict(config_lib.to_mapping(config), sep=".")
     return [
         f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
         for name in old | new
         if old.get(name) != new.get(name) and name not in FREE_SETTINGS
     ]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -37,7 +37,6 @@ class TrainingLog:
         self._steps_per_epoch = steps_per_epoch
         self._is_main = multihost.is_main()
         self._bar = Bar(config.name, last_step, first_step, quiet=not self._is_main)
-        self._beginning = f"continuing {workdir} at step {first_step}" if first_step else ""
         self._pending: list[tuple[int, Metrics]] = []
         self._since = 0.0  # when the clock for the rate was started
         self._timed = 0  # steps since then
@@ -52,8 +51,6 @@ class TrainingLog:
 
     def __enter__(self) -> "TrainingLog":
         self._bar.__enter__()
-        if self._beginning:
-            self._bar.print(self._beginning)
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 from absl import flags
+from jax.sharding import Mesh
 from jaxtyping import Array, Int, Int32
 from ml_collections import config_flags
 
@@ -48,7 +49,7 @@ def train(config: Config, workdir: str) -> TrainState:
       Interrupted: by a signal, after saving a checkpoint.
     """
     # ---- Prepare ----
-    training = _Training(config)
+    training = Training(config, sharding.create_mesh())
     if multihost.is_main():
         workdir_lib.open_for_training(workdir, config)
     multihost.barrier("workdir")
@@ -64,6 +65,8 @@ def train(config: Config, workdir: str) -> TrainState:
             return state
         if multihost.is_main():
             workdir_lib.record_start(workdir, first_step)
+            if first_step:
+                print(f"continuing {workdir} at step {first_step}")
         log = stack.enter_context(
             TrainingLog(config, workdir, first_step, training.last_step, training.steps_per_epoch)
         )
@@ -76,16 +79,15 @@ def train(config: Config, workdir: str) -> TrainState:
     return state
 
 
-class _Training:
+class Training:
     """What a configuration determines: the data on the devices, and functions to be compiled."""
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, mesh: Mesh):
         # ---- The parts of the run ----
         method = methods.create(config)
         dataset = build.load_dataset(config.data)
         splits = build.split_dataset(dataset, config)
         train_split = data.extend(splits.train, splits.extra)
-        mesh = sharding.create_mesh()
         everywhere = sharding.replicated(mesh)
         keys = jax.random.split(jax.random.key(config.seed), 5)
         init_key, order_key, step_key, selection_key, extra_key = keys

@@ -26,11 +26,7 @@ class Teacher(NamedTuple):
 
 
 def load_teacher(config: DistillationConfig, dataset: Dataset, mesh: Mesh) -> Teacher | None:
-    """Load the configured teacher; return None if there is none.
-
-    Raises:
-      UsageError: the directory holds no such checkpoint, or one of other classes or images.
-    """
+    """Load the configured teacher, of the data set's classes and images; None if there is none."""
     if config.weight == 0:
         return None
     field = "config.distillation.teacher"

@@ -15,13 +15,6 @@ def make_split(count=50, shape=(8, 8, 3)):
     return data.Split(images, rng.integers(0, 5, count).astype(np.int32))
 
 
-def jitted_batch(split, position, batch_size, augmentation, seed=0):
-    on_device = data.put_on_device(split)
-    permutation = data.epoch_permutation(jax.random.key(seed), len(split))
-    take = jax.jit(data.training_batch, static_argnums=(3, 5))
-    return take(on_device, permutation, position, batch_size, jax.random.key(1), augmentation)
-
-
 def test_put_on_device_keeps_values_and_types():
     split = make_split()
     on_device = data.put_on_device(split)
@@ -30,10 +23,16 @@ def test_put_on_device_keeps_values_and_types():
     np.testing.assert_array_equal(on_device.labels, split.labels)
 
 
-def test_an_epoch_visits_each_example_once():
+def test_an_epoch_visits_each_example_once_and_compiles_once():
     split = make_split(50)
-    batches = [jitted_batch(split, start, 10, data.Augmentation()) for start in range(0, 50, 10)]
+    plan = data.BatchPlan(10, 5, data.Augmentation(), jax.random.key(1))
+    take = jax.jit(plan.batch)
+    permutation = data.epoch_permutation(jax.random.key(0), 50)
+    on_device = data.put_on_device(split)
+    batches = [take(on_device, permutation, jnp.asarray(step)) for step in range(5, 10)]
+    assert take._cache_size() == 1
     indices = np.concatenate([batch.indices for batch in batches])
+    np.testing.assert_array_equal(indices, permutation)
     np.testing.assert_array_equal(np.sort(indices), np.arange(50))
     assert not np.array_equal(indices, np.arange(50))
     for batch in batches:
@@ -49,33 +48,6 @@ def test_every_pixel_value_is_divided_exactly():
     np.testing.assert_array_equal(data.to_float(jnp.asarray(pixels)), expected)
     np.testing.assert_array_equal(jax.jit(data.to_float)(pixels), expected)
     assert expected[255] == 1 and expected[0] == 0
-
-
-def test_augmented_examples_do_not_depend_on_the_batch_size():
-    split = make_split()
-    augmentation = data.Augmentation(2, True)
-    large = jitted_batch(split, 0, 20, augmentation)
-    small = jitted_batch(split, 10, 10, augmentation)
-    jax.tree.map(np.testing.assert_array_equal, small, jax.tree.map(lambda x: x[10:], large))
-    again = jitted_batch(split, 0, 20, augmentation)
-    jax.tree.map(np.testing.assert_array_equal, again, large)
-
-
-def test_position_is_traced():
-    traces = []
-
-    @jax.jit
-    def indices(split, permutation, position):
-        traces.append(1)
-        key, augmentation = jax.random.key(0), data.Augmentation(1)
-        return data.training_batch(split, permutation, position, 5, key, augmentation).indices
-
-    on_device = data.put_on_device(make_split(20))
-    permutation = data.epoch_permutation(jax.random.key(0), 20)
-    for start in (0, 5, 15):
-        taken = indices(on_device, permutation, jnp.int32(start))
-        np.testing.assert_array_equal(taken, permutation[start : start + 5])
-    assert len(traces) == 1
 
 
 def test_permutations_differ_by_key():
@@ -100,7 +72,8 @@ def test_evaluation_batches_cover_the_first_examples_in_order(num_examples):
     count = 20 if num_examples is None else num_examples
     assert len(batches) == -(-count // 8)
     real = [
-        jax.tree.map(lambda x, b=b: np.asarray(x)[np.asarray(b.mask)], b.batch) for b in batches
+        jax.tree.map(lambda x, m=mask: np.asarray(x)[np.asarray(m)], batch)
+        for batch, mask in batches
     ]
     indices = np.concatenate([batch.indices for batch in real]) if real else np.arange(0)
     np.testing.assert_array_equal(indices, np.arange(count))
@@ -110,10 +83,8 @@ def test_evaluation_batches_cover_the_first_examples_in_order(num_examples):
         expected = split.images[true.indices].astype(np.float32) / np.float32(255)
         np.testing.assert_array_equal(true.images, expected)
         np.testing.assert_array_equal(true.labels, split.labels[true.indices])
-        # The filling repeats a real image.
-        np.testing.assert_array_equal(
-            batch.images[~mask], np.broadcast_to(true.images[-1], (int((~mask).sum()), 8, 8, 3))
-        )
+        for filling in batch.images[~mask]:  # repeats a real image
+            np.testing.assert_array_equal(filling, true.images[-1])
 
 
 def test_evaluation_refuses_impossible_numbers():
@@ -124,6 +95,7 @@ def test_evaluation_refuses_impossible_numbers():
 
 
 _SHARDED = """
+import dataclasses
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
@@ -135,17 +107,12 @@ replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
 rng = np.random.default_rng(0)
 images = rng.integers(0, 256, (100, 8, 8, 3), dtype=np.uint8)
 split = data.Split(images, rng.integers(0, 5, 100).astype(np.int32))
-augmentation = data.Augmentation(4, True)
-
-def take(split, permutation, position, sharding):
-    key = jax.random.key(1)
-    return data.training_batch(split, permutation, position, 32, key, augmentation, sharding)
-
-take = jax.jit(take, static_argnums=3)
+plan = data.BatchPlan(32, 3, data.Augmentation(4, True), jax.random.key(1))
 permutation = data.epoch_permutation(jax.random.key(0), 100)
-one = take(data.put_on_device(split), permutation, 32, None)
+one = jax.jit(plan.batch)(data.put_on_device(split), permutation, 1)
 on_all = data.put_on_device(split, replicated)
-eight = take(on_all, jax.device_put(permutation, replicated), 32, sharded)
+take = jax.jit(dataclasses.replace(plan, sharding=sharded).batch)
+eight = take(on_all, jax.device_put(permutation, replicated), 1)
 jax.tree.map(np.testing.assert_array_equal, one, eight)
 for batch, mask in data.batches_for_evaluation(split, 16, sharding=sharded):
     assert mask.sharding.is_equivalent_to(sharded, 1)

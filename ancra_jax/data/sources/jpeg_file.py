@@ -23,11 +23,7 @@ _ARRAYS = [
 def load(
     path: Path, name: str, class_names: tuple[str, ...], cache_dir: PathLike | None
 ) -> Dataset:
-    """Read and decode such a file, or take its decoded form from the cache.
-
-    Raises:
-      UsageError: the file is missing, damaged or another one.
-    """
+    """Read and decode such a file, or take its decoded form from the cache."""
     field = f"data_dir {path}"
     if not path.is_file():
         raise UsageError(f"{field}: there is no such file")

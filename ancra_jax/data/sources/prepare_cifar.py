@@ -106,11 +106,7 @@ class Cifar100(Cifar10, skip_registration=True):  # type: ignore[call-arg]
 
 
 def prepare(name: str, data_dir: epath.Path) -> None:
-    """Write ``data_dir/name/version`` as array_record; ``name`` is ``cifar10`` or ``cifar100``.
-
-    Raises:
-      UsageError: the archive cannot be obtained or read, or ``data_dir`` cannot be written.
-    """
+    """Write ``data_dir/name/version`` as array_record; ``name`` is ``cifar10`` or ``cifar100``."""
     builders = {builder.name: builder for builder in (Cifar10, Cifar100)}
     try:
         builder = builders[name](data_dir=data_dir, file_format="array_record")

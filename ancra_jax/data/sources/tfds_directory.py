@@ -24,7 +24,6 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+")
 # Identifiers of the stock CIFAR data sets: they number the examples as the official archive does.
 _NUMBERED = re.compile(rb"(?:train|test)_(\d+)")
 _JPEG = b"\xff\xd8"
-_RECORDS_AT_ONCE = 1024
 _INCOMPLETE = (
     "it was not written to the end or is damaged. Copy it again, or delete it to have the data "
     "set prepared anew"
@@ -60,17 +59,13 @@ def find(data_dir: epath.Path, name: str) -> epath.Path | None:
     """Return the prepared directory of a data set, of the newest version; None if there is none.
 
     ``data_dir`` is a TFDS directory (``data_dir/name/version``), or the version's own directory.
-
-    Raises:
-      UsageError: the preparation was not finished.
     """
     if (data_dir / _INFO).exists() or _VERSION.fullmatch(data_dir.name):
         newest = data_dir
     else:
         parent = data_dir if data_dir.name == name else data_dir / name
-        if not parent.is_dir():
-            return None
-        versions = [path for path in parent.iterdir() if _VERSION.fullmatch(path.name)]
+        paths = parent.iterdir() if parent.is_dir() else ()
+        versions = [path for path in paths if _VERSION.fullmatch(path.name)]
         if not versions:
             return None
         newest = max(versions, key=lambda path: [int(part) for part in path.name.split(".")])
@@ -162,9 +157,7 @@ def _records(builder: Any, part: str) -> list[dict[str, Any]]:
         if with_tensorflow:
             return list(tfds.as_numpy(builder.as_dataset(part, decoders=encoded)))
         source = builder.as_data_source(part, decoders=encoded)
-        starts = range(0, len(source), _RECORDS_AT_ONCE)
-        chunks = (range(start, min(start + _RECORDS_AT_ONCE, len(source))) for start in starts)
-        return [record for chunk in chunks for record in source.__getitems__(chunk)]
+        return list(source.__getitems__(range(len(source))))
     except Exception as error:  # RuntimeError by array_record, their own by features, TensorFlow.
         raise UsageError(
             f"{builder.data_path}: the {part} split cannot be read ({error}): {_INCOMPLETE}"
