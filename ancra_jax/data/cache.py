@@ -7,7 +7,6 @@ never sees half of it, and its contents are checked against their fingerprint wh
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -87,19 +86,17 @@ def _read(entry: Path) -> Dataset:
 
 def _write(entry: Path, dataset: Dataset) -> None:
     entry.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{entry.name}-", dir=entry.parent))
-    try:
+    with tempfile.TemporaryDirectory(prefix=f".{entry.name}-", dir=entry.parent) as temporary:
+        new = Path(temporary) / "new"
+        new.mkdir()
         for part, split in (("train", dataset.train), ("test", dataset.test)):
-            np.save(temporary / f"{part}_images.npy", split.images)
-            np.save(temporary / f"{part}_labels.npy", split.labels)
+            np.save(new / f"{part}_images.npy", split.images)
+            np.save(new / f"{part}_labels.npy", split.labels)
         fields = ("name", "class_names", "fingerprint", "recoded")
         description = {field: getattr(dataset, field) for field in fields}
-        (temporary / _DESCRIPTION).write_text(json.dumps(description))
+        (new / _DESCRIPTION).write_text(json.dumps(description))
         # A folder cannot be renamed onto another: a damaged entry, or that of a process that was
         # faster, is first moved aside.
         if entry.exists():
-            os.rename(entry, temporary / "replaced")
-        os.rename(temporary, entry)
-        shutil.rmtree(entry / "replaced", ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            os.rename(entry, Path(temporary) / "replaced")
+        os.rename(new, entry)

@@ -69,16 +69,12 @@ def check_state(name, state):
 EIGHT_DEVICES = """
 import sys
 import chex, jax, pytest
-from jax import numpy as jnp
 from ancra_jax.errors import UsageError
+from ancra_jax.run import build, sharding
+from ancra_jax.train import loop
+from ancra_jax.train.teacher import Teacher
 from tests.support.reference_weights import random_variables
 from tests.support.small_runs import arrays, small_config
-from ancra_jax import data, methods
-from ancra_jax.run import build, sharding
-from ancra_jax.run.averaging import make_refresh_statistics
-from ancra_jax.run.state import create_train_state
-from ancra_jax.train import optim
-from ancra_jax.train.step import make_train_step
 
 assert jax.device_count() == 8
 OPTIONS = dict(
@@ -86,37 +82,26 @@ OPTIONS = dict(
     distillation__weight=0.5, distillation__teacher="given below",
 )
 
+def random_teacher(config, dataset, mesh):
+    network = build.create_network(small_config(), 10)
+    variables = jax.device_put(random_variables(network, (8, 8, 1)), sharding.replicated(mesh))
+    return Teacher(jax.tree_util.Partial(network.apply, variables), "") if config.weight else None
+
+loop.load_teacher = random_teacher
+
 def after_one_step(name, devices, **options):
-    mesh = sharding.create_mesh(devices)
-    everywhere = sharding.replicated(mesh)
     options |= {"self_adaptive__start_epoch": 1, "awp__warmup_epochs": 0, "udr__interval": 1}
     # Beside the natural image the gradient of the KL is almost 0, and rounding decides its signs.
     config = small_config(name, data__crop_padding=1, attack__start="uniform", **options)
-    dataset = build.load_dataset(config.data)
-    splits = build.split_dataset(dataset, config)
-    network, method = build.create_network(config, 10), methods.create(config)
-    optimizer = optim.create(config.optimizer, 2, 4)
-    split, averaging = data.extend(splits.train, splits.extra), build.averaging(config)
-    state = create_train_state(
-        network.init, optimizer, (8, 8, 1), jax.random.key(0),
-        method.init_state(jnp.asarray(split.labels), 10), averaging,
-    )
-    batches = build.batch_plan(config, splits, jax.random.key(1), jax.random.key(2), mesh)
-    step = make_train_step(network.apply, method, optimizer, batches, averaging)
-    permutation = jax.device_put(jnp.arange(128), everywhere)
-    operands = data.put_on_device(split, everywhere), permutation
-    teacher = None
-    if config.distillation.weight:
-        variables = random_variables(network, (8, 8, 1))
-        teacher = jax.tree_util.Partial(network.apply, jax.device_put(variables, everywhere))
-    state, _ = step(jax.device_put(state, everywhere), *operands, teacher)
+    training = loop.Training(config, sharding.create_mesh(devices))
+    operands = training.train_data, training.permutation(0)
+    state, _ = training.step(training.create_state(), *operands, training.teacher)
     if "swa" in state.averages:
-        refresh = make_refresh_statistics(network.apply, batches)
-        averages = refresh(state.averages, *operands, batches.steps_per_epoch)
+        averages = training.refresh_statistics(state.averages, *operands, training.steps_per_epoch)
         state = state._replace(averages=averages)
     first = arrays(state)
-    step(state, *operands, teacher)
-    assert step._cache_size() == 1, f"{name}: what a step returns is laid out otherwise"
+    training.step(state, *operands, training.teacher)
+    assert training.step._cache_size() == 1, f"{name}: what a step returns is laid out otherwise"
     return first
 
 with pytest.raises(UsageError, match="config.batch_size=30: .* 8"):

@@ -9,20 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ancra_jax import methods, models
-from ancra_jax.data import DeviceSplit
+from ancra_jax import models
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate import evaluate
 from ancra_jax.results.store import read_result
 from ancra_jax.run import build, sharding
 from ancra_jax.run.checkpoint import Checkpoints
 from ancra_jax.run.files import read_json_lines
-from ancra_jax.run.state import create_train_state
 from ancra_jax.run.weights import load_weights
 from ancra_jax.run.workdir import open_for_training
-from ancra_jax.train import optim
-from ancra_jax.train.loop import train
-from ancra_jax.train.step import make_train_step
+from ancra_jax.train.loop import Training, train
 from tests.support.reference_weights import random_variables
 from tests.support.small_runs import TinyNetwork, arrays, small_config
 
@@ -30,18 +26,9 @@ from tests.support.small_runs import TinyNetwork, arrays, small_config
 def program(**settings):
     """The training step of a configuration, as JAX hands it to the compiler."""
     config = small_config("pgd_at", data__crop_padding=1, **settings)
-    dataset = build.load_dataset(config.data)
-    splits = build.split_dataset(dataset, config)
-    network, method = build.create_network(config, 10), methods.create(config)
-    optimizer, averaging = optim.create(config.optimizer, 2, 4), build.averaging(config)
-    key, mesh = jax.random.key(3), sharding.create_mesh(jax.devices()[:1])
-    batches = build.batch_plan(config, splits, key, key, mesh)
-    state = jax.eval_shape(
-        lambda: create_train_state(network.init, optimizer, (8, 8, 1), key, {}, averaging)
-    )
-    data = DeviceSplit(jnp.zeros((128, 8, 8, 1), jnp.uint8), jnp.zeros(128, jnp.int32))
-    step = make_train_step(network.apply, method, optimizer, batches, averaging)
-    return step.lower(state, data, jnp.arange(128)).as_text()
+    training = Training(config, sharding.create_mesh(jax.devices()[:1]))
+    operands = training.abstract_state, training.train_data, jnp.arange(128)
+    return training.step.lower(*operands).as_text()
 
 
 def test_options_that_are_off_leave_the_step_as_it_is():
