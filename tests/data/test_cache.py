@@ -1,6 +1,7 @@
 import logging
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -85,22 +86,14 @@ def test_failed_write_leaves_nothing(cache_dir, monkeypatch, caplog):
 
 def test_concurrent_builds(cache_dir):
     barrier = threading.Barrier(4)
-    results = []
 
     def build():
         barrier.wait()
         return small()
 
-    threads = [
-        threading.Thread(target=lambda: results.append(cached("small", "key", build, None)))
-        for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: cached("small", "key", build, None), range(4)))
     assert {dataset.fingerprint for dataset in results} == {small().fingerprint}
-    assert len(results) == 4
     assert cached("small", "key", never, None).fingerprint == small().fingerprint
 
 

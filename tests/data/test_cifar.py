@@ -35,6 +35,7 @@ def prepared_dir(cifar10_dir):
 
 def test_archive_placed_by_hand_is_prepared_and_read(cifar10_dir):
     dataset = data.load("cifar10", data_dir=str(cifar10_dir))
+    assert dataset.title == "CIFAR-10"
     assert dataset.class_names == tuple(f"class{i}" for i in range(10))
     assert (len(dataset.train), len(dataset.test), dataset.num_classes) == (50, 10, 10)
     assert dataset.image_shape == (32, 32, 3)
@@ -42,7 +43,7 @@ def test_archive_placed_by_hand_is_prepared_and_read(cifar10_dir):
     np.testing.assert_array_equal(dataset.train.images, expected(train, 1))
     np.testing.assert_array_equal(dataset.train.labels, train[:, 0])
     np.testing.assert_array_equal(dataset.test.images, expected(cifar_rows(5, 10, (10,)), 1))
-    assert (cifar10_dir / PREPARED / "dataset_info.json").exists()
+    assert (cifar10_dir / "cifar10/3.0.2/dataset_info.json").exists()
 
 
 def test_prepared_directory_is_an_ordinary_tfds_directory(prepared_dir):
@@ -94,8 +95,10 @@ def test_directory_on_google_cloud_storage_is_copied(prepared_dir, monkeypatch):
         data.load("cifar100", data_dir="gs://bucket")
 
 
-def shard(prepared_dir: Path, part: str) -> Path:
-    return prepared_dir / PREPARED / f"cifar10-{part}.array_record-00000-of-00001"
+INFO, FEATURES = PREPARED / "dataset_info.json", PREPARED / "features.json"
+TRAIN, TEST = (
+    PREPARED / f"cifar10-{part}.array_record-00000-of-00001" for part in ("train", "test")
+)
 
 
 def rewrite(path: Path, old: str, new: str) -> None:
@@ -104,25 +107,17 @@ def rewrite(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new))
 
 
-def info(data_dir: Path) -> Path:
-    return data_dir / PREPARED / "dataset_info.json"
-
-
-def features(data_dir: Path) -> Path:
-    return data_dir / PREPARED / "features.json"
-
-
 DAMAGES = {
-    "no info": (lambda d: info(d).unlink(), "has no dataset_info"),
-    "no features": (lambda d: features(d).unlink(), "3.0.2 cannot be read"),
-    "half info": (lambda d: os.truncate(info(d), 100), "3.0.2 cannot be read"),
-    "missing shard": (lambda d: shard(d, "test").unlink(), "cifar10-test.* is missing"),
-    "truncated shard": (lambda d: os.truncate(shard(d, "train"), 70000), "train split"),
-    "empty shard": (lambda d: os.truncate(shard(d, "train"), 0), "train split"),
-    "wrong count": (lambda d: rewrite(info(d), '"50"', '"60"'), "3.0.2"),
-    "no test split": (lambda d: rewrite(info(d), '"test"', '"rest"'), "train, rest; .* test"),
-    "other data set": (lambda d: rewrite(info(d), '"cifar10"', '"x"'), "'x' .* 'cifar10'"),
-    "other classes": (lambda d: rewrite(features(d), '"10"', '"9"'), " 9 classes .* 10 classes"),
+    "no info": (lambda d: (d / INFO).unlink(), "has no dataset_info"),
+    "no features": (lambda d: (d / FEATURES).unlink(), "3.0.2 cannot be read"),
+    "half info": (lambda d: os.truncate(d / INFO, 100), "3.0.2 cannot be read"),
+    "missing shard": (lambda d: (d / TEST).unlink(), "cifar10-test.* is missing"),
+    "truncated shard": (lambda d: os.truncate(d / TRAIN, 70000), "train split"),
+    "empty shard": (lambda d: os.truncate(d / TRAIN, 0), "train split"),
+    "wrong count": (lambda d: rewrite(d / INFO, '"50"', '"60"'), "3.0.2"),
+    "no test split": (lambda d: rewrite(d / INFO, '"test"', '"rest"'), "train, rest; .* test"),
+    "other data set": (lambda d: rewrite(d / INFO, '"cifar10"', '"x"'), "'x' .* 'cifar10'"),
+    "other classes": (lambda d: rewrite(d / FEATURES, '"10"', '"9"'), " 9 classes .* 10 classes"),
 }
 
 
@@ -134,14 +129,13 @@ def test_damaged_directories_are_refused_with_advice(prepared_dir, damage):
         data.load("cifar10", data_dir=prepared_dir)
     assert str(prepared_dir) in str(error.value)
     assert "\n" not in str(error.value)
-    assert shard(prepared_dir, "train").exists()
+    assert (prepared_dir / TRAIN).exists()
 
 
 def test_tfrecord_without_tensorflow_says_what_to_do(prepared_dir, monkeypatch):
     directory = prepared_dir / PREPARED
     rewrite(directory / "dataset_info.json", "array_record", "tfrecord")
-    for part in ("train", "test"):
-        path = shard(prepared_dir, part)
+    for path in directory.glob("*.array_record*"):
         path.rename(path.with_name(path.name.replace("array_record", "tfrecord")))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match="pip install tensorflow"):

@@ -6,21 +6,13 @@ import pytest
 from ancra_jax import data
 from ancra_jax.errors import UsageError
 from ancra_jax.types import Batch
-from tests.support import run_on_eight_devices
+from tests.support.processes import run_python
 
 
-def make_split(count=50, shape=(8, 8, 3)):
+def make_split(count):
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (count, *shape), dtype=np.uint8)
+    images = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
     return data.Split(images, rng.integers(0, 5, count).astype(np.int32))
-
-
-def test_put_on_device_keeps_values_and_types():
-    split = make_split()
-    on_device = data.put_on_device(split)
-    assert on_device.images.dtype == jnp.uint8 and on_device.labels.dtype == jnp.int32
-    np.testing.assert_array_equal(on_device.images, split.images)
-    np.testing.assert_array_equal(on_device.labels, split.labels)
 
 
 def test_an_epoch_visits_each_example_once_and_compiles_once():
@@ -98,15 +90,14 @@ _SHARDED = """
 import dataclasses
 import jax
 import numpy as np
-from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
 from ancra_jax import data
+from ancra_jax.run import sharding
+from tests.data.test_pipeline import make_split
 
 assert jax.device_count() == 8
-mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-replicated, sharded = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
-rng = np.random.default_rng(0)
-images = rng.integers(0, 256, (100, 8, 8, 3), dtype=np.uint8)
-split = data.Split(images, rng.integers(0, 5, 100).astype(np.int32))
+mesh = sharding.create_mesh()
+replicated, sharded = sharding.replicated(mesh), sharding.batch_sharded(mesh)
+split = make_split(100)
 plan = data.BatchPlan(32, 3, data.Augmentation(4, True), jax.random.key(1))
 permutation = data.epoch_permutation(jax.random.key(0), 100)
 one = jax.jit(plan.batch)(data.put_on_device(split), permutation, 1)
@@ -122,4 +113,4 @@ print(len(shards), len(shards[3].data), len(part.data))  # each device has all i
 
 
 def test_eight_devices_give_the_batch_of_one():
-    assert run_on_eight_devices(_SHARDED).split() == ["8", "100", "4"]
+    assert run_python(_SHARDED, devices=8).split() == ["8", "100", "4"]

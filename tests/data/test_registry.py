@@ -5,10 +5,6 @@ from ancra_jax import data
 from ancra_jax.errors import UsageError
 
 
-def test_known_names():
-    assert {"digits", "cifar10", "cifar100", "tiny_imagenet", "folder"} <= set(data.names())
-
-
 def test_unknown_name_suggests_a_known_one():
     with pytest.raises(UsageError, match=r"'cifar_10'; .*'cifar10'\? allowed are .*folder"):
         data.load("cifar_10")

@@ -10,26 +10,27 @@ from configs import cifar10, cifar100, tiny_imagenet
 from tests.support import archives
 from tests.support.small_runs import SMALL, arrays
 
+ARCHIVES = {
+    cifar10: (archives.tar, "cifar-10-binary.tar.gz", archives.cifar10_files()),
+    cifar100: (archives.tar, "cifar-100-binary.tar.gz", archives.cifar100_files()),
+    tiny_imagenet: (archives.zip_file, "tiny-imagenet-200.zip", archives.tiny_imagenet_files()),
+}
+
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
-    ("file", "method", "write", "name", "files", "num_classes"),
+    ("file", "method", "num_classes"),
     [
-        (
-            *(cifar10, "trades_ancra,strategy=hard,targeted=false"),
-            *(archives.tar, "cifar-10-binary.tar.gz", archives.cifar10_files, 10),
-        ),
-        (cifar100, "at_s2o", archives.tar, "cifar-100-binary.tar.gz", archives.cifar100_files, 100),
-        (
-            *(tiny_imagenet, "pgd_at"),
-            *(archives.zip_file, "tiny-imagenet-200.zip", archives.tiny_imagenet_files, 3),
-        ),
+        (cifar10, "trades_ancra,strategy=hard,targeted=false", 10),
+        (cifar100, "at_s2o", 100),
+        (tiny_imagenet, "pgd_at", 3),
     ],
     ids=["cifar10", "cifar100", "tiny_imagenet"],
 )
-def test_two_steps_and_an_evaluation(file, method, write, name, files, num_classes, tmp_path):
-    write(tmp_path / name, files())
+def test_two_steps_and_an_evaluation(file, method, num_classes, tmp_path):
+    write, name, files = ARCHIVES[file]
+    write(tmp_path / name, files)
     values = file.get_config(method)
     small = {name: value for name, value in SMALL.items() if not name.endswith("_examples")}
     settings = {"batch_size": 2, "data.data_dir": str(tmp_path), "data.selection_examples": 2}

@@ -6,15 +6,15 @@ import sys
 from tests.support import ENVIRONMENT
 
 
-def run_python(code: str, *, devices: int = 1, **environment: str) -> str:
+def run_python(code: str, *arguments: str, devices: int = 1, **environment: str) -> str:
     """Returns what the code printed; fails with what it wrote to stderr."""
     environment |= {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
     ran = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *arguments],
         env=ENVIRONMENT | environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1200,
     )
     assert ran.returncode == 0, ran.stderr[-4000:]
     return ran.stdout
