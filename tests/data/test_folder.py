@@ -5,22 +5,16 @@ from ancra_jax import data
 from ancra_jax.errors import UsageError
 from tests.support.archives import encode, random_image, write_files
 
+IMAGE = encode(random_image(0, 6, 5, 3))
+
 
 def folder(tmp_path, shape=(6, 5, 3), image_format="PNG", suffix=".png"):
     """Two classes, 3 and 2 training images, one test image each."""
-    pixels = {
-        f"{part}/{name}/{i}{suffix}": random_image(hash_of(part, name, i), *shape)
-        for part, name, i in [
-            ("train", "dog", 0), ("train", "dog", 1), ("train", "dog", 2),
-            ("train", "cat", 0), ("train", "cat", 1), ("test", "dog", 0), ("test", "cat", 0),
-        ]
-    }  # fmt: skip
+    names = ["train/dog/0", "train/dog/1", "train/dog/2", "train/cat/0", "train/cat/1"]
+    names += ["test/dog/0", "test/cat/0"]
+    pixels = {name + suffix: random_image(seed, *shape) for seed, name in enumerate(names)}
     write_files(tmp_path, {name: encode(image, image_format) for name, image in pixels.items()})
     return pixels
-
-
-def hash_of(part, name, i):
-    return sum(map(ord, part + name)) * 10 + i
 
 
 @pytest.mark.parametrize(
@@ -47,7 +41,7 @@ def test_grey_folder_has_one_channel(tmp_path):
     assert dataset.image_shape == (6, 5, 1)
     np.testing.assert_array_equal(dataset.test.images[0, ..., 0], pixels["test/cat/0.png"])
 
-    write_files(tmp_path, {"test/dog/0.png": encode(random_image(0, 6, 5, 3))})
+    write_files(tmp_path, {"test/dog/0.png": IMAGE})
     dataset = data.load("folder", data_dir=tmp_path)
     assert dataset.image_shape == (6, 5, 3)
     np.testing.assert_array_equal(dataset.test.images[0, ..., 2], pixels["test/cat/0.png"])
@@ -75,12 +69,9 @@ def test_resizing_keeps_the_aspect_ratio(tmp_path):
     ("change", "message"),
     [
         ({"train/dog/1.png": b""}, r"train/dog/1\.png is not an image"),
-        (
-            {"train/dog/1.png": encode(random_image(0, 60, 50, 3))[:500]},
-            r"dog/1\.png is not an image",
-        ),
+        ({"train/dog/1.png": encode(random_image(0, 60, 50, 3))[:500]}, "1.png is not an image"),
         ({"train/dog/1.png": encode(np.zeros((6, 5), np.uint16))}, "more than 8 bits"),
-        ({"test/bird/0.png": encode(random_image(0, 6, 5, 3))}, "class 'bird', which is not"),
+        ({"test/bird/0.png": IMAGE}, "class 'bird', which is not"),
         ({"train/empty/readme.txt": b""}, "train/empty has no images"),
     ],
 )
@@ -96,13 +87,13 @@ def test_missing_parts(tmp_path):
         data.load("folder")
     with pytest.raises(UsageError, match="has no folder 'train'"):
         data.load("folder", data_dir=tmp_path)
-    write_files(tmp_path, {"train/a/0.png": encode(random_image(0, 6, 5, 3))})
+    write_files(tmp_path, {"train/a/0.png": IMAGE})
     with pytest.raises(UsageError, match="has no folder 'test'"):
         data.load("folder", data_dir=tmp_path)
     (tmp_path / "test").mkdir()
     with pytest.raises(UsageError, match="test has no images"):
         data.load("folder", data_dir=tmp_path)
-    write_files(tmp_path, {"test/a/0.png": encode(random_image(0, 6, 5, 3))})
+    write_files(tmp_path, {"test/a/0.png": IMAGE})
     with pytest.raises(UsageError, match="at least two classes are needed"):
         data.load("folder", data_dir=tmp_path)
 
