@@ -60,12 +60,8 @@ def test_evaluate(arguments, message):
 
 
 def test_a_configuration_is_found_from_any_directory(tmp_path):
-    command = [
-        *(sys.executable, "-m", "ancra_jax.train"),
-        f"--config={ROOT}/configs/digits.py:trades",
-        "--config.epochs=0",
-        "--workdir=run",
-    ]
+    command = [sys.executable, "-m", "ancra_jax.train", "--config.epochs=0", "--workdir=run"]
+    command += [f"--config={ROOT}/configs/digits.py:trades"]
     completed = subprocess.run(
         command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
     )

@@ -222,7 +222,7 @@ def test_damaged_archives_are_refused(cifar10_dir, cifar10_files, change, messag
     assert not (cifar10_dir / PREPARED).exists()
 
 
-def test_unwritable_data_directory(cifar10_dir, monkeypatch):
+def test_unwritable_data_directory(cifar10_dir):
     (cifar10_dir / "cifar10").write_text("a file where a directory should go")
     with pytest.raises(UsageError, match="cannot be prepared in"):
         data.load("cifar10", data_dir=cifar10_dir)

@@ -1,5 +1,6 @@
 """What a run leaves, and how it ends, stops and continues."""
 
+import functools
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 import pytest
 
 from ancra_jax.errors import NonFiniteLossError, UsageError
+from ancra_jax.run import sharding
 from ancra_jax.run.checkpoint import Checkpoints
 from ancra_jax.run.files import read_json_lines
 from ancra_jax.run.workdir import read_starts
@@ -65,13 +67,8 @@ def test_a_run_stopped_and_continued_equals_an_uninterrupted_one(finished, tmp_p
 
 
 def start_process(workdir, method, *flags, **environment):
-    command = [
-        *(sys.executable, "-c", TRAIN_COMMAND),
-        f"--config=configs/digits.py:{method}",
-        f"--workdir={workdir}",
-        *small_flags(),
-        *flags,
-    ]
+    run = [f"--config=configs/digits.py:{method}", f"--workdir={workdir}", *small_flags()]
+    command = [sys.executable, "-c", TRAIN_COMMAND, *run, *flags]
     environment = ENVIRONMENT | QUICK | environment
     return subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
 
@@ -80,9 +77,8 @@ def start_process(workdir, method, *flags, **environment):
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_run_continues_to_the_same_parameters(tmp_path, number):
     long = {"epochs": 10, "checkpoint_every_steps": 1}
-    process = start_process(
-        tmp_path / "run", "natural", *(f"--config.{name}={value}" for name, value in long.items())
-    )
+    flags = [f"--config.{name}={value}" for name, value in long.items()]
+    process = start_process(tmp_path / "run", "natural", *flags)
     deadline = time.monotonic() + 240
     while not (tmp_path / "run/checkpoints/2").is_dir():
         assert process.poll() is None and time.monotonic() < deadline, "no checkpoint"
@@ -103,20 +99,13 @@ def test_two_processes_train_as_one(tmp_path):
         listener.bind(("localhost", 0))
         address = f"localhost:{listener.getsockname()[1]}"
     flags = ["--config.max_steps=1", "--distributed", f"--coordinator_address={address}"]
-    flags += ["--num_processes=2"]
-    processes = [
-        start_process(
-            tmp_path / "two", "pgd_at", *flags, f"--process_id={i}", JAX_NUM_CPU_DEVICES="2"
-        )
-        for i in range(2)
-    ]
+    flags += ["--num_processes=2", "--process_id"]
+    start = functools.partial(start_process, tmp_path / "two", "pgd_at", *flags)
+    processes = [start(number, JAX_NUM_CPU_DEVICES="2") for number in "01"]
     assert [process.wait(timeout=300) for process in processes] == [0, 0]
 
     one = train(small_config("pgd_at", max_steps=1), str(tmp_path / "one"))
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    abstract = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), one
-    )
+    abstract = sharding.abstract_on(one, sharding.replicated(sharding.create_mesh()))
     two, _ = Checkpoints(tmp_path / "two/checkpoints", read_only=True).restore(1, abstract)
     chex.assert_trees_all_close(arrays(two).params, arrays(one).params, atol=1e-5)
     steps = [r["step"] for r in read_json_lines(tmp_path / "two/metrics.jsonl")]
