@@ -77,12 +77,12 @@ def batch_plan(
 
 def averaging(config: Config) -> Averaging:
     """Return the configured averages of the weights."""
-    return Averaging(config.ema.decay, config.swa.start_epoch)
+    return Averaging(ema_decay=config.ema.decay, swa_start_epoch=config.swa.start_epoch)
 
 
 def augmentation(config: DataConfig) -> Augmentation:
     """Return the configured augmentation of training images."""
-    return Augmentation(config.crop_padding, config.horizontal_flip)
+    return Augmentation(crop_padding=config.crop_padding, horizontal_flip=config.horizontal_flip)
 
 
 def create_network(config: Config, num_classes: int, *, dtype: str | None = None) -> Any:
