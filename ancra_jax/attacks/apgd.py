@@ -114,7 +114,7 @@ def apgd(
         state = run_apgd(
             evaluate, first, natural, labels, threat_model, num_steps=num_steps, rho=rho, loop=loop
         )
-        adversarial = select(state.fooled & ~fooled, state.adversarial, adversarial)
+        adversarial = select(fooled, adversarial, state.adversarial)
         fooled = fooled | state.fooled
         best_loss = jnp.maximum(best_loss, state.best_loss)
     queries = num_restarts * (gradient_draws if randomized else 1) * (num_steps + 1)
@@ -135,16 +135,8 @@ def run_apgd(
 ) -> ApgdState:
     """Run Auto-PGD once, from a given start, and return the final state of the loop.
 
-    Args:
-      evaluate: the objective and the model whose misclassification counts.
-      start: the first iterates.
-      natural: natural images.
-      labels: class numbers.
-      threat_model: the ball around ``natural``.
-      num_steps: gradient steps, which decide when step sizes can be halved.
-      rho: see ``apgd``.
-      stop_after: take only so many of the steps; 0 evaluates the start.
-      loop: see ``attacks.loop.iterate``.
+    ``num_steps`` decides when step sizes can be halved; of these steps only ``stop_after`` are
+    taken if it is given, and 0 evaluates the start.
     """
     steps = num_steps if stop_after is None else stop_after
     # With zeros behind the windows, runs of other lengths share one compiled step.

@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from ancra_jax.attacks.gradients import value_and_input_gradient
 from ancra_jax.attacks.loop import LoopKind, iterate
 from ancra_jax.attacks.model import Model, example_keys, float32_logits, misclassified
-from ancra_jax.attacks.objectives import targeted_margin_term
+from ancra_jax.attacks.objectives import targeted_margin
 from ancra_jax.attacks.renamed import explains_old_calls
-from ancra_jax.attacks.threat_models import L2, Linf, ThreatModel, at_distance
+from ancra_jax.attacks.threat_models import ThreatModel, at_distance, is_linf
 from ancra_jax.attacks.types import AttackResult
 from ancra_jax.attacks.validation import Problem, check_positive_int, checked
 from ancra_jax.ops.images import (
@@ -31,7 +32,6 @@ from ancra_jax.ops.images import (
     AnyLabels,
     Images,
     Keys,
-    Labels,
     Values,
     per_image,
     select,
@@ -140,7 +140,8 @@ def _linearise(i: Any, state: FabState, problem: Problem) -> Linearised:
     """Compute the boundary's value and normal at the current point, the first part of a step."""
     if problem.targets is None:
         return state, _nearest_boundary(problem, state.point)
-    return state, _target_boundary(problem, problem.targets, state.point)
+    difference = targeted_margin(problem.model, problem.labels, problem.targets)
+    return state, value_and_input_gradient(difference, state.point)
 
 
 def _move(i: Any, linearised: Linearised, problem: Problem) -> FabState:
@@ -165,17 +166,6 @@ def _move(i: Any, linearised: Linearised, problem: Problem) -> FabState:
     )
 
 
-def _target_boundary(problem: Problem, targets: Labels, point: Images) -> tuple[Values, Images]:
-    """Return ``z_t - z_y`` and its gradient."""
-
-    def difference(x: Images) -> tuple[Float[Array, ""], Values]:
-        values = targeted_margin_term(float32_logits(problem.model, x), problem.labels, targets)
-        return jnp.sum(values), values
-
-    (_, values), normals = jax.value_and_grad(difference, has_aux=True)(point)
-    return values, normals
-
-
 def _nearest_boundary(problem: Problem, point: Images) -> tuple[Values, Images]:
     """Return ``z_k - z_y`` and its gradient for the class k whose linearised boundary is nearest.
 
@@ -196,16 +186,10 @@ def _nearest_boundary(problem: Problem, point: Images) -> tuple[Values, Images]:
         return jnp.where((k == labels) | (k >= num_classes), jnp.inf, distance), values, normals
 
     def nearer_of(best: Boundary, chunk: Int[Array, "classes"]) -> tuple[Boundary, None]:
-        distances, values, normals = jax.vmap(boundary)(chunk)
-        nearest = jnp.argmin(distances, axis=0)
-        rows = jnp.arange(len(labels))
-        found = distances[nearest, rows], values[nearest, rows], normals[nearest, rows]
-        nearer = found[0] < best[0]
-        return (
-            jnp.where(nearer, found[0], best[0]),
-            jnp.where(nearer, found[1], best[1]),
-            select(nearer, found[2], best[2]),
-        ), None
+        boundaries = jax.vmap(boundary)(chunk)
+        nearest, rows = jnp.argmin(boundaries[0], axis=0), jnp.arange(len(labels))
+        found = jax.tree.map(lambda x: x[nearest, rows], boundaries)
+        return select(found[0] < best[0], found, best), None
 
     at_once = min(num_classes, _CLASSES_AT_ONCE)
     chunks = jnp.arange(-(-num_classes // at_once) * at_once).reshape(-1, at_once)
@@ -235,12 +219,10 @@ def _project_both(
 def distance_to_hyperplane(normals: Vectors, values: Values, threat_model: ThreatModel) -> Values:
     """Return the distance to the zero set of an affine function, ``|c| / ||w||_dual``.
 
-    Args:
-      normals: gradients ``w`` of the affine functions.
-      values: their values ``c`` at the points, which need not be in [0, 1].
-      threat_model: ``Linf`` (dual norm L1) or ``L2`` (dual norm L2); its epsilon plays no part.
+    ``w`` are the functions' gradients and ``c`` their values at points anywhere; the dual norm is
+    L1 for ``Linf``, L2 for ``L2``. Epsilon plays no part.
     """
-    if _is_linf(threat_model):
+    if is_linf(threat_model):
         dual = jnp.sum(jnp.abs(normals), axis=-1)
     else:
         dual = jnp.sqrt(jnp.sum(jnp.square(normals), axis=-1))
@@ -271,15 +253,9 @@ def project_onto_hyperplane(
     toward = -jnp.sign(values)[:, None] * jnp.sign(normals)
     weights = jnp.abs(normals) / scale[:, None]
     room = jnp.where(toward > 0, 1.0 - points, points)
-    rates = jnp.where(weights > 0, 1.0, 0.0) if _is_linf(threat_model) else weights
+    rates = jnp.where(weights > 0, 1.0, 0.0) if is_linf(threat_model) else weights
     step = _solve_step(weights, rates, room, jnp.abs(values) / scale)
     return toward * jnp.minimum(step[:, None] * rates, room)
-
-
-def _is_linf(threat_model: ThreatModel) -> bool:
-    if isinstance(threat_model, Linf | L2):
-        return isinstance(threat_model, Linf)
-    raise ValueError(f"threat model {threat_model!r}: allowed are Linf and L2")
 
 
 def _solve_step(weights: Vectors, rates: Vectors, room: Vectors, target: Values) -> Values:

@@ -168,12 +168,8 @@ class Job:
     ) -> tuple[AttackResult, Bool[Array, "batch"], Values]:
         """Run one pass of an attack on a batch, and judge its images by a fresh forward pass.
 
-        Args:
-          run: the attack.
-          name: of the attack, which with ``number`` decides its randomness.
-          batch: what to attack.
-          number: of the pass.
-          targets: class numbers of all examples, for a targeted attack.
+        The attack's name and the pass's number decide its randomness; ``targets`` are the class
+        numbers of all examples, for a targeted attack.
 
         Returns:
           What the attack says; which of its images are adversarial; the perturbations' norms.

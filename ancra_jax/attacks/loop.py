@@ -36,16 +36,13 @@ def ascend(
     arguments are not checked. ``attacks.pgd`` checks them and judges what it finds.
 
     Args:
-      objective: see ``attacks.objectives``.
+      objective: what to ascend, see ``attacks.objectives``.
       start: the first iterates, taken as they are.
       images: natural images, the centres of the balls, pixels in [0, 1].
-      threat_model: ``Linf(epsilon)`` or ``L2(epsilon)``.
+      threat_model: the ball in which all iterates but the first lie.
       step_size: length of a step in the threat model's norm, on the [0, 1] pixel scale.
       num_steps: number of steps; not traced.
-      loop: see ``iterate``.
-
-    Returns:
-      Images in the ball and in [0, 1].
+      loop: see ``ancra_jax.attacks``.
     """
     objective, x, natural = frozen((objective, jnp.asarray(start), jnp.asarray(images)))
     operands = (objective, natural, threat_model, step_size)
@@ -94,8 +91,7 @@ def iterate(
       state: pytree of arrays over the batch.
       *operands: pytrees of arrays that do not change in the loop (model, labels, keys ...).
       num_steps: how many steps to take; not traced.
-      loop: ``'host'`` dispatches the steps from Python, ``'compiled'`` uses ``fori_loop``,
-        ``'auto'`` chooses: compiled under a transformation or on an accelerator, host on CPU.
+      loop: see ``ancra_jax.attacks``; compiled, it is a ``fori_loop``.
     """
     check_loop(loop)
     if num_steps <= 0:

@@ -40,11 +40,9 @@ def combine_heads(
     Args:
       term: function of one head's logits [batch, classes] to an array of any shape.
       logits: the final logits, or a pytree of such arrays that ``term`` takes.
-      aux_logits: the same structure with one more leading axis, the heads; it may have length 0.
+      aux_logits: the same structure with one more leading axis, the heads; without any (length 0)
+        the result is ``term(logits)``.
       weight: weight of the heads' mean.
-
-    Returns:
-      The combined term; ``term(logits)`` alone if there are no heads.
     """
     final = term(logits)
     if jax.tree.leaves(aux_logits)[0].shape[0] == 0:
@@ -206,15 +204,11 @@ def kl_divergence(model: Model, reference: Any, aux_weight: Weight = 0.0) -> Log
 
     At the natural image itself its gradient is 0: start from ``attacks.gaussian_start``.
 
-    Args:
-      model: see ``attacks.model.Model``.
-      reference: the fixed (natural) outputs, in the form that a model returns; log-probabilities
-        serve as well.
-      aux_weight: weight of the auxiliary heads, each compared with the same head of the reference.
+    ``reference`` has the fixed (natural) outputs, in the form that a model returns;
+    log-probabilities serve as well. Every head is compared with the same head of it.
     """
-    return LogitsObjective(
-        kl_term, as_pytree(model), (), _used(aux_weight), read_outputs(reference)
-    )
+    fixed = read_outputs(reference)
+    return LogitsObjective(kl_term, as_pytree(model), (), _used(aux_weight), fixed)
 
 
 LOSSES: dict[str, Callable[..., Objective]] = {"ce": cross_entropy, "dlr": dlr, "margin": margin}

@@ -55,18 +55,16 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
-def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """Read arrays from an ``.npz`` file: those named, or all.
+def read_arrays(path: Path, needed: Iterable[str] = ()) -> dict[str, np.ndarray]:
+    """Read all arrays from an ``.npz`` file.
 
     Raises:
-      StateError: the file is damaged, or a name is missing.
+      StateError: the file is damaged, or an array that is needed is missing.
     """
-    needed = () if names is None else tuple(names)
     try:
-        arrays = files.read_arrays(path, needed, field=path.name)
+        return files.read_arrays(path, tuple(needed), field=path.name)
     except ValueError as error:
         raise unreadable(path, error) from error
-    return {name: arrays[name] for name in needed or arrays}
 
 
 def unreadable(path: Path, reason: object) -> StateError:

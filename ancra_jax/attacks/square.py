@@ -19,7 +19,7 @@ from ancra_jax.attacks.loop import LoopKind, is_traced
 from ancra_jax.attacks.model import Model, example_keys, fold_each, misclassified
 from ancra_jax.attacks.objectives import Objective, objective_of
 from ancra_jax.attacks.renamed import explains_old_calls
-from ancra_jax.attacks.threat_models import L2, Linf, ThreatModel
+from ancra_jax.attacks.threat_models import ThreatModel, is_linf
 from ancra_jax.attacks.types import AttackResult
 from ancra_jax.attacks.validation import check_positive_int, checked
 from ancra_jax.ops.images import (
@@ -111,7 +111,7 @@ def square(
     included. ``ancra_jax.attacks`` describes the common arguments.
 
     Args:
-      loss: see there. An objective on another model costs a forward pass of both.
+      loss: an objective on another model costs a forward pass of both.
       num_queries: most proposals per example, at least 1; as in the reference, the natural image
         and the starting point are not among them. The schedule of window sizes is that of 5,000
         queries whatever their number.
@@ -123,8 +123,7 @@ def square(
         batch of an objective on another model finished examples stay.
 
     Returns:
-      See ``AttackResult``; ``queries`` counts evaluated images, natural and start included: at most
-      ``num_queries + 2``.
+      ``queries`` counts the natural image and the start too: at most ``num_queries + 2``.
     """
     problem, numbers, _ = checked(
         model, images, labels, threat_model, targets, active, indices, loop
@@ -134,16 +133,11 @@ def square(
         raise ValueError(f"p_init={p_init}: a fraction of the pixels, in (0, 1]")
     if key is None:
         raise ValueError("key=None: random windows need a key")
-    objective = objective_of(loss, problem.model, problem.labels, problem.targets)
-    height, width = problem.images.shape[1:3]
-    search = Search(
-        evaluator(objective, problem.model),
-        example_keys(key, numbers),
-        problem.images,
-        problem.labels,
-        threat_model,
-        windows(threat_model, height, width, p_init),
-    )
+    natural, labels = problem.images, problem.labels
+    evaluate = evaluator(objective_of(loss, problem.model, labels, problem.targets), problem.model)
+    _, height, width, _ = natural.shape
+    table = windows(threat_model, height, width, p_init)
+    search = Search(evaluate, example_keys(key, numbers), natural, labels, threat_model, table)
     state = _start(search, problem.active)
     if loop == "compiled" or (loop == "auto" and _prefers_compiled(search)):
         layout = None if is_traced(search) else layout_of(state, search)
@@ -252,28 +246,23 @@ def _batch_size(size: int, num_left: int) -> int:
 def windows(threat_model: ThreatModel, height: int, width: int, p_init: float) -> Windows:
     """Build the schedule's windows for images of a given size.
 
-    Args:
-      threat_model: ``Linf`` (windows of side ``round(sqrt(p H W))``, at least 1; on an elongated
-        image cut to its short side) or ``L2`` (the same, at least 3, made odd, inside the image).
-      height: rows of the images.
-      width: columns of the images.
-      p_init: fraction of pixels in the first windows.
+    Their side is ``round(sqrt(p height width))``, where ``p`` starts at ``p_init``. Under ``Linf``
+    at least 1, and cut to the short side of an elongated image; under ``L2`` at least 3, made odd,
+    inside the image.
     """
     fractions = [p_init / 2**phase for phase in range(len(HALVINGS) + 1)]
     sides = [max(round(math.sqrt(p * height * width)), 1) for p in fractions]
     short = min(height, width)
-    if isinstance(threat_model, Linf):
+    if is_linf(threat_model):
         heights, widths = (np.minimum(sides, limit) for limit in (height, width))
         patterns, tile = np.zeros((len(sides), 0, 0)), np.zeros((0, 0))
-    elif isinstance(threat_model, L2):
+    else:
         largest_odd = short - (short + 1) % 2
         sides = [min(max(side, 3) | 1, largest_odd) for side in sides]
         heights = widths = np.asarray(sides)
         corner = [(0, max(sides) - side) for side in sides]
         patterns = np.stack([np.pad(pattern(s), c) for s, c in zip(sides, corner, strict=True)])
         tile = pattern(max(short // 5, 1))
-    else:
-        raise ValueError(f"threat model {threat_model!r}: allowed are Linf and L2")
     return Windows(
         jnp.asarray(heights, jnp.int32),
         jnp.asarray(widths, jnp.int32),
@@ -309,7 +298,7 @@ def starting_point(search: Search, keys: Keys) -> Images:
     """Draw the first images. Linf: vertical stripes of random sign; L2: a grid of patterns."""
     natural, ball, table = search.natural, search.threat_model, search.table
     _, height, width, channels = natural.shape
-    if isinstance(ball, Linf):
+    if is_linf(ball):
         signs = _signs(_bits(keys, (1, width, channels)))
         return ball.project(natural + ball.epsilon * signs, natural)
 
@@ -327,19 +316,12 @@ def starting_point(search: Search, keys: Keys) -> Images:
 
 
 def proposal(search: Search, keys: Keys, images: Images, step: Int[Array, ""]) -> Images:
-    """Change one random window of every image.
+    """Change one random window of every image, inside the ball and [0, 1].
 
-    Args:
-      search: the natural images, their ball and the windows.
-      keys: one key per example, used for this step alone.
-      images: the best images so far.
-      step: number of the proposal, from 0; it decides the size of the window.
-
-    Returns:
-      Images in the ball and in [0, 1].
+    The number of the step, from 0, decides the size of the window; ``keys`` are for it alone.
     """
     phase = jnp.sum(step > jnp.asarray(HALVINGS))
-    propose = _linf_proposal if isinstance(search.threat_model, Linf) else _l2_proposal
+    propose = _linf_proposal if is_linf(search.threat_model) else _l2_proposal
     return propose(search, keys, images, phase)
 
 

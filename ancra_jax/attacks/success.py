@@ -25,15 +25,9 @@ def is_adversarial(
 ) -> Flags:
     """Judge candidates by a fresh forward pass, whatever an attack believed of them.
 
-    Args:
-      model: the model whose final logits decide.
-      candidates: images to judge.
-      images: natural images.
-      labels: class numbers.
-      threat_model: the ball that candidates must lie in (tolerance 1e-6).
-
     Returns:
-      Whether the candidate is finite, in [0, 1], in the ball, and misclassified with finite logits.
+      Whether the candidate is finite, in [0, 1], in the ball around its natural image (tolerance
+      1e-6), and misclassified with finite logits.
     """
     arrays = jnp.asarray(candidates), jnp.asarray(images), jnp.asarray(labels)
     return judge(as_pytree(model), *arrays, threat_model)[0]

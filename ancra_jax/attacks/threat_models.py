@@ -11,6 +11,7 @@ from ancra_jax.ops.images import TINY, Images, Keys, Values, gaussian_noise, per
 from ancra_jax.ops.pytree import pytree_dataclass
 
 Radius = float | int | Float[Array, ""]
+Image = Float[Array, "height width channels"]
 
 
 @runtime_checkable
@@ -37,11 +38,15 @@ class ThreatModel(Protocol):
         """Draw noise of the images' shape, which ``at_distance`` scales, with one key each."""
 
 
-def _check_epsilon(epsilon: object) -> None:
-    if isinstance(epsilon, (int, float)) and not (math.isfinite(epsilon) and epsilon > 0):
-        raise ValueError(
-            f"epsilon={epsilon}: epsilon must be finite and > 0, on the [0, 1] pixel scale"
-        )
+def is_linf(threat_model: ThreatModel) -> bool:
+    """Tell ``Linf`` from ``L2``, for attacks that know only these.
+
+    Raises:
+      ValueError: it is another threat model.
+    """
+    if isinstance(threat_model, Linf | L2):
+        return isinstance(threat_model, Linf)
+    raise ValueError(f"threat model {threat_model!r}: allowed are Linf and L2")
 
 
 def at_distance(
@@ -57,13 +62,18 @@ def _euclidean(x: Images) -> Float[Array, "batch 1 1 1"]:
 
 
 @pytree_dataclass()
-class Linf:
-    """All images whose pixels each differ by at most ``epsilon`` from the natural image's."""
-
+class _Ball:
     epsilon: Radius
 
     def __post_init__(self) -> None:
-        _check_epsilon(self.epsilon)
+        radius = self.epsilon
+        if isinstance(radius, (int, float)) and not (math.isfinite(radius) and radius > 0):
+            raise ValueError(f"epsilon={radius}: must be finite and > 0, on the [0, 1] pixel scale")
+
+
+@pytree_dataclass()
+class Linf(_Ball):
+    """All images whose pixels each differ by at most ``epsilon`` from the natural image's."""
 
     def norm(self, perturbations: Images) -> Values:
         """Return the largest absolute pixel difference."""
@@ -90,13 +100,8 @@ class Linf:
 
 
 @pytree_dataclass()
-class L2:
+class L2(_Ball):
     """All images at a Euclidean distance of at most ``epsilon`` from the natural image."""
-
-    epsilon: Radius
-
-    def __post_init__(self) -> None:
-        _check_epsilon(self.epsilon)
 
     def norm(self, perturbations: Images) -> Values:
         """Return the Euclidean norm over all pixels and channels."""
@@ -116,9 +121,7 @@ class L2:
         """Draw uniformly in the ball, then clip to [0, 1]."""
         dimension = math.prod(natural.shape[1:])
 
-        def draw(
-            key: Key[Array, ""], x: Float[Array, "height width channels"]
-        ) -> Float[Array, "height width channels"]:
+        def draw(key: Key[Array, ""], x: Image) -> Image:
             direction_key, radius_key = jax.random.split(key)
             gaussian = jax.random.normal(direction_key, x.shape, x.dtype)
             radius = jax.random.uniform(radius_key, (), x.dtype) ** (1.0 / dimension)

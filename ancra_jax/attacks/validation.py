@@ -52,15 +52,11 @@ def checked(
 ) -> tuple[Problem, Labels, Images | None]:
     """Check the arguments that attacks have in common, as the user gave them, and convert them.
 
-    Every attack calls this first. ``ancra_jax.attacks`` describes the arguments; ``start`` has the
-    images' shape and is taken as it is.
+    Every attack calls this first. ``ancra_jax.attacks`` describes the arguments and the errors;
+    ``start`` has the images' shape and is taken as it is.
 
     Returns:
       The problem, the indices and the start.
-
-    Raises:
-      TypeError: ``threat_model`` is not one.
-      ValueError: another argument is not allowed; the message names it.
     """
     check_images(images)
     batch = len(images)
@@ -114,11 +110,7 @@ def check_labels(
 ) -> None:
     """Refuse what is not one whole number of at least 0 per image, with a ValueError.
 
-    Args:
-      labels: class numbers, or other numbers (indices).
-      batch: number of images.
-      num_classes: of the model, if it is known; labels must be below it.
-      name: of the argument.
+    Labels must be below ``num_classes``, if the number of the model's classes is known.
     """
     if np.ndim(labels) != 1 or np.shape(labels)[0] != batch:
         raise ValueError(f"{name} has shape {np.shape(labels)}: expected [{batch}]")

@@ -1,5 +1,7 @@
 """Arrays over a batch of images."""
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,8 @@ AnyImages = Images | Float[np.ndarray, "batch height width channels"]
 AnyLabels = Labels | Int[np.ndarray, "batch"]
 AnyFlags = Flags | Bool[np.ndarray, "batch"]
 
+Rows = TypeVar("Rows")
+
 TINY = 1e-12
 """Added to a divisor that can be 0, such as a norm, so that 0 divided by it stays 0."""
 
@@ -24,9 +28,16 @@ def per_image(values: Shaped[Array, "batch"]) -> Shaped[Array, "batch 1 1 1"]:
     return values[:, None, None, None]
 
 
-def select(mask: Flags, chosen: Images, other: Images) -> Images:
-    """Return every image of ``chosen`` where ``mask`` holds, and of ``other`` elsewhere."""
-    return jnp.where(per_image(mask), chosen, other)
+def select(mask: Flags, chosen: Rows, other: Rows) -> Rows:
+    """Return the rows of ``chosen`` where ``mask`` holds, else those of ``other``.
+
+    Both are pytrees of arrays over the batch.
+    """
+
+    def choose(x: Array, y: Array) -> Array:
+        return jnp.where(jnp.expand_dims(mask, range(1, x.ndim)), x, y)
+
+    return jax.tree.map(choose, chosen, other)
 
 
 def gaussian_noise(keys: Keys, images: Images) -> Images:

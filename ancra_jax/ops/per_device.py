@@ -48,9 +48,7 @@ def where_the_batch_is(tree: Any, batch: jax.Array) -> Any:
 def layout_of(state: Any, operands: Any) -> Layout | None:
     """Return the layout in which every device can work by itself.
 
-    Args:
-      state: pytree of arrays over the batch.
-      operands: pytree of arrays over the batch, and of others (weights, settings).
+    ``state`` has arrays over the batch, ``operands`` such and others (weights, settings).
 
     Returns:
       None if there is but one device, and where it is not clear which operands are over the batch:
@@ -84,10 +82,8 @@ def _is_split(sharding: Any) -> bool:
 def on_own_rows(function: Callable[..., Any], layout: Layout | None) -> Callable[..., Any]:
     """Make every device compute ``function(scalars, state, operands)`` for its rows alone.
 
-    Args:
-      function: returns a pytree of arrays over the batch.
-      layout: of ``state`` and ``operands``; ``scalars`` are replicated. None leaves the function
-        as it is.
+    The function returns a pytree of arrays over the batch. ``scalars`` are replicated, the rest is
+    spread as ``layout`` says; None leaves the function as it is.
     """
     if layout is None:
         return function
