@@ -20,18 +20,8 @@ from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.threat_models import ThreatModel, at_distance
 from ancra_jax.attacks.types import AttackResult
 from ancra_jax.attacks.validation import check_positive_int, checked
-from ancra_jax.ops.images import (
-    AnyFlags,
-    AnyImages,
-    AnyLabels,
-    Flags,
-    Images,
-    Keys,
-    Labels,
-    Values,
-    per_image,
-    select,
-)
+from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Flags, Images, Keys, Labels, Values
+from ancra_jax.ops.rows import per_image, select
 
 MOMENTUM = 0.75
 _WINDOWS_SHAPE = 256

@@ -25,17 +25,8 @@ from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.threat_models import ThreatModel, at_distance, is_linf
 from ancra_jax.attacks.types import AttackResult
 from ancra_jax.attacks.validation import Problem, check_positive_int, checked
-from ancra_jax.ops.images import (
-    TINY,
-    AnyFlags,
-    AnyImages,
-    AnyLabels,
-    Images,
-    Keys,
-    Values,
-    per_image,
-    select,
-)
+from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Images, Keys, Values
+from ancra_jax.ops.rows import TINY, per_image, select
 
 Vectors = Float[Array, "batch dimension"]
 Boundary = tuple[Values, Values, Images]  # distances, values, normals

@@ -22,8 +22,9 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from ancra_jax.attacks.model import Logits, Model, as_pytree, model_outputs, read_outputs
-from ancra_jax.ops.images import TINY, AnyLabels, Images, Labels, Values
+from ancra_jax.ops.images import AnyLabels, Images, Labels, Values
 from ancra_jax.ops.pytree import pytree_dataclass
+from ancra_jax.ops.rows import TINY
 
 Weight = float | int | Float[Array, ""]
 Objective = Callable[[Images], Values]

@@ -13,15 +13,8 @@ from ancra_jax.attacks.success import judge
 from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.attacks.types import AttackResult
 from ancra_jax.attacks.validation import Problem, check_positive_int, checked
-from ancra_jax.ops.images import (
-    AnyFlags,
-    AnyImages,
-    AnyLabels,
-    Images,
-    Keys,
-    Values,
-    gaussian_noise,
-)
+from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Images, Keys, Values
+from ancra_jax.ops.rows import gaussian_noise
 
 
 def gaussian_start(keys: Keys, images: Images, sigma: float = 0.001) -> Images:

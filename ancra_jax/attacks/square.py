@@ -22,19 +22,9 @@ from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.threat_models import ThreatModel, is_linf
 from ancra_jax.attacks.types import AttackResult
 from ancra_jax.attacks.validation import check_positive_int, checked
-from ancra_jax.ops.images import (
-    TINY,
-    AnyFlags,
-    AnyImages,
-    AnyLabels,
-    Flags,
-    Images,
-    Keys,
-    Labels,
-    Values,
-    select,
-)
+from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Flags, Images, Keys, Labels, Values
 from ancra_jax.ops.per_device import Layout, layout_of, on_own_rows
+from ancra_jax.ops.rows import TINY, select
 
 # The fraction of pixels in the window halves after these numbers of proposals. The reference
 # implementation does not rescale them to the number of queries in AutoAttack; nor do we.

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ancra_jax.ops.images import TINY, Images, Keys, Values, gaussian_noise, per_image
+from ancra_jax.ops.images import Images, Keys, Values
 from ancra_jax.ops.pytree import pytree_dataclass
+from ancra_jax.ops.rows import TINY, gaussian_noise, per_image
 
 Radius = float | int | Float[Array, ""]
 Image = Float[Array, "height width channels"]

@@ -15,7 +15,8 @@ from ancra_jax.attacks.loop import check_loop
 from ancra_jax.attacks.model import Logits, Model, as_pytree, read_outputs
 from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.attacks.types import AttackResult
-from ancra_jax.ops.images import Flags, Images, Labels, select
+from ancra_jax.ops.images import Flags, Images, Labels
+from ancra_jax.ops.rows import select
 
 
 class Problem(NamedTuple):

@@ -36,8 +36,9 @@ from ancra_jax.attacks.square import square
 from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.attacks.types import AttackResult, Progress, print_progress
 from ancra_jax.attacks.validation import check_images, forward
-from ancra_jax.ops.images import AnyImages, AnyLabels, Images, Labels, select
+from ancra_jax.ops.images import AnyImages, AnyLabels, Images, Labels
 from ancra_jax.ops.per_device import where_the_batch_is
+from ancra_jax.ops.rows import select
 
 TRANSFER = "A7"
 """The group of attacks from other models, the seventh of those on reverse attention."""
