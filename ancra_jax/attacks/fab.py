@@ -68,8 +68,9 @@ def fab(
     """Look for the closest misclassified image of every example.
 
     The search itself does not know epsilon (only the random starts of further restarts do): the
-    smallest norm found, ``-result.best_loss``, is an upper bound of the distance to the boundary.
-    ``ancra_jax.attacks`` describes the common arguments.
+    smallest norm found, ``-result.best_loss``, is an upper bound of the distance to the boundary,
+    0 for a natural image that is misclassified. ``ancra_jax.attacks`` describes the common
+    arguments.
 
     Args:
       threat_model: ``Linf`` or ``L2``: the norm to make small, and the epsilon that decides
@@ -80,13 +81,8 @@ def fab(
         class whose linearised boundary is nearest, which costs a gradient for every class.
       num_steps: steps of one restart.
       num_restarts: restarts; the smallest norm over all of them counts.
-      return_outside: return the closest misclassified image even where it lies outside the ball.
-
-    Returns:
-      ``images``: the closest misclassified image where ``success`` (with ``return_outside`` where
-      there is any), the natural image elsewhere. ``success``: its norm is at most epsilon.
-      ``best_loss``: minus its norm, ``-inf`` without one. A natural image that is misclassified is
-      at norm 0.
+      return_outside: return the closest misclassified image even where it lies outside the ball;
+        ``success`` still says whether its norm is at most epsilon.
     """
     problem, numbers, _ = checked(
         model, images, labels, threat_model, targets, active, indices, loop
@@ -229,7 +225,7 @@ def project_onto_hyperplane(
       points: points in [0, 1].
       normals: gradients ``w`` of the affine functions ``x -> values + <w, x - points>``.
       values: their values at the points.
-      threat_model: ``Linf`` or ``L2``, the norm to measure by; its epsilon plays no part.
+      threat_model: the norm to measure by, ``Linf`` or ``L2``; its epsilon plays no part.
 
     Returns:
       Moves ``d`` with ``points + d`` in [0, 1] and ``values + <w, d> = 0``. Where the hyperplane

@@ -156,12 +156,9 @@ def _on_classes(
     term: Callable[..., Values], model: Model, classes: tuple[AnyLabels, ...], aux_weight: Weight
 ) -> LogitsObjective:
     operands = tuple(jnp.asarray(numbers, jnp.int32) for numbers in classes)
-    return LogitsObjective(term, as_pytree(model), operands, _used(aux_weight))
-
-
-def _used(aux_weight: Weight) -> Weight | None:
-    """Return None, which is static in ``jit``, for a weight of 0: the heads are not computed."""
-    return None if isinstance(aux_weight, (int, float)) and aux_weight == 0 else aux_weight
+    # None is static in ``jit``, where heads of weight 0 are then not computed.
+    unused = isinstance(aux_weight, (int, float)) and aux_weight == 0
+    return LogitsObjective(term, as_pytree(model), operands, None if unused else aux_weight)
 
 
 def cross_entropy(model: Model, labels: AnyLabels, aux_weight: Weight = 0.0) -> LogitsObjective:
@@ -208,8 +205,8 @@ def kl_divergence(model: Model, reference: Any, aux_weight: Weight = 0.0) -> Log
     ``reference`` has the fixed (natural) outputs, in the form that a model returns;
     log-probabilities serve as well. Every head is compared with the same head of it.
     """
-    fixed = read_outputs(reference)
-    return LogitsObjective(kl_term, as_pytree(model), (), _used(aux_weight), fixed)
+    objective = _on_classes(kl_term, model, (), aux_weight)
+    return replace(objective, reference=read_outputs(reference))
 
 
 LOSSES: dict[str, Callable[..., Objective]] = {"ce": cross_entropy, "dlr": dlr, "margin": margin}

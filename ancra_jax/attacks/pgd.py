@@ -21,11 +21,8 @@ def gaussian_start(keys: Keys, images: Images, sigma: float = 0.001) -> Images:
     """Return ``images + sigma * N(0, 1)``, where the attacks inside TRADES-like training start.
 
     Not clipped, as in the reference implementations: the first step's projection is the first one.
-
-    Args:
-      keys: one key per example, as ``attacks.example_keys`` makes them.
-      images: natural images.
-      sigma: standard deviation on the [0, 1] pixel scale.
+    ``keys``, one per example, are made by ``attacks.example_keys``; ``sigma`` is on the [0, 1]
+    pixel scale.
     """
     return images + sigma * gaussian_noise(keys, images)
 

@@ -106,11 +106,9 @@ def square(
         and the starting point are not among them. The schedule of window sizes is that of 5,000
         queries whatever their number.
       p_init: fraction of the pixels in the first windows, in (0, 1].
-      loop: ``'compiled'`` searches in one compiled loop; ``'host'`` in chunks of 100 proposals,
-        between which finished examples leave the batch (halved as often as they allow, never below
-        32 rows: at most a few more compilations, and only for batches of 64 or more). ``'auto'``:
-        ``'host'`` on CPU, ``'compiled'`` elsewhere, under ``jit`` and for sharded images. In the
-        batch of an objective on another model finished examples stay.
+      loop: between chunks of 100 proposals, ``'host'`` halves the batch as often as finished
+        examples allow (never below 32 rows, nor with an objective on another model), at the price
+        of a few compilations. ``'auto'`` compiles the loop for sharded images too.
 
     Returns:
       ``queries`` counts the natural image and the start too: at most ``num_queries + 2``.

@@ -77,11 +77,8 @@ def _evaluate(
 
 
 def _as_it_is(jaxpr: Jaxpr, equation: JaxprEqn, operands: Sequence[ArrayLike]) -> list[ArrayLike]:
-    known = {
-        atom: value
-        for atom, value in zip(equation.invars, operands, strict=True)
-        if isinstance(atom, Var)
-    }
+    pairs = zip(equation.invars, operands, strict=True)
+    known = {atom: value for atom, value in pairs if isinstance(atom, Var)}
     alone = jaxpr.replace(
         constvars=[], invars=list(known), outvars=equation.outvars, eqns=[equation]
     )
@@ -90,10 +87,8 @@ def _as_it_is(jaxpr: Jaxpr, equation: JaxprEqn, operands: Sequence[ArrayLike]) -
 
 def _jit(jaxpr: Jaxpr, equation: JaxprEqn, operands: Sequence[ArrayLike]) -> list[ArrayLike]:
     params = equation.params
-    if any(
-        isinstance(sharding, jax.sharding.Sharding)
-        for sharding in (*params["in_shardings"], *params["out_shardings"])
-    ):
+    shardings = [*params["in_shardings"], *params["out_shardings"]]
+    if any(isinstance(one, jax.sharding.Sharding) for one in shardings):
         return _as_it_is(jaxpr, equation, operands)
     return _evaluate(params["jaxpr"].jaxpr, params["jaxpr"].consts, operands)
 
