@@ -78,9 +78,6 @@ def apgd(
       randomized: the model draws its own randomness and is called as
         ``model(images, key=key)``, one example and key at a time (vectorised).
       gradient_draws: gradients averaged in a step of a randomised model (EOT).
-
-    Returns:
-      Adversarial images where the attack succeeded; ``best_loss`` is the objective's maximum.
     """
     problem, numbers, first = checked(
         model, images, labels, threat_model, targets, active, indices, loop, start

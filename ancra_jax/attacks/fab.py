@@ -95,7 +95,7 @@ def fab(
     for restart in range(num_restarts):
         if key is not None and restart > 0:
             keys = example_keys(jax.random.fold_in(key, restart), numbers)
-            state = _random_restart(state, keys, problem.images, threat_model)
+            state = _random_restart(state, keys, problem)
         state = iterate((_linearise, _move), state, problem, num_steps=num_steps, loop=loop)
     norm = state.best_norm
     queries = 1 + 2 * num_steps * num_restarts
@@ -114,10 +114,9 @@ def _start(problem: Problem) -> FabState:
 
 
 @jax.jit
-def _random_restart(
-    state: FabState, keys: Keys, natural: Images, threat_model: ThreatModel
-) -> FabState:
+def _random_restart(state: FabState, keys: Keys, problem: Problem) -> FabState:
     """Start halfway to the boundary of the ball, or of the smaller one that is known to do."""
+    natural, threat_model = problem.images, problem.threat_model
     radius = 0.5 * jnp.minimum(state.best_norm, threat_model.epsilon)
     noise = threat_model.noise(keys, natural)
     return state._replace(point=at_distance(threat_model, natural, noise, radius))

@@ -46,8 +46,9 @@ def pgd(
 ) -> AttackResult:
     """Ascend the loss in steps of one length, each projected into the threat model.
 
-    Every step is ``x <- project(x + step_size * direction(gradient))``. No gradient flows through
-    the attack. ``ancra_jax.attacks`` describes the common arguments.
+    Every step is ``x <- project(x + step_size * direction(gradient))``. The result has the last
+    iterate where that is adversarial. No gradient flows through the attack. ``ancra_jax.attacks``
+    describes the common arguments.
 
     Args:
       step_size: length of a step in the threat model's norm, on the [0, 1] pixel scale.
@@ -55,10 +56,6 @@ def pgd(
       start: where to start, of the images' shape; taken as it is.
       key: if given, and no ``start``, the attack starts at a random point of the threat model.
         Without either it starts at the natural image.
-
-    Returns:
-      The last iterate where it is adversarial, the natural image elsewhere; ``best_loss`` is the
-      loss at the last iterate.
     """
     problem, numbers, first = checked(
         model, images, labels, threat_model, targets, active, indices, loop, start

@@ -12,8 +12,6 @@ from ancra_jax.ops.images import AnyImages, AnyLabels, Flags, Images, Labels, Va
 TOLERANCE = 1e-6
 """How far, on the [0, 1] pixel scale, rounding may carry a point out of the ball."""
 
-Verdict = tuple[Flags, Values]
-
 
 @explains_old_calls
 def is_adversarial(
@@ -35,7 +33,7 @@ def is_adversarial(
 
 def judge(
     model: Model, candidates: Images, images: Images, labels: Labels, threat_model: ThreatModel
-) -> Verdict:
+) -> tuple[Flags, Values]:
     """Return ``is_adversarial`` for a model that is a pytree, and the perturbations' norms."""
     return _verdict(forward(model, candidates), candidates, images, labels, threat_model)
 
@@ -43,8 +41,7 @@ def judge(
 @jax.jit
 def _verdict(
     logits: Logits, candidates: Images, images: Images, labels: Labels, threat_model: ThreatModel
-) -> Verdict:
-    """Return whether candidates are misclassified, finite, in [0, 1] and in the ball; norms."""
+) -> tuple[Flags, Values]:
     norms = threat_model.norm(candidates - images)
     finite = jnp.all(jnp.isfinite(candidates), axis=(1, 2, 3))
     in_range = jnp.all((candidates >= 0) & (candidates <= 1), axis=(1, 2, 3))

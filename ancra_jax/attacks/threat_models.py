@@ -40,11 +40,7 @@ class ThreatModel(Protocol):
 
 
 def is_linf(threat_model: ThreatModel) -> bool:
-    """Tell ``Linf`` from ``L2``, for attacks that know only these.
-
-    Raises:
-      ValueError: it is another threat model.
-    """
+    """Tell ``Linf`` from ``L2``, and refuse others, for attacks that know only these two."""
     if isinstance(threat_model, Linf | L2):
         return isinstance(threat_model, Linf)
     raise ValueError(f"threat model {threat_model!r}: allowed are Linf and L2")

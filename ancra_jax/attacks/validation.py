@@ -88,16 +88,15 @@ def checked(
 
 def check_images(images: Any) -> None:
     """Refuse what is not a batch of floating-point images in [0, 1], with a ValueError."""
-    if np.ndim(images) != 4:
-        raise ValueError(
-            f"images has shape {np.shape(images)}: expected [batch, height, width, channels]"
-        )
+    shape = np.shape(images)
+    if len(shape) != 4:
+        raise ValueError(f"images has shape {shape}: expected [batch, height, width, channels]")
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(
             f"images has dtype {images.dtype}: expected floating-point pixels in [0, 1]"
             + (" (divide by 255)" if images.dtype == np.uint8 else "")
         )
-    if isinstance(images, jax.core.Tracer) or 0 in np.shape(images):
+    if isinstance(images, jax.core.Tracer) or 0 in shape:
         return
     low, high = float(images.min()), float(images.max())
     if not (math.isfinite(low) and math.isfinite(high)):

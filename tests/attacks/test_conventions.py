@@ -15,7 +15,7 @@ from ancra_jax.attacks import validation
 from tests.support import attacked, cnn_a
 
 ATTACKS = {
-    "fgsm": attacks.fgsm,
+    "fgsm": partial(attacks.fgsm),
     "pgd": partial(attacks.pgd, step_size=0.2, num_steps=3),
     "apgd": partial(attacks.apgd, num_steps=4, num_restarts=2),
     "fab": partial(attacks.fab, num_steps=3, num_restarts=2),
@@ -30,9 +30,7 @@ every_ball = pytest.mark.parametrize("ball", [BALL, attacks.L2(0.8)])
 def unchecked(name):
     """The attack without the run-time check of its annotations."""
     attack = ATTACKS[name]
-    if isinstance(attack, partial):
-        return partial(inspect.unwrap(attack.func), **attack.keywords)
-    return inspect.unwrap(attack)
+    return partial(inspect.unwrap(attack.func), **attack.keywords)
 
 
 @every_attack

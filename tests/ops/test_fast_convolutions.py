@@ -118,6 +118,11 @@ def other_layouts():
     return Partial(logits, [jax.random.normal(k, s) for k, s in zip(keys, shapes, strict=True)]), 2
 
 
+@jax.jit
+def call_fast(model, x):
+    return with_fast_convolutions(lambda x: model(x))(x)
+
+
 def number_replaced(function, *args):
     """Convolutions of the package in what the function computes."""
     return str(jax.make_jaxpr(with_fast_convolutions(function))(*args)).count("cpu_convolution")
@@ -134,8 +139,7 @@ def test_models_keep_logits_and_gradients(make):
 
     @jax.jit
     def fast(model, x):
-        logits = with_fast_convolutions(lambda x: model(x))(x)
-        return logits, value_and_input_gradient(lambda x: model(x) @ weight, x)[1]
+        return call_fast(model, x), value_and_input_gradient(lambda x: model(x) @ weight, x)[1]
 
     assert number_replaced(lambda x: model(x), X) == convolutions
     for actual, expected in zip(fast(model, X), stock(model, X), strict=True):
@@ -209,11 +213,7 @@ def test_what_cannot_be_traced_by_itself_is_called_as_it_is():
         def __call__(self, x):
             return self.drop(self.conv(x))
 
-    @jax.jit
-    def call(model, x):
-        return with_fast_convolutions(lambda x: model(x))(x)
-
-    assert call(Noisy(nnx.Rngs(0)), X).shape == (2, 9, 8, 6)
+    assert call_fast(Noisy(nnx.Rngs(0)), X).shape == (2, 9, 8, 6)
     assert with_fast_convolutions(lambda x: (conv(x), "name"))(X)[1] == "name"
     with pytest.raises(ZeroDivisionError):
         with_fast_convolutions(lambda x: conv(x) / (1 // 0))(X)
@@ -226,13 +226,9 @@ def test_weights_stay_arguments():
         traces.append(1)
         return conv(x, kernel).mean(axis=(1, 2))
 
-    @jax.jit
-    def call(model, x):
-        return with_fast_convolutions(lambda x: model(x))(x)
-
-    first = call(Partial(logits, KERNEL), X)
+    first = call_fast(Partial(logits, KERNEL), X)
     count = len(traces)
-    np.testing.assert_allclose(call(Partial(logits, 2 * KERNEL), X), 2 * first, rtol=1e-5)
+    np.testing.assert_allclose(call_fast(Partial(logits, 2 * KERNEL), X), 2 * first, rtol=1e-5)
     assert len(traces) == count
 
 

@@ -1,6 +1,5 @@
 """Batches over several devices: every device works by itself, and the results are those of one."""
 
-import subprocess
 import sys
 
 import jax
@@ -13,7 +12,7 @@ from ancra_jax import attacks
 from ancra_jax.attacks import loop
 from ancra_jax.attacks.placement import Placement
 from ancra_jax.ops.per_device import Layout, layout_of
-from tests.support import ENVIRONMENT
+from tests.support import run_on_eight_devices
 
 
 def logits(weights, x):
@@ -69,8 +68,7 @@ def on_eight_devices(path):
         watched(loop, name)
     watched(sys.modules["ancra_jax.attacks.square"], "_search")
     found = dict(run_attacks(jax.devices()))
-    for which in ("_one_step", "_compiled", "_search"):
-        assert any(name == which for name, _ in programs)
+    assert {name for name, _ in programs} == {"_one_step", "_compiled", "_search"}
     collectives = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
     for name, program in programs.items():
         assert not any(collective in program for collective in collectives), name
@@ -80,21 +78,14 @@ def on_eight_devices(path):
 
 @pytest.mark.slow
 def test_eight_devices_need_no_collectives_and_find_what_one_finds(tmp_path):
-    environment = ENVIRONMENT | {
-        "JAX_NUM_CPU_DEVICES": "8",
-        "JAX_PLATFORMS": "cpu",
-    }
     path = str(tmp_path / "eight.npz")
-    script = f"import tests.ops.test_per_device as t; t.on_eight_devices({path!r})"
-    subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=600)
-    with np.load(tmp_path / "eight.npz") as eight:
+    run_on_eight_devices(f"import tests.ops.test_per_device as t; t.on_eight_devices({path!r})")
+    with np.load(path) as eight:
         for name, one in run_attacks(jax.devices()[:1]):
             assert np.asarray(one.success).any() and not np.all(one.success), name
-            np.testing.assert_array_equal(eight[f"{name} success"], one.success, err_msg=name)
-            np.testing.assert_array_equal(eight[f"{name} queries"], one.queries, err_msg=name)
-            np.testing.assert_allclose(
-                eight[f"{name} best_loss"], one.best_loss, rtol=1e-4, atol=1e-5, err_msg=name
-            )
+            for field in ("success", "queries", "best_loss"):
+                actual, expected = eight[f"{name} {field}"], getattr(one, field)
+                np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 def test_one_device_has_no_layout():
