@@ -112,7 +112,7 @@ def check_labels(
 
     Labels must be below ``num_classes``, if the number of the model's classes is known.
     """
-    if np.ndim(labels) != 1 or np.shape(labels)[0] != batch:
+    if np.shape(labels) != (batch,):
         raise ValueError(f"{name} has shape {np.shape(labels)}: expected [{batch}]")
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(f"{name} has dtype {labels.dtype}: expected integers")
@@ -132,9 +132,10 @@ def check_positive_int(value: Any, name: str) -> None:
 
 def check_logits(logits: Any, batch: int) -> None:
     """Refuse what is not a batch of finite logits over at least two classes, with a ValueError."""
-    if np.ndim(logits) != 2 or np.shape(logits)[0] != batch or np.shape(logits)[1] < 2:
+    shape = np.shape(logits)
+    if len(shape) != 2 or shape[0] != batch or shape[1] < 2:
         raise ValueError(
-            f"the model returned logits of shape {np.shape(logits)} for {batch} images: expected "
+            f"the model returned logits of shape {shape} for {batch} images: expected "
             f"[{batch}, classes] with at least 2 classes"
         )
     if isinstance(logits, jax.core.Tracer):

@@ -29,7 +29,7 @@ def test_ascent_reaches_the_farthest_point_of_a_linear_model(ball, order, loop):
     model, images = linear_model(SHAPE[1:]), natural()
     objective = objectives.targeted_margin(model, LABELS, TARGETS)
     start = ball.random_start(jax.random.split(KEY, 3), images)
-    found = attacks.ascend(objective, start, images, ball, step_size=0.05, num_steps=40, loop=loop)
+    found = attacks.ascend(objective, start, images, ball, step_size=0.1, num_steps=40, loop=loop)
     (weights,) = model.args
     normal = (weights[:, TARGETS] - weights[:, LABELS]).T
     normal = jnp.sign(normal) if order == jnp.inf else normal
