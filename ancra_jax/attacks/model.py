@@ -65,13 +65,9 @@ def model_outputs(model: Model, images: Images) -> tuple[Logits, AuxLogits]:
 
 
 def read_outputs(outputs: Any) -> tuple[Logits, AuxLogits]:
-    """Return the logits in what a model returned, in float32, in which attacks compute.
+    """Return the final and the auxiliary logits in what a model returned, as float32.
 
-    Args:
-      outputs: logits, or an object with ``logits`` and perhaps ``aux_logits``.
-
-    Returns:
-      The final logits and the auxiliary heads' logits; without such heads their first axis is 0.
+    Without auxiliary heads the first axis of theirs is 0.
     """
     logits = jnp.asarray(getattr(outputs, "logits", outputs), jnp.float32)
     aux_logits = getattr(outputs, "aux_logits", None)

@@ -21,12 +21,8 @@ def with_fast_convolutions(function: Callable[..., Result]) -> Callable[..., Res
     Convolutions in control flow, or in functions with a derivative rule of their own, stay as they
     are. So does a function without convolutions, or with side effects, or that cannot be traced by
     itself. Values are equal up to rounding, and arrays that the function closes over stay traced.
-
-    Args:
-      function: from arrays to a pytree of arrays. It can be differentiated in reverse mode only.
-
-    Returns:
-      A function of the same arguments; elsewhere than on CPU ``function`` itself.
+    With replaced convolutions only reverse-mode differentiation is possible. Elsewhere than on CPU
+    the function itself is returned.
     """
     if jax.default_backend() != "cpu":
         return function

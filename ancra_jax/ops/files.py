@@ -43,10 +43,7 @@ def read_arrays(
 ) -> dict[str, np.ndarray]:
     """Return all arrays of an .npz file by name; nothing in it is ever unpickled.
 
-    Args:
-      path: of the file.
-      needed: names of arrays that have to be there.
-      field: what errors call the file; by default its path.
+    Errors call the file ``field``, by default its path.
 
     Raises:
       UsageError: the file is missing or damaged, or lacks an array that is needed.

@@ -18,8 +18,7 @@ def pytree_dataclass(*, static: tuple[str, ...] = ()) -> Callable[[type[T]], typ
     and then ``jit`` then takes one for the other, an ``L2`` ball for an ``Linf`` ball, and runs the
     program it compiled for that.
 
-    Args:
-      static: fields that are constants of a compiled program; the others hold pytrees of arrays.
+    ``static`` names fields that are constants of a compiled program; others hold pytrees of arrays.
     """
 
     def register(cls: type[T]) -> type[T]:
