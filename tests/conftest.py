@@ -1,23 +1,20 @@
-"""Puts this directory on the import path, and lets tests share what they compile."""
+"""Makes tests compile quickly, share what they compile, and forget it in time."""
 
 import gc
 import os
 import pathlib
 
-import jax
-import pytest
-
-_CACHE = {
+COMPILATION = {
     "JAX_COMPILATION_CACHE_DIR": str(pathlib.Path(__file__).parents[1] / ".jax_cache"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+    # Most tests compile much and compute little; those that do not are marked `optimized`.
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
 }
-for name, value in _CACHE.items():
-    os.environ.setdefault(name, value)  # for the processes that tests start
-jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-jax.config.update(
-    "jax_persistent_cache_min_compile_time_secs",
-    float(os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"]),
-)
+for name, value in COMPILATION.items():
+    os.environ.setdefault(name, value)  # before JAX reads them; for the processes of tests too
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,9 +25,11 @@ def forget_compiled_programs():
     gc.collect()
 
 
-@pytest.fixture
-def quick_compilation():
-    """For tests that compile much and compute little; numbers change by rounding alone."""
-    jax.config.update("jax_disable_most_optimizations", True)
+@pytest.fixture(autouse=True)
+def optimization(request):
+    """Compiles the programs of tests that are marked `optimized` with all optimisations."""
+    name = "jax_disable_most_optimizations"
+    quick = jax.config.read(name)
+    jax.config.update(name, quick and request.node.get_closest_marker("optimized") is None)
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    jax.config.update(name, quick)

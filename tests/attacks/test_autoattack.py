@@ -300,6 +300,7 @@ def test_worst_case_over_seeds():
         attacks.worst_case([runs[0], evaluate(images[:4], labels[:4])])
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 def test_agrees_with_the_reference():
     net = cnn_a.load()

@@ -51,6 +51,7 @@ def test_norms_agree_with_the_reference(net, rank):
     np.testing.assert_array_equal(result.success, norms(result) <= cnn_a.EPSILON)
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 def test_robust_examples_agree_with_the_reference(net):
     """FAB-T alone with 9 targets, on the first 60 images."""

@@ -26,6 +26,7 @@ def search_around(images, ball):
     return Search(None, keys, images, labels, ball, windows(ball, *images.shape[1:3], 0.8))
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 def test_robust_examples_agree_with_the_reference():
     """On the first 100 images; an example may differ, as the random windows do."""

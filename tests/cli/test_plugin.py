@@ -14,7 +14,6 @@ from tests.support.small_runs import small_flags
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")
 def test_a_data_set_of_ones_own_is_two_files(tmp_path):
     page = (ROOT / "docs/data.md").read_text()
     for name, text in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", page, re.DOTALL):

@@ -18,7 +18,6 @@ ARCHIVES = {
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("quick_compilation")
 @pytest.mark.parametrize(
     ("file", "method", "num_classes"),
     [

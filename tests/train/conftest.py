@@ -1,19 +1,10 @@
 """Runs that several tests look at, or begin with."""
 
-import jax
 import numpy as np
 import pytest
 
 from ancra_jax.train.loop import train
 from tests.support.small_runs import arrays, small_config
-
-
-@pytest.fixture(scope="package", autouse=True)
-def quick_compilation_of_all():
-    """These tests compile much and compute little; what they compare is compiled alike."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="package")
