@@ -35,12 +35,17 @@ def pickled(file):
     np.savez(file, a=np.array([Bomb()], object))
 
 
+def one_array(file):
+    with file.open("wb") as stream:
+        np.save(stream, ARRAYS["a"])
+
+
 DAMAGES = {
     "missing": os.remove,
     "empty": lambda file: os.truncate(file, 0),
     "truncated": lambda file: os.truncate(file, file.stat().st_size // 2),
     "text": lambda file: file.write_text("no arrays"),
-    "one array": lambda file: np.save(file.open("wb"), ARRAYS["a"]),
+    "one array": one_array,
     "pickled": pickled,
     "another": lambda file: write_arrays(file, {"c": ARRAYS["a"]}),
 }

@@ -81,7 +81,8 @@ def test_the_page_is_self_contained(tmp_path):
     assert all(image.startswith("data:image/png;base64,") for image in images)
     assert "href=" not in page and "<script" not in page and "<run>" not in page
     decoded = Image.open(io.BytesIO(base64.b64decode(images[0].partition(",")[2])))
-    assert decoded.size == Image.open(tmp_path / "out/curves.png").size
+    with Image.open(tmp_path / "out/curves.png") as curves:
+        assert decoded.size == curves.size
     assert "<strong>50.00</strong>" in page and "100.00†</td>" in page
     assert "&lt;run&gt;&amp;co" in page and "&lt;script&gt;" in page
     for what in ("Step", "Device", "1 x cpu", "abc-dirty", "jax 0.10.0", "--num_examples=10"):
