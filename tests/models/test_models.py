@@ -81,7 +81,7 @@ def test_bfloat16_is_close_to_float32_and_differentiable():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_initialisation_follows_the_papers_code(name):
-    network = models.create(name, num_classes=50)
+    network = models.create(name, num_classes=50, width=16)
     key = jax.random.key(0, impl="rbg")  # compiles sooner than threefry
     params = jax.jit(network.init)(key, jnp.zeros((1, 32, 32, 3)))["params"]
     wide = name.startswith("wide")

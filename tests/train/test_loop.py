@@ -102,7 +102,8 @@ def test_two_processes_train_as_one(tmp_path):
     flags += ["--num_processes=2", "--process_id"]
     start = functools.partial(start_process, tmp_path / "two", "pgd_at", *flags)
     processes = [start(number, JAX_NUM_CPU_DEVICES="2") for number in "01"]
-    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
 
     one = train(small_config("pgd_at", max_steps=1), str(tmp_path / "one"))
     abstract = sharding.abstract_on(one, sharding.replicated(sharding.create_mesh()))
