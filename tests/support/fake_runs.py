@@ -6,9 +6,9 @@ import pathlib
 
 import numpy as np
 
+from ancra_jax.ops.files import write_arrays
 from ancra_jax.results.store import SCHEMA
 from ancra_jax.run import workdir as workdir_lib
-from ancra_jax.run.files import write_arrays
 from tests.support.small_runs import small_config
 
 EXAMPLES = 10

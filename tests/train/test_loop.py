@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import pytest
 
 from ancra_jax.errors import NonFiniteLossError, UsageError
+from ancra_jax.ops.files import read_json_lines
 from ancra_jax.run import sharding
 from ancra_jax.run.checkpoint import Checkpoints
-from ancra_jax.run.files import read_json_lines
 from ancra_jax.run.workdir import read_starts
 from ancra_jax.train import step as step_lib
 from ancra_jax.train.loop import train

@@ -12,10 +12,10 @@ import pytest
 from ancra_jax import models
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate import evaluate
+from ancra_jax.ops.files import read_json_lines
 from ancra_jax.results.store import read_result
 from ancra_jax.run import build, sharding
 from ancra_jax.run.checkpoint import Checkpoints
-from ancra_jax.run.files import read_json_lines
 from ancra_jax.run.weights import load_weights
 from ancra_jax.run.workdir import open_for_training
 from ancra_jax.train.loop import Training, train
