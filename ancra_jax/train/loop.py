@@ -6,7 +6,10 @@ parameters, bit for bit, as a run that was never interrupted (on the same machin
 
 import contextlib
 import math
+import signal
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,18 +20,20 @@ from ml_collections import config_flags
 
 from ancra_jax import config as config_lib
 from ancra_jax import data, methods
-from ancra_jax.cli.signals import Interrupted, StopSignal
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError
 from ancra_jax.run import averaging as averaging_lib
 from ancra_jax.run import build, multihost, sharding
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.checkpoint import Checkpoints
-from ancra_jax.run.state import TrainState, create_train_state
-from ancra_jax.train import optim
 from ancra_jax.train.log import TrainingLog
 from ancra_jax.train.selection import make_select
-from ancra_jax.train.step import make_train_step
+from ancra_jax.train.step import (
+    TrainState,
+    create_optimizer,
+    create_train_state,
+    make_train_step,
+)
 from ancra_jax.train.teacher import load_teacher
 
 
@@ -96,7 +101,7 @@ class Training:
         build.check_attention(config, network, dataset.image_shape)
         averaging = build.averaging(config)
         teacher = load_teacher(config.distillation, dataset, mesh)
-        optimizer = optim.create(config.optimizer, config.epochs, batches.steps_per_epoch)
+        optimizer = create_optimizer(config.optimizer, config.epochs, batches.steps_per_epoch)
 
         # ---- What the functions below keep of the data set: not its images ----
         labels = train_split.labels
@@ -200,6 +205,38 @@ class Training:
             if stopping and step < self.last_step:
                 raise Interrupted(stop.signal, step)
         return state
+
+
+class Interrupted(Exception):
+    """A signal stopped the run after a checkpoint was saved."""
+
+    def __init__(self, number: int, step: int):
+        super().__init__(f"stopped at step {step}, which is saved; the same command continues")
+        self.exit_status = 128 + number
+
+
+class StopSignal:
+    """Takes SIGTERM and SIGINT as a wish to stop after the step; a second one acts at once."""
+
+    requested = False
+    signal: int = signal.SIGTERM
+
+    def __enter__(self) -> "StopSignal":
+        self._previous: dict[int, Any] = {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._previous[number] = signal.signal(number, self._request)
+            except ValueError:  # not in the main thread, as in some notebooks and tests
+                break
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested, self.signal = True, number
+        signal.signal(number, self._previous[number])
 
 
 def define_flags() -> None:
