@@ -73,7 +73,7 @@ def training_step(config: Config) -> Workload:
     def draws(state, split, order):
         batch = batches.batch(split, order, state.step)
         _, key = batches.keys(state.step)
-        predict = jax.tree_util.Partial(model.apply, state.variables)
+        predict = jax.tree_util.Partial(model.apply, state.variables_of("raw"))
         plan = method.prepare(predict, batch, key, jnp.zeros((), jnp.int32))
         drawn = {"images": batch.images, "labels": batch.labels}
         for name, (settings, images, _, _, keys) in plan.requests.items():
@@ -83,7 +83,7 @@ def training_step(config: Config) -> Workload:
             drawn["negatives"] = plan.extras["negatives"].positions
         return drawn
 
-    shared = _weights(state.variables) | jax.device_get(draws(state, split, order))
+    shared = _weights(state.variables_of("raw")) | jax.device_get(draws(state, split, order))
     operations = flops.count(step, state, split, order)
     compile_seconds, compiled = timed(lambda: step.lower(state, split, order).compile())
     state, metrics = compiled(state, split, order)

@@ -14,7 +14,7 @@ from absl import app, flags, logging
 from ancra_jax.cli.backend import keep_compiled_programs
 from ancra_jax.errors import UsageError
 
-EXIT_USAGE = 2
+_EXIT_USAGE = 2
 
 
 def run(main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[], None]) -> None:
@@ -45,7 +45,7 @@ def run(main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[
 def fail(message: str) -> NoReturn:
     """Print one line on standard error and exit with the status for wrong usage."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    raise SystemExit(EXIT_USAGE)
+    raise SystemExit(_EXIT_USAGE)
 
 
 def import_plugin(name: str) -> None:

@@ -26,13 +26,8 @@ class TrainState(NamedTuple):
     method_state: MethodState  # what the method remembers from step to step
     averages: Averages  # of the weights, as far as they are kept
 
-    @property
-    def variables(self) -> Variables:
-        """Return parameters and statistics as the network takes them."""
-        return self.variables_of("raw")
-
     def variables_of(self, weights: str) -> Variables:
-        """Return the variables of one of ``Averaging.weights``."""
+        """Return the network's variables with one of ``Averaging.weights``."""
         return variables_of(weights, self.params, self.batch_stats, self.averages)
 
 
@@ -110,7 +105,7 @@ def make_train_step(
         batch = batches.batch(data, permutation, state.step)
         _, method_key = batches.keys(state.step)
 
-        model = jax.tree_util.Partial(apply, state.variables)
+        model = jax.tree_util.Partial(apply, state.variables_of("raw"))
         plan = method.prepare(model, batch, method_key, epoch)
         attacked, method_state = method.attack(model, plan.requests, state.method_state)
         teacher_logits = None if teacher is None else teacher(batch.images).logits

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from ancra_jax.data import Augmentation, augment
-from ancra_jax.errors import UsageError
 
 augment_jitted = jax.jit(augment, static_argnums=3)
 
@@ -69,8 +68,3 @@ def test_an_image_depends_on_key_and_index_alone():
     np.testing.assert_array_equal(part, whole[order])
     other = augment_jitted(images, indices, jax.random.key(1), augmentation)
     assert (np.asarray(other) != np.asarray(whole)).any(axis=(1, 2, 3)).mean() > 0.9
-
-
-def test_negative_padding_is_refused():
-    with pytest.raises(UsageError, match="crop_padding must be at least 0 pixels; got -1"):
-        Augmentation(-1)
