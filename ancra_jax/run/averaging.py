@@ -99,9 +99,7 @@ def variables_of(
     return {"params": averages["ema"] if weights == "ema" else params, "batch_stats": batch_stats}
 
 
-def make_refresh_statistics(
-    apply: ApplyFn, plan: BatchPlan
-) -> Callable[[Averages, DeviceSplit, Int32[Array, "examples"], int], Averages]:
+def make_refresh_statistics(apply: ApplyFn, plan: BatchPlan) -> Callable[..., Averages]:
     """Return the jitted ``(averages, data, permutation, step) -> averages`` that updates SWA's.
 
     The natural batches of the epoch that ends with ``step`` go through the averaged weights in the

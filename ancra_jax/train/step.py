@@ -74,18 +74,13 @@ def create_optimizer(
     )
 
 
-TrainStep = Callable[
-    [TrainState, DeviceSplit, Int[Array, "examples"], Model | None], tuple[TrainState, Metrics]
-]
-
-
 def make_train_step(
     apply: ApplyFn,
     method: Method,
     optimizer: optax.GradientTransformation,
     batches: BatchPlan,
     averaging: Averaging,
-) -> TrainStep:
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """Return the jitted step ``(state, data, permutation, teacher) -> (state, metrics)``.
 
     The batch is taken from the data on the devices, augmented, attacked in the evaluation phase,
