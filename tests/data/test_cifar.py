@@ -18,13 +18,27 @@ from PIL import Image
 from ancra_jax import data
 from ancra_jax.data.sources import archives, cifar
 from ancra_jax.errors import UsageError
-from tests.support.archives import cifar100_files, cifar_rows, encode, tar
+from tests.support.archives import (
+    cifar10_files,
+    cifar100_files,
+    cifar_rows,
+    encode,
+    random_image,
+    tar,
+)
 
 PREPARED = Path("cifar10/3.0.2")
 
 
 def expected(rows: np.ndarray, labels: int) -> np.ndarray:
     return rows[:, labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+
+
+@pytest.fixture
+def cifar10_dir(tmp_path):
+    """A data directory with the CIFAR-10 archive placed by hand."""
+    tar(tmp_path / "tfds/downloads/manual/cifar-10-binary.tar.gz", cifar10_files())
+    return tmp_path / "tfds"
 
 
 @pytest.fixture
@@ -175,10 +189,10 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def test_download_is_checked_and_kept(tmp_path, monkeypatch, cifar10_files, server):
+def test_download_is_checked_and_kept(tmp_path, monkeypatch, server):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     served = tmp_path / "server" / "cifar-10-binary.tar.gz"
-    tar(served, cifar10_files)
+    tar(served, cifar10_files())
     contents = served.read_bytes()
     archive = archives.Archive(
         f"{server}/cifar-10-binary.tar.gz", len(contents), hashlib.sha256(contents).hexdigest()
@@ -212,10 +226,11 @@ BATCH, NAMES = (f"cifar-10-batches-bin/{name}" for name in ("data_batch_2.bin", 
         (lambda files: files.update({NAMES: b"one\ntwo\n"}), "batches.meta.txt .*2"),
     ],
 )
-def test_damaged_archives_are_refused(cifar10_dir, cifar10_files, change, message):
+def test_damaged_archives_are_refused(cifar10_dir, change, message):
     path = cifar10_dir / "downloads" / "manual" / "cifar-10-binary.tar.gz"
-    change(cifar10_files)
-    tar(path, cifar10_files)
+    files = cifar10_files()
+    change(files)
+    tar(path, files)
     if message == "is damaged":
         os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(UsageError, match=message) as error:
@@ -232,26 +247,16 @@ def test_unwritable_data_directory(cifar10_dir):
 
 # ---- CIFAR-10 from one file of JPEG images ----
 
-COUNTS = {"train": 20, "test": 10}
-
-
-def encoded_images(part):
-    rng = np.random.default_rng(COUNTS[part])
-    images = rng.integers(0, 256, (COUNTS[part], 32, 32, 3), np.uint8)
-    return [encode(image, "JPEG") for image in images]
-
-
-def jpeg_contents():
-    arrays = {}
-    for part, count in COUNTS.items():
-        images = encoded_images(part)
-        arrays[f"{part}_bytes"] = np.frombuffer(b"".join(images), np.uint8)
-        arrays[f"{part}_lengths"] = np.array([len(image) for image in images], np.uint16)
-        arrays[f"{part}_labels"] = (np.arange(count) % 10).astype(np.uint8)
-    return arrays
-
-
-JPEG = jpeg_contents()
+SEEDS = {"train": range(20), "test": range(20, 30)}
+ENCODED = {
+    part: [encode(random_image(seed, 32, 32, 3), "JPEG") for seed in seeds]
+    for part, seeds in SEEDS.items()
+}
+JPEG = {}
+for part, images in ENCODED.items():
+    JPEG[f"{part}_bytes"] = np.frombuffer(b"".join(images), np.uint8)
+    JPEG[f"{part}_lengths"] = np.array([len(image) for image in images], np.uint16)
+    JPEG[f"{part}_labels"] = (np.arange(len(images)) % 10).astype(np.uint8)
 
 
 @pytest.fixture
@@ -265,9 +270,9 @@ def test_images_and_labels_are_those_of_the_file(jpeg_file):
     dataset = data.load("cifar10", data_dir=jpeg_file)
     assert dataset.title == "CIFAR-10 (JPEG)" and dataset.class_names[1] == "automobile"
     for part, split in (("train", dataset.train), ("test", dataset.test)):
-        decoded = [np.asarray(Image.open(io.BytesIO(one))) for one in encoded_images(part)]
+        decoded = [np.asarray(Image.open(io.BytesIO(one))) for one in ENCODED[part]]
         np.testing.assert_array_equal(split.images, np.stack(decoded))
-        np.testing.assert_array_equal(split.labels, np.arange(COUNTS[part]) % 10)
+        np.testing.assert_array_equal(split.labels, np.arange(len(split)) % 10)
 
 
 def test_the_cache_and_a_subset_remember_that_images_are_recoded(jpeg_file):
@@ -291,10 +296,10 @@ def test_a_tfds_directory_of_the_same_jpeg_images_is_the_same_data_set(jpeg_file
             return tfds.core.DatasetInfo(builder=self, features=features)
 
         def _split_generators(self, dl_manager):
-            return {part: self._generate_examples(part) for part in COUNTS}
+            return {part: self._generate_examples(part) for part in ENCODED}
 
         def _generate_examples(self, part):
-            for i, image in enumerate(encoded_images(part)):
+            for i, image in enumerate(ENCODED[part]):
                 yield i, {"id": f"{part}_{i:05d}", "image": io.BytesIO(image), "label": i % 10}
 
     Cifar10(data_dir=tmp_path / "tfds", file_format="array_record").download_and_prepare()

@@ -7,7 +7,15 @@ from PIL import Image
 
 from ancra_jax import data
 from ancra_jax.errors import UsageError
-from tests.support.archives import encode, random_image, write_files, zip_file
+from tests.support.archives import (
+    encode,
+    random_image,
+    tiny_imagenet_files,
+    write_files,
+    zip_file,
+)
+
+FILES = tiny_imagenet_files()
 
 
 def decode(jpeg: bytes) -> np.ndarray:
@@ -17,51 +25,44 @@ def decode(jpeg: bytes) -> np.ndarray:
 @pytest.mark.parametrize(
     "form", ["zip", "folder of zip", "extracted", "manual", "zip without root"]
 )
-def test_every_form_gives_the_same_data(tmp_path, tiny_imagenet_files, form):
-    files = tiny_imagenet_files
+def test_every_form_gives_the_same_data(tmp_path, form):
     data_dir = tmp_path / "data"
     data_dir.mkdir()
     path = data_dir / "tiny-imagenet-200.zip"
     if form == "zip":
         data_dir = tmp_path / "any_name.zip"
-        zip_file(data_dir, files)
+        zip_file(data_dir, FILES)
     elif form == "extracted":
-        write_files(data_dir, files)
+        write_files(data_dir, FILES)
     elif form == "manual":
         (data_dir / "downloads" / "manual").mkdir(parents=True)
-        zip_file(data_dir / "downloads" / "manual" / path.name, files)
+        zip_file(data_dir / "downloads" / "manual" / path.name, FILES)
     else:
-        zip_file(path, files, root="" if form == "zip without root" else "tiny-imagenet-200/")
+        zip_file(path, FILES, root="" if form == "zip without root" else "tiny-imagenet-200/")
     dataset = data.load("tiny_imagenet", data_dir=data_dir)
     # Labels by wnids.txt (n02, n01, n03), words from words.txt.
     assert dataset.class_names == ("cat", "goldfish, Carassius auratus", "dog")
-    train_names = sorted(name for name in files if name.startswith("train/") and "images" in name)
-    expected = np.stack([decode(files[name]) for name in train_names])
+    train_names = sorted(name for name in FILES if name.startswith("train/") and "images" in name)
+    expected = np.stack([decode(FILES[name]) for name in train_names])
     np.testing.assert_array_equal(dataset.train.images, expected)
     np.testing.assert_array_equal(dataset.train.labels, [1, 1, 0, 0, 2, 2])
-    expected = np.stack([decode(files[f"val/images/val_{i}.JPEG"]) for i in range(4)])
+    expected = np.stack([decode(FILES[f"val/images/val_{i}.JPEG"]) for i in range(4)])
     np.testing.assert_array_equal(dataset.test.images, expected)
     np.testing.assert_array_equal(dataset.test.labels, [2, 1, 0, 1])
 
 
-def test_environment_variable(tmp_path, tiny_imagenet_files, monkeypatch):
-    zip_file(tmp_path / "tiny-imagenet-200.zip", tiny_imagenet_files)
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    assert len(data.load("tiny_imagenet").train) == 6
-
-
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.99])
-def test_truncated_zip_is_named(tmp_path, tiny_imagenet_files, share):
+def test_truncated_zip_is_named(tmp_path, share):
     path = tmp_path / "tiny-imagenet-200.zip"
-    zip_file(path, tiny_imagenet_files)
+    zip_file(path, FILES)
     os.truncate(path, int(share * path.stat().st_size))
     with pytest.raises(UsageError, match=r"tiny-imagenet-200\.zip is not a whole zip file"):
         data.load("tiny_imagenet", data_dir=path)
 
 
-def test_damaged_bytes_inside_the_zip_are_named(tmp_path, tiny_imagenet_files):
+def test_damaged_bytes_inside_the_zip_are_named(tmp_path):
     path = tmp_path / "tiny-imagenet-200.zip"
-    zip_file(path, tiny_imagenet_files)
+    zip_file(path, FILES)
     contents = bytearray(path.read_bytes())
     place = contents.index(b"n01_1.JPEG") + 200
     contents[place : place + 50] = bytes(50)
@@ -86,8 +87,8 @@ def test_damaged_bytes_inside_the_zip_are_named(tmp_path, tiny_imagenet_files):
         ),
     ],
 )
-def test_incomplete_archives_are_refused(tmp_path, tiny_imagenet_files, change, message):
-    files = tiny_imagenet_files | change
+def test_incomplete_archives_are_refused(tmp_path, change, message):
+    files = FILES | change
     path = tmp_path / "tiny-imagenet-200.zip"
     zip_file(path, {name: files[name] for name in files if files[name] is not None})
     with pytest.raises(UsageError, match=message) as error:

@@ -12,7 +12,6 @@ from ancra_jax.run import build, sharding
 from ancra_jax.run.weights import load_weights
 from ancra_jax.train.loop import train
 from configs import cifar10, cifar100, common, digits, tiny_imagenet
-from tests.support import QUICK
 from tests.support.processes import run_python
 from tests.support.small_runs import arrays, small_config
 
@@ -119,4 +118,4 @@ for name, options in (cases | {"sat": OPTIONS}).items():
 
 @pytest.mark.slow
 def test_eight_devices_make_the_step_of_one(extra_data):
-    run_python(EIGHT_DEVICES, extra_data["extra_data__path"], devices=8, **QUICK)
+    run_python(EIGHT_DEVICES, extra_data["extra_data__path"], devices=8)
