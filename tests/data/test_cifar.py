@@ -16,16 +16,10 @@ from etils.epath import backend
 from PIL import Image
 
 from ancra_jax import data
-from ancra_jax.data.sources import archives, cifar
+from ancra_jax.data.sources.archives import Archive, obtain
+from ancra_jax.data.sources.cifar import CIFAR10_CLASSES
 from ancra_jax.errors import UsageError
-from tests.support.archives import (
-    cifar10_files,
-    cifar100_files,
-    cifar_rows,
-    encode,
-    random_image,
-    tar,
-)
+from tests.support import archives
 
 PREPARED = Path("cifar10/3.0.2")
 
@@ -37,7 +31,9 @@ def expected(rows: np.ndarray, labels: int) -> np.ndarray:
 @pytest.fixture
 def cifar10_dir(tmp_path):
     """A data directory with the CIFAR-10 archive placed by hand."""
-    tar(tmp_path / "tfds/downloads/manual/cifar-10-binary.tar.gz", cifar10_files())
+    archives.tar(
+        tmp_path / "tfds/downloads/manual/cifar-10-binary.tar.gz", archives.cifar10_files()
+    )
     return tmp_path / "tfds"
 
 
@@ -55,10 +51,12 @@ def test_archive_placed_by_hand_is_prepared_and_read(cifar10_dir):
     assert dataset.class_names == tuple(f"class{i}" for i in range(10))
     assert (len(dataset.train), len(dataset.test), dataset.num_classes) == (50, 10, 10)
     assert dataset.image_shape == (32, 32, 3)
-    train = np.concatenate([cifar_rows(seed, 10, (10,)) for seed in range(5)])
+    train = np.concatenate([archives.cifar_rows(seed, 10, (10,)) for seed in range(5)])
     np.testing.assert_array_equal(dataset.train.images, expected(train, 1))
     np.testing.assert_array_equal(dataset.train.labels, train[:, 0])
-    np.testing.assert_array_equal(dataset.test.images, expected(cifar_rows(5, 10, (10,)), 1))
+    np.testing.assert_array_equal(
+        dataset.test.images, expected(archives.cifar_rows(5, 10, (10,)), 1)
+    )
     assert (cifar10_dir / "cifar10/3.0.2/dataset_info.json").exists()
 
 
@@ -66,17 +64,19 @@ def test_prepared_directory_is_an_ordinary_tfds_directory(prepared_dir):
     source = tfds.data_source("cifar10", split="train", data_dir=prepared_dir, download=False)
     example = source[0]
     number = int(example["id"].removeprefix(b"train_"))
-    row = cifar_rows(number // 10, 10, (10,))[[number % 10]]
+    row = archives.cifar_rows(number // 10, 10, (10,))[[number % 10]]
     np.testing.assert_array_equal(example["image"], expected(row, 1)[0])
     assert example["label"] == row[0, 0]
 
 
 def test_cifar100_takes_the_fine_labels(tmp_path):
-    tar(tmp_path / "cifar-100-binary.tar.gz", cifar100_files())
+    archives.tar(tmp_path / "cifar-100-binary.tar.gz", archives.cifar100_files())
     dataset = data.load("cifar100", data_dir=tmp_path)
     assert dataset.num_classes == 100 and dataset.class_names[99] == "fine99"
     np.testing.assert_array_equal(dataset.train.labels, np.arange(200) % 100)
-    np.testing.assert_array_equal(dataset.test.images, expected(cifar_rows(1, 100, (20, 100)), 2))
+    np.testing.assert_array_equal(
+        dataset.test.images, expected(archives.cifar_rows(1, 100, (20, 100)), 2)
+    )
 
 
 @pytest.mark.parametrize("where", ["environment", "version", "name"])
@@ -192,22 +192,22 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 def test_download_is_checked_and_kept(tmp_path, monkeypatch, server):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     served = tmp_path / "server" / "cifar-10-binary.tar.gz"
-    tar(served, cifar10_files())
+    archives.tar(served, archives.cifar10_files())
     contents = served.read_bytes()
-    archive = archives.Archive(
+    archive = Archive(
         f"{server}/cifar-10-binary.tar.gz", len(contents), hashlib.sha256(contents).hexdigest()
     )
     data_dir = epath.Path(tmp_path)
-    path = archives.obtain(archive, "cifar10", data_dir)
+    path = obtain(archive, "cifar10", data_dir)
     assert path.read_bytes() == contents and path.is_relative_to(tmp_path / "downloads")
 
     served.unlink()
-    assert archives.obtain(archive, "cifar10", data_dir) == path  # Not fetched again.
+    assert obtain(archive, "cifar10", data_dir) == path  # Not fetched again.
 
     served.write_bytes(contents[:-1])
     path.unlink()
     with pytest.raises(UsageError, match="wrong checksum"):
-        archives.obtain(archive, "cifar10", data_dir)
+        obtain(archive, "cifar10", data_dir)
 
 
 BATCH, NAMES = (f"cifar-10-batches-bin/{name}" for name in ("data_batch_2.bin", "batches.meta.txt"))
@@ -228,9 +228,9 @@ BATCH, NAMES = (f"cifar-10-batches-bin/{name}" for name in ("data_batch_2.bin", 
 )
 def test_damaged_archives_are_refused(cifar10_dir, change, message):
     path = cifar10_dir / "downloads" / "manual" / "cifar-10-binary.tar.gz"
-    files = cifar10_files()
+    files = archives.cifar10_files()
     change(files)
-    tar(path, files)
+    archives.tar(path, files)
     if message == "is damaged":
         os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(UsageError, match=message) as error:
@@ -249,7 +249,7 @@ def test_unwritable_data_directory(cifar10_dir):
 
 SEEDS = {"train": range(20), "test": range(20, 30)}
 ENCODED = {
-    part: [encode(random_image(seed, 32, 32, 3), "JPEG") for seed in seeds]
+    part: [archives.encode(archives.random_image(seed, 32, 32, 3), "JPEG") for seed in seeds]
     for part, seeds in SEEDS.items()
 }
 JPEG = {}
@@ -288,7 +288,7 @@ def test_a_tfds_directory_of_the_same_jpeg_images_is_the_same_data_set(jpeg_file
         VERSION = tfds.core.Version("3.0.2")
 
         def _info(self):
-            label = tfds.features.ClassLabel(names=list(cifar.CIFAR10_CLASSES))
+            label = tfds.features.ClassLabel(names=list(CIFAR10_CLASSES))
             image = tfds.features.Image(shape=(32, 32, 3), encoding_format="jpeg")
             features = tfds.features.FeaturesDict(
                 {"id": tfds.features.Text(), "image": image, "label": label}

@@ -14,7 +14,7 @@ from tests.support.processes import run_python
 
 def make_split(count):
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+    images = rng.integers(0, 256, (count, 8, 6, 3), dtype=np.uint8)
     return data.Split(images, rng.integers(0, 5, count).astype(np.int32))
 
 
@@ -68,7 +68,7 @@ def test_evaluation_batches_cover_the_first_examples_in_order(num_examples):
     np.testing.assert_array_equal(indices, np.arange(count))
     for (batch, mask), true in zip(batches, real, strict=True):
         assert isinstance(batch, Batch)
-        assert batch.images.shape == (8, 8, 8, 3) and mask.shape == (8,)
+        assert batch.images.shape == (8, 8, 6, 3) and mask.shape == (8,)
         expected = split.images[true.indices].astype(np.float32) / np.float32(255)
         np.testing.assert_array_equal(true.images, expected)
         np.testing.assert_array_equal(true.labels, split.labels[true.indices])
@@ -114,11 +114,7 @@ def test_eight_devices_give_the_batch_of_one():
 
 
 augment_jitted = jax.jit(augment, static_argnums=3)
-
-
-def pictures(count=64, height=8, width=6, channels=3):
-    images = np.random.default_rng(0).integers(1, 256, (count, height, width, channels))
-    return jnp.asarray(images, jnp.uint8), jnp.arange(count)
+IMAGES, INDICES = jnp.asarray(make_split(64).images), jnp.arange(64)
 
 
 def candidates(image, padding, sides):
@@ -135,12 +131,11 @@ def candidates(image, padding, sides):
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("padding", [0, 1, 2])
 def test_results_are_crops_and_mirror_images(padding, flip):
-    images, indices = pictures()
     sides = (1, -1) if flip else (1,)
-    augmented = augment_jitted(images, indices, jax.random.key(0), Augmentation(padding, flip))
+    augmented = augment_jitted(IMAGES, INDICES, jax.random.key(0), Augmentation(padding, flip))
     assert augmented.dtype == jnp.uint8
     drawn = []
-    for image, result in zip(np.asarray(images), np.asarray(augmented), strict=True):
+    for image, result in zip(np.asarray(IMAGES), np.asarray(augmented), strict=True):
         found = candidates(image, padding, sides).items()
         (match,) = [how for how, crop in found if np.array_equal(crop, result)]
         drawn.append(match)
@@ -161,16 +156,14 @@ def test_draws_are_uniform():
 
 
 def test_nothing_to_do_is_the_identity():
-    images, indices = pictures()
-    assert augment(images, indices, jax.random.key(0), Augmentation()) is images
+    assert augment(IMAGES, INDICES, jax.random.key(0), Augmentation()) is IMAGES
 
 
 def test_an_image_depends_on_key_and_index_alone():
-    images, indices = pictures()
     augmentation = Augmentation(4, True)
-    whole = augment_jitted(images, indices, jax.random.key(0), augmentation)
+    whole = augment_jitted(IMAGES, INDICES, jax.random.key(0), augmentation)
     order = np.random.default_rng(1).permutation(64)[:10]
-    part = augment(images[order], indices[order], jax.random.key(0), augmentation)
+    part = augment(IMAGES[order], INDICES[order], jax.random.key(0), augmentation)
     np.testing.assert_array_equal(part, whole[order])
-    other = augment_jitted(images, indices, jax.random.key(1), augmentation)
+    other = augment_jitted(IMAGES, INDICES, jax.random.key(1), augmentation)
     assert (np.asarray(other) != np.asarray(whole)).any(axis=(1, 2, 3)).mean() > 0.9

@@ -129,19 +129,17 @@ def test_files_that_cannot_be_read_are_refused(path):
 OWN, EXTRA, BATCH, COUNT = 24, 7, 8, 3
 
 
-def plan(seed=0):
-    keys = jax.random.split(jax.random.key(seed))
-    draws = data.ExtraDraws(COUNT, OWN, EXTRA, keys[1])
-    return data.BatchPlan(BATCH, OWN // (BATCH - COUNT), data.Augmentation(), keys[0], None, draws)
-
-
 def batches(seed=0, steps=range(8)):
     images, labels = arrays(OWN + EXTRA)
     whole = data.Split(images, labels.astype(np.int32))
     split = data.extend(whole.take(np.arange(OWN)), whole.take(np.arange(OWN, OWN + EXTRA)))
     on_device = data.put_on_device(split)
     permutation = data.epoch_permutation(jax.random.key(9), OWN)
-    take = jax.jit(plan(seed).batch)
+    keys = jax.random.split(jax.random.key(seed))
+    draws = data.ExtraDraws(COUNT, OWN, EXTRA, keys[1])
+    steps_per_epoch = OWN // (BATCH - COUNT)
+    plan = data.BatchPlan(BATCH, steps_per_epoch, data.Augmentation(), keys[0], extra=draws)
+    take = jax.jit(plan.batch)
     return split, [take(on_device, permutation, jnp.asarray(step)) for step in steps]
 
 
