@@ -20,6 +20,7 @@ from ancra_jax.data.sources.archives import Archive, obtain
 from ancra_jax.data.sources.cifar import CIFAR10_CLASSES
 from ancra_jax.errors import UsageError
 from tests.support import archives
+from tests.support.archives import cifar_rows
 
 PREPARED = Path("cifar10/3.0.2")
 
@@ -31,9 +32,8 @@ def expected(rows: np.ndarray, labels: int) -> np.ndarray:
 @pytest.fixture
 def cifar10_dir(tmp_path):
     """A data directory with the CIFAR-10 archive placed by hand."""
-    archives.tar(
-        tmp_path / "tfds/downloads/manual/cifar-10-binary.tar.gz", archives.cifar10_files()
-    )
+    path = tmp_path / "tfds/downloads/manual/cifar-10-binary.tar.gz"
+    archives.tar(path, archives.cifar10_files())
     return tmp_path / "tfds"
 
 
@@ -51,12 +51,10 @@ def test_archive_placed_by_hand_is_prepared_and_read(cifar10_dir):
     assert dataset.class_names == tuple(f"class{i}" for i in range(10))
     assert (len(dataset.train), len(dataset.test), dataset.num_classes) == (50, 10, 10)
     assert dataset.image_shape == (32, 32, 3)
-    train = np.concatenate([archives.cifar_rows(seed, 10, (10,)) for seed in range(5)])
+    train = np.concatenate([cifar_rows(seed, 10, (10,)) for seed in range(5)])
     np.testing.assert_array_equal(dataset.train.images, expected(train, 1))
     np.testing.assert_array_equal(dataset.train.labels, train[:, 0])
-    np.testing.assert_array_equal(
-        dataset.test.images, expected(archives.cifar_rows(5, 10, (10,)), 1)
-    )
+    np.testing.assert_array_equal(dataset.test.images, expected(cifar_rows(5, 10, (10,)), 1))
     assert (cifar10_dir / "cifar10/3.0.2/dataset_info.json").exists()
 
 
@@ -64,7 +62,7 @@ def test_prepared_directory_is_an_ordinary_tfds_directory(prepared_dir):
     source = tfds.data_source("cifar10", split="train", data_dir=prepared_dir, download=False)
     example = source[0]
     number = int(example["id"].removeprefix(b"train_"))
-    row = archives.cifar_rows(number // 10, 10, (10,))[[number % 10]]
+    row = cifar_rows(number // 10, 10, (10,))[[number % 10]]
     np.testing.assert_array_equal(example["image"], expected(row, 1)[0])
     assert example["label"] == row[0, 0]
 
@@ -74,9 +72,7 @@ def test_cifar100_takes_the_fine_labels(tmp_path):
     dataset = data.load("cifar100", data_dir=tmp_path)
     assert dataset.num_classes == 100 and dataset.class_names[99] == "fine99"
     np.testing.assert_array_equal(dataset.train.labels, np.arange(200) % 100)
-    np.testing.assert_array_equal(
-        dataset.test.images, expected(archives.cifar_rows(1, 100, (20, 100)), 2)
-    )
+    np.testing.assert_array_equal(dataset.test.images, expected(cifar_rows(1, 100, (20, 100)), 2))
 
 
 @pytest.mark.parametrize("where", ["environment", "version", "name"])
