@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all; arrays and JSON lines, which execute nothing."""
+"""Write files whole or not at all; read arrays, without executing anything, and JSON lines."""
 
 import json
 import os

@@ -40,7 +40,7 @@ class Checkpoints:
     ):
         """Open the directory of all checkpoints; create it unless ``read_only``.
 
-        The best checkpoint is kept of each of the ``weights``, the names of ``Averaging.weights``.
+        For each of the ``weights``, names of ``Averaging.weights``, the best checkpoint is kept.
         """
         self.directory = pathlib.Path(directory).absolute()
         options = ocp.CheckpointManagerOptions(

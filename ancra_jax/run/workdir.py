@@ -1,4 +1,4 @@
-"""The directory of a run: its configuration, what may differ when it is continued, by what code."""
+"""The directory of a run: its configuration, and with which code it was started and continued."""
 
 import datetime
 import json
