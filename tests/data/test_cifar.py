@@ -312,10 +312,7 @@ def test_a_tfds_directory_of_the_same_jpeg_images_is_the_same_data_set(jpeg_file
         ({"train_lengths": np.array([], np.uint16)}, "train_lengths add up to 0"),
         ({"test_labels": np.arange(3)}, "10 images but 3 labels"),
         ({"test_labels": np.arange(10) + 1}, "label 10 of test example 9"),
-        (
-            {"test_bytes": np.zeros_like(jpeg_contents()["test_bytes"])},
-            "test image 0 of .* is not an",
-        ),
+        ({"test_bytes": np.zeros_like(JPEG["test_bytes"])}, "test image 0 of .* is not an"),
     ],
 )
 def test_damaged_contents_are_named(jpeg_file, damage, message):

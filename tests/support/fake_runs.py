@@ -48,10 +48,10 @@ def make_run(path, results=None, checkpoint="best", curves=True, method="trades"
     if curves:
         records = []
         for epoch in (1, 2):
-            record = {"step": 10 * epoch, "epoch": epoch, "loss": 3.0 - epoch}
-            records.append({"kind": "train"} | record)
-            record = {"natural_accuracy": 0.4 * epoch, "robust_accuracy": 0.3 * epoch}
-            records.append({"kind": "selection", "step": 10 * epoch, "epoch": epoch} | record)
+            place = {"step": 10 * epoch, "epoch": epoch}
+            accuracies = {"natural_accuracy": 0.4 * epoch, "robust_accuracy": 0.3 * epoch}
+            records.append({"kind": "train", **place, "loss": 3.0 - epoch})
+            records.append({"kind": "selection", **place, **accuracies})
         (path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     for attack, correct in (PAPER if results is None else results).items():
         write_result(path, attack, correct, checkpoint)
