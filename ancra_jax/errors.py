@@ -32,7 +32,7 @@ _HOMES = {
     "attacks.placement": "attacks.batches",
     "attacks.square": "attacks.square_proposals",
     "attacks.types": "attacks.results attacks.progress",
-    "cli": "progress interruption compilation_cache cpu_devices",
+    "cli": "progress compilation_cache cpu_devices",
     "config": "config_fields",
     "data.pipeline": "data.augment data.plan",
     "data.sources": "data.cifar data.digits data.folder data.tiny_imagenet data.tfds_directory",
@@ -50,7 +50,7 @@ _HOMES = {
     "run": "averaging checkpoint multihost sharding weights workdir",
     "run.build": "components",
     "tables": "report_table report_ladder evaluation_table",
-    "train": "metrics optim selection teacher train_state training_log",
+    "train": "interruption metrics optim selection teacher train_state training_log",
 }
 _MOVED = {
     f"ancra_jax.{old}": f"ancra_jax.{new}" for new, olds in _HOMES.items() for old in olds.split()

@@ -21,8 +21,8 @@ from typing import Any
 
 from ancra_jax import config as config_lib
 from ancra_jax.errors import UsageError
-from ancra_jax.run.files import write_atomically
-from ancra_jax.run.provenance import provenance
+from ancra_jax.ops.files import write_atomically
+from ancra_jax.run.workdir import provenance
 from benchmarks import turns
 from benchmarks.peaks import table_peak
 from configs import cifar10

@@ -17,9 +17,8 @@ from ancra_jax.methods.attack import random_start
 from ancra_jax.models.layers import gradient_rule
 from ancra_jax.run import build as components
 from ancra_jax.run import sharding
-from ancra_jax.run.state import create_train_state
-from ancra_jax.train import optim
-from ancra_jax.train.step import make_train_step
+from ancra_jax.run.averaging import Averaging
+from ancra_jax.train.step import create_optimizer, create_train_state, make_train_step
 from benchmarks import autoattack, flops
 from benchmarks.measure import Workload, timed
 
@@ -53,7 +52,7 @@ def training_step(config: Config) -> Workload:
     mesh = _mesh()
     everywhere = sharding.replicated(mesh)
     model = components.create_network(config, NUM_CLASSES)
-    optimizer = optim.create(config.optimizer, config.epochs, STEPS_PER_EPOCH)
+    optimizer = create_optimizer(config.optimizer, config.epochs, STEPS_PER_EPOCH)
     method = methods.create(config)
     split, order = _examples(config, everywhere)
     state = jax.jit(
@@ -63,17 +62,18 @@ def training_step(config: Config) -> Workload:
             IMAGE_SHAPE,
             jax.random.key(config.seed),
             method.init_state(split.labels, NUM_CLASSES),
+            Averaging(),
         ),
         out_shardings=everywhere,
     )()
     batches = _batches(config, mesh)
-    step = make_train_step(model.apply, method, optimizer, batches)
+    step = make_train_step(model.apply, method, optimizer, batches, Averaging())
 
     @jax.jit
     def draws(state, split, order):
         batch = batches.batch(split, order, state.step)
         _, key = batches.keys(state.step)
-        predict = jax.tree_util.Partial(model.apply, state.variables)
+        predict = jax.tree_util.Partial(model.apply, state.variables_of("raw"))
         plan = method.prepare(predict, batch, key, jnp.zeros((), jnp.int32))
         drawn = {"images": batch.images, "labels": batch.labels}
         for name, (settings, images, _, _, keys) in plan.requests.items():
@@ -83,7 +83,7 @@ def training_step(config: Config) -> Workload:
             drawn["negatives"] = plan.extras["negatives"].positions
         return drawn
 
-    shared = _weights(state.variables) | jax.device_get(draws(state, split, order))
+    shared = _weights(state.variables_of("raw")) | jax.device_get(draws(state, split, order))
     operations = flops.count(step, state, split, order)
     compile_seconds, compiled = timed(lambda: step.lower(state, split, order).compile())
     state, metrics = compiled(state, split, order)
@@ -185,7 +185,7 @@ def _batches(config, mesh):
     return data.BatchPlan(
         batch_size=config.batch_size,
         steps_per_epoch=STEPS_PER_EPOCH,
-        augmentation=components.augmentation(config.data),
+        augmentation=data.Augmentation(config.data.crop_padding, config.data.horizontal_flip),
         key=jax.random.key(1),
         sharding=sharding.batch_sharded(mesh),
     )

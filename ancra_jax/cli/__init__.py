@@ -1,5 +1,4 @@
-"""What the commands share: flags, errors in one line, progress, signals, the backend."""
+"""What the commands share: flags, errors in one line, progress, the backend."""
 
-from ancra_jax.cli.run import EXIT_USAGE as EXIT_USAGE
 from ancra_jax.cli.run import fail as fail
 from ancra_jax.cli.run import run as run

@@ -1,4 +1,4 @@
-"""JAX's backend as the commands set it up, unless the user has: compiled programs, CPU devices."""
+"""JAX's backend as the commands set it up: compiled programs, CPU devices, several processes."""
 
 import contextlib
 import hashlib
@@ -7,8 +7,10 @@ import platform
 from pathlib import Path
 
 import jax
+from absl import flags
 
 from ancra_jax.data.cache import default_directory
+from ancra_jax.errors import UsageError
 
 _MOST_DEVICES = 8  # with more, a batch leaves a device too few rows
 
@@ -39,6 +41,36 @@ def use_a_device_per_core() -> None:
     cores = len(affinity(0)) if affinity else os.cpu_count() or 1
     with contextlib.suppress(RuntimeError):  # JAX has started
         jax.config.update("jax_num_cpu_devices", min(cores, _MOST_DEVICES))
+
+
+def define_process_flags() -> None:
+    """Define the flags of a command that may run as several processes."""
+    flags.DEFINE_bool(
+        "distributed",
+        False,
+        "This process is one of several. TPU pods and SLURM say which; elsewhere the three flags "
+        "below do.",
+    )
+    flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0.")
+    flags.DEFINE_integer("num_processes", None, "How many processes there are.", lower_bound=1)
+    flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
+
+
+def join_processes(arguments: flags.FlagValues) -> None:
+    """Join the other processes if ``--distributed`` was given; call before any other use of JAX."""
+    named = [arguments.coordinator_address, arguments.num_processes, arguments.process_id]
+    flags_named = "--coordinator_address, --num_processes and --process_id"
+    given = [value is not None for value in named]
+    if any(given) and not arguments.distributed:
+        raise UsageError(f"{flags_named} go with --distributed")
+    if any(given) and not all(given):
+        raise UsageError(f"{flags_named}: give all three or none")
+    if not arguments.distributed:
+        return
+    try:
+        jax.distributed.initialize(*named)
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(f"--distributed: cannot join the other processes: {error}") from error
 
 
 def _processor() -> str:

@@ -14,8 +14,6 @@ from absl import app, flags, logging
 from ancra_jax.cli.backend import keep_compiled_programs
 from ancra_jax.errors import UsageError
 
-EXIT_USAGE = 2
-
 
 def run(main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[], None]) -> None:
     """Parse the flags, call ``main`` and exit; a ``UsageError`` prints one line and exits 2."""
@@ -43,9 +41,9 @@ def run(main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[
 
 
 def fail(message: str) -> NoReturn:
-    """Print one line on standard error and exit with the status for wrong usage."""
+    """Print one line on standard error and exit with status 2, for wrong usage."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    raise SystemExit(EXIT_USAGE)
+    raise SystemExit(2)
 
 
 def import_plugin(name: str) -> None:

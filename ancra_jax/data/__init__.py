@@ -1,7 +1,6 @@
 """Data sets, their loading and caching, and the batches made of them on the device."""
 
 from ancra_jax.data.dataset import Dataset, Split
-from ancra_jax.data.extra import extend, load_extra
 from ancra_jax.data.pipeline import (
     Augmentation,
     BatchPlan,
@@ -16,7 +15,7 @@ from ancra_jax.data.pipeline import (
 )
 from ancra_jax.data.registry import SourceOptions, load, names, register
 from ancra_jax.data.sources import cifar, digits, folder, tiny_imagenet  # noqa: F401 (they register)
-from ancra_jax.data.splits import hold_out, subset
+from ancra_jax.data.splits import extend, hold_out, load_extra, subset
 
 __all__ = [
     "Augmentation",

@@ -55,27 +55,17 @@ class Split:
 class Dataset:
     """A training and a test split.
 
-    Attributes:
-      name: the name it was loaded under.
-      train: training examples.
-      test: test examples.
-      class_names: one name a class, in the order of the labels.
-      fingerprint: equal on every machine for equal images, labels and class names; computed where
-        it is not given.
-      recoded: the lossy format (``'JPEG'``) through which the original images went, if any; their
-        pixels are then others.
-
     Raises:
       UsageError: a split is empty, a label is outside the classes, or the splits' images differ in
         shape.
     """
 
-    name: str
+    name: str  # that it was loaded under
     train: Split
     test: Split
-    class_names: tuple[str, ...]
-    fingerprint: str = ""
-    recoded: str = ""
+    class_names: tuple[str, ...]  # one a class, in the order of the labels
+    fingerprint: str = ""  # equal for equal images, labels, class names; computed if not given
+    recoded: str = ""  # a lossy format ('JPEG') that images went through, which changed pixels
 
     def __post_init__(self) -> None:
         if self.num_classes < 2:

@@ -17,6 +17,8 @@ from ancra_jax.data.dataset import Split
 from ancra_jax.errors import UsageError
 from ancra_jax.types import Batch
 
+Pixels = UInt8[Array, "batch height width channels"]
+
 # ---- Splits on the devices ----
 
 
@@ -62,25 +64,15 @@ class Augmentation:
     A crop of the original size is taken at a uniformly random place of the image with
     ``crop_padding`` pixels of zeros on every side, if there are any. ``horizontal_flip`` mirrors
     images with probability 1/2.
-
-    Raises:
-      UsageError: ``crop_padding`` is negative.
     """
 
     crop_padding: int = 0
     horizontal_flip: bool = False
 
-    def __post_init__(self) -> None:
-        if self.crop_padding < 0:
-            raise UsageError(f"crop_padding must be at least 0 pixels; got {self.crop_padding}")
-
 
 def augment(
-    images: UInt8[Array, "batch height width channels"],
-    indices: Int[Array, "batch"],
-    key: Key[Array, ""],
-    augmentation: Augmentation,
-) -> UInt8[Array, "batch height width channels"]:
+    images: Pixels, indices: Int[Array, "batch"], key: Key[Array, ""], augmentation: Augmentation
+) -> Pixels:
     """Crop, then flip each image, as the step's key and its index in the data set decide.
 
     What is drawn for an image does not depend on the rest of the batch. With nothing to do the
@@ -149,10 +141,9 @@ class BatchPlan:
     sharding: jax.sharding.Sharding | None = None  # how to spread a batch over devices
     extra: ExtraDraws | None = None  # what part of the batch is extra data
 
-    def keys(self, step: Int[Array, ""]) -> tuple[Key[Array, ""], Key[Array, ""]]:
+    def keys(self, step: Int[Array, ""]) -> Key[Array, "2"]:
         """Return two keys of a step: of its augmentation, and of what the method draws."""
-        data_key, method_key = jax.random.split(jax.random.fold_in(self.key, step))
-        return data_key, method_key
+        return jax.random.split(jax.random.fold_in(self.key, step))
 
     def batch(
         self, split: DeviceSplit, permutation: Int32[Array, "examples"], step: Int[Array, ""]

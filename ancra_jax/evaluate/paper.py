@@ -13,9 +13,9 @@ from ancra_jax.attacks.model import example_keys
 from ancra_jax.config.schema import Config
 from ancra_jax.data import batches_for_evaluation
 from ancra_jax.evaluate.spec import Arrays, Model, Spec, Task
+from ancra_jax.ops.files import read_arrays, write_arrays
 from ancra_jax.ops.images import Images
 from ancra_jax.results.names import HEADS, NATURAL
-from ancra_jax.run.files import read_arrays, write_arrays
 from ancra_jax.types import Batch
 
 SAVE_EVERY_SECONDS = 20.0

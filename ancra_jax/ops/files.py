@@ -1,11 +1,12 @@
-"""Files that are written whole or not at all, and arrays read without executing anything."""
+"""Write files whole or not at all; read arrays, without executing anything, and JSON lines."""
 
+import json
 import os
 import pathlib
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -64,3 +65,18 @@ def read_arrays(
             f"{', '.join(map(repr, arrays)) or 'nothing'}"
         )
     return arrays
+
+
+def read_json_lines(path: PathLike) -> list[dict[str, Any]]:
+    """Return the records of a JSON-lines file, without the unfinished last line of a killed run.
+
+    A file that does not exist has none.
+    """
+    path = pathlib.Path(path)
+    records = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+from ancra_jax.ops.files import write_atomically
 from ancra_jax.paper.claims import TABLES, Claim, PaperTable, TableRow
 from ancra_jax.paper.plan import Options, Run
 from ancra_jax.results.load import load_runs
@@ -14,7 +15,6 @@ from ancra_jax.results.names import HEADS, NATURAL, display_name, parse
 from ancra_jax.results.rows import Row, rows_of
 from ancra_jax.results.statistics import spread
 from ancra_jax.results.tables.table import DAGGER, MISSING, Column, TextColumn, build, text
-from ancra_jax.run.files import write_atomically
 
 SCHEMA = 1
 WORST_CASE = "worst_case"

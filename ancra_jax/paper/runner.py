@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from typing import IO
 
 from ancra_jax.errors import UsageError
+from ancra_jax.ops.files import read_json_lines
 from ancra_jax.paper.plan import Command, Run
-from ancra_jax.run.files import read_json_lines
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

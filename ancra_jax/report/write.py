@@ -16,13 +16,13 @@ from typing import Any
 from absl import flags
 
 from ancra_jax.errors import UsageError
+from ancra_jax.ops.files import write_atomically
 from ancra_jax.report import figures as figures_lib
 from ancra_jax.report import html
 from ancra_jax.results.load import load_runs
 from ancra_jax.results.rows import Row, rows_of, seeds_rows
 from ancra_jax.results.tables import build, caption, reading_notes, row_notes, tables_of
 from ancra_jax.results.tables.columns import RUNS
-from ancra_jax.run.files import write_atomically
 
 SCHEMA = 1
 _KEYS = {"stages": "rungs", "masks": "gate"}  # in report.json, where fields have other names

@@ -13,11 +13,11 @@ from jaxtyping import Bool, Float
 from ancra_jax.attacks.diagnostics.checks import Check
 from ancra_jax.config.schema import WEIGHTS, Config, to_mapping
 from ancra_jax.errors import UsageError
+from ancra_jax.ops.files import read_arrays, read_json_lines
 from ancra_jax.results.commands import evaluate_command
 from ancra_jax.results.names import DIAGNOSTICS, NATURAL, attack_order, display_name
 from ancra_jax.results.store import evaluation_name, read_result
 from ancra_jax.run import workdir as workdir_lib
-from ancra_jax.run.files import read_arrays, read_json_lines
 
 CHECKPOINTS = tuple(
     evaluation_name(checkpoint, weights) for weights in WEIGHTS for checkpoint in ("best", "last")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ancra_jax.errors import UsageError
-from ancra_jax.run.files import write_arrays, write_atomically
-from ancra_jax.run.provenance import provenance
+from ancra_jax.ops.files import write_arrays, write_atomically
+from ancra_jax.run.workdir import provenance
 
 SCHEMA = 1
 _IDENTITY = ("attack", "checkpoint", "step", "num_examples", "seed", "settings", "data_fingerprint")

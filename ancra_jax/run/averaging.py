@@ -25,8 +25,6 @@ from ancra_jax.types import ApplyFn, Variables
 Averages = dict[str, PyTree]
 """``{'ema': params, 'swa': {'params': ..., 'batch_stats': ..., 'count': ...}}``, as far as kept."""
 
-RefreshStatistics = Callable[[Averages, DeviceSplit, Int32[Array, "examples"], int], Averages]
-
 
 @dataclass(frozen=True)
 class Averaging:
@@ -40,11 +38,6 @@ class Averaging:
         """Return names of the weights that a run ends with: ``'raw'``, then the averages."""
         averages = {"ema": self.ema_decay > 0, "swa": self.swa_start_epoch > 0}
         return ("raw", *(name for name, kept in averages.items() if kept))
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """Return names of the accuracies by each of which a best checkpoint is kept."""
-        return tuple(metric_name(weights, ROBUST_ACCURACY) for weights in self.weights)
 
     def weights_after(self, epochs: int) -> tuple[str, ...]:
         """Return names of the weights that exist after so many whole epochs."""
@@ -106,7 +99,7 @@ def variables_of(
     return {"params": averages["ema"] if weights == "ema" else params, "batch_stats": batch_stats}
 
 
-def make_refresh_statistics(apply: ApplyFn, plan: BatchPlan) -> RefreshStatistics:
+def make_refresh_statistics(apply: ApplyFn, plan: BatchPlan) -> Callable[..., Averages]:
     """Return the jitted ``(averages, data, permutation, step) -> averages`` that updates SWA's.
 
     The natural batches of the epoch that ends with ``step`` go through the averaged weights in the

@@ -68,7 +68,7 @@ def batch_plan(
     return BatchPlan(
         batch_size=config.batch_size,
         steps_per_epoch=data.batches_per_epoch(own, config.batch_size - count),
-        augmentation=augmentation(config.data),
+        augmentation=Augmentation(config.data.crop_padding, config.data.horizontal_flip),
         key=step_key,
         sharding=batch_sharded(mesh),
         extra=draws,
@@ -78,11 +78,6 @@ def batch_plan(
 def averaging(config: Config) -> Averaging:
     """Return the configured averages of the weights."""
     return Averaging(ema_decay=config.ema.decay, swa_start_epoch=config.swa.start_epoch)
-
-
-def augmentation(config: DataConfig) -> Augmentation:
-    """Return the configured augmentation of training images."""
-    return Augmentation(crop_padding=config.crop_padding, horizontal_flip=config.horizontal_flip)
 
 
 def create_network(config: Config, num_classes: int, *, dtype: str | None = None) -> Any:

@@ -14,8 +14,8 @@ from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers
 
 from ancra_jax.errors import UsageError
-from ancra_jax.run import multihost
-from ancra_jax.run.averaging import ROBUST_ACCURACY
+from ancra_jax.run import sharding
+from ancra_jax.run.averaging import ROBUST_ACCURACY, metric_name
 
 
 class DamagedCheckpointError(UsageError):
@@ -36,25 +36,25 @@ class Checkpoints:
         directory: str | os.PathLike[str],
         *,
         read_only: bool = False,
-        metrics: Sequence[str] = (ROBUST_ACCURACY,),
+        weights: Sequence[str] = ("raw",),
     ):
         """Open the directory of all checkpoints; create it unless ``read_only``.
 
-        By each of the accuracies called ``metrics`` the best checkpoint is kept.
+        For each of the ``weights``, names of ``Averaging.weights``, the best checkpoint is kept.
         """
         self.directory = pathlib.Path(directory).absolute()
         options = ocp.CheckpointManagerOptions(
             best_fn=lambda saved: saved[ROBUST_ACCURACY],
             best_mode="max",
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(
-                [checkpoint_managers.LatestN(2), *map(_keep_best, metrics)]
+                [checkpoint_managers.LatestN(2), *map(_keep_best, weights)]
             ),
             read_only=read_only,
         )
         try:
-            if not read_only and multihost.is_main():
+            if not read_only and sharding.is_main():
                 self.directory.mkdir(parents=True, exist_ok=True)
-            multihost.barrier("checkpoints")
+            sharding.barrier("checkpoints")
             self._manager = ocp.CheckpointManager(self.directory, options=options)
         except OSError as error:
             raise UsageError(f"--workdir: cannot use {self.directory}: {error.strerror}") from error
@@ -76,7 +76,8 @@ class Checkpoints:
         # Copied to the host first: the next step donates the device's buffers.
         host_state = jax.tree.map(_to_host, state)
         checksums = {
-            name: [_checksum(leaf), list(leaf.shape)] for name, leaf in _named_leaves(host_state)
+            name: [zlib.crc32(leaf.tobytes()), list(leaf.shape)]
+            for name, leaf in _named_leaves(host_state)
         }
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(host_state),
@@ -92,8 +93,9 @@ class Checkpoints:
         """Return the steps that have a checkpoint, ascending."""
         return sorted(self._manager.all_steps())
 
-    def best_step(self, metric: str = ROBUST_ACCURACY) -> int | None:
-        """Return the step with the best accuracy on the selection split, if any was evaluated."""
+    def best_step(self, weights: str = "raw") -> int | None:
+        """Return the step with the best robust accuracy of the weights, if any was evaluated."""
+        metric = metric_name(weights, ROBUST_ACCURACY)
         saved = {step: self._manager.metrics(step) or {} for step in self.steps()}
         ranked = [(metrics[metric], step) for step, metrics in saved.items() if metric in metrics]
         return max(ranked)[1] if ranked else None
@@ -126,7 +128,7 @@ class Checkpoints:
             reason = " ".join(str(error).split())[:200]
             raise DamagedCheckpointError(f"checkpoint {path}: cannot be read: {reason}") from error
         for name, leaf in _named_leaves(jax.tree.map(_to_host, state)):
-            if _checksum(leaf) != extra["checksums"][name][0]:
+            if zlib.crc32(leaf.tobytes()) != extra["checksums"][name][0]:
                 raise DamagedCheckpointError(
                     f"checkpoint {path}: {name} is not what was written (its checksum differs)"
                 )
@@ -160,17 +162,18 @@ class Checkpoints:
         self._manager.close()
 
     def _set_aside(self, step: int) -> None:
-        if multihost.is_main():
+        if sharding.is_main():
             target = self.directory.with_name(f"{self.directory.name}_damaged")
             target.mkdir(exist_ok=True)
             number = len(list(target.iterdir()))
             os.replace(self.directory / str(step), target / f"{step}.{number}")
             print(f"warning: moved the damaged checkpoint {step} to {target}", flush=True)
-        multihost.barrier("damaged checkpoint")
+        sharding.barrier("damaged checkpoint")
         self._manager.reload()
 
 
-def _keep_best(metric: str) -> checkpoint_managers.BestN:
+def _keep_best(weights: str) -> checkpoint_managers.BestN:
+    metric = metric_name(weights, ROBUST_ACCURACY)
     # SWA's accuracy is not there before its first epoch.
     return checkpoint_managers.BestN(
         get_metric_fn=lambda saved: saved.get(metric, -math.inf),
@@ -201,7 +204,3 @@ def _to_host(leaf: Any) -> np.ndarray:
 def _named_leaves(tree: PyTree) -> Iterator[tuple[str, Any]]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf
-
-
-def _checksum(array: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).tobytes())

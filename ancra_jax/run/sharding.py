@@ -1,6 +1,10 @@
-"""Devices: the batch is split over all of them, the train state and the data set are on each."""
+"""Devices: the batch is split over all of them, the train state and the data set are on each.
+
+They may belong to several processes: a pod of TPU hosts, or the nodes of a cluster.
+"""
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -28,3 +32,14 @@ def abstract_on(tree: PyTree, placement: NamedSharding) -> PyTree:
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=placement), tree
     )
+
+
+def is_main() -> bool:
+    """Return whether this process writes the files that one process writes."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Wait until all processes are here; return at once where there is one."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)

@@ -6,12 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import PyTree
 
 from ancra_jax.errors import UsageError
 from ancra_jax.run import build, sharding
 from ancra_jax.run import workdir as workdir_lib
-from ancra_jax.run.averaging import ROBUST_ACCURACY, Averaging, metric_name, variables_of
+from ancra_jax.run.averaging import variables_of
 from ancra_jax.run.checkpoint import Checkpoints
 from ancra_jax.types import Variables
 
@@ -52,10 +51,15 @@ def load_weights(
             f"{', '.join(averaging.weights)} (config.ema.decay and config.swa.start_epoch turn the "
             "averages on, when training starts)"
         )
-    abstract = _abstract(network, image_shape, averaging, weights, mesh)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
+    parts = {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
+    if weights != "raw":
+        averages = jax.eval_shape(averaging.init, parts["params"], parts["batch_stats"])
+        parts["averages"] = {weights: averages[weights]}
+    abstract = sharding.abstract_on(parts, sharding.replicated(mesh))
     with contextlib.closing(Checkpoints(f"{workdir}/checkpoints", read_only=True)) as checkpoints:
         if checkpoint == "best":
-            step = checkpoints.best_step(metric_name(weights, ROBUST_ACCURACY))
+            step = checkpoints.best_step(weights)
         else:
             step = max(checkpoints.steps(), default=None)
         if step is None:
@@ -70,15 +74,3 @@ def load_weights(
         )
     variables = variables_of(weights, restored["params"], restored["batch_stats"], averages)
     return variables, step, extra
-
-
-def _abstract(
-    network: Any, image_shape: tuple[int, int, int], averaging: Averaging, weights: str, mesh: Mesh
-) -> dict[str, PyTree]:
-    """Return shapes and placement of the parts of a train state to restore."""
-    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
-    tree = {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
-    if weights != "raw":
-        averages = jax.eval_shape(averaging.init, tree["params"], tree["batch_stats"])
-        tree["averages"] = {weights: averages[weights]}
-    return sharding.abstract_on(tree, sharding.replicated(mesh))

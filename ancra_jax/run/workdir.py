@@ -1,16 +1,20 @@
-"""The directory of a run: its configuration, and what may differ when it is continued."""
+"""The directory of a run: its configuration, and with which code it was started and continued."""
 
+import datetime
 import json
 import pathlib
+import platform
+import subprocess
+from importlib import metadata
 from typing import Any
 
+import jax
 from flax.traverse_util import flatten_dict
 
 from ancra_jax import config as config_lib
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError
-from ancra_jax.run.files import read_json_lines, write_atomically
-from ancra_jax.run.provenance import provenance
+from ancra_jax.ops.files import read_json_lines, write_atomically
 
 STARTS = "starts.jsonl"
 # Settings that do not change what a run computes, only where it finds its data, how often it
@@ -62,6 +66,38 @@ def record_start(workdir: str, step: int) -> None:
 def read_starts(workdir: str) -> list[dict[str, Any]]:
     """Return what `record_start` wrote; empty for runs from before it existed."""
     return read_json_lines(pathlib.Path(workdir) / STARTS)
+
+
+def provenance() -> dict[str, Any]:
+    """Return what made a number: versions, device, commit, time."""
+    packages = ("ancra-jax", "jax", "jaxlib", "flax", "numpy")
+    return {
+        "versions": {name: _version(name) for name in packages}
+        | {"python": platform.python_version()},
+        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "commit": _commit(),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # a source tree that was copied here, not installed
+        return "not installed"
+
+
+def _commit() -> str | None:
+    """Return the commit of the source tree that is running; None for an installed package."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    directory = pathlib.Path(__file__).parent
+    try:
+        completed = subprocess.run(
+            command, cwd=directory, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return completed.stdout.strip() or None
 
 
 def _differences(saved: dict[str, Any], config: Config) -> list[str]:

@@ -12,9 +12,9 @@ from ancra_jax.cli.progress import Bar
 from ancra_jax.config.schema import WEIGHTS, Config
 from ancra_jax.errors import NonFiniteLossError
 from ancra_jax.methods.core import Metrics
-from ancra_jax.run import multihost
+from ancra_jax.ops.files import read_json_lines, write_atomically
+from ancra_jax.run import sharding
 from ancra_jax.run.averaging import NATURAL_ACCURACY, ROBUST_ACCURACY, metric_name
-from ancra_jax.run.files import read_json_lines, write_atomically
 
 IN_FLIGHT_STEPS = 2  # dispatched ahead of the device: enough to keep it busy, few to wait for
 
@@ -35,7 +35,7 @@ class TrainingLog:
         """
         self._config = config
         self._steps_per_epoch = steps_per_epoch
-        self._is_main = multihost.is_main()
+        self._is_main = sharding.is_main()
         self._bar = Bar(config.name, last_step, first_step, quiet=not self._is_main)
         self._pending: list[tuple[int, Metrics]] = []
         self._since = 0.0  # when the clock for the rate was started

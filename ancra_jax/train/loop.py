@@ -6,7 +6,10 @@ parameters, bit for bit, as a run that was never interrupted (on the same machin
 
 import contextlib
 import math
+import signal
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,18 +20,21 @@ from ml_collections import config_flags
 
 from ancra_jax import config as config_lib
 from ancra_jax import data, methods
-from ancra_jax.cli.signals import Interrupted, StopSignal
+from ancra_jax.cli import backend
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError
 from ancra_jax.run import averaging as averaging_lib
-from ancra_jax.run import build, multihost, sharding
+from ancra_jax.run import build, sharding
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.checkpoint import Checkpoints
-from ancra_jax.run.state import TrainState, create_train_state
-from ancra_jax.train import optim
 from ancra_jax.train.log import TrainingLog
 from ancra_jax.train.selection import make_select
-from ancra_jax.train.step import make_train_step
+from ancra_jax.train.step import (
+    TrainState,
+    create_optimizer,
+    create_train_state,
+    make_train_step,
+)
 from ancra_jax.train.teacher import load_teacher
 
 
@@ -50,20 +56,20 @@ def train(config: Config, workdir: str) -> TrainState:
     """
     # ---- Prepare ----
     training = Training(config, sharding.create_mesh())
-    if multihost.is_main():
+    if sharding.is_main():
         workdir_lib.open_for_training(workdir, config)
-    multihost.barrier("workdir")
+    sharding.barrier("workdir")
 
     with contextlib.ExitStack() as stack:
         # ---- Start or continue ----
-        checkpoints = Checkpoints(Path(workdir) / "checkpoints", metrics=training.averaging.metrics)
+        checkpoints = Checkpoints(Path(workdir) / "checkpoints", weights=training.averaging.weights)
         stack.callback(checkpoints.close)
         state = training.first_state(checkpoints)
         first_step = int(state.step)
         if first_step >= training.last_step:
             print(f"{workdir}: finished already, at step {first_step}; nothing to do")
             return state
-        if multihost.is_main():
+        if sharding.is_main():
             workdir_lib.record_start(workdir, first_step)
             if first_step:
                 print(f"continuing {workdir} at step {first_step}")
@@ -77,6 +83,37 @@ def train(config: Config, workdir: str) -> TrainState:
         for epoch in range(first_step // training.steps_per_epoch, num_epochs):
             state = training.train_epoch(state, epoch, checkpoints, log, stop)
     return state
+
+
+class Interrupted(Exception):
+    """A signal stopped the run after a checkpoint was saved."""
+
+    def __init__(self, number: int, step: int):
+        super().__init__(f"stopped at step {step}, which is saved; the same command continues")
+        self.exit_status = 128 + number
+
+
+class StopSignal:
+    """Takes SIGTERM and SIGINT as a wish to stop after the step; a second one acts at once."""
+
+    number: int | None = None  # of the signal that came
+
+    def __enter__(self) -> "StopSignal":
+        self._previous: dict[int, Any] = {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._previous[number] = signal.signal(number, self._request)
+            except ValueError:  # not in the main thread, as in some notebooks and tests
+                break
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        signal.signal(number, self._previous[number])
 
 
 class Training:
@@ -96,7 +133,7 @@ class Training:
         build.check_attention(config, network, dataset.image_shape)
         averaging = build.averaging(config)
         teacher = load_teacher(config.distillation, dataset, mesh)
-        optimizer = optim.create(config.optimizer, config.epochs, batches.steps_per_epoch)
+        optimizer = create_optimizer(config.optimizer, config.epochs, batches.steps_per_epoch)
 
         # ---- What the functions below keep of the data set: not its images ----
         labels = train_split.labels
@@ -185,7 +222,7 @@ class Training:
                 )
                 state = state._replace(averages=averages)
 
-            stopping = stop.requested or checkpoints.reached_preemption(step)
+            stopping = stop.number or checkpoints.reached_preemption(step)
             every = config.checkpoint_every_steps
             save = step == end or stopping or (every and step % every == 0)
             if save or step % config.log_every_steps == 0:
@@ -198,7 +235,7 @@ class Training:
             if save:
                 checkpoints.save(step, state, accuracies, {"epoch": epoch + 1, **self.facts})
             if stopping and step < self.last_step:
-                raise Interrupted(stop.signal, step)
+                raise Interrupted(stop.number or signal.SIGTERM, step)
         return state
 
 
@@ -212,7 +249,7 @@ def define_flags() -> None:
         accept_new_attributes=True,  # method.options.*; others are refused when it is read
     )
     flags.DEFINE_string("workdir", None, "Directory of the run; continued if it holds one.")
-    multihost.define_flags()
+    backend.define_process_flags()
 
 
 def main(arguments: flags.FlagValues) -> int | None:
@@ -221,7 +258,7 @@ def main(arguments: flags.FlagValues) -> int | None:
         raise UsageError("--config is missing, for instance --config=configs/digits.py:trades")
     if not arguments.workdir:
         raise UsageError("--workdir is missing: the directory that the run is kept in")
-    multihost.initialize(arguments)
+    backend.join_processes(arguments)
     try:
         train(config_lib.from_mapping(arguments.config), arguments.workdir)
     except Interrupted as interruption:

@@ -5,22 +5,21 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Int, Key
 
 from ancra_jax import attacks
 from ancra_jax.attacks.model import example_keys
 from ancra_jax.config.schema import Config
 from ancra_jax.data import Split, batches_for_evaluation
+from ancra_jax.ops.images import Flags, Images
 from ancra_jax.run.averaging import NATURAL_ACCURACY, ROBUST_ACCURACY, metric_name
 from ancra_jax.run.sharding import batch_sharded
 from ancra_jax.types import ApplyFn, Batch, Variables
 
-Select = Callable[[dict[str, Variables]], dict[str, float]]
-
 
 def make_select(
     apply: ApplyFn, config: Config, key: Key[Array, ""], split: Split, mesh: Mesh
-) -> Select:
+) -> Callable[[dict[str, Variables]], dict[str, float]]:
     """Return a function from the variables of a run's weights, by their name, to accuracies.
 
     The accuracies are called as ``metric_name`` says. PGD ascends the cross-entropy of the final
@@ -32,12 +31,10 @@ def make_select(
     sharding = batch_sharded(mesh)
 
     @jax.jit
-    def count_correct(
-        variables: Variables, batch: Batch, mask: Bool[Array, "batch"]
-    ) -> tuple[Int[Array, ""], Int[Array, ""]]:
+    def count_correct(variables: Variables, batch: Batch, mask: Flags) -> Int[Array, "2"]:
         model = jax.tree_util.Partial(apply, variables)
 
-        def correct(images: Float[Array, "batch height width channels"]) -> Bool[Array, "batch"]:
+        def correct(images: Images) -> Flags:
             return jnp.argmax(model(images).logits, -1) == batch.labels
 
         adversarial = attacks.ascend(
@@ -51,7 +48,7 @@ def make_select(
         )
         natural = correct(batch.images) & mask
         robust = correct(adversarial) & natural
-        return jnp.sum(natural), jnp.sum(robust)
+        return jnp.stack([jnp.sum(natural), jnp.sum(robust)])
 
     def select(variables_by_weights: dict[str, Variables]) -> dict[str, float]:
         accuracies = {}
@@ -61,7 +58,7 @@ def make_select(
                 for batch, mask in batches_for_evaluation(split, batch_size, sharding=sharding)
             ]
             # Fetched from the devices once, at the end.
-            natural, robust = (sum(map(int, column)) for column in zip(*counts, strict=True))
+            natural, robust = (int(count) for count in sum(jax.device_get(counts)))
             accuracies[metric_name(weights, NATURAL_ACCURACY)] = natural / len(split)
             accuracies[metric_name(weights, ROBUST_ACCURACY)] = robust / len(split)
         return accuracies

@@ -1,21 +1,77 @@
-"""The one jitted step that advances the train state."""
+"""The train state, the optimiser, and the one jitted step that advances them."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
+from ancra_jax.config.schema import OptimizerConfig
 from ancra_jax.data import BatchPlan, DeviceSplit
 from ancra_jax.methods.attack import Images, Model
-from ancra_jax.methods.core import BatchStats, Examples, Method, Metrics, Terms
-from ancra_jax.run.averaging import Averaging
-from ancra_jax.run.state import NO_AVERAGES, TrainState
-from ancra_jax.types import ApplyFn, Outputs
+from ancra_jax.methods.core import BatchStats, Examples, Method, MethodState, Metrics, Terms
+from ancra_jax.run.averaging import Averages, Averaging, variables_of
+from ancra_jax.types import ApplyFn, Outputs, Variables
 
-TrainStep = Callable[
-    [TrainState, DeviceSplit, Int[Array, "examples"], Model | None], tuple[TrainState, Metrics]
-]
+
+class TrainState(NamedTuple):
+    """All that changes while training; what a checkpoint holds."""
+
+    step: Int[Array, ""]  # number of updates made
+    params: PyTree  # float32
+    batch_stats: PyTree  # running statistics of batch normalisation
+    opt_state: PyTree
+    method_state: MethodState  # what the method remembers from step to step
+    averages: Averages  # of the weights, as far as they are kept
+
+    def variables_of(self, weights: str) -> Variables:
+        """Return the network's variables with one of ``Averaging.weights``."""
+        return variables_of(weights, self.params, self.batch_stats, self.averages)
+
+
+def create_train_state(
+    init: Callable[[Key[Array, ""], Float[Array, "1 height width channels"]], Variables],
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, int, int],
+    key: Key[Array, ""],
+    method_state: MethodState,
+    averaging: Averaging,
+) -> TrainState:
+    """Return initial parameters, statistics, optimiser state and averages."""
+    variables = init(key, jnp.zeros((1, *image_shape), jnp.float32))
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=optimizer.init(params),
+        method_state=method_state,
+        averages=averaging.init(params, batch_stats),
+    )
+
+
+def create_optimizer(
+    config: OptimizerConfig, epochs: int, steps_per_epoch: int
+) -> optax.GradientTransformation:
+    """Return SGD as PyTorch's: the decay is added to all gradients before momentum."""
+    rate = config.learning_rate
+    steps = epochs * steps_per_epoch
+    # Milestones are epochs from 1, as the paper counts them.
+    boundaries = {(epoch - 1) * steps_per_epoch: config.decay for epoch in config.milestones}
+    schedules = {
+        "constant": lambda: optax.constant_schedule(rate),
+        "cosine": lambda: optax.cosine_decay_schedule(rate, steps),
+        "one_cycle": lambda: optax.linear_onecycle_schedule(
+            steps, rate, pct_start=0.4, pct_final=0.95, div_factor=25.0
+        ),
+        "piecewise": lambda: optax.piecewise_constant_schedule(rate, boundaries),
+    }
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay),
+        optax.sgd(schedules[config.schedule](), momentum=config.momentum),
+    )
 
 
 def make_train_step(
@@ -23,8 +79,8 @@ def make_train_step(
     method: Method,
     optimizer: optax.GradientTransformation,
     batches: BatchPlan,
-    averaging: Averaging = NO_AVERAGES,
-) -> TrainStep:
+    averaging: Averaging,
+) -> Callable[..., tuple[TrainState, Metrics]]:
     """Return the jitted step ``(state, data, permutation, teacher) -> (state, metrics)``.
 
     The batch is taken from the data on the devices, augmented, attacked in the evaluation phase,
@@ -44,7 +100,7 @@ def make_train_step(
         batch = batches.batch(data, permutation, state.step)
         _, method_key = batches.keys(state.step)
 
-        model = jax.tree_util.Partial(apply, state.variables)
+        model = jax.tree_util.Partial(apply, state.variables_of("raw"))
         plan = method.prepare(model, batch, method_key, epoch)
         attacked, method_state = method.attack(model, plan.requests, state.method_state)
         teacher_logits = None if teacher is None else teacher(batch.images).logits

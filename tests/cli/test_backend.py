@@ -1,14 +1,12 @@
 """Commands keep what they compile and use a device per core, unless the user says otherwise."""
 
 import os
-import subprocess
-import sys
 
 import jax
 import pytest
 
 from ancra_jax.cli.backend import keep_compiled_programs
-from tests.support import ENVIRONMENT
+from tests.support.processes import run_python
 
 COMPILE = """
 import jax
@@ -34,15 +32,7 @@ print(len(jax.devices()), before)
 """
 
 
-def run(code, **settings):
-    """What a process of its own prints, with these variables and none of the inherited choices."""
-    chosen = ("JAX_COMPILATION_CACHE_DIR", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS")
-    inherited = {name: value for name, value in ENVIRONMENT.items() if name not in chosen}
-    command = [sys.executable, "-c", code]
-    environment = inherited | {"JAX_PLATFORMS": "cpu"} | settings
-    return subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=True, timeout=120
-    ).stdout
+NOTHING = dict.fromkeys(("JAX_COMPILATION_CACHE_DIR", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS"))
 
 
 @pytest.fixture
@@ -69,7 +59,8 @@ def test_what_the_user_chose_stays(nothing_chosen):
 
 @pytest.mark.parametrize(("enabled", "kept"), [("true", True), ("false", False)])
 def test_programs_are_kept_unless_the_user_wants_none(tmp_path, enabled, kept):
-    run(COMPILE, ANCRA_JAX_CACHE=str(tmp_path), JAX_ENABLE_COMPILATION_CACHE=enabled)
+    chosen = {"ANCRA_JAX_CACHE": str(tmp_path), "JAX_ENABLE_COMPILATION_CACHE": enabled}
+    run_python(COMPILE, **NOTHING | chosen)
     assert any(tmp_path.rglob("*-cache")) == kept
 
 
@@ -84,5 +75,5 @@ def test_programs_are_kept_unless_the_user_wants_none(tmp_path, enabled, kept):
     ids=["cores", "jax variable", "xla flags", "already started"],
 )
 def test_number_of_devices(code, chosen, expected):
-    found, otherwise = map(int, run(code, **chosen).split())
+    found, otherwise = map(int, run_python(code, **NOTHING | chosen).split())
     assert found == (expected or otherwise)

@@ -9,7 +9,7 @@ from ancra_jax import data, evaluate, report, train
 from ancra_jax.cli.run import import_plugin
 from ancra_jax.errors import UsageError
 from tests.support import ROOT
-from tests.support.commands import run_command
+from tests.support.processes import run_command
 from tests.support.small_runs import small_flags
 
 

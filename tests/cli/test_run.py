@@ -7,7 +7,7 @@ import pytest
 
 from ancra_jax import evaluate, train
 from tests.support import ENVIRONMENT, ROOT
-from tests.support.commands import run_command
+from tests.support.processes import run_command
 
 DIGITS = "--config=configs/digits.py"
 

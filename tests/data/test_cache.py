@@ -24,11 +24,6 @@ def never():
     raise AssertionError("the cache was not used")
 
 
-def entry(cache_dir):
-    (path,) = [path for path in cache_dir.iterdir() if path.name.startswith("small-")]
-    return path
-
-
 def test_second_load_is_a_read_only_map(cache_dir):
     first = cached("small", "key", small, None)
     second = cached("small", "key", never, None)
@@ -40,14 +35,14 @@ def test_second_load_is_a_read_only_map(cache_dir):
         np.testing.assert_array_equal(dataset.test.images, small().test.images)
         np.testing.assert_array_equal(dataset.test.labels, small().test.labels)
     assert [path.name for path in cache_dir.iterdir()] == ["small-key"]
-    assert len(list(entry(cache_dir).iterdir())) == 5
+    assert len(list((cache_dir / "small-key").iterdir())) == 5
 
 
 @pytest.mark.parametrize("name", ["train_images.npy", "test_labels.npy", "dataset.json"])
 @pytest.mark.parametrize("damage", ["missing", "truncated", "empty", "changed"])
 def test_damaged_entry_is_rebuilt_with_a_warning(cache_dir, caplog, name, damage):
     cached("small", "key", small, None)
-    path = entry(cache_dir) / name
+    path = cache_dir / "small-key" / name
     if damage == "missing":
         path.unlink()
     elif damage == "changed":

@@ -1,6 +1,7 @@
 import functools
 import hashlib
 import http.server
+import io
 import os
 import shutil
 import threading
@@ -12,17 +13,28 @@ import pytest
 import tensorflow_datasets as tfds
 from etils import epath
 from etils.epath import backend
+from PIL import Image
 
 from ancra_jax import data
-from ancra_jax.data.sources import archives
+from ancra_jax.data.sources.archives import Archive, obtain
+from ancra_jax.data.sources.cifar import CIFAR10_CLASSES
 from ancra_jax.errors import UsageError
-from tests.support.archives import cifar100_files, cifar_rows, tar
+from tests.support import archives
+from tests.support.archives import cifar_rows
 
 PREPARED = Path("cifar10/3.0.2")
 
 
 def expected(rows: np.ndarray, labels: int) -> np.ndarray:
     return rows[:, labels:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+
+
+@pytest.fixture
+def cifar10_dir(tmp_path):
+    """A data directory with the CIFAR-10 archive placed by hand."""
+    path = tmp_path / "tfds/downloads/manual/cifar-10-binary.tar.gz"
+    archives.tar(path, archives.cifar10_files())
+    return tmp_path / "tfds"
 
 
 @pytest.fixture
@@ -56,7 +68,7 @@ def test_prepared_directory_is_an_ordinary_tfds_directory(prepared_dir):
 
 
 def test_cifar100_takes_the_fine_labels(tmp_path):
-    tar(tmp_path / "cifar-100-binary.tar.gz", cifar100_files())
+    archives.tar(tmp_path / "cifar-100-binary.tar.gz", archives.cifar100_files())
     dataset = data.load("cifar100", data_dir=tmp_path)
     assert dataset.num_classes == 100 and dataset.class_names[99] == "fine99"
     np.testing.assert_array_equal(dataset.train.labels, np.arange(200) % 100)
@@ -173,25 +185,25 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-def test_download_is_checked_and_kept(tmp_path, monkeypatch, cifar10_files, server):
+def test_download_is_checked_and_kept(tmp_path, monkeypatch, server):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     served = tmp_path / "server" / "cifar-10-binary.tar.gz"
-    tar(served, cifar10_files)
+    archives.tar(served, archives.cifar10_files())
     contents = served.read_bytes()
-    archive = archives.Archive(
+    archive = Archive(
         f"{server}/cifar-10-binary.tar.gz", len(contents), hashlib.sha256(contents).hexdigest()
     )
     data_dir = epath.Path(tmp_path)
-    path = archives.obtain(archive, "cifar10", data_dir)
+    path = obtain(archive, "cifar10", data_dir)
     assert path.read_bytes() == contents and path.is_relative_to(tmp_path / "downloads")
 
     served.unlink()
-    assert archives.obtain(archive, "cifar10", data_dir) == path  # Not fetched again.
+    assert obtain(archive, "cifar10", data_dir) == path  # Not fetched again.
 
     served.write_bytes(contents[:-1])
     path.unlink()
     with pytest.raises(UsageError, match="wrong checksum"):
-        archives.obtain(archive, "cifar10", data_dir)
+        obtain(archive, "cifar10", data_dir)
 
 
 BATCH, NAMES = (f"cifar-10-batches-bin/{name}" for name in ("data_batch_2.bin", "batches.meta.txt"))
@@ -210,10 +222,11 @@ BATCH, NAMES = (f"cifar-10-batches-bin/{name}" for name in ("data_batch_2.bin", 
         (lambda files: files.update({NAMES: b"one\ntwo\n"}), "batches.meta.txt .*2"),
     ],
 )
-def test_damaged_archives_are_refused(cifar10_dir, cifar10_files, change, message):
+def test_damaged_archives_are_refused(cifar10_dir, change, message):
     path = cifar10_dir / "downloads" / "manual" / "cifar-10-binary.tar.gz"
-    change(cifar10_files)
-    tar(path, cifar10_files)
+    files = archives.cifar10_files()
+    change(files)
+    archives.tar(path, files)
     if message == "is damaged":
         os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(UsageError, match=message) as error:
@@ -226,3 +239,92 @@ def test_unwritable_data_directory(cifar10_dir):
     (cifar10_dir / "cifar10").write_text("a file where a directory should go")
     with pytest.raises(UsageError, match="cannot be prepared in"):
         data.load("cifar10", data_dir=cifar10_dir)
+
+
+# ---- CIFAR-10 from one file of JPEG images ----
+
+SEEDS = {"train": range(20), "test": range(20, 30)}
+ENCODED = {
+    part: [archives.encode(archives.random_image(seed, 32, 32, 3), "JPEG") for seed in seeds]
+    for part, seeds in SEEDS.items()
+}
+JPEG = {}
+for part, images in ENCODED.items():
+    JPEG[f"{part}_bytes"] = np.frombuffer(b"".join(images), np.uint8)
+    JPEG[f"{part}_lengths"] = np.array([len(image) for image in images], np.uint16)
+    JPEG[f"{part}_labels"] = (np.arange(len(images)) % 10).astype(np.uint8)
+
+
+@pytest.fixture
+def jpeg_file(tmp_path):
+    path = tmp_path / "cifar10_jpeg.npz"
+    np.savez_compressed(path, **JPEG)
+    return path
+
+
+def test_images_and_labels_are_those_of_the_file(jpeg_file):
+    dataset = data.load("cifar10", data_dir=jpeg_file)
+    assert dataset.title == "CIFAR-10 (JPEG)" and dataset.class_names[1] == "automobile"
+    for part, split in (("train", dataset.train), ("test", dataset.test)):
+        decoded = [np.asarray(Image.open(io.BytesIO(one))) for one in ENCODED[part]]
+        np.testing.assert_array_equal(split.images, np.stack(decoded))
+        np.testing.assert_array_equal(split.labels, np.arange(len(split)) % 10)
+
+
+def test_the_cache_and_a_subset_remember_that_images_are_recoded(jpeg_file):
+    data.load("cifar10", data_dir=str(jpeg_file))
+    again = data.load("cifar10", data_dir=str(jpeg_file), train_examples=10)
+    assert isinstance(again.test.images, np.memmap)
+    assert again.title == "CIFAR-10 (JPEG)"
+
+
+def test_a_tfds_directory_of_the_same_jpeg_images_is_the_same_data_set(jpeg_file, tmp_path):
+    class Cifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name = "cifar10"
+        VERSION = tfds.core.Version("3.0.2")
+
+        def _info(self):
+            label = tfds.features.ClassLabel(names=list(CIFAR10_CLASSES))
+            image = tfds.features.Image(shape=(32, 32, 3), encoding_format="jpeg")
+            features = tfds.features.FeaturesDict(
+                {"id": tfds.features.Text(), "image": image, "label": label}
+            )
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {part: self._generate_examples(part) for part in ENCODED}
+
+        def _generate_examples(self, part):
+            for i, image in enumerate(ENCODED[part]):
+                yield i, {"id": f"{part}_{i:05d}", "image": io.BytesIO(image), "label": i % 10}
+
+    Cifar10(data_dir=tmp_path / "tfds", file_format="array_record").download_and_prepare()
+    directory = data.load("cifar10", data_dir=tmp_path / "tfds")
+    assert directory.title == "CIFAR-10 (JPEG)"
+    assert directory.fingerprint == data.load("cifar10", data_dir=jpeg_file).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ({"test_labels": None}, "'test_labels'"),
+        ({"train_lengths": np.array([3, 4], np.uint16)}, "train_lengths add up to 7"),
+        ({"train_lengths": np.array([], np.uint16)}, "train_lengths add up to 0"),
+        ({"test_labels": np.arange(3)}, "10 images but 3 labels"),
+        ({"test_labels": np.arange(10) + 1}, "label 10 of test example 9"),
+        ({"test_bytes": np.zeros_like(JPEG["test_bytes"])}, "test image 0 of .* is not an"),
+    ],
+)
+def test_damaged_contents_are_named(jpeg_file, damage, message):
+    arrays = {name: array for name, array in (JPEG | damage).items() if array is not None}
+    np.savez_compressed(jpeg_file, **arrays)
+    with pytest.raises(UsageError, match=message):
+        data.load("cifar10", data_dir=jpeg_file)
+
+
+def test_a_file_that_is_missing_or_no_such_file(jpeg_file):
+    with pytest.raises(UsageError, match=r"data_dir .*other\.npz"):
+        data.load("cifar10", data_dir=jpeg_file.with_name("other.npz"))
+    os.truncate(jpeg_file, 1000)
+    with pytest.raises(UsageError, match=rf"data_dir {jpeg_file}: "):
+        data.load("cifar10", data_dir=jpeg_file)

@@ -1,9 +1,12 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ancra_jax import data
+from ancra_jax.data import Augmentation, augment
 from ancra_jax.errors import UsageError
 from ancra_jax.types import Batch
 from tests.support.processes import run_python
@@ -11,13 +14,13 @@ from tests.support.processes import run_python
 
 def make_split(count):
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+    images = rng.integers(0, 256, (count, 8, 6, 3), dtype=np.uint8)
     return data.Split(images, rng.integers(0, 5, count).astype(np.int32))
 
 
 def test_an_epoch_visits_each_example_once_and_compiles_once():
     split = make_split(50)
-    plan = data.BatchPlan(10, 5, data.Augmentation(), jax.random.key(1))
+    plan = data.BatchPlan(10, 5, Augmentation(), jax.random.key(1))
     take = jax.jit(plan.batch)
     permutation = data.epoch_permutation(jax.random.key(0), 50)
     on_device = data.put_on_device(split)
@@ -27,6 +30,7 @@ def test_an_epoch_visits_each_example_once_and_compiles_once():
     np.testing.assert_array_equal(indices, permutation)
     np.testing.assert_array_equal(np.sort(indices), np.arange(50))
     assert not np.array_equal(indices, np.arange(50))
+    assert not np.array_equal(indices, data.epoch_permutation(jax.random.key(1), 50))
     for batch in batches:
         assert batch.images.dtype == jnp.float32
         np.testing.assert_array_equal(batch.labels, split.labels[batch.indices])
@@ -40,13 +44,6 @@ def test_every_pixel_value_is_divided_exactly():
     np.testing.assert_array_equal(data.to_float(jnp.asarray(pixels)), expected)
     np.testing.assert_array_equal(jax.jit(data.to_float)(pixels), expected)
     assert expected[255] == 1 and expected[0] == 0
-
-
-def test_permutations_differ_by_key():
-    first, again, other = (data.epoch_permutation(jax.random.key(s), 100) for s in (0, 0, 1))
-    np.testing.assert_array_equal(first, again)
-    assert not np.array_equal(first, other)
-    assert first.dtype == jnp.int32
 
 
 def test_batches_per_epoch_drops_the_rest():
@@ -71,7 +68,7 @@ def test_evaluation_batches_cover_the_first_examples_in_order(num_examples):
     np.testing.assert_array_equal(indices, np.arange(count))
     for (batch, mask), true in zip(batches, real, strict=True):
         assert isinstance(batch, Batch)
-        assert batch.images.shape == (8, 8, 8, 3) and mask.shape == (8,)
+        assert batch.images.shape == (8, 8, 6, 3) and mask.shape == (8,)
         expected = split.images[true.indices].astype(np.float32) / np.float32(255)
         np.testing.assert_array_equal(true.images, expected)
         np.testing.assert_array_equal(true.labels, split.labels[true.indices])
@@ -114,3 +111,59 @@ print(len(shards), len(shards[3].data), len(part.data))  # each device has all i
 
 def test_eight_devices_give_the_batch_of_one():
     assert run_python(_SHARDED, devices=8).split() == ["8", "100", "4"]
+
+
+augment_jitted = jax.jit(augment, static_argnums=3)
+IMAGES, INDICES = jnp.asarray(make_split(64).images), jnp.arange(64)
+
+
+def candidates(image, padding, sides):
+    """Every crop of an image, and its mirror image, by its place and side."""
+    padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+    height, width, _ = image.shape
+    places = itertools.product(range(2 * padding + 1), repeat=2)
+    return {
+        (top, left, side): padded[top : top + height, left : left + width][:, ::side]
+        for (top, left), side in itertools.product(places, sides)
+    }
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("padding", [0, 1, 2])
+def test_results_are_crops_and_mirror_images(padding, flip):
+    sides = (1, -1) if flip else (1,)
+    augmented = augment_jitted(IMAGES, INDICES, jax.random.key(0), Augmentation(padding, flip))
+    assert augmented.dtype == jnp.uint8
+    drawn = []
+    for image, result in zip(np.asarray(IMAGES), np.asarray(augmented), strict=True):
+        found = candidates(image, padding, sides).items()
+        (match,) = [how for how, crop in found if np.array_equal(crop, result)]
+        drawn.append(match)
+    places = set(range(2 * padding + 1))
+    assert [set(column) for column in zip(*drawn, strict=True)] == [places, places, set(sides)]
+
+
+def test_draws_are_uniform():
+    image = np.zeros((9, 9, 1), np.uint8)
+    image[4, 2] = 255
+    images = jnp.broadcast_to(jnp.asarray(image), (4000, 9, 9, 1))
+    augmented = augment_jitted(images, jnp.arange(4000), jax.random.key(1), Augmentation(2, True))
+    shares = np.asarray(augmented[..., 0] > 0).mean(0)
+    places = np.zeros((9, 9))
+    places[2:7, 0:5] += 1 / 50
+    places[2:7, 4:9] += 1 / 50
+    np.testing.assert_allclose(shares, places, atol=5 * np.sqrt(0.04 / 4000))
+
+
+def test_nothing_to_do_is_the_identity():
+    assert augment(IMAGES, INDICES, jax.random.key(0), Augmentation()) is IMAGES
+
+
+def test_an_image_depends_on_key_and_index_alone():
+    augmentation = Augmentation(4, True)
+    whole = augment_jitted(IMAGES, INDICES, jax.random.key(0), augmentation)
+    order = np.random.default_rng(1).permutation(64)[:10]
+    part = augment(IMAGES[order], INDICES[order], jax.random.key(0), augmentation)
+    np.testing.assert_array_equal(part, whole[order])
+    other = augment_jitted(IMAGES, INDICES, jax.random.key(1), augmentation)
+    assert (np.asarray(other) != np.asarray(whole)).any(axis=(1, 2, 3)).mean() > 0.9

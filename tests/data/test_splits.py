@@ -1,4 +1,8 @@
+"""Held-out examples, subsets, extra data: what is refused, and what a batch gets of them."""
+
 import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -72,3 +76,96 @@ def test_subset_takes_a_share_of_each_class_and_the_first_test_examples():
 def test_subset_refuses_impossible_numbers(field, number):
     with pytest.raises(UsageError, match=rf"{field} must be 1 to \d+ .*got {number}"):
         data.load("digits", **{field: number})
+
+
+SHAPE, CLASSES = (4, 4, 3), 10
+
+
+def arrays(count=20):
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (count, *SHAPE), dtype=np.uint8), rng.integers(0, CLASSES, count)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8])
+def test_images_and_labels_are_read(tmp_path, dtype):
+    images, labels = arrays()
+    np.savez(tmp_path / "extra.npz", image=images, label=labels.astype(dtype), more=images)
+    split = data.load_extra(f"{tmp_path}/extra.npz", SHAPE, CLASSES)
+    np.testing.assert_array_equal(split.images, images)
+    np.testing.assert_array_equal(split.labels, labels)
+    assert split.labels.dtype == np.int32
+
+
+IMAGES, LABELS = arrays()
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({"images": IMAGES, "label": LABELS}, "'image'.*'images'"),
+        ({"image": IMAGES / 255, "label": LABELS}, r"float64 .*\(20, 4, 4, 3\).* uint8"),
+        ({"image": IMAGES[..., :1], "label": LABELS}, r"\(20, 4, 4, 1\).*\(examples, 4, 4, 3\)"),
+        ({"image": IMAGES, "label": LABELS[:19]}, r"label .*\(19,\)"),
+        ({"image": IMAGES, "label": LABELS / 1}, r"label .*float64"),
+        ({"image": IMAGES, "label": LABELS + 1}, r"label 10 of example \d+ .*0\.\.9"),
+        ({"image": IMAGES, "label": LABELS - 10}, r"label -\d+ of example \d+ .*0\.\.9"),
+        ({"image": IMAGES[:0], "label": LABELS[:0]}, r"no examples"),
+        ({"image": np.array([{}]), "label": LABELS}, r"allow_pickle"),
+    ],
+)
+def test_what_is_not_such_a_file_is_refused(tmp_path, named, message):
+    path = f"{tmp_path}/extra.npz"
+    np.savez(path, **named)
+    with pytest.raises(UsageError, match=rf"^config\.extra_data\.path='{path}': .*{message}"):
+        data.load_extra(path, SHAPE, CLASSES)
+
+
+@pytest.mark.parametrize("path", ["/nothing/there.npz", "gs://bucket/extra.npz", __file__])
+def test_files_that_cannot_be_read_are_refused(path):
+    with pytest.raises(UsageError, match=rf"^config\.extra_data\.path='{path}': "):
+        data.load_extra(path, SHAPE, CLASSES)
+
+
+OWN, EXTRA, BATCH, COUNT = 24, 7, 8, 3
+
+
+def batches(seed=0, steps=range(8)):
+    images, labels = arrays(OWN + EXTRA)
+    whole = data.Split(images, labels.astype(np.int32))
+    split = data.extend(whole.take(np.arange(OWN)), whole.take(np.arange(OWN, OWN + EXTRA)))
+    on_device = data.put_on_device(split)
+    permutation = data.epoch_permutation(jax.random.key(9), OWN)
+    keys = jax.random.split(jax.random.key(seed))
+    draws = data.ExtraDraws(COUNT, OWN, EXTRA, keys[1])
+    steps_per_epoch = OWN // (BATCH - COUNT)
+    plan = data.BatchPlan(BATCH, steps_per_epoch, data.Augmentation(), keys[0], extra=draws)
+    take = jax.jit(plan.batch)
+    return split, [take(on_device, permutation, jnp.asarray(step)) for step in steps]
+
+
+def test_every_batch_holds_exactly_its_share_of_extra_examples():
+    split, found = batches()
+    for batch in found:
+        extra = np.asarray(batch.indices) >= OWN
+        assert extra.sum() == COUNT and len(extra) == BATCH
+        assert np.asarray(batch.indices).max() < OWN + EXTRA
+        np.testing.assert_array_equal(batch.labels, split.labels[batch.indices])
+        images = data.to_float(jnp.asarray(split.images[batch.indices]))
+        np.testing.assert_array_equal(batch.images, images)
+
+
+def test_epochs_are_counted_by_the_own_examples():
+    steps = OWN // (BATCH - COUNT)
+    own = [np.asarray(b.indices)[np.asarray(b.indices) < OWN] for b in batches()[1][:steps]]
+    seen = np.concatenate(own)
+    assert len(seen) == len(np.unique(seen)) == steps * (BATCH - COUNT)
+
+
+def test_extra_examples_depend_on_the_key_and_the_step_alone():
+    drawn = lambda found: [tuple(np.asarray(b.indices)[-COUNT:]) for b in found]  # noqa: E731
+    first = drawn(batches()[1])
+    assert drawn(batches(steps=[5])[1]) == [first[5]]
+    assert len(set(first)) > 1 and drawn(batches(seed=1)[1]) != first
+    # All of them are drawn, one about as often as another.
+    counts = np.bincount(np.concatenate(drawn(batches(steps=range(200))[1])) - OWN)
+    assert len(counts) == EXTRA and counts.min() > 50 and counts.max() < 130

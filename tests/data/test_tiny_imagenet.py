@@ -7,7 +7,11 @@ from PIL import Image
 
 from ancra_jax import data
 from ancra_jax.errors import UsageError
-from tests.support.archives import encode, random_image, write_files, zip_file
+from tests.support import archives
+
+FOLDER, ZIP = "tiny-imagenet-200/", "tiny-imagenet-200.zip"
+FILES = archives.tiny_imagenet_files()
+SMALLER = archives.encode(archives.random_image(0, 32, 48, 3), "JPEG")
 
 
 def decode(jpeg: bytes) -> np.ndarray:
@@ -15,53 +19,45 @@ def decode(jpeg: bytes) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "form", ["zip", "folder of zip", "extracted", "manual", "zip without root"]
+    ("data_dir", "archive", "root"),
+    [
+        ("any_name.zip", "any_name.zip", FOLDER),
+        ("data", f"data/{ZIP}", FOLDER),
+        ("data", f"data/{ZIP}", ""),
+        ("data", f"data/downloads/manual/{ZIP}", FOLDER),
+        ("data", None, ""),  # extracted
+    ],
 )
-def test_every_form_gives_the_same_data(tmp_path, tiny_imagenet_files, form):
-    files = tiny_imagenet_files
-    data_dir = tmp_path / "data"
-    data_dir.mkdir()
-    path = data_dir / "tiny-imagenet-200.zip"
-    if form == "zip":
-        data_dir = tmp_path / "any_name.zip"
-        zip_file(data_dir, files)
-    elif form == "extracted":
-        write_files(data_dir, files)
-    elif form == "manual":
-        (data_dir / "downloads" / "manual").mkdir(parents=True)
-        zip_file(data_dir / "downloads" / "manual" / path.name, files)
+def test_every_form_gives_the_same_data(tmp_path, data_dir, archive, root):
+    if archive:
+        (tmp_path / archive).parent.mkdir(parents=True, exist_ok=True)
+        archives.zip_file(tmp_path / archive, FILES, root)
     else:
-        zip_file(path, files, root="" if form == "zip without root" else "tiny-imagenet-200/")
-    dataset = data.load("tiny_imagenet", data_dir=data_dir)
+        archives.write_files(tmp_path / data_dir, FILES)
+    dataset = data.load("tiny_imagenet", data_dir=tmp_path / data_dir)
     # Labels by wnids.txt (n02, n01, n03), words from words.txt.
     assert dataset.class_names == ("cat", "goldfish, Carassius auratus", "dog")
-    train_names = sorted(name for name in files if name.startswith("train/") and "images" in name)
-    expected = np.stack([decode(files[name]) for name in train_names])
+    train_names = sorted(name for name in FILES if name.startswith("train/") and "images" in name)
+    expected = np.stack([decode(FILES[name]) for name in train_names])
     np.testing.assert_array_equal(dataset.train.images, expected)
     np.testing.assert_array_equal(dataset.train.labels, [1, 1, 0, 0, 2, 2])
-    expected = np.stack([decode(files[f"val/images/val_{i}.JPEG"]) for i in range(4)])
+    expected = np.stack([decode(FILES[f"val/images/val_{i}.JPEG"]) for i in range(4)])
     np.testing.assert_array_equal(dataset.test.images, expected)
     np.testing.assert_array_equal(dataset.test.labels, [2, 1, 0, 1])
 
 
-def test_environment_variable(tmp_path, tiny_imagenet_files, monkeypatch):
-    zip_file(tmp_path / "tiny-imagenet-200.zip", tiny_imagenet_files)
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    assert len(data.load("tiny_imagenet").train) == 6
-
-
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.99])
-def test_truncated_zip_is_named(tmp_path, tiny_imagenet_files, share):
-    path = tmp_path / "tiny-imagenet-200.zip"
-    zip_file(path, tiny_imagenet_files)
+def test_truncated_zip_is_named(tmp_path, share):
+    path = tmp_path / ZIP
+    archives.zip_file(path, FILES)
     os.truncate(path, int(share * path.stat().st_size))
     with pytest.raises(UsageError, match=r"tiny-imagenet-200\.zip is not a whole zip file"):
         data.load("tiny_imagenet", data_dir=path)
 
 
-def test_damaged_bytes_inside_the_zip_are_named(tmp_path, tiny_imagenet_files):
-    path = tmp_path / "tiny-imagenet-200.zip"
-    zip_file(path, tiny_imagenet_files)
+def test_damaged_bytes_inside_the_zip_are_named(tmp_path):
+    path = tmp_path / ZIP
+    archives.zip_file(path, FILES)
     contents = bytearray(path.read_bytes())
     place = contents.index(b"n01_1.JPEG") + 200
     contents[place : place + 50] = bytes(50)
@@ -81,15 +77,19 @@ def test_damaged_bytes_inside_the_zip_are_named(tmp_path, tiny_imagenet_files):
         ({"wnids.txt": b"n01\nn02\n"}, "is of class n03, not in wnids.txt"),
         ({"train/n01/images/n01_0.JPEG": b"no image"}, "n01_0.JPEG is not an image"),
         (
-            {"train/n01/images/n01_0.JPEG": encode(random_image(0, 32, 48, 3), "JPEG")},
+            {
+                "train/n01/images/n01_0.JPEG": archives.encode(
+                    archives.random_image(0, 32, 48, 3), "JPEG"
+                )
+            },
             r"train/n01/images/n01_1.JPEG has 64x64 .*n01_0.JPEG has 48x32",
         ),
     ],
 )
-def test_incomplete_archives_are_refused(tmp_path, tiny_imagenet_files, change, message):
-    files = tiny_imagenet_files | change
-    path = tmp_path / "tiny-imagenet-200.zip"
-    zip_file(path, {name: files[name] for name in files if files[name] is not None})
+def test_incomplete_archives_are_refused(tmp_path, change, message):
+    files = FILES | change
+    path = tmp_path / ZIP
+    archives.zip_file(path, {name: files[name] for name in files if files[name] is not None})
     with pytest.raises(UsageError, match=message) as error:
         data.load("tiny_imagenet", data_dir=path)
     assert str(path) in str(error.value)

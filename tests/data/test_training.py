@@ -10,12 +10,6 @@ from configs import cifar10, cifar100, tiny_imagenet
 from tests.support import archives
 from tests.support.small_runs import SMALL, arrays
 
-ARCHIVES = {
-    cifar10: (archives.tar, "cifar-10-binary.tar.gz", archives.cifar10_files()),
-    cifar100: (archives.tar, "cifar-100-binary.tar.gz", archives.cifar100_files()),
-    tiny_imagenet: (archives.zip_file, "tiny-imagenet-200.zip", archives.tiny_imagenet_files()),
-}
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -28,8 +22,9 @@ ARCHIVES = {
     ids=["cifar10", "cifar100", "tiny_imagenet"],
 )
 def test_two_steps_and_an_evaluation(file, method, num_classes, tmp_path):
-    write, name, files = ARCHIVES[file]
-    write(tmp_path / name, files)
+    archives.tar(tmp_path / "cifar-10-binary.tar.gz", archives.cifar10_files())
+    archives.tar(tmp_path / "cifar-100-binary.tar.gz", archives.cifar100_files())
+    archives.zip_file(tmp_path / "tiny-imagenet-200.zip", archives.tiny_imagenet_files())
     values = file.get_config(method)
     small = {name: value for name, value in SMALL.items() if not name.endswith("_examples")}
     settings = {"batch_size": 2, "data.data_dir": str(tmp_path), "data.selection_examples": 2}

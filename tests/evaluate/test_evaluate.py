@@ -15,8 +15,8 @@ from ancra_jax.cli.progress import Bar
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate import evaluate, sequences
 from ancra_jax.evaluate import paper as paper_suite
+from ancra_jax.ops.files import read_arrays
 from ancra_jax.results.load import load_evaluation
-from ancra_jax.run.files import read_arrays
 from ancra_jax.train.loop import train
 from tests.support.small_runs import small_config
 

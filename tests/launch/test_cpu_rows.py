@@ -54,17 +54,13 @@ def test_every_seed_of_every_method_is_trained_and_evaluated(tree):
         assert evaluate.endswith(f"--suite={suite} --adaptive_budget=quick --num_examples=200")
 
 
-def test_a_row_that_fails_holds_nobody_up(tree):
-    completed, rows, _ = run(tree, fail="train --workdir=out/trades-0", status="2")
+@pytest.mark.parametrize(("command", "evaluations"), [("train", 0), ("evaluate", 1)])
+def test_a_row_that_fails_ends_there_and_holds_nobody_up(tree, command, evaluations):
+    completed, rows, _ = run(tree, fail=f"{command} --workdir=out/trades-0", status="2")
     assert completed.returncode == 1
     assert "failed: --workdir=out/trades-0" in completed.stderr
-    assert ("trades-0", "evaluate") not in rows and ("pgd_at-1", "evaluate") in rows
-
-
-def test_an_evaluation_that_fails_ends_its_row(tree):
-    completed, rows, _ = run(tree, fail="evaluate --workdir=out/trades-0", status="1")
-    assert completed.returncode == 1
-    assert rows.count(("trades-0", "evaluate")) == 1 and ("pgd_at-0", "train") in rows
+    assert rows.count(("trades-0", "evaluate")) == evaluations
+    assert ("pgd_at-0", "train") in rows and ("pgd_at-1", "evaluate") in rows
 
 
 def test_a_signal_stops_all(tree):

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from ancra_jax import methods
-from ancra_jax.run.files import read_json_lines
+from ancra_jax.ops.files import read_json_lines
 from configs import common
 from tests.support import ENVIRONMENT, ROOT
 from tests.support.small_runs import small_flags

@@ -17,13 +17,13 @@ import pytest
 
 from ancra_jax import config as config_lib
 from ancra_jax import methods
+from ancra_jax.ops.files import read_json_lines
 from ancra_jax.paper.claims import TABLES, PaperTable, TableRow
 from ancra_jax.paper.command import main, parse
 from ancra_jax.paper.measured import claim_rows, markdown
 from ancra_jax.paper.plan import Run, runs_of
 from ancra_jax.paper.runner import Stopped, run_all, run_one, stopped_by_signals, unfinished
 from ancra_jax.run import build as components
-from ancra_jax.run.files import read_json_lines
 from configs import cifar10, cifar100, tiny_imagenet
 from tests.support import ROOT
 from tests.support.fake_runs import make_run, table_under, write_result

@@ -13,7 +13,6 @@ from ancra_jax.errors import UsageError
 from ancra_jax.report import figures as figures_lib
 from ancra_jax.report import write
 from ancra_jax.report.write import report
-from tests.support.commands import run_command
 from tests.support.fake_runs import (
     EXAMPLES,
     FGSM,
@@ -24,6 +23,7 @@ from tests.support.fake_runs import (
     write_diagnosis,
     write_result,
 )
+from tests.support.processes import run_command
 
 
 @pytest.fixture

@@ -8,8 +8,9 @@ from ancra_jax.run.checkpoint import Checkpoints
 
 
 def test_the_best_checkpoint_of_each_of_the_weights_is_kept(tmp_path):
+    weights = ("raw", "ema", "swa")
     names = ("robust_accuracy", "ema_robust_accuracy", "swa_robust_accuracy")
-    checkpoints = Checkpoints(tmp_path / "checkpoints", metrics=names)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", weights=weights)
     accuracies = [(0.5, 0.1), (0.3, 0.6, 0.1), (0.2, 0.2, 0.7), (0.1, 0.2, 0.1), (0.1, 0.1, 0.1)]
     for step, values in enumerate(accuracies, 1):
         checkpoints.save(step, {"step": np.int32(step)}, dict(zip(names, values, strict=False)))
@@ -18,7 +19,7 @@ def test_the_best_checkpoint_of_each_of_the_weights_is_kept(tmp_path):
     checkpoints.close()
     reopened = Checkpoints(tmp_path / "checkpoints", read_only=True)
     assert reopened.steps() == [1, 2, 3, 6, 7]
-    assert [reopened.best_step(name) for name in names] == [1, 2, 3]
+    assert [reopened.best_step(name) for name in weights] == [1, 2, 3]
 
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path):

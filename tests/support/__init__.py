@@ -7,5 +7,3 @@ ROOT = pathlib.Path(__file__).parents[2]
 GOLDEN = ROOT / "tests/golden"
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 """For the processes that tests start."""
-QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "true"}
-"""To be added for those that compile much and compute little."""

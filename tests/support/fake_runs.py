@@ -6,9 +6,9 @@ import pathlib
 
 import numpy as np
 
+from ancra_jax.ops.files import write_arrays
 from ancra_jax.results.store import SCHEMA
 from ancra_jax.run import workdir as workdir_lib
-from ancra_jax.run.files import write_arrays
 from tests.support.small_runs import small_config
 
 EXAMPLES = 10
@@ -48,10 +48,10 @@ def make_run(path, results=None, checkpoint="best", curves=True, method="trades"
     if curves:
         records = []
         for epoch in (1, 2):
-            record = {"step": 10 * epoch, "epoch": epoch, "loss": 3.0 - epoch}
-            records.append({"kind": "train"} | record)
-            record = {"natural_accuracy": 0.4 * epoch, "robust_accuracy": 0.3 * epoch}
-            records.append({"kind": "selection", "step": 10 * epoch, "epoch": epoch} | record)
+            place = {"step": 10 * epoch, "epoch": epoch}
+            accuracies = {"natural_accuracy": 0.4 * epoch, "robust_accuracy": 0.3 * epoch}
+            records.append({"kind": "train", **place, "loss": 3.0 - epoch})
+            records.append({"kind": "selection", **place, **accuracies})
         (path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     for attack, correct in (PAPER if results is None else results).items():
         write_result(path, attack, correct, checkpoint)

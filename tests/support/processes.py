@@ -1,17 +1,64 @@
-"""Python in processes of its own, for tests of devices and of memory."""
+"""Commands in this process, which saves seconds, and Python code in processes of its own."""
 
+import contextlib
+import io
 import subprocess
 import sys
+from typing import NamedTuple
+from unittest import mock
 
-from tests.support import ENVIRONMENT
+import jax
+from absl import flags, logging
+
+from ancra_jax import cli
+from tests.support import ENVIRONMENT, ROOT
 
 
-def run_python(code: str, *arguments: str, devices: int = 1, **environment: str) -> str:
-    """Returns what the code printed; fails with what it wrote to stderr."""
-    environment |= {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+class Finished(NamedTuple):
+    """What a process would have left: its exit status and what it printed."""
+
+    status: int | None
+    output: str
+    error: str
+
+
+def run_command(package, *arguments) -> Finished:
+    """Runs the command of ``ancra_jax.train``, ``.evaluate`` or ``.report`` in this process.
+
+    Flags, the import path and the level of logging are as before afterwards.
+    """
+    jax.devices()  # a command may choose the number of devices where JAX has not started
+    flags_before, level = set(flags.FLAGS), logging.get_verbosity()
+    output, error = io.StringIO(), io.StringIO()
+    argv = [package.__name__, *map(str, arguments)]
+    try:
+        with (
+            contextlib.chdir(ROOT),
+            mock.patch.object(sys, "argv", argv),
+            mock.patch.object(sys, "path", [*sys.path]),
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(error),
+        ):
+            cli.run(package.main, package.define_flags)
+    except SystemExit as finished:
+        return Finished(finished.code, output.getvalue(), error.getvalue())
+    finally:
+        for name in set(flags.FLAGS) - flags_before:
+            delattr(flags.FLAGS, name)
+        logging.set_verbosity(level)
+    raise AssertionError("the command did not exit")
+
+
+def run_python(code: str, *arguments: str, devices: int = 1, **environment: str | None) -> str:
+    """Returns what the code printed; fails with what it wrote to stderr.
+
+    Variables of the environment are set, or not there if they are None.
+    """
+    platform = {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+    variables = ENVIRONMENT | platform | environment
     ran = subprocess.run(
         [sys.executable, "-c", code, *arguments],
-        env=ENVIRONMENT | environment,
+        env={name: value for name, value in variables.items() if value is not None},
         capture_output=True,
         text=True,
         timeout=1200,

@@ -14,8 +14,8 @@ from ancra_jax.errors import UsageError
 from ancra_jax.results.load import load_runs, method_settings
 from ancra_jax.results.rows import rows_of
 from tests.support import ROOT
-from tests.support.commands import run_command
 from tests.support.fake_runs import NATURAL, PAPER, make_run, table_under, write_result
+from tests.support.processes import run_command
 from tools.publish import command
 from tools.publish.command import pages, publish
 from tools.publish.record import read_all, validate

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import pytest
 
 from ancra_jax.errors import NonFiniteLossError, UsageError
+from ancra_jax.ops.files import read_json_lines
 from ancra_jax.run import sharding
 from ancra_jax.run.checkpoint import Checkpoints
-from ancra_jax.run.files import read_json_lines
 from ancra_jax.run.workdir import read_starts
 from ancra_jax.train import step as step_lib
 from ancra_jax.train.loop import train
-from tests.support import ENVIRONMENT, QUICK
+from tests.support import ENVIRONMENT
 from tests.support.small_runs import TRAIN_COMMAND, arrays, small_config, small_flags
 
 
@@ -69,8 +69,7 @@ def test_a_run_stopped_and_continued_equals_an_uninterrupted_one(finished, tmp_p
 def start_process(workdir, method, *flags, **environment):
     run = [f"--config=configs/digits.py:{method}", f"--workdir={workdir}", *small_flags()]
     command = [sys.executable, "-c", TRAIN_COMMAND, *run, *flags]
-    environment = ENVIRONMENT | QUICK | environment
-    return subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, env=ENVIRONMENT | environment)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from ancra_jax.errors import UsageError
-from ancra_jax.run.files import write_atomically
+from ancra_jax.ops.files import write_atomically
 from tools.publish.comparison import groups_of
 from tools.publish.pages import readme_section, results_page
 from tools.publish.record import Published, file_name, read_all, records_of, validate

@@ -1,9 +1,16 @@
-"""CIFAR-10 and CIFAR-100, through TFDS but without TensorFlow."""
+"""CIFAR-10 and CIFAR-100, through TFDS but without TensorFlow; CIFAR-10 also from one JPEG file."""
 
-from ancra_jax.data.dataset import Dataset
+from pathlib import Path
+
+import numpy as np
+
+from ancra_jax.data.cache import cached, source_key
+from ancra_jax.data.dataset import Dataset, Split
+from ancra_jax.data.decode import decode_images
 from ancra_jax.data.registry import SourceOptions, local_path, register
-from ancra_jax.data.sources import jpeg_file, tfds_directory
+from ancra_jax.data.sources import tfds_directory
 from ancra_jax.errors import UsageError
+from ancra_jax.ops.files import PathLike, read_arrays
 
 CIFAR10_CLASSES = (
     "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
@@ -14,11 +21,12 @@ CIFAR10_CLASSES = (
 def load_cifar10(options: SourceOptions) -> Dataset:
     """Load CIFAR-10: 50,000 + 10,000 colour images of 32x32 pixels, of 10 classes.
 
-    ``data_dir`` may be a file of JPEG images (see `jpeg_file`), or a directory (see `_load`).
+    ``data_dir`` is a directory (see `_load`), or an .npz file that holds the images as JPEG: 18 MB,
+    small enough to be carried along. Per split it has ``<split>_bytes`` (uint8, all JPEG files end
+    to end), ``<split>_lengths`` (of each, in bytes) and ``<split>_labels``.
     """
-    if options.data_dir and str(options.data_dir).endswith(jpeg_file.SUFFIX):
-        path = local_path(options.data_dir)
-        return jpeg_file.load(path, "cifar10", CIFAR10_CLASSES, options.cache_dir)
+    if options.data_dir and str(options.data_dir).endswith(".npz"):
+        return _load_jpeg_file(local_path(options.data_dir), options.cache_dir)
     return _load("cifar10", 10, options)
 
 
@@ -48,3 +56,35 @@ def _load(name: str, num_classes: int, options: SourceOptions) -> Dataset:
         prepare_cifar.prepare(name, data_dir)
         directory = tfds_directory.find(data_dir, name)
     return tfds_directory.load(directory, name, num_classes, options.cache_dir)
+
+
+def _load_jpeg_file(path: Path, cache_dir: PathLike | None) -> Dataset:
+    field = f"data_dir {path}"
+    if not path.is_file():
+        raise UsageError(f"{field}: there is no such file")
+
+    def build() -> Dataset:
+        contents = ("bytes", "lengths", "labels")
+        needed = [f"{part}_{array}" for part in ("train", "test") for array in contents]
+        arrays = read_arrays(path, needed, field=field)
+        train, test = (_jpeg_split(field, arrays, part) for part in ("train", "test"))
+        return Dataset("cifar10", train, test, CIFAR10_CLASSES, recoded="JPEG")
+
+    return cached("cifar10", source_key("jpeg file", [path]), build, cache_dir)
+
+
+def _jpeg_split(field: str, arrays: dict[str, np.ndarray], part: str) -> Split:
+    encoded, lengths = arrays[f"{part}_bytes"], arrays[f"{part}_lengths"]
+    ends = np.cumsum(lengths, dtype=np.int64)
+    total = int(ends[-1]) if len(ends) else 0
+    if encoded.shape != (total,) or not total:
+        raise UsageError(
+            f"{field}: {part}_bytes has the shape {encoded.shape}, but {part}_lengths add up to "
+            f"{total}"
+        )
+    images, _ = decode_images(
+        len(lengths),
+        read=lambda i: encoded[ends[i] - lengths[i] : ends[i]].tobytes(),
+        describe=lambda i: f"{part} image {i} of {field}",
+    )
+    return Split(images, arrays[f"{part}_labels"].astype(np.int32))
