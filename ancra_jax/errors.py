@@ -22,7 +22,7 @@ class NonFiniteLossError(UsageError):
 
 # Modules of version 0.1, after the module that now has what they held; all below ancra_jax.
 _HOMES = {
-    "attacks.adaptive.surrogates": "attacks.surrogates",
+    "attacks.adaptive": "attacks.surrogates",
     "attacks.apgd": "attacks.apgd_loop",
     "attacks.autoattack": "attacks.autoattack_attacks attacks.autoattack_result",
     "attacks.autoattack.api": "attacks.autoattack_run",

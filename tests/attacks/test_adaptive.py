@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from ancra_jax import attacks
-from ancra_jax.attacks.adaptive.api import BUDGETS, plan
-from ancra_jax.attacks.adaptive.surrogates import loss_on
+from ancra_jax.attacks.adaptive import BUDGETS, loss_on, plan
 from tests.support.small_mlp import WEIGHTS, examples, mlp, mlp_model
 
 EPSILON = 0.08

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from ancra_jax import attacks, defences
-from ancra_jax.attacks.adaptive.api import BUDGETS, plan
-from ancra_jax.attacks.adaptive.surrogates import LEVELS
+from ancra_jax.attacks.adaptive import BUDGETS, LEVELS, plan
 from ancra_jax.attacks.autoattack.ensemble import describe
 from ancra_jax.attacks.placement import Placement
 from ancra_jax.defences import branch_maximum, declared, mask_statistics
