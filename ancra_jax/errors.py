@@ -26,7 +26,7 @@ _HOMES = {
     "attacks.apgd": "attacks.apgd_loop",
     "attacks.autoattack": "attacks.autoattack_attacks attacks.autoattack_result",
     "attacks.autoattack.api": "attacks.autoattack_run",
-    "attacks.autoattack.state": "attacks.autoattack_state",
+    "attacks.autoattack.result": "attacks.autoattack_state",
     "attacks.diagnostics": "attacks.diagnostics_rows attacks.diagnostics_measurements",
     "attacks.fab": "attacks.projections",
     "attacks.placement": "attacks.batches",
