@@ -15,7 +15,7 @@ from jax.tree_util import Partial
 
 from ancra_jax import attacks
 from ancra_jax.attacks.diagnostics import measurements
-from ancra_jax.attacks.diagnostics.checks import checks_of, noticed_share, verdict
+from ancra_jax.attacks.diagnostics.api import checks_of, noticed_share, verdict
 from ancra_jax.types import Outputs
 from tests.support import cnn_a
 from tests.support.processes import run_python
