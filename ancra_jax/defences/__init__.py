@@ -5,8 +5,7 @@ from typing import Any
 
 from ancra_jax.attacks import Defence
 from ancra_jax.attacks.model import Model
-from ancra_jax.defences.attention_objective import branch_maximum
-from ancra_jax.defences.reverse_attention import mask_statistics, reverse_attention
+from ancra_jax.defences.reverse_attention import branch_maximum, mask_statistics, reverse_attention
 from ancra_jax.registry import Registry
 
 __all__ = ["branch_maximum", "declared", "mask_statistics", "names", "register"]

@@ -13,7 +13,7 @@ from ancra_jax.attacks.adaptive import BUDGETS, LEVELS, plan
 from ancra_jax.attacks.autoattack.ensemble import describe
 from ancra_jax.attacks.placement import Placement
 from ancra_jax.defences import branch_maximum, declared, mask_statistics
-from ancra_jax.defences.attention_objective import LABEL, TARGET, ascent, goal
+from ancra_jax.defences.reverse_attention import LABEL, TARGET, goal
 from ancra_jax.errors import UsageError
 from tests.support.reference_weights import random_variables
 from tests.support.small_runs import TinyNetwork
@@ -129,9 +129,9 @@ near = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
 
 
 def along(batch, *arguments, **options):
-    """The objective of an ``ascent`` on the batch."""
+    """The objective of a ``goal`` on the batch."""
     predict, _, labels, targets = batch
-    return goal(predict, ascent(*arguments, **options))(labels, targets)
+    return goal(predict, *arguments, **options)(labels, targets)
 
 
 def test_branch_objective_is_the_smallest_of_its_three_margins(batch):
@@ -261,7 +261,7 @@ def test_mask_statistics(batch):
     _, a_2, _ = heads(predict(jnp.asarray(images)))
     a_2[np.arange(16), labels] = -np.inf
     runners_up = jnp.asarray(a_2.argmax(1))
-    along = goal(predict, ascent("targeted_margin", (0, 1, 0)))
+    along = goal(predict, "targeted_margin", (0, 1, 0))
     last_mask = along(jnp.asarray(labels), runners_up)
     own = attacks.objectives.targeted_margin(predict, labels, runners_up)
     first, second = (np.asarray(gradient_of(images, o)).reshape(16, -1) for o in (own, last_mask))
