@@ -8,8 +8,8 @@ from ancra_jax.attacks.model import Model
 from ancra_jax.defences.reverse_attention import branch_maximum, mask_statistics, reverse_attention
 from ancra_jax.registry import Registry
 
-__all__ = ["branch_maximum", "declared", "mask_statistics", "names", "register"]
-__all__ += ["reverse_attention"]
+__all__ = ["declared", "names", "register"]
+__all__ += ["branch_maximum", "mask_statistics", "reverse_attention"]
 
 Declare = Callable[[Any, Model], Defence | None]
 """``(network, predict) -> defence``, or None if the network has none of this kind; ``predict`` is
