@@ -278,26 +278,18 @@ def test_mask_statistics(batch):
 
 PREDICT = network(5)
 COUNT, EPSILON = 20, 0.02
+IMAGES = np.asarray(examples(COUNT)[0])
+LABELS = np.asarray(PREDICT(IMAGES).logits).argmax(-1)
 ORDER = np.random.default_rng(0).permutation(COUNT)
-
-
-def problem():
-    """Images whose natural predictions are their labels."""
-    images, _ = examples(COUNT)
-    return np.asarray(images), np.asarray(jnp.argmax(PREDICT(images).logits, -1))
 
 
 def run(order, predict, batch_size):
     """The attacks of the smallest budget, in few steps, on the examples in a given order."""
-    images, labels = problem()
     (defence,) = declared(MODULE, predict)
     quick = [attack for attack in defence.attacks if attack.level == "quick"]
-    budget = attacks.AdaptiveBudget(
-        num_steps=4, num_targets=2, num_restarts=1, num_queries=8, exhaustive=True,
-        targeted_on_all=False,
-    )  # fmt: skip
+    budget = attacks.AdaptiveBudget(4, 2, 1, 8, exhaustive=True, targeted_on_all=False)
     return attacks.adaptive(
-        predict, images[order], labels[order], indices=order, epsilon=EPSILON, budget=budget,
+        predict, IMAGES[order], LABELS[order], indices=order, epsilon=EPSILON, budget=budget,
         defences=[dataclasses.replace(defence, attacks=quick)], batch_size=batch_size,
         progress=None,
     )  # fmt: skip
@@ -312,7 +304,7 @@ def whole():
 
 def test_there_is_something_to_find(whole):
     assert 0 < whole.robust_accuracy < 1 and len(set(whole.broken_by)) > 3
-    judged = attacks.is_adversarial(PREDICT, whole.images, *problem(), attacks.Linf(EPSILON))
+    judged = attacks.is_adversarial(PREDICT, whole.images, IMAGES, LABELS, attacks.Linf(EPSILON))
     np.testing.assert_array_equal(judged, ~whole.robust)
     on_all = [record for record in whole.records if record.attacked == COUNT]
     assert 3 < len(on_all) < len(whole.records)
