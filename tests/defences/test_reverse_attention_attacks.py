@@ -279,7 +279,7 @@ def test_mask_statistics(batch):
 PREDICT = network(5)
 COUNT, EPSILON = 20, 0.02
 IMAGES = np.asarray(examples(COUNT)[0])
-LABELS = np.asarray(PREDICT(IMAGES).logits).argmax(-1)
+LABELS = np.asarray(PREDICT(jnp.asarray(IMAGES)).logits).argmax(-1)
 ORDER = np.random.default_rng(0).permutation(COUNT)
 
 
