@@ -22,11 +22,11 @@ class NonFiniteLossError(UsageError):
 
 # Modules of version 0.1, after the module that now has what they held; all below ancra_jax.
 _HOMES = {
-    "attacks.adaptive.surrogates": "attacks.surrogates",
+    "attacks.adaptive": "attacks.surrogates",
     "attacks.apgd": "attacks.apgd_loop",
     "attacks.autoattack": "attacks.autoattack_attacks attacks.autoattack_result",
     "attacks.autoattack.api": "attacks.autoattack_run",
-    "attacks.autoattack.state": "attacks.autoattack_state",
+    "attacks.autoattack.result": "attacks.autoattack_state",
     "attacks.diagnostics": "attacks.diagnostics_rows attacks.diagnostics_measurements",
     "attacks.fab": "attacks.projections",
     "attacks.placement": "attacks.batches",

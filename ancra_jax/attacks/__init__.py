@@ -52,8 +52,7 @@ import importlib
 from typing import Any
 
 from ancra_jax.attacks import objectives
-from ancra_jax.attacks.adaptive.api import AdaptiveBudget, adaptive
-from ancra_jax.attacks.adaptive.surrogates import Defence, Surrogate, SurrogateAttack
+from ancra_jax.attacks.adaptive import AdaptiveBudget, Defence, Surrogate, SurrogateAttack, adaptive
 from ancra_jax.attacks.apgd import apgd
 from ancra_jax.attacks.autoattack.api import autoattack
 from ancra_jax.attacks.autoattack.ensemble import Attack

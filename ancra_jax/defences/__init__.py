@@ -1,15 +1,26 @@
-"""What networks' defences declare to the adaptive attacks; importing this registers those here."""
+"""What networks' defences declare to the adaptive attacks; all known ones are looked for."""
 
-from ancra_jax.defences.branches import branch_maximum
-from ancra_jax.defences.masks import mask_statistics
-from ancra_jax.defences.registry import declared, names, register
-from ancra_jax.defences.reverse_attention import reverse_attention
+from collections.abc import Callable
+from typing import Any
 
-__all__ = [
-    "branch_maximum",
-    "declared",
-    "mask_statistics",
-    "names",
-    "register",
-    "reverse_attention",
-]
+from ancra_jax.attacks import Defence
+from ancra_jax.attacks.model import Model
+from ancra_jax.defences.reverse_attention import branch_maximum, mask_statistics, reverse_attention
+from ancra_jax.registry import Registry
+
+__all__ = ["declared", "names", "register"]
+__all__ += ["branch_maximum", "mask_statistics", "reverse_attention"]
+
+Declare = Callable[[Any, Model], Defence | None]
+"""``(network, predict) -> defence``, or None if the network has none of this kind; ``predict`` is
+the network's inference with variables bound."""
+
+_DEFENCES: Registry[Declare] = Registry("defence")
+register, names = _DEFENCES.register, _DEFENCES.names
+register("reverse_attention")(reverse_attention)
+
+
+def declared(network: Any, predict: Model) -> list[Defence]:
+    """Return the defences that registered declarations find in a network."""
+    found = [_DEFENCES.get(name)(network, predict) for name in names()]
+    return [defence for defence in found if defence is not None]

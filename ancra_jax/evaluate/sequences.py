@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from ancra_jax.attacks import AutoAttackResult, Defence, adaptive
-from ancra_jax.attacks.adaptive.surrogates import Level
+from ancra_jax.attacks.adaptive import Level
 from ancra_jax.attacks.autoattack.api import autoattack
 from ancra_jax.attacks.placement import Placement
 from ancra_jax.evaluate.spec import Arrays, Model, Spec, Task

@@ -14,7 +14,7 @@ import jax
 from absl import flags
 from jax.sharding import Mesh
 
-from ancra_jax.attacks.adaptive.surrogates import LEVELS, Level
+from ancra_jax.attacks.adaptive import LEVELS, Level
 from ancra_jax.cli.backend import use_a_device_per_core
 from ancra_jax.config.schema import WEIGHTS, Config
 from ancra_jax.data import Dataset

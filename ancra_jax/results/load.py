@@ -10,7 +10,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from jaxtyping import Bool, Float
 
-from ancra_jax.attacks.diagnostics.checks import Check
+from ancra_jax.attacks.diagnostics.api import Check
 from ancra_jax.config.schema import WEIGHTS, Config, to_mapping
 from ancra_jax.errors import UsageError
 from ancra_jax.ops.files import read_arrays, read_json_lines

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from ancra_jax import attacks
-from ancra_jax.attacks.adaptive.api import BUDGETS, plan
-from ancra_jax.attacks.adaptive.surrogates import loss_on
+from ancra_jax.attacks.adaptive import BUDGETS, loss_on, plan
 from tests.support.small_mlp import WEIGHTS, examples, mlp, mlp_model
 
 EPSILON = 0.08
@@ -27,9 +26,7 @@ def straight_through(weights, images):
 MODEL = jax.tree_util.Partial(quantised, WEIGHTS)
 SURROGATE = jax.tree_util.Partial(straight_through, WEIGHTS)
 DEFENCE = attacks.Defence("quantisation", [attacks.Surrogate("straight-through", SURROGATE)])
-BUDGET = attacks.AdaptiveBudget(
-    num_steps=15, num_targets=2, num_restarts=1, num_queries=30, exhaustive=True
-)
+BUDGET = attacks.AdaptiveBudget(15, 2, 1, 30, exhaustive=True)
 NATURAL = examples(MODEL)
 suite = partial(attacks.adaptive, MODEL, *NATURAL, epsilon=EPSILON, budget=BUDGET, progress=None)
 

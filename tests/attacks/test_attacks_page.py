@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ancra_jax import attacks
-from ancra_jax.attacks.adaptive.api import BUDGETS
+from ancra_jax.attacks.adaptive import BUDGETS
 
 PAGE = Path(__file__).parents[2] / "docs" / "attacks.md"
 NEED_A_NETWORK = ("One attack alone", "A defence that no gradient passes", "Diagnostics")

@@ -102,14 +102,16 @@ def test_restarts_have_randomness_of_their_own():
     assert len(seen) == len(set(seen)) == 4
 
 
-def test_flags_depend_on_neither_batch_size_nor_order():
+def test_flags_depend_on_neither_batch_size_nor_order_nor_types():
     model = mlp_model()
     images, labels = examples()
     whole = apgd_only(model, images, labels, batch_size=64)
     assert 0 < whole.robust_accuracy < whole.clean_accuracy
-    assert_same(whole, apgd_only(model, images, labels, batch_size=3), 1e-6)
+    wide = images.astype(np.float64), labels.astype(np.int64)
+    assert_same(whole, apgd_only(model, *wide, batch_size=3), 1e-6)
     order = np.random.default_rng(0).permutation(len(images))
-    permuted = apgd_only(model, images[order], labels[order], indices=order, batch_size=4)
+    on_device = jnp.asarray(images[order])
+    permuted = apgd_only(model, on_device, labels[order], indices=order, batch_size=4)
     assert_same(permuted, whole, 1e-6, order)
 
 
@@ -174,6 +176,11 @@ def test_claims_are_not_believed():
     assert result.robust_accuracy == result.clean_accuracy
 
 
+def away(weights, images):
+    """Its gradient points away from the decision boundary."""
+    return mlp(weights, 2 * jax.lax.stop_gradient(images) - images)
+
+
 def nan_near(weights, images):
     """NaN wherever a pixel is not a multiple of 1/8."""
     coarse = jnp.all(images * 8 == jnp.round(images * 8), axis=(1, 2, 3))
@@ -188,23 +195,16 @@ def nan_near(weights, images):
         (lambda w, x: jax.nn.softmax(mlp(w, x)), "probabilities"),
         (lambda w, x: mlp(w, x).astype(jnp.bfloat16), "bfloat16"),
         (nan_near, "NaN"),
+        (away, "Square"),
         (lambda w, x: mlp(w, x) + 0.01 * np.random.default_rng().standard_normal(5), "random"),
     ],
 )
 def test_warnings(model, words):
     images, labels = examples()
     defended = jax.tree_util.Partial(model, WEIGHTS)
-    result = apgd_only(defended, np.round(images * 8) / 8, labels, num_steps=2, epsilon=0.01)
+    evaluate = partial(custom, attacks_to_run=["apgd-ce", "square"], num_steps=2, epsilon=0.1)
+    result = evaluate(defended, np.round(images * 8) / 8, labels, num_queries=200)
     assert any(words in warning for warning in result.warnings), result.warnings
-
-
-def test_square_exposes_masked_gradients():
-    def away(weights, images):  # the gradient points away from the decision boundary
-        return mlp(weights, 2 * jax.lax.stop_gradient(images) - images)
-
-    evaluate = partial(custom, epsilon=0.1, num_queries=200, attacks_to_run=["apgd-ce", "square"])
-    result = evaluate(jax.tree_util.Partial(away, WEIGHTS), *examples())
-    assert any("Square" in warning for warning in result.warnings)
 
 
 def noisy(weights, images, key):
@@ -239,13 +239,6 @@ def test_few_classes(classes):
     assert 0 <= result.robust_accuracy < result.clean_accuracy
     assert any(line.startswith("apgd-t") for line in result.warnings)
     assert f"warning: {result.warnings[0]}" in repr(result)
-
-
-def test_other_data_types_are_taken():
-    images, labels = examples()
-    plain = apgd_only(mlp_model(), images, labels)
-    for changed in (images.astype(np.float64), jnp.asarray(images)):
-        assert_same(apgd_only(mlp_model(), changed, labels.astype(np.int64)), plain)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
-"""The attacks on reverse attention: the certificate, the objectives against their equations."""
+"""The attacks on reverse attention: certificate, objectives, and an evaluation made of them."""
 
+import dataclasses
 import hashlib
+import itertools
 from functools import partial
 
 import jax
@@ -9,13 +11,14 @@ import numpy as np
 import pytest
 
 from ancra_jax import attacks, defences
-from ancra_jax.attacks.adaptive.api import BUDGETS, plan
-from ancra_jax.attacks.adaptive.surrogates import LEVELS
+from ancra_jax.attacks.adaptive import BUDGETS, LEVELS, plan
 from ancra_jax.attacks.autoattack.ensemble import describe
 from ancra_jax.attacks.placement import Placement
 from ancra_jax.defences import branch_maximum, declared, mask_statistics
-from ancra_jax.defences.attention_objective import LABEL, TARGET, ascent, goal
+from ancra_jax.defences.reverse_attention import LABEL, TARGET, goal
 from ancra_jax.errors import UsageError
+from tests.attacks.test_autoattack_driver import assert_equal
+from tests.support.processes import run_python
 from tests.support.reference_weights import random_variables
 from tests.support.small_runs import TinyNetwork
 
@@ -125,20 +128,19 @@ def batch():
     return predict, images, labels, targets
 
 
-BRANCHES = {"kk": (TARGET, TARGET), "yk": (LABEL, TARGET), "ky": (TARGET, LABEL)}
 near = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
 
 
 def along(batch, *arguments, **options):
-    """The objective of an ``ascent`` on the batch."""
+    """The objective of a ``goal`` on the batch."""
     predict, _, labels, targets = batch
-    return goal(predict, ascent(*arguments, **options))(labels, targets)
+    return goal(predict, *arguments, **options)(labels, targets)
 
 
 def test_branch_objective_is_the_smallest_of_its_three_margins(batch):
     predict, images, labels, targets = batch
     y, k = np.asarray(labels), np.asarray(targets)
-    for branch in BRANCHES.values():
+    for branch in ((TARGET, TARGET), (LABEL, TARGET), (TARGET, LABEL)):
         i, j = (k if which == TARGET else y for which in branch)
         a_1, a_2, f = forced(predict, images, i, j)
         terms = np.stack([-margin(a_1, i), -margin(a_2, j), margin(f, y)])
@@ -262,7 +264,7 @@ def test_mask_statistics(batch):
     _, a_2, _ = heads(predict(jnp.asarray(images)))
     a_2[np.arange(16), labels] = -np.inf
     runners_up = jnp.asarray(a_2.argmax(1))
-    along = goal(predict, ascent("targeted_margin", (0, 1, 0)))
+    along = goal(predict, "targeted_margin", (0, 1, 0))
     last_mask = along(jnp.asarray(labels), runners_up)
     own = attacks.objectives.targeted_margin(predict, labels, runners_up)
     first, second = (np.asarray(gradient_of(images, o)).reshape(16, -1) for o in (own, last_mask))
@@ -272,3 +274,63 @@ def test_mask_statistics(batch):
     nothing = mask_statistics(predict, images, adversarial, labels, broken & False, placement)
     assert nothing["last_mask_changes"] is None
     assert nothing["final_is_last_mask"] == found["final_is_last_mask"]
+
+
+PREDICT = network(5)
+COUNT, EPSILON = 20, 0.02
+IMAGES = np.asarray(examples(COUNT)[0])
+LABELS = np.asarray(PREDICT(jnp.asarray(IMAGES)).logits).argmax(-1)
+ORDER = np.random.default_rng(0).permutation(COUNT)
+
+
+def run(order, predict, batch_size):
+    """The attacks of the smallest budget, in few steps, on the examples in a given order."""
+    (defence,) = declared(MODULE, predict)
+    quick = [attack for attack in defence.attacks if attack.level == "quick"]
+    budget = attacks.AdaptiveBudget(4, 2, 1, 8, exhaustive=True, targeted_on_all=False)
+    return attacks.adaptive(
+        predict, IMAGES[order], LABELS[order], indices=order, epsilon=EPSILON, budget=budget,
+        defences=[dataclasses.replace(defence, attacks=quick)], batch_size=batch_size,
+        progress=None,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole():
+    jax.config.update("jax_disable_most_optimizations", True)  # compiles faster
+    yield run(np.arange(COUNT), PREDICT, batch_size=COUNT)
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def test_there_is_something_to_find(whole):
+    assert 0 < whole.robust_accuracy < 1 and len(set(whole.broken_by)) > 3
+    judged = attacks.is_adversarial(PREDICT, whole.images, IMAGES, LABELS, attacks.Linf(EPSILON))
+    np.testing.assert_array_equal(judged, ~whole.robust)
+    on_all = [record for record in whole.records if record.attacked == COUNT]
+    assert 3 < len(on_all) < len(whole.records)
+    # The others get what all attacks before them left.
+    for before, record in itertools.pairwise(whole.records):
+        assert record in on_all or record.attacked == round(COUNT * before.accuracy_after)
+    accuracies = [record.own_accuracy for record in on_all]
+    assert len(set(accuracies)) > 3 and whole.robust_accuracy <= min(accuracies)
+    names = [record.name for record in whole.records]
+    assert names[0] == "a6-square-gate2"  # eight queries are the cheapest here
+    assert names.index("a4-joint-2-cross_entropy") < names.index("a7-trunk-warm")
+
+
+def elsewhere(path):
+    """Runs in a process of its own: another order, in other batches, on eight devices."""
+    assert len(jax.devices()) == 8
+    on_one = jax.device_put(PREDICT, jax.devices()[0])  # where somebody has put the weights
+    found = run(ORDER, on_one, batch_size=8)
+    names = ("robust", "broken_by", "target", "queries", "images")
+    np.savez(path, **{name: getattr(found, name) for name in names})
+
+
+@pytest.mark.slow
+def test_batches_order_and_devices_do_not_matter(whole, tmp_path):
+    path = str(tmp_path / "eight.npz")
+    code = f"import tests.defences.test_reverse_attention_attacks as t; t.elsewhere({path!r})"
+    run_python(code, devices=8, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
+    with np.load(path) as eight:
+        assert_equal(dataclasses.replace(whole, **eight), whole, 1e-5, ORDER)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ancra_jax import attacks
-from ancra_jax.attacks.adaptive.api import BUDGETS
+from ancra_jax.attacks.adaptive import BUDGETS
 from ancra_jax.attacks.diagnostics import measurements
 from ancra_jax.cli.progress import Bar
 from ancra_jax.errors import UsageError

@@ -21,8 +21,7 @@ from jaxtyping import Array, Key
 
 from ancra_jax.attacks.autoattack.checks import check_start, model_warnings
 from ancra_jax.attacks.autoattack.ensemble import Attack, Budget, plan
-from ancra_jax.attacks.autoattack.result import AutoAttackResult, result_of
-from ancra_jax.attacks.autoattack.state import BROKEN, WITHSTOOD, State, Store
+from ancra_jax.attacks.autoattack.result import BROKEN, WITHSTOOD, AutoAttackResult, State, Store
 from ancra_jax.attacks.job import Batch, Job
 from ancra_jax.attacks.model import Model, as_pytree
 from ancra_jax.attacks.renamed import explains_old_calls
@@ -108,7 +107,7 @@ def autoattack(
         store = Store(None if state_path is None else Path(state_path), job.images)
         state = store.resume(State.new(job, attacks, n_target_classes, rank_by is not None))
         _run(job, attacks, state, store, rank_by, checks, progress, max_seconds)
-    return result_of(state, attacks, store.images(), warnings, max_seconds)
+    return state.result(attacks, store.images(), warnings, max_seconds)
 
 
 def _run(

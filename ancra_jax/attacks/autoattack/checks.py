@@ -1,14 +1,11 @@
 """Signs that a robust accuracy should not be believed as it stands: warnings of the result."""
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from ancra_jax.attacks.apgd import run_apgd, surface_start
-from ancra_jax.attacks.autoattack.state import State
 from ancra_jax.attacks.gradients import Evaluator
 from ancra_jax.attacks.job import Batch, HostImages, Job
 from ancra_jax.attacks.model import Model
@@ -17,7 +14,6 @@ from ancra_jax.ops.images import Flags
 
 _REPEATS = 5
 _IMAGES_REPEATED = 8
-_SQUARE_GAIN = 0.002
 
 Calls = Float[Array, "calls few classes"]
 
@@ -90,28 +86,3 @@ def check_start(job: Job, judge: str, purpose: str, batch: Batch) -> tuple[Flags
     state = run_apgd(evaluate, start, images, labels, ball, num_steps=job.num_steps, stop_after=0)
     zero = jnp.all(state.gradients == 0, axis=(1, 2, 3))
     return zero, ~jnp.isfinite(state.best_loss)
-
-
-def attack_warnings(state: State, names: Sequence[str]) -> list[str]:
-    """Return warnings about what the attacks met; ``names`` are those of the attacks."""
-    warnings = []
-    examples = len(state.robust)
-    if count := int(state.zero_gradient.sum()):
-        warnings.append(
-            f"zero input gradient on {count} of {examples} examples: gradient-based attacks are "
-            "blind there (saturated logits, quantisation?)"
-        )
-    if count := int(state.not_finite.sum()):
-        warnings.append(
-            f"NaN or infinite logits near {count} of {examples} images: such points do not count "
-            "as adversarial"
-        )
-    if "square" in names:
-        position = names.index("square") + 1
-        gain = float(state.accuracies[position - 1] - state.accuracies[position])
-        if gain > _SQUARE_GAIN and position > 1:
-            warnings.append(
-                f"Square, which uses no gradient, lowered the robust accuracy by "
-                f"{100 * gain:.2f} points: the gradients may be masked"
-            )
-    return warnings

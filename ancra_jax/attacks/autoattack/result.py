@@ -1,18 +1,27 @@
-"""What AutoAttack found, and the worst case of several evaluations."""
+"""What AutoAttack finds: the result, and the state on disk from which it can continue."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ancra_jax.attacks.autoattack.checks import attack_warnings
-from ancra_jax.attacks.autoattack.ensemble import Attack
-from ancra_jax.attacks.autoattack.state import BROKEN, WITHSTOOD, State
-from ancra_jax.attacks.job import HostImages
-from ancra_jax.attacks.types import CLEAN
+from ancra_jax.attacks.autoattack.ensemble import Attack, describe
+from ancra_jax.attacks.job import HostImages, Job, Numbers
+from ancra_jax.attacks.saved_state import (
+    check_same,
+    read_arrays,
+    unreadable,
+    write_arrays,
+    write_atomically,
+)
+from ancra_jax.attacks.types import CLEAN, ROBUST
 
+NOT_ATTACKED, WITHSTOOD, BROKEN = range(3)
+Flags = Bool[np.ndarray, "examples"]
+_SQUARE_GAIN = 0.002  # in robust accuracy; a larger one makes gradients look masked
 _PER_EXAMPLE = ("images", "robust", "broken_by", "target", "norms")
 
 
@@ -84,50 +93,6 @@ class AutoAttackResult:
         return "\n".join(lines) + ")"
 
 
-def result_of(
-    state: State,
-    attacks: Sequence[Attack],
-    images: HostImages,
-    warnings: list[str],
-    max_seconds: float | int | None,
-) -> AutoAttackResult:
-    """Return what the state of a finished evaluation says, or of one that a limit stopped."""
-    names = [attack.name for attack in attacks]
-    finished = state.attack
-    if finished < len(attacks):
-        warnings.append(
-            f"stopped after {max_seconds:g} s in {names[finished]} (attack {finished + 1} of "
-            f"{len(attacks)}): the robust accuracy is what was left by then"
-        )
-    accuracies = state.accuracies[: finished + 1].tolist()
-    return AutoAttackResult(
-        images=images,
-        robust=state.robust,
-        broken_by=state.broken_by,
-        target=state.target,
-        norms=state.norms,
-        queries=state.queries,
-        accuracies=dict(zip([CLEAN, *names[:finished]], accuracies, strict=True)),
-        warnings=warnings + attack_warnings(state, names),
-        records=tuple(_record(state, number, attacks[number]) for number in range(finished)),
-        complete=finished == len(attacks),
-    )
-
-
-def _record(state: State, number: int, attack: Attack) -> AttackRecord:
-    outcomes = state.outcomes[number]
-    withstood, broken = int((outcomes == WITHSTOOD).sum()), int((outcomes == BROKEN).sum())
-    on_all = withstood + broken == int((state.broken_by != CLEAN).sum())
-    return AttackRecord(
-        name=attack.name,
-        group=attack.group,
-        attacked=withstood + broken,
-        broken=broken,
-        accuracy_after=float(state.accuracies[number + 1]),
-        own_accuracy=withstood / len(outcomes) if on_all else None,
-    )
-
-
 def worst_case(results: Sequence[AutoAttackResult]) -> AutoAttackResult:
     """Return the pointwise worst case of several evaluations of the same examples.
 
@@ -162,3 +127,208 @@ def worst_case(results: Sequence[AutoAttackResult]) -> AutoAttackResult:
         complete=all(result.complete for result in results),
         **merged,
     )
+
+
+@dataclass
+class State:
+    """Per-example findings and the position in the list of attacks."""
+
+    fingerprint: str  # digest of the images, labels and settings
+    probe: np.ndarray  # logits of the first natural images, which stand for the model's weights
+    attack: int  # number of the current one: -1 for natural images, the list's length at the end
+    round: int  # number of its current pass
+    todo: Flags  # examples which this pass has still to attack
+    pass_size: int  # how many they were when the pass began; ``tackled`` on disk
+    robust: Flags  # examples which no attack has broken
+    broken_by: np.ndarray  # name of the attack that broke an example, 'clean' or ''
+    target: Numbers  # the class it aimed at, else -1
+    norms: Float[np.ndarray, "examples"]  # size of the adversarial perturbation, else 0
+    queries: Numbers  # forward passes spent
+    targets: Int[np.ndarray, "examples targets"]  # classes by natural rank, without the label
+    accuracies: Float[np.ndarray, "entries"]  # natural, then after every finished attack
+    zero_gradient: Flags  # whether the input gradient was exactly 0
+    not_finite: Flags  # whether logits near the natural image were NaN or infinite
+    outcomes: Int[np.ndarray, "attacks examples"]  # NOT_ATTACKED, WITHSTOOD or BROKEN
+    exhaustive: Bool[np.ndarray, "attacks"]  # whether it gets what others broke, too
+
+    @classmethod
+    def new(
+        cls, job: Job, attacks: Sequence[Attack], num_targets: int, ranked_by_another: bool
+    ) -> "State":
+        """Return the state before anything is known; ``num_targets`` is the most of an attack."""
+        examples = len(job.images)
+        num_targets = min(num_targets, job.num_classes - 1)
+        longest = max(len(name) for name in [CLEAN, *(attack.name for attack in attacks)])
+        return cls(
+            fingerprint=job.fingerprint(
+                attacks=[describe(attack) for attack in attacks],
+                num_targets=num_targets,
+                ranked_by_another=ranked_by_another,
+            ),
+            probe=job.probe,
+            attack=-1,
+            round=0,
+            todo=np.ones(examples, bool),
+            pass_size=examples,
+            robust=np.ones(examples, bool),
+            broken_by=np.full(examples, ROBUST, dtype=f"U{longest}"),
+            target=np.full(examples, -1, np.int32),
+            norms=np.zeros(examples, np.float32),
+            queries=np.zeros(examples, np.int64),
+            targets=np.zeros((examples, num_targets), np.int32),
+            accuracies=np.full(len(attacks) + 1, np.nan),
+            zero_gradient=np.zeros(examples, bool),
+            not_finite=np.zeros(examples, bool),
+            outcomes=np.full((len(attacks), examples), NOT_ATTACKED, np.int8),
+            exhaustive=np.array([attack.exhaustive for attack in attacks], bool),
+        )
+
+    def standing(self, attack: int) -> Flags:
+        """Return whom an attack gets: the robust ones, or all that are right without an attack."""
+        return self.broken_by != CLEAN if self.exhaustive[attack] else self.robust
+
+    def end_round(self) -> None:
+        """Move on to the next pass, on what this attack has not broken."""
+        self.round += 1
+        self.todo = self.standing(self.attack) & (self.outcomes[self.attack] != BROKEN)
+        self.pass_size = int(self.todo.sum())
+
+    def end_attack(self) -> None:
+        """Note the accuracy that is left and move on to the next attack, if there is one."""
+        self.attack += 1
+        self.accuracies[self.attack] = self.robust.mean()
+        self.round = 0
+        if self.attack < len(self.exhaustive):
+            self.todo = self.standing(self.attack).copy()
+        self.pass_size = int(self.todo.sum())
+
+    def result(
+        self,
+        attacks: Sequence[Attack],
+        images: HostImages,
+        warnings: list[str],
+        max_seconds: float | int | None,
+    ) -> AutoAttackResult:
+        """Return what a finished evaluation found, or one that a limit stopped."""
+        names = [attack.name for attack in attacks]
+        finished = self.attack
+        if finished < len(attacks):
+            warnings.append(
+                f"stopped after {max_seconds:g} s in {names[finished]} (attack {finished + 1} of "
+                f"{len(attacks)}): the robust accuracy is what was left by then"
+            )
+        accuracies = self.accuracies[: finished + 1].tolist()
+        return AutoAttackResult(
+            images=images,
+            robust=self.robust,
+            broken_by=self.broken_by,
+            target=self.target,
+            norms=self.norms,
+            queries=self.queries,
+            accuracies=dict(zip([CLEAN, *names[:finished]], accuracies, strict=True)),
+            warnings=warnings + _warnings(self, names),
+            records=tuple(_record(self, number, attacks[number]) for number in range(finished)),
+            complete=finished == len(attacks),
+        )
+
+
+def _record(state: State, number: int, attack: Attack) -> AttackRecord:
+    outcomes = state.outcomes[number]
+    withstood, broken = int((outcomes == WITHSTOOD).sum()), int((outcomes == BROKEN).sum())
+    on_all = withstood + broken == int((state.broken_by != CLEAN).sum())
+    return AttackRecord(
+        name=attack.name,
+        group=attack.group,
+        attacked=withstood + broken,
+        broken=broken,
+        accuracy_after=float(state.accuracies[number + 1]),
+        own_accuracy=withstood / len(outcomes) if on_all else None,
+    )
+
+
+def _warnings(state: State, names: Sequence[str]) -> list[str]:
+    """Return warnings about what the attacks met; ``names`` are those of the attacks."""
+    warnings = []
+    examples = len(state.robust)
+    if count := int(state.zero_gradient.sum()):
+        warnings.append(
+            f"zero input gradient on {count} of {examples} examples: gradient-based attacks are "
+            "blind there (saturated logits, quantisation?)"
+        )
+    if count := int(state.not_finite.sum()):
+        warnings.append(
+            f"NaN or infinite logits near {count} of {examples} images: such points do not count "
+            "as adversarial"
+        )
+    if "square" in names:
+        position = names.index("square") + 1
+        gain = float(state.accuracies[position - 1] - state.accuracies[position])
+        if gain > _SQUARE_GAIN and position > 1:
+            warnings.append(
+                f"Square, which uses no gradient, lowered the robust accuracy by "
+                f"{100 * gain:.2f} points: the gradients may be masked"
+            )
+    return warnings
+
+
+_STATE, _IMAGES = "state.npz", "images.npy"
+# Names of the fields on disk.
+_SAVED = {field.name: field.name for field in fields(State)} | {"pass_size": "tackled"}
+
+
+class Store:
+    """Keeps the state and the adversarial images, in a directory if there is one, else in memory.
+
+    Images are written in place, row by row, before the state that speaks of them, which is replaced
+    as a whole: an interruption at any moment leaves a state that is true.
+    """
+
+    def __init__(self, directory: Path | None, images: HostImages):
+        """Begin with the natural images; a directory is not touched before ``resume``."""
+        self._directory = directory
+        self._images = images.copy() if directory is None else images
+
+    def resume(self, fresh: State) -> State:
+        """Return the saved state if there is one, else ``fresh``; refuse another evaluation's."""
+        if self._directory is None:
+            return fresh
+        path = self._directory / _IMAGES
+        if not (self._directory / _STATE).exists():
+            natural = np.ascontiguousarray(self._images)
+            write_atomically(path, lambda file: np.save(file, natural))
+            return fresh
+        arrays = read_arrays(self._directory / _STATE, _SAVED.values())
+        values: dict[str, Any] = {name: arrays[saved] for name, saved in _SAVED.items()}
+        state = State(**{k: v.item() if v.ndim == 0 else v for k, v in values.items()})
+        check_same(self._directory, state.fingerprint, state.probe, fresh.fingerprint, fresh.probe)
+        shape = _mapped(path, "r").shape
+        if shape != self._images.shape:
+            raise unreadable(path, f"shape {shape}")
+        return state
+
+    def write(self, examples: Numbers, images: HostImages) -> None:
+        """Record adversarial images."""
+        if self._directory is None:
+            self._images[examples] = images
+        else:
+            on_disk = _mapped(self._directory / _IMAGES, "r+")
+            on_disk[examples] = images
+            on_disk.flush()
+
+    def save(self, state: State) -> None:
+        """Replace the saved state atomically."""
+        if self._directory is not None:
+            arrays = {saved: getattr(state, name) for name, saved in _SAVED.items()}
+            write_arrays(self._directory / _STATE, arrays)
+
+    def images(self) -> HostImages:
+        """Return the images. Those of a directory are read now: until then they take no memory."""
+        return self._images if self._directory is None else np.load(self._directory / _IMAGES)
+
+
+def _mapped(path: Path, mode: Literal["r", "r+"]) -> np.memmap:
+    """Map a file of images into memory, for as long as the result is held."""
+    try:
+        return np.load(path, mmap_mode=mode)
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error

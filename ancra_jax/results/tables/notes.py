@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from ancra_jax.attacks.diagnostics.checks import noticed_share
+from ancra_jax.attacks.diagnostics.api import noticed_share
 from ancra_jax.results.commands import evaluate_command
 from ancra_jax.results.load import StoredDiagnosis
 from ancra_jax.results.names import ADAPTIVE, AUTOATTACK, NATURAL, display_name, parse
