@@ -13,9 +13,8 @@ from jaxtyping import Bool, Float
 from ancra_jax.attacks.diagnostics.checks import Check
 from ancra_jax.config.schema import WEIGHTS, Config, to_mapping
 from ancra_jax.errors import UsageError
-from ancra_jax.results.commands import evaluate_command
 from ancra_jax.results.names import DIAGNOSTICS, NATURAL, attack_order, display_name
-from ancra_jax.results.store import evaluation_name, read_result
+from ancra_jax.results.store import evaluate_command, evaluation_name, read_result
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.files import read_arrays, read_json_lines
 
@@ -37,12 +36,8 @@ class StoredResult:
     """One attack on one checkpoint."""
 
     record: dict[str, Any]  # the content of its JSON file
-    arrays: dict[str, np.ndarray]  # what is kept of each of the first examples of the test split
-
-    @property
-    def correct(self) -> Bool[np.ndarray, "examples"]:
-        """Whether the final logits are right, of each example."""
-        return self.arrays["correct"]
+    # Of the first examples of the test split; 'correct' says whether the final logits are right.
+    arrays: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -80,7 +75,7 @@ class Evaluation:
     @property
     def correct(self) -> dict[str, Bool[np.ndarray, "_"]]:
         """Whether each example is right, by the attack's name."""
-        return {name: result.correct for name, result in self.results.items()}
+        return {name: result.arrays["correct"] for name, result in self.results.items()}
 
 
 @dataclass(frozen=True)
@@ -155,9 +150,20 @@ def load_evaluation(workdir: str, checkpoint: str) -> Evaluation:
 def load_results(directory: pathlib.Path) -> dict[str, StoredResult]:
     """Read the results of all attacks in a directory, whatever they belong to."""
     names = {path.stem for path in directory.glob("*.json")} - {DIAGNOSTICS}
-    return {
-        name: _load_result(directory / f"{name}.json") for name in sorted(names, key=attack_order)
-    }
+    results = {}
+    for name in sorted(names, key=attack_order):
+        path = directory / f"{name}.json"
+        record = read_result(path)
+        for field_name, kind in _FIELDS.items():
+            if not isinstance(record.get(field_name), kind):
+                value = record.get(field_name)
+                raise UsageError(f"{path}: {field_name}={value!r} is not what a result holds")
+        if record["attack"] != name:
+            raise UsageError(f"{path}: holds the attack {record['attack']!r}")
+        arrays = read_arrays(path.with_suffix(".npz"), ["correct"])
+        check_correct(arrays["correct"], record, str(path))
+        results[name] = StoredResult(record, arrays)
+    return results
 
 
 def load_diagnosis(directory: pathlib.Path) -> StoredDiagnosis | None:
@@ -235,18 +241,6 @@ def _load_curves(workdir: str) -> tuple[dict[str, Any], ...]:
     if not placed or len(records) < num_lines - 1:
         raise UsageError(f"{path}: is damaged: it holds lines that are no records of training")
     return tuple(curves)
-
-
-def _load_result(path: pathlib.Path) -> StoredResult:
-    record = read_result(path)
-    for name, kind in _FIELDS.items():
-        if not isinstance(record.get(name), kind):
-            raise UsageError(f"{path}: {name}={record.get(name)!r} is not what a result holds")
-    if record["attack"] != path.stem:
-        raise UsageError(f"{path}: holds the attack {record['attack']!r}")
-    arrays = read_arrays(path.with_suffix(".npz"), ["correct"])
-    check_correct(arrays["correct"], record, str(path))
-    return StoredResult(record, arrays)
 
 
 def check_correct(correct: np.ndarray, record: Mapping[str, Any], name: str) -> None:

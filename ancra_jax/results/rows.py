@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from ancra_jax.config.schema import Config
 from ancra_jax.results import names, statistics
-from ancra_jax.results.commands import evaluate_commands
 from ancra_jax.results.load import Evaluation, Run, StoredDiagnosis, method_settings
 from ancra_jax.results.statistics import Correct, Spread, WorstCase
+from ancra_jax.results.store import evaluate_commands
 
 PROVENANCE = ("seed", "data_fingerprint", "device", "commit", "versions", "created")
 

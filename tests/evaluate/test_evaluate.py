@@ -106,7 +106,7 @@ def test_results_and_their_files_agree(workdir, plain):
 
 def test_finished_results_are_kept_and_other_settings_refused(workdir, monkeypatch):
     before = evaluate(str(workdir), suite="quick")
-    monkeypatch.setattr(paper_suite.AttackSpec, "attack", None)  # nothing is computed again
+    monkeypatch.setattr(paper_suite, "attack", None)  # nothing is computed again
     assert evaluate(str(workdir), suite="quick") == before
     with pytest.raises(UsageError, match=r"num_examples=40.*num_examples=20.*--force"):
         evaluate(str(workdir), suite="quick", num_examples=20)
@@ -119,7 +119,7 @@ def test_an_interrupted_evaluation_continues_to_the_same_numbers(workdir, monkey
     evaluate(str(workdir), suite="quick", force=True)  # one batch of 40
     expected = {name: arrays_of(workdir, name) for name in NAMES}
     calls = []
-    original = paper_suite.AttackSpec.attack
+    original = paper_suite.attack
 
     def interrupted(*args):
         calls.append(args)
@@ -128,7 +128,7 @@ def test_an_interrupted_evaluation_continues_to_the_same_numbers(workdir, monkey
         return original(*args)
 
     monkeypatch.setattr(paper_suite, "SAVE_EVERY_SECONDS", -1.0)
-    monkeypatch.setattr(paper_suite.AttackSpec, "attack", interrupted)
+    monkeypatch.setattr(paper_suite, "attack", interrupted)
     for name in NAMES:
         (workdir / f"evaluation/best/{name}.json").unlink()
     with pytest.raises(KeyboardInterrupt):

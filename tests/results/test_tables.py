@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ancra_jax.evaluate.summary import print_summary
+from ancra_jax.evaluate.suites import print_summary
 from ancra_jax.results.load import load_runs
 from ancra_jax.results.rows import rows_of, seeds_rows
 from ancra_jax.results.statistics import Spread

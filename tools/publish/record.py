@@ -162,8 +162,9 @@ def _record(row: Row) -> dict[str, Any]:
 
 
 def _attack(result: StoredResult) -> dict[str, Any]:
-    count = len(result.correct)
-    num_correct = int(result.correct.sum())
+    correct = result.arrays["correct"]
+    count = len(correct)
+    num_correct = int(correct.sum())
     return {
         "num_examples": count,
         "num_correct": num_correct,
@@ -171,7 +172,7 @@ def _attack(result: StoredResult) -> dict[str, Any]:
         "seed": result.record["seed"],
         "settings": result.record["settings"],
         "warnings": result.record.get("warnings", []),
-        "correct": _hexadecimal(result.correct),
+        "correct": _hexadecimal(correct),
     }
 
 
