@@ -22,9 +22,7 @@ class TinyNetwork(Network):
 
     def trunk(self, images, *, train):
         x = nn.relu(BatchNorm()(Conv(self.width)(images), train=train))
-        blocks = residual_blocks(
-            BasicBlock, [self.width], blocks_per_stage=2, prefix="layer", train=train
-        )
+        blocks = residual_blocks(BasicBlock, self.width, [2], prefix="layer", train=train)
         return Trunk(x, tuple(blocks), lambda x: x)
 
 
