@@ -138,4 +138,4 @@ def test_the_command_replaces_report_files_and_keeps_others(tmp_path, no_figures
 )
 def test_flags_that_are_missing(given, missing):
     finished = run_command(write, given)
-    assert finished.status == 2 and finished.error.startswith(f"error: {missing} ")
+    assert finished.status == 2 and finished.error.startswith(f"error: {missing}")
