@@ -67,6 +67,12 @@ def adaptive_spec(
             budget=budget,
             max_seconds=60 * max_minutes or None,
         )
+        masks = None  # what a defence says of its part that passes no gradient
+        broken = ~result.robust & (result.broken_by != "clean")
+        placement = Placement.over(jax.devices(), task.target.batch_size, len(broken))
+        for defence in defences if result.complete else ():
+            if statistics := defence.statistics:
+                masks = statistics(task.images, result.images, task.labels, broken, placement)
         warnings = result.warnings
         if not any(defence.attacks for defence in defences):
             by = "Square and transfer" if sources else "Square"
@@ -79,26 +85,12 @@ def adaptive_spec(
             "complete": result.complete,
             "attacks": [record._asdict() for record in result.records],
             "accuracy_after": result.accuracies,
-            "gate": _masks(task, result, defences) if result.complete else None,
+            "gate": masks,
             "warnings": warnings,
         }
         return _arrays(task, result), more
 
     return Spec(ADAPTIVE, settings, run)
-
-
-def _masks(
-    task: Task, result: AutoAttackResult, defences: Sequence[Defence]
-) -> dict[str, Any] | None:
-    """Return what a defence says of its part that passes no gradient; None without such."""
-    broken = ~result.robust & (result.broken_by != "clean")
-    placement = Placement.over(jax.devices(), task.target.batch_size, len(broken))
-    masks = [
-        defence.statistics(task.images, result.images, task.labels, broken, placement)
-        for defence in defences
-        if defence.statistics is not None
-    ]
-    return masks[-1] if masks else None
 
 
 def _arrays(task: Task, result: AutoAttackResult) -> Arrays:
@@ -160,19 +152,16 @@ def _earlier_results(task: Task) -> dict[str, Flags]:
         correct = one.arrays["correct"][:count]
         results[name] = correct
         broken_by = one.arrays.get("broken_by", np.full(count, ""))[:count]
-        for part, flags in _parts(name, correct, broken_by).items():
+        # What followed the gradient of the network's own output, and what did not.
+        parts = {}
+        if parse(name).heads:
+            parts = {TRANSFER: correct}
+        elif name == ADAPTIVE:
+            # Warm starts follow the output's own gradient unless a defence says otherwise.
+            parts = {TRANSFER: correct | np.char.startswith(broken_by, "warm-")}
+        elif name != NATURAL:
+            by_square = broken_by == "square"
+            parts = {WHITE_BOX: correct | by_square, TRANSFER: ~by_square}
+        for part, flags in parts.items():
             results[part] = results.get(part, True) & flags
     return results
-
-
-def _parts(name: str, correct: Flags, broken_by: np.ndarray) -> dict[str, Flags]:
-    """Return what followed the gradient of the network's own output, and what did not."""
-    if name == NATURAL:
-        return {}
-    if parse(name).heads:
-        return {TRANSFER: correct}
-    if name == ADAPTIVE:
-        # Warm starts go on along the gradient of the output itself unless a defence says otherwise.
-        return {TRANSFER: correct | np.char.startswith(broken_by, "warm-")}
-    by_square = broken_by == "square"
-    return {WHITE_BOX: correct | by_square, TRANSFER: ~by_square}

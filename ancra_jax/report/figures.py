@@ -30,7 +30,7 @@ _STYLE: Any = {
     **dict.fromkeys(("axes.edgecolor", "text.color"), INK),
     **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 11),
     **{"axes.axisbelow": True, "axes.grid": True, "axes.grid.axis": "y", "grid.color": "#DDDDDD"},
-    **{"axes.titlelocation": "left", "figure.dpi": 150},
+    **{"axes.titlelocation": "left", "figure.dpi": 150, "lines.linewidth": 2},
 }
 _LEVELS = 12  # of the contours of a landscape
 _LEGEND_WIDTH = 140  # characters that fit beside each other beneath the curves
@@ -102,7 +102,6 @@ def _curves(runs: Sequence[Run], rows: Sequence[Row]) -> Figure:
                 [scale * one[quantity] for one in records],
                 color=COLOURS[labels.index(run.label) % len(COLOURS)],
                 linestyle=LINES[namesakes.index(run) % len(LINES)],
-                linewidth=2,
                 marker="o" if kind == "selection" and dots else "." * (len(records) == 1),
                 markevery=dots or None,
             )
@@ -181,7 +180,6 @@ def _epsilon_curves(diagnosed: Sequence[tuple[Row, StoredDiagnosis]]) -> Figure:
             linestyle=LINES[number // len(COLOURS) % len(LINES)],
             marker="o",
             markersize=4,
-            linewidth=2,
         )
     axes.set_title("Accuracy under 20 steps of APGD (%), by radius: a rise is a failing attack")
     labels = [epsilon_text(radius) if radius else "0" for radius in radii]

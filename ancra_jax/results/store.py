@@ -63,14 +63,10 @@ class ResultStore:
     def write(
         self, identity: dict[str, Any], arrays: dict[str, np.ndarray], seconds: float, **more: Any
     ) -> dict[str, Any]:
-        """Write the arrays, then the JSON: a JSON file means that the result is whole.
+        """Write the arrays, then the JSON, and return it: a JSON file means a whole result.
 
-        Args:
-          identity: of the result.
-          arrays: per example. Where there is ``correct``, which says of each whether it was
-            classified correctly, the JSON file has its sum and its mean.
-          seconds: that this run of the command took.
-          **more: further entries of the JSON file, whose content is returned.
+        The arrays are per example; of ``correct`` (whether each was classified correctly) the JSON
+        has sum and mean. ``seconds`` are of this run of the command, ``more`` further entries.
         """
         path = self._path(identity)
         write_arrays(path.with_suffix(".npz"), arrays)

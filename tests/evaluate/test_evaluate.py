@@ -44,10 +44,9 @@ def short():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sequences, "autoattack", one_attack)
         patch.setitem(BUDGETS, "quick", TINY)
-        patch.setattr(measurements, "QUERIES", 10)
-        patch.setattr(measurements, "TARGETS", 1)
-        patch.setattr(measurements, "NOISE_DRAWS", 3)
-        patch.setattr(measurements, "LANDSCAPE_POINTS", 3)
+        few = {"QUERIES": 10, "TARGETS": 1, "NOISE_DRAWS": 3, "LANDSCAPE_POINTS": 3}
+        for name, number in few.items():
+            patch.setattr(measurements, name, number)
         yield
     jax.config.update("jax_disable_most_optimizations", False)
 
@@ -263,12 +262,11 @@ def test_what_cannot_be_transferred_from(workdir, tmp_path):
     suite = functools.partial(evaluate, str(workdir), suite="adaptive", num_examples=4)
     with pytest.raises(UsageError, match=r"--transfer_from=nowhere"):
         suite(transfer_from=["nowhere"])
-    values = json.loads((workdir / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(values))
+    text = (workdir / "config.json").read_text()
+    (tmp_path / "config.json").write_text(text)
     with pytest.raises(UsageError, match=r"--transfer_from=.* best"):
         suite(transfer_from=[str(tmp_path)])
-    values["data"]["name"] = "cifar10"
-    (tmp_path / "config.json").write_text(json.dumps(values))
+    (tmp_path / "config.json").write_text(text.replace('"digits"', '"cifar10"'))
     with pytest.raises(UsageError, match=r"--transfer_from=.*cifar10.*digits"):
         suite(transfer_from=[str(tmp_path)])
     with pytest.raises(UsageError, match=rf"--transfer_from={workdir}.* run "):

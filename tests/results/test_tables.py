@@ -67,15 +67,10 @@ def test_columns_are_shown_where_they_have_something_to_say():
     assert all(text in printed for text in (" a ", "[b]", "c_d", "A title")) and "**" not in printed
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        (None, MISSING), ("", MISSING), (0.12345, "12.35"), (1.0, "100.00"), (7, "7"), ("a", "a"),
-        (Spread(0.5, 0.01), "50.00 ± 1.00"),
-    ],
-)  # fmt: skip
-def test_fractions_are_written_in_percent(value, shown):
-    assert text(value) == shown
+def test_fractions_are_written_in_percent():
+    values = [None, "", 0.12345, 1.0, 7, "a", Spread(0.5, 0.01)]
+    shown = [MISSING, MISSING, "12.35", "100.00", "7", "a", "50.00 ± 1.00"]
+    assert [text(value) for value in values] == shown
 
 
 def test_a_new_column_is_one_entry_of_a_list(tmp_path, monkeypatch):
