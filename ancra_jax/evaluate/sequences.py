@@ -146,12 +146,12 @@ def _earlier_results(task: Task) -> dict[str, Flags]:
     """
     count = len(task.labels)
     results: dict[str, Flags] = {}
-    for name, one in sorted(load_results(task.partial.parent).items()):
-        if len(one.arrays["correct"]) < count or not same_target(one.record, task.identity):
+    for name, (record, arrays) in sorted(load_results(task.partial.parent).items()):
+        if len(arrays["correct"]) < count or not same_target(record, task.identity):
             continue
-        correct = one.arrays["correct"][:count]
+        correct = arrays["correct"][:count]
         results[name] = correct
-        broken_by = one.arrays.get("broken_by", np.full(count, ""))[:count]
+        broken_by = arrays.get("broken_by", np.full(count, ""))[:count]
         # What followed the gradient of the network's own output, and what did not.
         parts = {}
         if parse(name).heads:

@@ -32,15 +32,6 @@ _FIELDS: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class StoredResult:
-    """One attack on one checkpoint."""
-
-    record: dict[str, Any]  # the content of its JSON file
-    # Of the first examples of the test split; 'correct' says whether the final logits are right.
-    arrays: dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
 class StoredDiagnosis:
     """The diagnostics of one checkpoint."""
 
@@ -67,15 +58,12 @@ class Evaluation:
     """The attacks on one checkpoint that can be looked at together."""
 
     checkpoint: str  # 'best', 'last', or of an average ('best_ema')
-    # By the attack's name, in the order of ``names.attack_order``.
-    results: dict[str, StoredResult] = field(default_factory=dict)
+    # By the attack's name, in the order of ``names.attack_order``: the content of its JSON file;
+    # and whether the final logits are right, of each of the first examples of the test split.
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+    correct: dict[str, Bool[np.ndarray, "_"]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what was left out, and why
     diagnosis: StoredDiagnosis | None = None  # of the same checkpoint
-
-    @property
-    def correct(self) -> dict[str, Bool[np.ndarray, "_"]]:
-        """Whether each example is right, by the attack's name."""
-        return {name: result.arrays["correct"] for name, result in self.results.items()}
 
 
 @dataclass(frozen=True)
@@ -104,7 +92,7 @@ def load_runs(workdirs: Sequence[str]) -> list[Run]:
     runs = []
     for workdir, config, label in zip(workdirs, configs, labels_of(configs), strict=True):
         found = (load_evaluation(workdir, checkpoint) for checkpoint in CHECKPOINTS)
-        evaluations = tuple(one for one in found if one.results or one.diagnosis)
+        evaluations = tuple(one for one in found if one.records or one.diagnosis)
         runs.append(Run(workdir, config, label, _load_curves(workdir), evaluations))
     if not any(run.curves or run.evaluations for run in runs):
         raise UsageError(
@@ -126,29 +114,30 @@ def load_evaluation(workdir: str, checkpoint: str) -> Evaluation:
     diagnosis = load_diagnosis(directory)
     if not results:
         return Evaluation(checkpoint, diagnosis=diagnosis)
-    newest = max(results.values(), key=lambda one: one.record["step"])
-    reference = results.get(NATURAL, newest).record
+    records = {name: record for name, (record, _) in results.items()}
+    reference = records.get(NATURAL) or max(records.values(), key=lambda one: one["step"])
     command = evaluate_command(workdir, checkpoint)
-    belonging, notes = {}, []
-    for name, one in results.items():
-        if same_target(one.record, reference):
-            belonging[name] = one
-            continue
-        notes.append(
-            f"{display_name(name)} is of another checkpoint, epsilon or data set (step "
-            f"{one.record['step']}) and left out; {command} --force computes it again"
-        )
+    belonging = {name: one for name, one in records.items() if same_target(one, reference)}
+    notes = [
+        f"{display_name(name)} is of another checkpoint, epsilon or data set (step "
+        f"{record['step']}) and left out; {command} --force computes it again"
+        for name, record in records.items()
+        if name not in belonging
+    ]
     if diagnosis and any(getattr(diagnosis, name) != reference[name] for name in _TARGET):
         diagnosis = None
         notes.append(
             "the diagnosis is of another checkpoint or data set and left out; "
             f"{command} --suite=diagnostics --force makes it again"
         )
-    return Evaluation(checkpoint, belonging, tuple(notes), diagnosis)
+    correct = {name: results[name][1]["correct"] for name in belonging}
+    return Evaluation(checkpoint, belonging, correct, tuple(notes), diagnosis)
 
 
-def load_results(directory: pathlib.Path) -> dict[str, StoredResult]:
-    """Read the results of all attacks in a directory, whatever they belong to."""
+def load_results(
+    directory: pathlib.Path,
+) -> dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]]:
+    """Read JSON and arrays of all attacks in a directory, whatever they belong to."""
     names = {path.stem for path in directory.glob("*.json")} - {DIAGNOSTICS}
     results = {}
     for name in sorted(names, key=attack_order):
@@ -162,7 +151,7 @@ def load_results(directory: pathlib.Path) -> dict[str, StoredResult]:
             raise UsageError(f"{path}: holds the attack {record['attack']!r}")
         arrays = read_arrays(path.with_suffix(".npz"), ["correct"])
         check_correct(arrays["correct"], record, str(path))
-        results[name] = StoredResult(record, arrays)
+        results[name] = (record, arrays)
     return results
 
 

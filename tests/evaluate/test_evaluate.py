@@ -207,7 +207,7 @@ def test_diagnostics_compare_what_is_in_the_store(workdir, everything):
     assert above["value"] >= max(accuracies[1:]) - accuracies[0] - 1e-9
     assert by_name["adaptive attack beats AutoAttack"]["fired"] is not None
     evaluation = load_evaluation(str(workdir), "last")  # a report does not take it for an attack
-    assert set(evaluation.results) == set(everything) - {"diagnostics"}
+    assert set(evaluation.records) == set(everything) - {"diagnostics"}
     assert evaluation.diagnosis.verdict == result["verdict"] and not evaluation.notes
 
 
