@@ -13,17 +13,8 @@ from ancra_jax.errors import UsageError
 from ancra_jax.report import figures as figures_lib
 from ancra_jax.report import write
 from ancra_jax.report.write import report
+from tests.support import fake_runs as fake
 from tests.support.commands import run_command
-from tests.support.fake_runs import (
-    EXAMPLES,
-    FGSM,
-    PAPER,
-    PGD,
-    make_run,
-    write_adaptive,
-    write_diagnosis,
-    write_result,
-)
 
 
 @pytest.fixture
@@ -33,12 +24,12 @@ def no_figures(monkeypatch):
 
 
 def test_the_json_holds_the_numbers(tmp_path, no_figures):
-    results = PAPER | {"cw40": PGD, "autoattack": PGD, "pgd40_with_p": FGSM}
-    other = results | {"pgd40": FGSM}
-    workdirs = [make_run(tmp_path / "a", results), make_run(tmp_path / "b", other, seed=1)]
+    results = fake.PAPER | {"cw40": fake.PGD, "autoattack": fake.PGD, "pgd40_with_p": fake.FGSM}
+    workdirs = [fake.make_run(tmp_path / "a", results)]
+    workdirs.append(fake.make_run(tmp_path / "b", results | {"pgd40": fake.FGSM}, seed=1))
     for workdir in workdirs:
-        write_adaptive(workdir, PGD)
-    write_diagnosis(workdirs[0])
+        fake.write_adaptive(workdir, fake.PGD)
+    fake.write_diagnosis(workdirs[0])
     text = report(workdirs, str(tmp_path / "out"))
     assert text in (tmp_path / "out/report.md").read_text()
     content = json.loads((tmp_path / "out/report.json").read_text())
@@ -66,9 +57,9 @@ def test_the_json_holds_the_numbers(tmp_path, no_figures):
 
 def test_the_page_is_self_contained(tmp_path):
     """Whatever names say: nothing in them becomes HTML, a link or an image."""
-    workdir = make_run(
+    workdir = fake.make_run(
         tmp_path / "<run>&co",
-        PAPER | {"fgsm": (1,) * EXAMPLES},
+        fake.PAPER | {"fgsm": (1,) * fake.EXAMPLES},
         name="<script>![x](http://evil/x.png)[y](http://evil)<http://evil>",
     )
     report([workdir], str(tmp_path / "out"))
@@ -88,10 +79,10 @@ def test_the_page_is_self_contained(tmp_path):
 
 def test_figures(tmp_path):
     """Those of namesakes do not replace each other, and none is empty."""
-    workdirs = [make_run(tmp_path / "a/run"), make_run(tmp_path / "b/run", seed=1)]
-    write_result(workdirs[0], "natural", PGD, "last", step=30)
-    write_adaptive(workdirs[0], FGSM)
-    write_diagnosis(workdirs[0])
+    workdirs = [fake.make_run(tmp_path / "a/run"), fake.make_run(tmp_path / "b/run", seed=1)]
+    fake.write_result(workdirs[0], "natural", fake.PGD, "last", step=30)
+    fake.write_adaptive(workdirs[0], fake.FGSM)
+    fake.write_diagnosis(workdirs[0])
     report(workdirs, str(tmp_path / "out"))
     rows = json.loads((tmp_path / "out/report.json").read_text())["rows"]
     steps = [("best", 20), ("last", 30), ("best", 20)]
@@ -105,7 +96,7 @@ def test_figures(tmp_path):
 
 
 def test_what_a_user_can_get_wrong(tmp_path, no_figures):
-    workdir = make_run(tmp_path / "run")
+    workdir = fake.make_run(tmp_path / "run")
     with pytest.raises(UsageError, match="--workdirs="):
         report([workdir, ""], str(tmp_path / "out"))
     with pytest.raises(UsageError, match=f"--output={workdir}/config.json"):
@@ -114,7 +105,7 @@ def test_what_a_user_can_get_wrong(tmp_path, no_figures):
 
 
 def test_the_command_replaces_report_files_and_keeps_others(tmp_path, no_figures):
-    run = make_run(tmp_path / "run")
+    run = fake.make_run(tmp_path / "run")
     out = tmp_path / "out"
     out.mkdir()
     (out / "report.md").write_text("old")
