@@ -1,12 +1,12 @@
 """The attacks of the paper's evaluation: FGSM, PGD-40 and C&W-40, with and without the heads."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from ancra_jax import attacks
 from ancra_jax.attacks.model import example_keys
@@ -22,67 +22,19 @@ SAVE_EVERY_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
-class AttackSpec(Spec):
-    """One column of the paper's tables; by default the natural images."""
+class Settings:
+    """How one column of the paper's tables is attacked; by default not at all."""
 
+    norm: str
+    epsilon: float  # radius of the ball, on the [0, 1] pixel scale
     objective: str = ""  # a function of ``attacks.objectives``; '' for natural images
     step_size: float = 0.0  # on the [0, 1] pixel scale
     num_steps: int = 0  # 0 for natural images
     random_start: bool = False  # uniform in the ball, or the natural image
     aux_weight: float = 0.0  # of the auxiliary heads in the objective
 
-    def run(self, task: Task) -> tuple[Arrays, dict[str, Any]]:
-        """Attack the examples of a task; the numbers do not depend on the batch size."""
-        target = task.target
-        size = target.batch_size
-        num_examples = len(task.labels)
-        arrays = {
-            "predictions": np.full(num_examples, -1, np.int32),
-            "norms": np.zeros(num_examples, np.float32),
-        }
-        if task.partial.exists():
-            arrays = read_arrays(task.partial, list(arrays))
-        threat_model = attacks.threat_model(self.norm, self.epsilon)
-        saved = time.monotonic()
-        for position, (batch, mask) in enumerate(
-            batches_for_evaluation(target.split, size, num_examples, target.sharding)
-        ):
-            rows = slice(position * size, min((position + 1) * size, num_examples))
-            if (arrays["predictions"][rows] >= 0).all():
-                continue
-            adversarial = self.attack(target.model, batch, threat_model, task.key)
-            predictions, norms = _judge(target.model, adversarial, batch.images, threat_model)
-            count = int(mask.sum())
-            arrays["predictions"][rows] = np.asarray(predictions)[:count]
-            arrays["norms"][rows] = np.asarray(norms)[:count]
-            task.bar.update(rows.stop)
-            if time.monotonic() - saved > SAVE_EVERY_SECONDS:
-                write_arrays(task.partial, arrays)
-                saved = time.monotonic()
-        correct = arrays["predictions"] == task.labels
-        return arrays | {"labels": task.labels, "correct": correct}, {}
 
-    def attack(
-        self, model: Model, batch: Batch, threat_model: attacks.ThreatModel, key: Key[Array, ""]
-    ) -> Images:
-        """Return the adversarial images of a batch; of natural images, themselves."""
-        if not self.num_steps:
-            return batch.images
-        make_objective = getattr(attacks.objectives, self.objective)
-        start = batch.images
-        if self.random_start:
-            start = threat_model.random_start(example_keys(key, batch.indices), batch.images)
-        return attacks.ascend(
-            make_objective(model, batch.labels, aux_weight=self.aux_weight),
-            start,
-            batch.images,
-            threat_model,
-            step_size=self.step_size,
-            num_steps=self.num_steps,
-        )
-
-
-def specs(config: Config) -> list[AttackSpec]:
+def specs(config: Config) -> list[Spec]:
     """Return natural images, FGSM, PGD and C&W; for a network with auxiliary heads also on these.
 
     Without the heads the attacker differentiates the final logits only (the paper's "without p");
@@ -91,15 +43,68 @@ def specs(config: Config) -> list[AttackSpec]:
     """
     norm, epsilon = config.evaluation.norm, config.evaluation.epsilon
     size, steps = config.evaluation.step_size, config.evaluation.num_steps
-    final = [
-        AttackSpec("fgsm", norm, epsilon, "cross_entropy", epsilon, 1),
-        AttackSpec(f"pgd{steps}", norm, epsilon, "cross_entropy", size, steps, random_start=True),
-        AttackSpec(f"cw{steps}", norm, epsilon, "margin", size, steps, random_start=True),
-    ]
-    weight = config.method.aux_weight
-    heads = [replace(one, name=f"{one.name}{HEADS}", aux_weight=weight) for one in final]
-    natural = AttackSpec(NATURAL, norm, epsilon)
-    return [natural, *final, *(heads if config.model.reverse_attention else [])]
+    final = {
+        "fgsm": Settings(norm, epsilon, "cross_entropy", epsilon, 1),
+        f"pgd{steps}": Settings(norm, epsilon, "cross_entropy", size, steps, random_start=True),
+        f"cw{steps}": Settings(norm, epsilon, "margin", size, steps, random_start=True),
+    }
+    found = {NATURAL: Settings(norm, epsilon), **final}
+    if config.model.reverse_attention:
+        weight = config.method.aux_weight
+        for name, settings in final.items():
+            found[f"{name}{HEADS}"] = replace(settings, aux_weight=weight)
+    return [Spec(name, asdict(settings), _run) for name, settings in found.items()]
+
+
+def _run(task: Task) -> tuple[Arrays, dict[str, Any]]:
+    """Attack the examples of a task; the numbers do not depend on the batch size."""
+    target = task.target
+    size = target.batch_size
+    num_examples = len(task.labels)
+    arrays = {
+        "predictions": np.full(num_examples, -1, np.int32),
+        "norms": np.zeros(num_examples, np.float32),
+    }
+    if task.partial.exists():
+        arrays = read_arrays(task.partial, list(arrays))
+    threat_model = attacks.threat_model(task.settings["norm"], task.settings["epsilon"])
+    saved = time.monotonic()
+    for position, (batch, mask) in enumerate(
+        batches_for_evaluation(target.split, size, num_examples, target.sharding)
+    ):
+        rows = slice(position * size, min((position + 1) * size, num_examples))
+        if (arrays["predictions"][rows] >= 0).all():
+            continue
+        adversarial = attack(task, batch, threat_model)
+        predictions, norms = _judge(target.model, adversarial, batch.images, threat_model)
+        count = int(mask.sum())
+        arrays["predictions"][rows] = np.asarray(predictions)[:count]
+        arrays["norms"][rows] = np.asarray(norms)[:count]
+        task.bar.update(rows.stop)
+        if time.monotonic() - saved > SAVE_EVERY_SECONDS:
+            write_arrays(task.partial, arrays)
+            saved = time.monotonic()
+    correct = arrays["predictions"] == task.labels
+    return arrays | {"labels": task.labels, "correct": correct}, {}
+
+
+def attack(task: Task, batch: Batch, threat_model: attacks.ThreatModel) -> Images:
+    """Return the adversarial images of a batch; of natural images, themselves."""
+    settings = Settings(**task.settings)
+    if not settings.num_steps:
+        return batch.images
+    make_objective = getattr(attacks.objectives, settings.objective)
+    start = batch.images
+    if settings.random_start:
+        start = threat_model.random_start(example_keys(task.key, batch.indices), batch.images)
+    return attacks.ascend(
+        make_objective(task.target.model, batch.labels, aux_weight=settings.aux_weight),
+        start,
+        batch.images,
+        threat_model,
+        step_size=settings.step_size,
+        num_steps=settings.num_steps,
+    )
 
 
 @jax.jit

@@ -1,11 +1,10 @@
 """What the attacks of an evaluation share: the model, the examples, the state, the result."""
 
-import abc
 import pathlib
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -46,6 +45,11 @@ class Task:
     bar: Bar  # is told where the attack stands
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """The settings of the attack."""
+        return self.identity["settings"]
+
+    @property
     def images(self) -> Float[np.ndarray, "examples height width channels"]:
         """The images, pixels in [0, 1]."""
         pixels = self.target.split.images[: len(self.labels)]
@@ -63,8 +67,8 @@ class Task:
             "model": self.target.model,
             "images": self.images,
             "labels": self.labels,
-            "norm": self.identity["settings"]["norm"],
-            "epsilon": self.identity["settings"]["epsilon"],
+            "norm": self.settings["norm"],
+            "epsilon": self.settings["epsilon"],
             "key": self.key,
             # Batches hold what is still robust: there padding is to be small.
             "batch_size": min(self.target.batch_size, default_batch_size()),
@@ -83,29 +87,15 @@ class Task:
         )
 
 
-@dataclass(frozen=True)
-class Spec(abc.ABC):
-    """An attack of a suite, under a threat model."""
+class Spec(NamedTuple):
+    """An attack of a suite."""
 
     name: str  # file name of the result
-    norm: str  # 'linf' or 'l2'
-    epsilon: float  # radius of the ball, on the [0, 1] pixel scale
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What determines the numbers, as the result file keeps it: all but the name."""
-        return {key: value for key, value in asdict(self).items() if key != "name"}
-
-    @abc.abstractmethod
-    def run(self, task: Task) -> tuple[Arrays, dict[str, Any]]:
-        """Attack the examples of a task.
-
-        Interrupted, the attack continues from its state; the numbers do not depend on that.
-
-        Returns:
-          Arrays with one entry per example, ``correct`` among them, and further entries of the
-          result's JSON file.
-        """
+    settings: dict[str, Any]  # what determines the numbers, as the result file keeps it
+    # Attacks the examples of a task. Interrupted, the attack continues from its state; the numbers
+    # do not depend on that. Returns arrays with one entry per example, ``correct`` among them, and
+    # further entries of the result's JSON file.
+    run: Callable[[Task], tuple[Arrays, dict[str, Any]]]
 
 
 def compute(

@@ -13,6 +13,8 @@ from typing import Any
 import jax
 from absl import flags
 from jax.sharding import Mesh
+from rich.console import Console
+from rich.panel import Panel
 
 from ancra_jax.attacks.adaptive import LEVELS, Level
 from ancra_jax.cli.backend import use_a_device_per_core
@@ -21,12 +23,14 @@ from ancra_jax.data import Dataset
 from ancra_jax.defences import declared
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate import paper
-from ancra_jax.evaluate.diagnostics import DiagnosticsSpec
-from ancra_jax.evaluate.sequences import AdaptiveSpec, AutoAttackSpec, Source
+from ancra_jax.evaluate.sequences import Source, adaptive_spec, run_autoattack, run_diagnostics
 from ancra_jax.evaluate.spec import Spec, Target, compute
-from ancra_jax.evaluate.summary import print_summary
-from ancra_jax.results.names import ADAPTIVE, AUTOATTACK, DIAGNOSTICS
+from ancra_jax.results.load import load_evaluation
+from ancra_jax.results.names import AUTOATTACK, DIAGNOSTICS
+from ancra_jax.results.rows import row_of
 from ancra_jax.results.store import ResultStore, evaluation_name
+from ancra_jax.results.tables import Column, all_attacks, build, reading_notes, row_notes
+from ancra_jax.results.tables.columns import ADAPTIVE_ATTACK, CHECKS, masks_table
 from ancra_jax.run import build as components
 from ancra_jax.run import sharding
 from ancra_jax.run import workdir as workdir_lib
@@ -100,15 +104,9 @@ def evaluate(
     size = min(batch_size or config.batch_size, num_examples)
     size += -size % mesh.size
     target = Target(model, dataset.test, size, sharding.batch_sharded(mesh))
-    adaptive = AdaptiveSpec(
-        ADAPTIVE,
-        config.evaluation.norm,
-        config.evaluation.epsilon,
-        adaptive_budget,
-        max_minutes,
-        declared(network, model),
-        load_sources(transfer_from, dataset, mesh),
-    )
+    defences = declared(network, model)
+    sources = load_sources(transfer_from, dataset, mesh)
+    adaptive = adaptive_spec(config, adaptive_budget, max_minutes, defences, sources)
     name = evaluation_name(checkpoint, weights)
     identity = {
         "method": config.name,
@@ -124,17 +122,18 @@ def evaluate(
     return [compute(spec, target, store, identity, force=force) for spec in specs]
 
 
-def _specs(config: Config, suite: str, version: str, adaptive: AdaptiveSpec) -> list[Spec]:
+def _specs(config: Config, suite: str, version: str, adaptive: Spec) -> list[Spec]:
     """Return the attacks of a suite, with a version of AutoAttack and these adaptive attacks."""
-    norm, epsilon = config.evaluation.norm, config.evaluation.epsilon
+    threat_model = {"norm": config.evaluation.norm, "epsilon": config.evaluation.epsilon}
     attacks = paper.specs(config)
     name = AUTOATTACK if version == "standard" else f"{AUTOATTACK}_{version}"
-    parts: dict[str, Sequence[Spec]] = {
+    diagnostics = threat_model | {"num_steps": 100}  # gradient steps of APGD
+    parts = {
         "natural": attacks[:1],
         "paper": attacks,
-        "autoattack": [AutoAttackSpec(name, norm, epsilon, version)],
+        "autoattack": [Spec(name, threat_model | {"version": version}, run_autoattack)],
         "adaptive": [adaptive],
-        "diagnostics": [DiagnosticsSpec(DIAGNOSTICS, norm, epsilon)],
+        "diagnostics": [Spec(DIAGNOSTICS, diagnostics, run_diagnostics)],
     }
     return [spec for part in SUITES[suite] for spec in parts[part]]
 
@@ -188,3 +187,36 @@ def main(arguments: flags.FlagValues) -> None:
     }
     evaluate(**options)
     print_summary(arguments.workdir, evaluation_name(arguments.checkpoint, arguments.weights))
+
+
+def print_summary(workdir: str, checkpoint: str) -> None:
+    """Print the worst case first, then every attack, then what should make a reader wary.
+
+    Shown is all that is in the directory of the checkpoint, which an ``evaluation_name`` names.
+    """
+    config = workdir_lib.read_config(workdir)
+    row = row_of(workdir, config, config.name, load_evaluation(workdir, checkpoint))
+    console = Console(highlight=False)
+    if row.worst_case:
+        low, high = row.worst_case.interval
+        text = (
+            f"[bold]robust accuracy: {row.worst_case.accuracy:.2%}[/bold] [95 %: {low:.2%} to "
+            f"{high:.2%}]\ncorrect on the natural image and under every attack below"
+        )
+        console.print(Panel(text, expand=False))
+    step = row.diagnosis.step if row.diagnosis else row.step
+    setting = ", ".join(filter(None, row.setting.values()))
+    console.print(f"{row.title}, step {step}: {setting} test examples", soft_wrap=True)
+    label = Column("", lambda row: row.label, "always")
+    tables = [build("Accuracy in %", [label, *all_attacks([row])], [row]).transposed()]
+    if row.adaptive:
+        attacks = [(row, attack) for attack in row.adaptive]
+        tables.append(build("Adaptive attacks, in their order", ADAPTIVE_ATTACK, attacks))
+    if row.masks:
+        tables.append(masks_table([row], [label]).transposed())
+    if found := row.diagnosis:
+        tables.append(build(f"Diagnosis: {found.verdict}", CHECKS, found.checks))
+    for table in tables:
+        console.print(table.rich())
+    for note in (*reading_notes([row], []), *row_notes(row)):
+        console.print(f"- {note}", soft_wrap=True, markup=False)

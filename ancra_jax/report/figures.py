@@ -5,9 +5,8 @@ import itertools
 import math
 import pathlib
 import re
-from collections.abc import Container, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -31,7 +30,7 @@ _STYLE: Any = {
     **dict.fromkeys(("axes.edgecolor", "text.color"), INK),
     **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 11),
     **{"axes.axisbelow": True, "axes.grid": True, "axes.grid.axis": "y", "grid.color": "#DDDDDD"},
-    **{"axes.titlelocation": "left", "figure.dpi": 150},
+    **{"axes.titlelocation": "left", "figure.dpi": 150, "lines.linewidth": 2},
 }
 _LEVELS = 12  # of the contours of a landscape
 _LEGEND_WIDTH = 140  # characters that fit beside each other beneath the curves
@@ -42,8 +41,7 @@ _PANELS = (
 )
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """A figure as a PNG file, and its title."""
 
     title: str
@@ -56,31 +54,36 @@ def draw(runs: Sequence[Run], rows: Sequence[Row]) -> dict[str, Picture]:
 
     The training curves are of the runs; the rows have all other figures.
     """
-    figures: dict[str, Picture] = {}
+    pictures: dict[str, Picture] = {}
+
+    def keep(stem: str, title: str, figure: Figure) -> None:
+        """Keep a figure as PNG, drawn without a display and without the state of pyplot."""
+        buffer = io.BytesIO()
+        figure.savefig(buffer)
+        # The directories of two rows may be namesakes.
+        stems = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
+        name = next(f"{one}.png" for one in stems if f"{one}.png" not in pictures)
+        pictures[name] = Picture(title, buffer.getvalue())
+
+    def place(row: Row) -> str:
+        directory = re.sub(r"[^A-Za-z0-9]+", "_", pathlib.Path(row.workdir).resolve().name)
+        return f"{directory}_{row.checkpoint}"
+
     if any(run.curves for run in runs):
-        figures["curves.png"] = Picture("Training curves", _curves(runs, rows))
+        keep("curves", "Training curves", _curves(runs, rows))
     for row in rows:
         if row.accuracy:
-            name = _unused_name("ladder", row, figures)
-            figures[name] = Picture(f"Accuracy by attack: {row.title}", _accuracies(row))
+            keep(f"ladder_{place(row)}", f"Accuracy by attack: {row.title}", _accuracies(row))
     diagnosed = [(row, row.diagnosis) for row in rows if row.diagnosis]
     if diagnosed:
-        figures["epsilon.png"] = Picture("Accuracy over epsilon", _epsilon_curves(diagnosed))
+        keep("epsilon", "Accuracy over epsilon", _epsilon_curves(diagnosed))
     for row, diagnosis in diagnosed:
-        name = _unused_name("landscape", row, figures)
-        figures[name] = Picture(f"Loss landscape: {row.title}", _landscape(row, diagnosis))
-    return figures
+        figure = _landscape(row, diagnosis)
+        keep(f"landscape_{place(row)}", f"Loss landscape: {row.title}", figure)
+    return pictures
 
 
-def _unused_name(kind: str, row: Row, figures: Container[str]) -> str:
-    """Return a file name that is not among the figures yet; two directories may be namesakes."""
-    directory = re.sub(r"[^A-Za-z0-9]+", "_", pathlib.Path(row.workdir).resolve().name)
-    stem = f"{kind}_{directory}_{row.checkpoint}"
-    stems = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
-    return next(f"{one}.png" for one in stems if f"{one}.png" not in figures)
-
-
-def _curves(runs: Sequence[Run], rows: Sequence[Row]) -> bytes:
+def _curves(runs: Sequence[Run], rows: Sequence[Row]) -> Figure:
     """Draw each run as a line, a colour for each method, with dots at evaluated checkpoints."""
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     labels = list(dict.fromkeys(run.label for run in runs))
@@ -99,7 +102,6 @@ def _curves(runs: Sequence[Run], rows: Sequence[Row]) -> bytes:
                 [scale * one[quantity] for one in records],
                 color=COLOURS[labels.index(run.label) % len(COLOURS)],
                 linestyle=LINES[namesakes.index(run) % len(LINES)],
-                linewidth=2,
                 marker="o" if kind == "selection" and dots else "." * (len(records) == 1),
                 markevery=dots or None,
             )
@@ -116,10 +118,10 @@ def _curves(runs: Sequence[Run], rows: Sequence[Row]) -> bytes:
     figure.set_figheight(3.6 + 0.27 * math.ceil(len(handles) / columns))
     lines = list(handles.values())
     figure.legend(lines, list(handles), loc="outside lower center", ncols=columns, handlelength=3)
-    return _png(figure)
+    return figure
 
 
-def _accuracies(row: Row) -> bytes:
+def _accuracies(row: Row) -> Figure:
     """Draw a bar for each attack, hatched where it is above the natural accuracy."""
     order = sorted(
         row.common_accuracy, key=lambda name: names.attack_order(name, names.STRENGTH_ORDER)
@@ -160,10 +162,10 @@ def _accuracies(row: Row) -> bytes:
     axes.set_ylabel("Accuracy (%)")
     axes.set_ylim(0, 108)
     axes.set_yticks(range(0, 101, 20))
-    return _png(figure)
+    return figure
 
 
-def _epsilon_curves(diagnosed: Sequence[tuple[Row, StoredDiagnosis]]) -> bytes:
+def _epsilon_curves(diagnosed: Sequence[tuple[Row, StoredDiagnosis]]) -> Figure:
     """Draw accuracy over radii, which are spaced evenly: they double, and 0 has its place."""
     figure = Figure(figsize=(9, 3.8 + 0.25 * len(diagnosed)), layout="constrained")
     axes = figure.subplots()
@@ -178,7 +180,6 @@ def _epsilon_curves(diagnosed: Sequence[tuple[Row, StoredDiagnosis]]) -> bytes:
             linestyle=LINES[number // len(COLOURS) % len(LINES)],
             marker="o",
             markersize=4,
-            linewidth=2,
         )
     axes.set_title("Accuracy under 20 steps of APGD (%), by radius: a rise is a failing attack")
     labels = [epsilon_text(radius) if radius else "0" for radius in radii]
@@ -186,10 +187,10 @@ def _epsilon_curves(diagnosed: Sequence[tuple[Row, StoredDiagnosis]]) -> bytes:
     axes.set_xlabel("Epsilon (Linf)")
     axes.set_ylim(0, 102)
     figure.legend(loc="outside lower center")
-    return _png(figure)
+    return figure
 
 
-def _landscape(row: Row, diagnosis: StoredDiagnosis) -> bytes:
+def _landscape(row: Row, diagnosis: StoredDiagnosis) -> Figure:
     """Draw the loss around each of a few images, with the ball of the threat model."""
     count = len(diagnosis.losses)
     figure = Figure(figsize=(max(5.0, 2.9 * count + 1.2), 3.9), layout="constrained")
@@ -210,11 +211,4 @@ def _landscape(row: Row, diagnosis: StoredDiagnosis) -> bytes:
     panels[0].set_ylabel("sign of the gradient (1/255)")
     figure.colorbar(drawn, ax=list(panels)).set_label("cross-entropy")
     figure.suptitle(f"{row.title}; white: the image, and epsilon", fontsize=12, x=0.01, ha="left")
-    return _png(figure)
-
-
-def _png(figure: Figure) -> bytes:
-    """Return a figure as PNG, drawn without a display and without the state of pyplot."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer)
-    return buffer.getvalue()
+    return figure

@@ -5,28 +5,52 @@ diagnostics found, training curves and figures for every model, as Markdown, as 
 JSON. The report files of an earlier run are replaced; nothing else is touched.
 """
 
+import base64
 import datetime
+import html
 import json
 import pathlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from typing import Any
 
 from absl import flags
+from markdown_it import MarkdownIt
 
+from ancra_jax.config.schema import to_mapping
 from ancra_jax.errors import UsageError
 from ancra_jax.ops.files import write_atomically
 from ancra_jax.report import figures as figures_lib
-from ancra_jax.report import html
-from ancra_jax.results.load import load_runs
-from ancra_jax.results.rows import Row, rows_of, seeds_rows
+from ancra_jax.results.load import Run, load_runs
+from ancra_jax.results.rows import rows_of, seeds_rows
 from ancra_jax.results.tables import build, caption, reading_notes, row_notes, tables_of
 from ancra_jax.results.tables.columns import RUNS
 
 SCHEMA = 1
 _KEYS = {"stages": "rungs", "masks": "gate"}  # in report.json, where fields have other names
 _IN_NO_FILE = ("config", "evaluation", "rows", "offsets", "losses")
+_HEAD = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Robustness report</title><style>
+body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 70rem; margin: 2rem auto;
+       padding: 0 1rem; }
+table { display: block; overflow-x: auto; border-collapse: collapse;
+        font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .7rem; text-align: left; border-bottom: 1px solid #ddd; }
+th { border-bottom: 2px solid #222; }
+td { white-space: nowrap; }
+td strong { color: #b22222; }
+img { max-width: 100%; height: auto; }
+figure { margin: 1.5rem 0; }
+figcaption { color: #555; }
+pre, code { font-size: .9em; background: #f5f5f5; }
+pre { padding: .5rem; overflow-x: auto; }
+</style></head><body>"""
+# Names of methods and directories stand in the Markdown: none may become a link, image or HTML.
+_MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
+_MARKDOWN.disable(["link", "image", "autolink", "reference", "html_inline", "html_block"])
 
 
 def report(workdirs: Sequence[str], output: str) -> str:
@@ -65,12 +89,16 @@ def report(workdirs: Sequence[str], output: str) -> str:
         parts += [f"## {table.title}", table.markdown()]
     text = "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)])
     before = f"# Robustness report\n\n{text}"
-    after = _provenance(rows, origin)
+    commands = "\n".join(f"    {command}" for row in rows for command in row.evaluate)
+    after = (
+        f"## Runs\n\n{build('', RUNS, rows).markdown()}\n\nThe evaluations:\n\n{commands}\n\n"
+        f"This report, by {origin['version']} at {origin['created']}:\n\n    {origin['command']}"
+    )
     figures = figures_lib.draw(runs, rows)
     images = "\n\n".join(f"![{figure.title}]({name})" for name, figure in figures.items())
     files: dict[str, bytes | str] = {name: figure.png for name, figure in figures.items()}
     files["report.md"] = f"{before}\n\n{images}\n\n{after}\n"
-    files["report.html"] = html.page(before, figures.values(), after, runs)
+    files["report.html"] = _page(before, figures.values(), after, runs)
     content = {"schema": SCHEMA, **origin, "rows": rows, "seeds": seeds, "notes": notes}
     files["report.json"] = json.dumps(content, indent=2, default=_plain) + "\n"
     try:
@@ -82,13 +110,24 @@ def report(workdirs: Sequence[str], output: str) -> str:
     return text
 
 
-def _provenance(rows: Sequence[Row], origin: dict[str, str]) -> str:
-    """Return what the rows are of, in Markdown, and the commands that compute them."""
-    commands = "\n".join(f"    {command}" for row in rows for command in row.evaluate)
-    return (
-        f"## Runs\n\n{build('', RUNS, rows).markdown()}\n\nThe evaluations:\n\n{commands}\n\n"
-        f"This report, by {origin['version']} at {origin['created']}:\n\n    {origin['command']}"
-    )
+def _page(
+    before: str, pictures: Iterable[figures_lib.Picture], after: str, runs: Sequence[Run]
+) -> str:
+    """Return the whole page: Markdown, the figures, Markdown, and the runs' configurations."""
+    parts = [_HEAD, _MARKDOWN.render(before)]
+    for picture in pictures:
+        title = html.escape(picture.title)
+        data = base64.b64encode(picture.png).decode()
+        parts.append(
+            f'<figure><img alt="{title}" src="data:image/png;base64,{data}">'
+            f"<figcaption>{title}</figcaption></figure>"
+        )
+    parts.append(_MARKDOWN.render(after))
+    for run in runs:
+        title = html.escape(f"Configuration of {run.workdir}")
+        text = html.escape(json.dumps(to_mapping(run.config), indent=2))
+        parts.append(f"<details><summary>{title}</summary><pre>{text}</pre></details>")
+    return "\n".join([*parts, "</body></html>\n"])
 
 
 def _plain(value: Any) -> dict[str, Any]:
@@ -106,8 +145,6 @@ def define_flags() -> None:
 
 def main(arguments: flags.FlagValues) -> None:
     """Run the command."""
-    if not arguments.workdirs:
-        raise UsageError("--workdirs is missing: the directories of runs, DIR[,DIR...]")
     if not arguments.output:
         raise UsageError("--output is missing: the directory that the report is written to")
     print(report(arguments.workdirs, arguments.output))

@@ -14,9 +14,8 @@ from ancra_jax.attacks.diagnostics.api import Check
 from ancra_jax.config.schema import WEIGHTS, Config, to_mapping
 from ancra_jax.errors import UsageError
 from ancra_jax.ops.files import read_arrays, read_json_lines
-from ancra_jax.results.commands import evaluate_command
 from ancra_jax.results.names import DIAGNOSTICS, NATURAL, attack_order, display_name
-from ancra_jax.results.store import evaluation_name, read_result
+from ancra_jax.results.store import evaluate_command, evaluation_name, read_result
 from ancra_jax.run import workdir as workdir_lib
 
 CHECKPOINTS = tuple(
@@ -30,19 +29,6 @@ _FIELDS: dict[str, Any] = {
     "accuracy": int | float,
     "settings": dict,
 }
-
-
-@dataclass(frozen=True)
-class StoredResult:
-    """One attack on one checkpoint."""
-
-    record: dict[str, Any]  # the content of its JSON file
-    arrays: dict[str, np.ndarray]  # what is kept of each of the first examples of the test split
-
-    @property
-    def correct(self) -> Bool[np.ndarray, "examples"]:
-        """Whether the final logits are right, of each example."""
-        return self.arrays["correct"]
 
 
 @dataclass(frozen=True)
@@ -72,15 +58,12 @@ class Evaluation:
     """The attacks on one checkpoint that can be looked at together."""
 
     checkpoint: str  # 'best', 'last', or of an average ('best_ema')
-    # By the attack's name, in the order of ``names.attack_order``.
-    results: dict[str, StoredResult] = field(default_factory=dict)
+    # By the attack's name, in the order of ``names.attack_order``: the content of its JSON file;
+    # and whether the final logits are right, of each of the first examples of the test split.
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+    correct: dict[str, Bool[np.ndarray, "_"]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what was left out, and why
     diagnosis: StoredDiagnosis | None = None  # of the same checkpoint
-
-    @property
-    def correct(self) -> dict[str, Bool[np.ndarray, "_"]]:
-        """Whether each example is right, by the attack's name."""
-        return {name: result.correct for name, result in self.results.items()}
 
 
 @dataclass(frozen=True)
@@ -109,7 +92,7 @@ def load_runs(workdirs: Sequence[str]) -> list[Run]:
     runs = []
     for workdir, config, label in zip(workdirs, configs, labels_of(configs), strict=True):
         found = (load_evaluation(workdir, checkpoint) for checkpoint in CHECKPOINTS)
-        evaluations = tuple(one for one in found if one.results or one.diagnosis)
+        evaluations = tuple(one for one in found if one.records or one.diagnosis)
         runs.append(Run(workdir, config, label, _load_curves(workdir), evaluations))
     if not any(run.curves or run.evaluations for run in runs):
         raise UsageError(
@@ -131,33 +114,45 @@ def load_evaluation(workdir: str, checkpoint: str) -> Evaluation:
     diagnosis = load_diagnosis(directory)
     if not results:
         return Evaluation(checkpoint, diagnosis=diagnosis)
-    newest = max(results.values(), key=lambda one: one.record["step"])
-    reference = results.get(NATURAL, newest).record
+    records = {name: record for name, (record, _) in results.items()}
+    reference = records.get(NATURAL) or max(records.values(), key=lambda one: one["step"])
     command = evaluate_command(workdir, checkpoint)
-    belonging, notes = {}, []
-    for name, one in results.items():
-        if same_target(one.record, reference):
-            belonging[name] = one
-            continue
-        notes.append(
-            f"{display_name(name)} is of another checkpoint, epsilon or data set (step "
-            f"{one.record['step']}) and left out; {command} --force computes it again"
-        )
+    belonging = {name: one for name, one in records.items() if same_target(one, reference)}
+    notes = [
+        f"{display_name(name)} is of another checkpoint, epsilon or data set (step "
+        f"{record['step']}) and left out; {command} --force computes it again"
+        for name, record in records.items()
+        if name not in belonging
+    ]
     if diagnosis and any(getattr(diagnosis, name) != reference[name] for name in _TARGET):
         diagnosis = None
         notes.append(
             "the diagnosis is of another checkpoint or data set and left out; "
             f"{command} --suite=diagnostics --force makes it again"
         )
-    return Evaluation(checkpoint, belonging, tuple(notes), diagnosis)
+    correct = {name: results[name][1]["correct"] for name in belonging}
+    return Evaluation(checkpoint, belonging, correct, tuple(notes), diagnosis)
 
 
-def load_results(directory: pathlib.Path) -> dict[str, StoredResult]:
-    """Read the results of all attacks in a directory, whatever they belong to."""
+def load_results(
+    directory: pathlib.Path,
+) -> dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]]:
+    """Read JSON and arrays of all attacks in a directory, whatever they belong to."""
     names = {path.stem for path in directory.glob("*.json")} - {DIAGNOSTICS}
-    return {
-        name: _load_result(directory / f"{name}.json") for name in sorted(names, key=attack_order)
-    }
+    results = {}
+    for name in sorted(names, key=attack_order):
+        path = directory / f"{name}.json"
+        record = read_result(path)
+        for field_name, kind in _FIELDS.items():
+            if not isinstance(record.get(field_name), kind):
+                value = record.get(field_name)
+                raise UsageError(f"{path}: {field_name}={value!r} is not what a result holds")
+        if record["attack"] != name:
+            raise UsageError(f"{path}: holds the attack {record['attack']!r}")
+        arrays = read_arrays(path.with_suffix(".npz"), ["correct"])
+        check_correct(arrays["correct"], record, str(path))
+        results[name] = (record, arrays)
+    return results
 
 
 def load_diagnosis(directory: pathlib.Path) -> StoredDiagnosis | None:
@@ -235,18 +230,6 @@ def _load_curves(workdir: str) -> tuple[dict[str, Any], ...]:
     if not placed or len(records) < num_lines - 1:
         raise UsageError(f"{path}: is damaged: it holds lines that are no records of training")
     return tuple(curves)
-
-
-def _load_result(path: pathlib.Path) -> StoredResult:
-    record = read_result(path)
-    for name, kind in _FIELDS.items():
-        if not isinstance(record.get(name), kind):
-            raise UsageError(f"{path}: {name}={record.get(name)!r} is not what a result holds")
-    if record["attack"] != path.stem:
-        raise UsageError(f"{path}: holds the attack {record['attack']!r}")
-    arrays = read_arrays(path.with_suffix(".npz"), ["correct"])
-    check_correct(arrays["correct"], record, str(path))
-    return StoredResult(record, arrays)
 
 
 def check_correct(correct: np.ndarray, record: Mapping[str, Any], name: str) -> None:

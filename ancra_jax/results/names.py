@@ -1,7 +1,7 @@
 """Names of attacks: what results are called on disk, what tables call them, and their order."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 NATURAL, AUTOATTACK, ADAPTIVE = "natural", "autoattack", "adaptive"
@@ -62,12 +62,6 @@ def in_scenario(attack: str, scenario: str) -> bool:
     if attack == NATURAL:
         return False
     return family in ("AA", "Adaptive") or heads == (scenario == WITH_HEADS)
-
-
-def attacks_of(scenario: str, attacks: Iterable[str]) -> list[str]:
-    """Return the attacks of a scenario in the order of the paper's tables."""
-    names = [name for name in attacks if in_scenario(name, scenario)]
-    return sorted(names, key=lambda name: (name == ADAPTIVE, *attack_order(name)[2:]))
 
 
 def attack_order(attack: str, families: Sequence[str] = PAPER_ORDER) -> tuple:

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 
 from ancra_jax.config.schema import Config
 from ancra_jax.results import names, statistics
-from ancra_jax.results.commands import evaluate_commands
 from ancra_jax.results.load import Evaluation, Run, StoredDiagnosis, method_settings
 from ancra_jax.results.statistics import Correct, Spread, WorstCase
+from ancra_jax.results.store import evaluate_commands
 
 PROVENANCE = ("seed", "data_fingerprint", "device", "commit", "versions", "created")
 
@@ -108,7 +108,7 @@ def rows_of(runs: Sequence[Run]) -> list[Row]:
 def row_of(workdir: str, config: Config, label: str, evaluation: Evaluation) -> Row:
     """Compute all numbers of an evaluation; an empty one makes an empty row."""
     correct = evaluation.correct
-    records = {name: result.record for name, result in evaluation.results.items()}
+    records = evaluation.records
     first: dict[str, Any] = next(iter(records.values()), {"settings": {}})
     model = config.model
     accuracy = {name: float(one.mean()) for name, one in correct.items()}

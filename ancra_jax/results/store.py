@@ -1,14 +1,16 @@
-"""Results of an evaluation on disk: one JSON file and one array file per attack."""
+"""Results of an evaluation on disk, one JSON and one array file per attack, and their commands."""
 
 import hashlib
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ancra_jax.errors import UsageError
 from ancra_jax.ops.files import write_arrays, write_atomically
+from ancra_jax.results.names import ADAPTIVE, AUTOATTACK, NATURAL, parse
 from ancra_jax.run.workdir import provenance
 
 SCHEMA = 1
@@ -61,14 +63,10 @@ class ResultStore:
     def write(
         self, identity: dict[str, Any], arrays: dict[str, np.ndarray], seconds: float, **more: Any
     ) -> dict[str, Any]:
-        """Write the arrays, then the JSON: a JSON file means that the result is whole.
+        """Write the arrays, then the JSON, and return it: a JSON file means a whole result.
 
-        Args:
-          identity: of the result.
-          arrays: per example. Where there is ``correct``, which says of each whether it was
-            classified correctly, the JSON file has its sum and its mean.
-          seconds: that this run of the command took.
-          **more: further entries of the JSON file, whose content is returned.
+        The arrays are per example; of ``correct`` (whether each was classified correctly) the JSON
+        has sum and mean. ``seconds`` are of this run of the command, ``more`` further entries.
         """
         path = self._path(identity)
         write_arrays(path.with_suffix(".npz"), arrays)
@@ -93,3 +91,43 @@ def read_result(path: pathlib.Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{path}: is not a result file: {error!r}") from error
     raise UsageError(f"{path}: has schema {result['schema']}, this version reads {SCHEMA}")
+
+
+def evaluate_command(workdir: str, checkpoint: str = "best") -> str:
+    """Return the command that evaluates a checkpoint, which an ``evaluation_name`` names."""
+    name, _, weights = checkpoint.partition("_")
+    flags = "" if name == "best" else f" --checkpoint={name}"
+    flags += f" --weights={weights}" if weights else ""
+    return f"python -m ancra_jax.evaluate --workdir={workdir}{flags}"
+
+
+def evaluate_commands(
+    workdir: str, checkpoint: str, records: Mapping[str, Mapping[str, Any]]
+) -> tuple[str, ...]:
+    """Return the commands that compute results: one a suite, number of examples and seed.
+
+    ``records`` are the results' JSON files by attack; without any, the command is that of the
+    paper's suite. Of a run that was transferred from they know the directory's base name alone.
+    """
+    how = {
+        name: f"--num_examples={record['num_examples']} --seed={record['seed']}"
+        for name, record in records.items()
+    }
+    command = evaluate_command(workdir, checkpoint)
+    commands: dict[str, None] = {}
+    for name, record in records.items():
+        family, version, _ = parse(name)
+        suite = ""  # the paper's, which ends with AutoAttack
+        if name == ADAPTIVE:
+            suite = " --suite=adaptive"
+            budget = record["settings"].get("budget", "standard")
+            if budget != "standard":
+                suite += f" --adaptive_budget={budget}"
+            if sources := record["settings"].get("transfer_from"):
+                suite += f" --transfer_from={','.join(source['name'] for source in sources)}"
+        elif name == AUTOATTACK and how.get(NATURAL) != how[name]:
+            suite = " --suite=autoattack"
+        elif family == "AA" and version:
+            suite = f" --suite=autoattack --autoattack_version={version}"
+        commands[f"{command}{suite} {how[name]}"] = None
+    return tuple(commands) or (command,)

@@ -44,10 +44,9 @@ def short():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sequences, "autoattack", one_attack)
         patch.setitem(BUDGETS, "quick", TINY)
-        patch.setattr(measurements, "QUERIES", 10)
-        patch.setattr(measurements, "TARGETS", 1)
-        patch.setattr(measurements, "NOISE_DRAWS", 3)
-        patch.setattr(measurements, "LANDSCAPE_POINTS", 3)
+        few = {"QUERIES": 10, "TARGETS": 1, "NOISE_DRAWS": 3, "LANDSCAPE_POINTS": 3}
+        for name, number in few.items():
+            patch.setattr(measurements, name, number)
         yield
     jax.config.update("jax_disable_most_optimizations", False)
 
@@ -106,7 +105,7 @@ def test_results_and_their_files_agree(workdir, plain):
 
 def test_finished_results_are_kept_and_other_settings_refused(workdir, monkeypatch):
     before = evaluate(str(workdir), suite="quick")
-    monkeypatch.setattr(paper_suite.AttackSpec, "attack", None)  # nothing is computed again
+    monkeypatch.setattr(paper_suite, "attack", None)  # nothing is computed again
     assert evaluate(str(workdir), suite="quick") == before
     with pytest.raises(UsageError, match=r"num_examples=40.*num_examples=20.*--force"):
         evaluate(str(workdir), suite="quick", num_examples=20)
@@ -119,7 +118,7 @@ def test_an_interrupted_evaluation_continues_to_the_same_numbers(workdir, monkey
     evaluate(str(workdir), suite="quick", force=True)  # one batch of 40
     expected = {name: arrays_of(workdir, name) for name in NAMES}
     calls = []
-    original = paper_suite.AttackSpec.attack
+    original = paper_suite.attack
 
     def interrupted(*args):
         calls.append(args)
@@ -128,7 +127,7 @@ def test_an_interrupted_evaluation_continues_to_the_same_numbers(workdir, monkey
         return original(*args)
 
     monkeypatch.setattr(paper_suite, "SAVE_EVERY_SECONDS", -1.0)
-    monkeypatch.setattr(paper_suite.AttackSpec, "attack", interrupted)
+    monkeypatch.setattr(paper_suite, "attack", interrupted)
     for name in NAMES:
         (workdir / f"evaluation/best/{name}.json").unlink()
     with pytest.raises(KeyboardInterrupt):
@@ -208,7 +207,7 @@ def test_diagnostics_compare_what_is_in_the_store(workdir, everything):
     assert above["value"] >= max(accuracies[1:]) - accuracies[0] - 1e-9
     assert by_name["adaptive attack beats AutoAttack"]["fired"] is not None
     evaluation = load_evaluation(str(workdir), "last")  # a report does not take it for an attack
-    assert set(evaluation.results) == set(everything) - {"diagnostics"}
+    assert set(evaluation.records) == set(everything) - {"diagnostics"}
     assert evaluation.diagnosis.verdict == result["verdict"] and not evaluation.notes
 
 
@@ -263,12 +262,11 @@ def test_what_cannot_be_transferred_from(workdir, tmp_path):
     suite = functools.partial(evaluate, str(workdir), suite="adaptive", num_examples=4)
     with pytest.raises(UsageError, match=r"--transfer_from=nowhere"):
         suite(transfer_from=["nowhere"])
-    values = json.loads((workdir / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(values))
+    text = (workdir / "config.json").read_text()
+    (tmp_path / "config.json").write_text(text)
     with pytest.raises(UsageError, match=r"--transfer_from=.* best"):
         suite(transfer_from=[str(tmp_path)])
-    values["data"]["name"] = "cifar10"
-    (tmp_path / "config.json").write_text(json.dumps(values))
+    (tmp_path / "config.json").write_text(text.replace('"digits"', '"cifar10"'))
     with pytest.raises(UsageError, match=r"--transfer_from=.*cifar10.*digits"):
         suite(transfer_from=[str(tmp_path)])
     with pytest.raises(UsageError, match=rf"--transfer_from={workdir}.* run "):

@@ -91,7 +91,7 @@ def test_results_of_another_state_of_the_run_are_left_out_with_a_note(tmp_path):
     write_result(path, "pgd100", (0,) * EXAMPLES, settings={"norm": "l2", "epsilon": 0.1})
     write_diagnosis(path, data_fingerprint="4567")
     evaluation = load_evaluation(str(path), "best")
-    assert set(evaluation.results) == set(PAPER) and evaluation.diagnosis is None
+    assert set(evaluation.records) == set(PAPER) and evaluation.diagnosis is None
     assert [one.split()[0] for one in evaluation.notes] == ["PGD-100", "C&W-40", "the"]
     assert "step 10" in evaluation.notes[1] and "--suite=diagnostics" in evaluation.notes[2]
 

@@ -53,13 +53,10 @@ def test_the_mean_is_the_papers():
     more = PAPER | {"autoattack_plus": 0.0, "adaptive": 0.0, "square": 0.0, "pgd7": 0.0}
     assert statistics.paper_mean(more, FINAL) == statistics.paper_mean(PAPER, FINAL)
     assert statistics.paper_mean(PAPER | {"pgd100": 0.1}, FINAL) == pytest.approx(0.35)
-
-
-@pytest.mark.parametrize("missing", ["pgd40", "fgsm", "cw40", "autoattack"])
-def test_there_is_no_mean_where_an_attack_is_missing(missing):
-    left = {name: one for name, one in PAPER.items() if name != missing}
-    assert statistics.paper_mean(left, FINAL) is None
-    assert statistics.paper_mean(left | {"autoattack_plus": 0.1}, FINAL) is None
+    for missing in ("pgd40", "fgsm", "cw40", "autoattack"):
+        left = {name: one for name, one in PAPER.items() if name != missing}
+        assert statistics.paper_mean(left, FINAL) is None
+        assert statistics.paper_mean(left | {"autoattack_plus": 0.1}, FINAL) is None
 
 
 def test_fooled_are_attacks_that_leave_more_than_natural_on_the_same_examples():

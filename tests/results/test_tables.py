@@ -7,25 +7,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ancra_jax.evaluate.summary import print_summary
+from ancra_jax.evaluate.suites import print_summary
 from ancra_jax.results.load import load_runs
 from ancra_jax.results.rows import rows_of, seeds_rows
 from ancra_jax.results.statistics import Spread
 from ancra_jax.results.tables import Column, build, caption, row_notes, tables_of
 from ancra_jax.results.tables import columns as columns_lib
 from ancra_jax.results.tables.table import MISSING, text
-from tests.support.fake_runs import (
-    EXAMPLES,
-    FGSM,
-    NATURAL,
-    PAPER,
-    PGD,
-    make_run,
-    table_under,
-    write_adaptive,
-    write_diagnosis,
-    write_result,
-)
+from tests.support import fake_runs as fake
 
 CLAIM = "From the claim to the worst case"
 FINAL = "Attacks on the final logits"
@@ -36,7 +25,7 @@ def tables_in(*workdirs):
     """The rows of every table by title, cells by header."""
     rows = rows_of(load_runs([str(workdir) for workdir in workdirs]))
     tables = tables_of(rows, seeds_rows(rows))
-    return {table.title: table_under(table.markdown(), "|") for table in tables}
+    return {table.title: fake.table_under(table.markdown(), "|") for table in tables}
 
 
 def notes_of(workdir):
@@ -67,29 +56,23 @@ def test_columns_are_shown_where_they_have_something_to_say():
     assert all(text in printed for text in (" a ", "[b]", "c_d", "A title")) and "**" not in printed
 
 
-@pytest.mark.parametrize(
-    ("value", "shown"),
-    [
-        (None, MISSING), ("", MISSING), (0.12345, "12.35"), (1.0, "100.00"), (7, "7"), ("a", "a"),
-        (Spread(0.5, 0.01), "50.00 ± 1.00"),
-    ],
-)  # fmt: skip
-def test_fractions_are_written_in_percent(value, shown):
-    assert text(value) == shown
+def test_fractions_are_written_in_percent():
+    values = [None, "", 0.12345, 1.0, 7, "a", Spread(0.5, 0.01)]
+    shown = [MISSING, MISSING, "12.35", "100.00", "7", "a", "50.00 ± 1.00"]
+    assert [text(value) for value in values] == shown
 
 
 def test_a_new_column_is_one_entry_of_a_list(tmp_path, monkeypatch):
-    workdir = make_run(tmp_path / "run")
     column = Column("Robust share", lambda row: row.stages["PGD"] / row.stages["Nat"])
     monkeypatch.setattr(columns_lib, "FROM_CLAIM", (*columns_lib.FROM_CLAIM, column))
-    assert tables_in(workdir)[CLAIM][0]["Robust share"] == "55.56"
+    assert tables_in(fake.make_run(tmp_path / "run"))[CLAIM][0]["Robust share"] == "55.56"
 
 
 def test_the_mean_and_autoattack_are_in_both_scenarios(tmp_path):
-    heads = {"pgd40_with_p": FGSM, "fgsm_with_p": FGSM, "cw40_with_p": PGD}
-    two = (1,) * 2 + (0,) * 8
-    make_run(tmp_path / "ra", PAPER | heads | {"cw40": PGD, "autoattack": two}, method="trades_ra")
-    tables = tables_in(tmp_path / "ra", make_run(tmp_path / "plain"))
+    heads = {"pgd40_with_p": fake.FGSM, "fgsm_with_p": fake.FGSM, "cw40_with_p": fake.PGD}
+    results = fake.PAPER | heads | {"cw40": fake.PGD, "autoattack": (1,) * 2 + (0,) * 8}
+    fake.make_run(tmp_path / "ra", results, method="trades_ra")
+    tables = tables_in(tmp_path / "ra", fake.make_run(tmp_path / "plain"))
     first, plain = tables[FINAL]
     (second,) = tables[HEADS]
     assert (first["Model"], first["Seed"], first["Checkpoint"]) == ("trades_ra", "0", "best")
@@ -101,15 +84,15 @@ def test_the_mean_and_autoattack_are_in_both_scenarios(tmp_path):
 
 
 def test_attacks_of_one_s_own_become_columns_and_count_in_the_worst_case(tmp_path):
-    others = {"branch_forced": (1,) * 3 + (0,) * 7, "autoattack_plus": PGD}
-    (row,) = tables_in(make_run(tmp_path / "run", PAPER | others))[FINAL]
+    others = {"branch_forced": (1,) * 3 + (0,) * 7, "autoattack_plus": fake.PGD}
+    (row,) = tables_in(fake.make_run(tmp_path / "run", fake.PAPER | others))[FINAL]
     assert list(row)[4:] == ["Nat", "PGD-40", "FGSM", "AA-plus", "branch_forced"]
     assert row["Worst case"].startswith("30.00")
 
 
 def test_an_attack_above_the_natural_accuracy_is_marked(tmp_path):
-    results = PAPER | {"fgsm": (1,) * EXAMPLES, "cw40": PGD, "autoattack": PGD}
-    workdir = make_run(tmp_path / "run", results)
+    results = fake.PAPER | {"fgsm": (1,) * fake.EXAMPLES, "cw40": fake.PGD, "autoattack": fake.PGD}
+    workdir = fake.make_run(tmp_path / "run", results)
     (row,) = tables_in(workdir)[FINAL]
     assert (row["FGSM"], row["Mean"]) == ("100.00†", "62.50†")
     assert row["PGD-40"] == "50.00" and row["Nat"] == "90.00"
@@ -118,8 +101,8 @@ def test_an_attack_above_the_natural_accuracy_is_marked(tmp_path):
 
 
 def test_what_rows_do_not_share_becomes_a_column(tmp_path):
-    short = {name: correct[:8] for name, correct in PAPER.items()}
-    workdirs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", short, seed=1)]
+    short = {name: correct[:8] for name, correct in fake.PAPER.items()}
+    workdirs = [fake.make_run(tmp_path / "a"), fake.make_run(tmp_path / "b", short, seed=1)]
     rows = tables_in(*workdirs)[FINAL]
     assert [row["Examples"] for row in rows] == ["10", "8"]
     assert "Data" not in rows[0] and "Epsilon" not in rows[0]
@@ -128,9 +111,9 @@ def test_what_rows_do_not_share_becomes_a_column(tmp_path):
 
 
 def test_several_seeds_take_the_same_columns(tmp_path):
-    other = PAPER | {"pgd40": NATURAL, "adaptive": PGD}
-    first = make_run(tmp_path / "a", PAPER | {"adaptive": FGSM})
-    tables = tables_in(first, make_run(tmp_path / "b", other, seed=1))
+    other = fake.PAPER | {"pgd40": fake.NATURAL, "adaptive": fake.PGD}
+    first = fake.make_run(tmp_path / "a", fake.PAPER | {"adaptive": fake.FGSM})
+    tables = tables_in(first, fake.make_run(tmp_path / "b", other, seed=1))
     last = tables[FINAL][-1]
     assert len(tables[FINAL]) == 3 and last["Seed"] == "2 seeds"
     spreads = {"PGD-40": [50, 90], "Adaptive": [70, 50], "Worst case": [40, 40], "Nat": [90, 90]}
@@ -144,9 +127,9 @@ def test_several_seeds_take_the_same_columns(tmp_path):
 def test_no_number_is_below_the_worst_case(tmp_path):
     """The last six examples, which not all attacks saw, would put FGSM far below the rest."""
     path = tmp_path / "run"
-    make_run(path, {"natural": NATURAL, "fgsm": (1,) * 4 + (0,) * 6, "pgd40": PGD})
-    write_result(path, "autoattack", (1, 1, 1, 0, 0))
-    write_result(path, "adaptive", (1, 1, 0, 1))
+    fake.make_run(path, {"natural": fake.NATURAL, "fgsm": (1,) * 4 + (0,) * 6, "pgd40": fake.PGD})
+    fake.write_result(path, "autoattack", (1, 1, 1, 0, 0))
+    fake.write_result(path, "adaptive", (1, 1, 0, 1))
     (row,) = tables_in(path)[CLAIM]
     expected = {"Nat": 100.0, "FGSM": 100.0, "PGD": 100.0, "AutoAttack": 75.0, "Adaptive": 75.0}
     assert {name: float(row[name]) for name in expected} == expected
@@ -157,8 +140,8 @@ def test_no_number_is_below_the_worst_case(tmp_path):
 
 
 def test_without_an_evaluation_there_are_dashes_and_the_command(tmp_path):
-    make_run(tmp_path / "b", {}, seed=1)
-    row = tables_in(make_run(tmp_path / "a"), tmp_path / "b")[FINAL][1]
+    fake.make_run(tmp_path / "b", {}, seed=1)
+    row = tables_in(fake.make_run(tmp_path / "a"), tmp_path / "b")[FINAL][1]
     assert {row[name] for name in ("Worst case", "Nat", "PGD-40", "FGSM")} == {MISSING}
     ((note,),) = notes_of(tmp_path / "b")
     assert f"`python -m ancra_jax.evaluate --workdir={tmp_path / 'b'}`" in note
@@ -167,15 +150,14 @@ def test_without_an_evaluation_there_are_dashes_and_the_command(tmp_path):
 @pytest.fixture
 def hidden_gradient(tmp_path):
     """A network with reverse attention whose claim is far from its worst case."""
-    above = (1,) * 10
-    others = {"autoattack": FGSM, "fgsm_with_p": FGSM, "pgd40_with_p": PGD}
-    make_run(tmp_path / "ra", PAPER | others | {"pgd40": above}, method="trades_ra")
+    others = {"autoattack": fake.FGSM, "fgsm_with_p": fake.FGSM, "pgd40_with_p": fake.PGD}
+    fake.make_run(tmp_path / "ra", fake.PAPER | others | {"pgd40": (1,) * 10}, method="trades_ra")
     return tmp_path / "ra"
 
 
 def test_from_the_claim_to_the_worst_case(hidden_gradient):
-    write_adaptive(hidden_gradient, (1,) * 2 + (0,) * 8)
-    write_diagnosis(hidden_gradient)
+    fake.write_adaptive(hidden_gradient, (1,) * 2 + (0,) * 8)
+    fake.write_diagnosis(hidden_gradient)
     tables = tables_in(hidden_gradient)
     (row,) = tables[CLAIM]
     assert next(iter(tables)) == CLAIM and row.pop("Worst case").startswith("20.00")
@@ -209,25 +191,25 @@ def test_notes_say_what_is_missing(tmp_path, hidden_gradient):
     (notes,) = notes_of(hidden_gradient)
     assert any("upper bound" in one and f"{command} --suite=adaptive`" in one for one in notes)
     assert any(f"{command} --suite=diagnostics`" in one for one in notes)
-    plain = make_run(tmp_path / "plain", data__selection_split="test")
-    write_result(plain, "autoattack", PGD, warnings=["a gradient is zero"])
+    plain = fake.make_run(tmp_path / "plain", data__selection_split="test")
+    fake.write_result(plain, "autoattack", fake.PGD, warnings=["a gradient is zero"])
     (notes,) = notes_of(plain)
-    assert "worst case" in notes_of(make_run(tmp_path / "fgsm", {"fgsm": FGSM}))[0][0]
+    assert "worst case" in notes_of(fake.make_run(tmp_path / "fgsm", {"fgsm": fake.FGSM}))[0][0]
     assert not any("upper bound" in one for one in notes) and "AA: a gradient is zero" in notes
     assert any("test split" in one for one in notes)
 
 
 def test_a_diagnosis_alone_has_its_verdict(tmp_path):
-    make_run(tmp_path / "run", {})
-    write_diagnosis(tmp_path / "run", verdict="trustworthy")
+    fake.make_run(tmp_path / "run", {})
+    fake.write_diagnosis(tmp_path / "run", verdict="trustworthy")
     (row,) = tables_in(tmp_path / "run")[CLAIM]
     assert (row["Diagnosis"], row["Worst case"]) == ("trustworthy", MISSING)
     assert any("10 examples" in one and "39.4%" in one for one in notes_of(tmp_path / "run")[0])
 
 
 def test_the_terminal_shows_what_is_in_the_directory(hidden_gradient, capsys):
-    write_adaptive(hidden_gradient, (1,) * 2 + (0,) * 8)
-    write_diagnosis(hidden_gradient)
+    fake.write_adaptive(hidden_gradient, (1,) * 2 + (0,) * 8)
+    fake.write_diagnosis(hidden_gradient)
     print_summary(str(hidden_gradient), "best")
     printed = capsys.readouterr().out
     assert printed.index("20.00%") < printed.index("PGD-40")

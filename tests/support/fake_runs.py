@@ -43,7 +43,7 @@ def write_result(workdir, attack, correct, checkpoint="best", **overrides):
     (directory / f"{attack}.json").write_text(json.dumps(record))
 
 
-def make_run(path, results=None, checkpoint="best", curves=True, method="trades", **config):
+def make_run(path, results=None, curves=True, method="trades", **config):
     workdir_lib.open_for_training(str(path), small_config(method, **config))
     if curves:
         records = []
@@ -54,7 +54,7 @@ def make_run(path, results=None, checkpoint="best", curves=True, method="trades"
             records.append({"kind": "selection", **place, **accuracies})
         (path / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     for attack, correct in (PAPER if results is None else results).items():
-        write_result(path, attack, correct, checkpoint)
+        write_result(path, attack, correct)
     return str(path)
 
 

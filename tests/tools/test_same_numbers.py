@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from ancra_jax.evaluate.summary import print_summary
+from ancra_jax.evaluate.suites import print_summary
 from ancra_jax.report.write import report
 from tests.support.fake_runs import make_run, table_under
 from tools.publish.command import publish

@@ -118,8 +118,8 @@ def _titled(one: Published, label: str) -> Published:
     Of a network that declares no defence, a short Square is all that the adaptive attacks are.
     """
     accuracy = dict(one.row.accuracy)
-    adaptive = one.row.evaluation.results.get(ADAPTIVE)
-    if adaptive and not adaptive.record["settings"].get("defences"):
+    adaptive = one.row.evaluation.records.get(ADAPTIVE)
+    if adaptive and not adaptive["settings"].get("defences"):
         del accuracy[ADAPTIVE]
     name = one.row.config.name
     label = label.replace(name, method_title(name), 1)

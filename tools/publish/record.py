@@ -19,13 +19,7 @@ from jaxtyping import Bool
 from ancra_jax import config as config_lib
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError
-from ancra_jax.results.load import (
-    Evaluation,
-    StoredResult,
-    check_correct,
-    load_runs,
-    method_settings,
-)
+from ancra_jax.results.load import Evaluation, check_correct, load_runs, method_settings
 from ancra_jax.results.names import ADAPTIVE, NATURAL, attack_order
 from ancra_jax.results.rows import Row, row_of, rows_of
 from ancra_jax.results.statistics import WorstCase
@@ -67,8 +61,8 @@ def records_of(workdirs: Sequence[str]) -> list[dict[str, Any]]:
                 f"--workdirs: {row.workdir} ({row.checkpoint}) has no worst case: it was not "
                 "evaluated on natural images and under attacks"
             )
-        for name, result in row.evaluation.results.items():
-            if not result.record.get("complete", True):
+        for name, record in row.evaluation.records.items():
+            if not record.get("complete", True):
                 raise UsageError(f"--workdirs: {name} of {row.workdir} was stopped before its end")
     return [_record(row) for row in rows]
 
@@ -116,13 +110,13 @@ def validate(record: Any, name: str) -> Published:
 def _evaluation(record: Mapping[str, Any], name: str) -> Evaluation:
     """Return what a work directory would hold."""
     shared = {key: record[key] for key in ("data", "data_fingerprint", "step")}
-    results = {}
+    evaluation = Evaluation(record["checkpoint"])
     for attack in sorted(record["attacks"], key=attack_order):
         one = record["attacks"][attack]
-        correct = _correct(one, f"{name}: {attack}")
+        evaluation.correct[attack] = _correct(one, f"{name}: {attack}")
         more = {"attacks": record["adaptive"]} if attack == ADAPTIVE else {}
-        results[attack] = StoredResult({**shared, **one, **more}, {"correct": correct})
-    return Evaluation(record["checkpoint"], results)
+        evaluation.records[attack] = {**shared, **one, **more}
+    return evaluation
 
 
 def _record(row: Row) -> dict[str, Any]:
@@ -153,7 +147,10 @@ def _record(row: Row) -> dict[str, Any]:
         ],
         "evaluation": {name: row.provenance[name] for name in _ORIGIN} | {"created": created},
         "notes": [],
-        "attacks": {name: _attack(result) for name, result in row.evaluation.results.items()},
+        "attacks": {
+            name: _attack(one, row.evaluation.correct[name])
+            for name, one in row.evaluation.records.items()
+        },
         "adaptive": [attack for attack in row.adaptive if attack["broken"]],
         "diagnosis": {"verdict": diagnosis.verdict, "fired": fired} if diagnosis else {},
         "worst_case": _worst_case(row.worst_case),
@@ -161,17 +158,17 @@ def _record(row: Row) -> dict[str, Any]:
     }
 
 
-def _attack(result: StoredResult) -> dict[str, Any]:
-    count = len(result.correct)
-    num_correct = int(result.correct.sum())
+def _attack(record: Mapping[str, Any], correct: Bool[np.ndarray, "examples"]) -> dict[str, Any]:
+    count = len(correct)
+    num_correct = int(correct.sum())
     return {
         "num_examples": count,
         "num_correct": num_correct,
         "accuracy": num_correct / count,
-        "seed": result.record["seed"],
-        "settings": result.record["settings"],
-        "warnings": result.record.get("warnings", []),
-        "correct": _hexadecimal(result.correct),
+        "seed": record["seed"],
+        "settings": record["settings"],
+        "warnings": record.get("warnings", []),
+        "correct": _hexadecimal(correct),
     }
 
 

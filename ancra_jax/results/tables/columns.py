@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from ancra_jax.results import names
-from ancra_jax.results.names import FINAL, WITH_HEADS, display_name
+from ancra_jax.results.names import ADAPTIVE, FINAL, WITH_HEADS, display_name
 from ancra_jax.results.rows import Row, SeedsRow
 from ancra_jax.results.statistics import WorstCase, mean_attacks
 from ancra_jax.results.tables.table import DAGGER, MISSING, Column, Table, TextColumn, build, text
@@ -80,8 +80,9 @@ def all_attacks(rows: Sequence[AnyRow], families: Sequence[str] = ()) -> list[Co
 
 
 def _of_scenario(rows: Sequence[AnyRow], scenario: str) -> list[Column]:
-    attacks = names.attacks_of(scenario, {name for row in rows for name in row.accuracy})
-    columns = [_attack(one, display_name(one.removesuffix(names.HEADS))) for one in attacks]
+    attacks = {name for row in rows for name in row.accuracy if names.in_scenario(name, scenario)}
+    ordered = sorted(attacks, key=lambda name: (name == ADAPTIVE, *names.attack_order(name)[2:]))
+    columns = [_attack(one, display_name(one.removesuffix(names.HEADS))) for one in ordered]
     natural, mean = _attack(names.NATURAL, "Nat"), _mean(scenario, "Mean")
     return [*IDENTITY, *SETTING, WORST_CASE, natural, *columns, mean]
 

@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Sequence
 
 from ancra_jax.attacks.diagnostics.api import noticed_share
-from ancra_jax.results.commands import evaluate_command
-from ancra_jax.results.load import StoredDiagnosis
 from ancra_jax.results.names import ADAPTIVE, AUTOATTACK, NATURAL, display_name, parse
 from ancra_jax.results.rows import Row, SeedsRow
+from ancra_jax.results.store import evaluate_command
 from ancra_jax.results.tables.columns import MASKS
 from ancra_jax.results.tables.table import DAGGER
 
@@ -41,7 +40,17 @@ def reading_notes(rows: Sequence[Row], seeds: Sequence[SeedsRow]) -> Iterable[st
             "In both scenarios the final logits decide what is correct. Column Auxiliary heads: "
             "the examples that no attack on the auxiliary heads breaks."
         )
-    yield from _attack_sets(evaluated)
+    sets: dict[tuple[str, ...], list[str]] = {}  # the attacks of worst cases, and of which rows
+    for row in evaluated:
+        if row.worst_case:
+            sets.setdefault(row.worst_case.attacks, []).append(row.title)
+    for attacks, titles in sets.items():
+        whose = "All rows" if len(sets) == 1 else "; ".join(titles)
+        yield f"{whose}: worst case over {', '.join(map(display_name, attacks))}."
+    if sets and not any(parse(name).family == "AA" for attacks in sets for name in attacks):
+        yield (
+            "No row was evaluated with AutoAttack: a stronger attack can only lower the worst case."
+        )
     if len({row.comparable for row in evaluated}) > 1:
         yield (
             "**The rows are not of one evaluation**: they differ in data set, epsilon or number of "
@@ -74,29 +83,6 @@ def row_notes(row: Row) -> Iterable[str]:
         )
     if row.checkpoint.startswith("best") and row.config.data.selection_split == "test":
         yield "the checkpoint was chosen on the test split, so that its numbers are optimistic."
-    yield from _of_attacks(row, command)
-    if row.diagnosis:
-        yield from _of_diagnosis(row, row.diagnosis, command)
-    elif row.accuracy:
-        yield f"not diagnosed. Run `{command} --suite=diagnostics`."
-
-
-def _attack_sets(rows: Sequence[Row]) -> Iterable[str]:
-    """Yield which attacks the worst cases are over, once where they are the same."""
-    sets: dict[tuple[str, ...], list[str]] = {}
-    for row in rows:
-        if row.worst_case:
-            sets.setdefault(row.worst_case.attacks, []).append(row.title)
-    for attacks, titles in sets.items():
-        whose = "All rows" if len(sets) == 1 else "; ".join(titles)
-        yield f"{whose}: worst case over {', '.join(map(display_name, attacks))}."
-    if sets and not any(parse(name).family == "AA" for attacks in sets for name in attacks):
-        yield (
-            "No row was evaluated with AutoAttack: a stronger attack can only lower the worst case."
-        )
-
-
-def _of_attacks(row: Row, command: str) -> Iterable[str]:
     if not row.accuracy:
         yield f"not evaluated yet. Run `{command}`."
     elif row.worst_case is None:
@@ -115,21 +101,23 @@ def _of_attacks(row: Row, command: str) -> Iterable[str]:
             f"adaptive attacks break {(left & ~adaptive).sum()} of the {left.sum()} examples that "
             "AutoAttack leaves."
         )
-
-
-def _of_diagnosis(row: Row, diagnosis: StoredDiagnosis, command: str) -> Iterable[str]:
+    if row.accuracy and not row.diagnosis:
+        yield f"not diagnosed. Run `{command} --suite=diagnostics`."
+    if not row.diagnosis:
+        return
+    count = row.diagnosis.num_examples
     newer = [
         display_name(name)
         for name, number in row.num_examples.items()
-        if number >= diagnosis.num_examples and name not in diagnosis.compared_with
+        if number >= count and name not in row.diagnosis.compared_with
     ]
     if newer:
         yield (
             f"the diagnosis was made before the results of {', '.join(newer)}; "
             f"`{command} --suite=diagnostics --force` compares them too."
         )
-    if diagnosis.verdict == "trustworthy":
+    if row.diagnosis.verdict == "trustworthy":
         yield (
-            f"trustworthy as far as {diagnosis.num_examples} examples tell; what concerns less "
-            f"than {noticed_share(diagnosis.num_examples):.1%} of them can go unnoticed."
+            f"trustworthy as far as {count} examples tell; what concerns less than "
+            f"{noticed_share(count):.1%} of them can go unnoticed."
         )
