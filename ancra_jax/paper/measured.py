@@ -4,11 +4,12 @@ import functools
 import json
 import re
 import statistics
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from ancra_jax.paper.claims import TABLES, Claim, PaperTable, TableRow
-from ancra_jax.paper.plan import Options, Run
+from ancra_jax.paper.claims import TABLES, PaperTable, TableRow
+from ancra_jax.paper.runs import Run
 from ancra_jax.results.load import load_runs
 from ancra_jax.results.names import HEADS, NATURAL, display_name, parse
 from ancra_jax.results.rows import Row, rows_of
@@ -64,7 +65,7 @@ def column_of(attack: str) -> str:
     return re.sub(r"\d", "", attack)
 
 
-def write_claims(runs: Sequence[Run], options: Options) -> str:
+def write_claims(runs: Sequence[Run], options: Namespace) -> str:
     """Write claims.md and claims.json beside the report on these runs, and return the Markdown."""
     table = TABLES[options.table]
     rehearsal = options.scale == "tiny"
@@ -84,31 +85,32 @@ def write_claims(runs: Sequence[Run], options: Options) -> str:
 
 def claim_rows(table: PaperTable, runs: Sequence[Run]) -> list[ClaimRow]:
     """Return the rows of a table with what was measured; the seeds of a row together."""
-    loaded = rows_of(load_runs([run.workdir for run in runs]))
-    evaluated = {(row.workdir, row.checkpoint): row for row in loaded if row.accuracy}
-    rows = []
-    for row in {run.row.name: run.row for run in runs}.values():
-        for checkpoint, claim in row.claims.items():
-            keys = [(run.workdir, checkpoint) for run in runs if run.row.name == row.name]
-            found = [evaluated[key] for key in keys if key in evaluated]
-            rows.append(_claim_row(table.columns, row, checkpoint, claim, found))
-    return rows
+    names = {run.workdir: run.row.name for run in runs}
+    found: dict[tuple[str, str], list[Row]] = {}
+    for one in rows_of(load_runs(list(names))):
+        if one.accuracy:
+            found.setdefault((names[one.workdir], one.checkpoint), []).append(one)
+    return [
+        _claim_row(table.columns, row, checkpoint, found.get((row.name, checkpoint), []))
+        for row in {run.row.name: run.row for run in runs}.values()
+        for checkpoint in row.claims
+    ]
 
 
 def _claim_row(
-    columns: Sequence[str], row: TableRow, checkpoint: str, claim: Claim, found: list[Row]
+    columns: Sequence[str], row: TableRow, checkpoint: str, found: Sequence[Row]
 ) -> ClaimRow:
     measured = {
-        column: [100 * one.accuracy[attack] for one in found if (attack := attack_of(column, one))]
+        column: [100 * one.accuracy[name] for one in found if (name := attack_of(column, one))]
         for column in columns
     }
-    measured[WORST_CASE] = [100 * one.worst_case.accuracy for one in found if one.worst_case]
+    worst_cases = [100 * one.worst_case.accuracy for one in found if one.worst_case]
     return ClaimRow(
         title=row.title,
         data=found[0].data if found else row.data,
         checkpoint=checkpoint,
-        claimed=dict(zip(columns, claim or [None] * len(columns), strict=True)),
-        measured=measured,
+        claimed={column: row.claims[checkpoint].get(column) for column in columns},
+        measured=measured | {WORST_CASE: worst_cases},
         seeds=[one.seed for one in found],
         num_examples=sorted({count for one in found for count in one.examples}),
     )
@@ -124,7 +126,7 @@ def markdown(table: PaperTable, rows: Sequence[ClaimRow], *, rehearsal: bool) ->
             Column(display_name(name), functools.partial(_cell, column=name), "always")
             for name in table.columns
         ),
-        Column("Worst case, here", lambda row: _numbers(row.measured[WORST_CASE]), "always"),
+        Column("Worst case, here", lambda row: _percent(row.measured[WORST_CASE]), "always"),
     ]
     counts = sorted({count for row in rows for count in row.num_examples})
     seeds = sorted({seed for row in rows for seed in row.seeds})
@@ -134,9 +136,9 @@ def markdown(table: PaperTable, rows: Sequence[ClaimRow], *, rehearsal: bool) ->
             f"Measured on the first {' / '.join(map(str, counts))} test examples; training seeds "
             f"{', '.join(map(str, seeds))}."
         )
-    title = f"{table.title}: claimed and measured"
     lines = "\n".join(f"- {note}" for note in notes)
-    return f"## {title}\n\n{build(title, columns, rows).markdown()}\n\n{lines}"
+    body = build("", columns, rows).markdown()
+    return f"## {table.title}: claimed and measured\n\n{body}\n\n{lines}"
 
 
 def _cell(row: ClaimRow, column: str) -> str:
@@ -146,11 +148,11 @@ def _cell(row: ClaimRow, column: str) -> str:
     for numbers in (claimed, row.measured):
         values, natural = numbers[column], numbers.get(NATURAL)
         above = values and natural and statistics.fmean(values) > statistics.fmean(natural)
-        cells.append(_numbers(values, DAGGER if above else ""))
+        cells.append(_percent(values, DAGGER if above else ""))
     return " / ".join(cells)
 
 
-def _numbers(values: Sequence[float], mark: str = "") -> str:
+def _percent(values: Sequence[float], mark: str = "") -> str:
     """Return the mean of numbers in %, of several with their deviation."""
     found = spread([value / 100 for value in values]) if values else None
     return text(found.mean if found and len(values) == 1 else found, mark)

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from ancra_jax.paper.command import parse
-from ancra_jax.paper.plan import runs_of
+from ancra_jax.paper.__main__ import parse
+from ancra_jax.paper.runs import runs_of
 from tests.support import ROOT
 
 # On the digits, with the smallest network that has stages: Table 3's row in seconds.
