@@ -114,6 +114,8 @@ def main(arguments: Sequence[str]) -> int:
             return _reproduce(runs, options)
     except UsageError as error:
         cli.fail(str(error))
+    except OSError as error:
+        cli.fail(f"--output={options.output}: {error}")
 
 
 def _reproduce(runs: Sequence[runs_lib.Run], options: argparse.Namespace) -> int:

@@ -24,7 +24,7 @@ class TableRow:
     title: str  # as in the paper
     data: str  # the data set, which is the name of a file in ``configs/``
     method: str  # the argument of that file
-    claims: dict[str, Claim] = field(default_factory=lambda: {"best": {}})  # by checkpoint
+    claims: Mapping[str, Claim] = field(default_factory=lambda: {"best": {}})  # by checkpoint
     suite: str = "paper"  # of ``ancra_jax.evaluate``, which has the attacks of the columns
 
     @property

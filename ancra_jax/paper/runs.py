@@ -152,10 +152,13 @@ def run_all(runs: Sequence[Run]) -> dict[str, str]:
 
 def run_one(run: Run) -> str:
     """Run the commands of a run that are not finished yet; return what went wrong, or ''."""
-    lock = take_lock(run.workdir)
-    if lock is None:
-        return "another process works on it"
-    with lock:
+    path = pathlib.Path(run.workdir)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f".{path.name}.lock"), "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return "another process works on it"
         for command in run.unfinished:
             started = time.monotonic()
             if status := call(command, lock):
@@ -170,7 +173,7 @@ def run_one(run: Run) -> str:
 def call(command: Command, lock: IO | None = None) -> int:
     """Run a command and return its exit status.
 
-    It holds the lock for as long as it lives, even should this process be killed.
+    It holds the lock of its run for as long as it lives, even should this process be killed.
     """
     print(f"$ {shlex.join(command)}", flush=True)
     # In a process group of its own: Ctrl-C reaches it through this process, and once.
@@ -181,19 +184,3 @@ def call(command: Command, lock: IO | None = None) -> int:
         except SystemExit:
             child.terminate()
             raise
-
-
-def take_lock(workdir: str) -> IO | None:
-    """Lock a work directory until the last process with the lock ends; None if it is taken."""
-    path = pathlib.Path(workdir)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path.with_name(f".{path.name}.lock"), "a")  # noqa: SIM115  the caller closes it
-    except OSError as error:
-        raise UsageError(f"--output: {path.parent} cannot be written: {error.strerror}") from error
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    return file

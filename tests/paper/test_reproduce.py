@@ -200,13 +200,12 @@ def test_two_processes_do_not_work_on_one_row(tmp_path):
     """Not even where the first was killed and left its command behind."""
     a = tmp_path / "a"
     run = run_of(a, python("pass"))
+    waiting = python("print(1, flush=True); input()")
     with subprocess.Popen(
-        [
-            *(sys.executable, "-c"),
-            "import sys; from ancra_jax.paper.runs import call, take_lock; "
-            f"lock = take_lock({str(a)!r}); "
-            f"call((sys.executable, '-c', 'print(1, flush=True); input()'), lock)",
-        ],
+        python(
+            "from ancra_jax.paper.claims import TableRow; from ancra_jax.paper.runs import *; "
+            f"run_one(Run(TableRow('', '', ''), 0, {str(a)!r}, ({waiting},)))"
+        ),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as other:
@@ -214,9 +213,9 @@ def test_two_processes_do_not_work_on_one_row(tmp_path):
         other.kill()
         assert run_one(run) == "another process works on it"
         other.stdin.close()
+        a.mkdir()
         deadline = time.monotonic() + 60
         while run_one(run) and time.monotonic() < deadline:
-            a.mkdir(exist_ok=True)
             time.sleep(0.05)
     assert not run.unfinished
 

@@ -9,7 +9,7 @@ import importlib
 import json
 import pathlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,11 +23,10 @@ from ancra_jax.results.load import (
     Evaluation,
     StoredResult,
     check_correct,
-    load_runs,
     method_settings,
 )
 from ancra_jax.results.names import ADAPTIVE, NATURAL, attack_order
-from ancra_jax.results.rows import Row, row_of, rows_of
+from ancra_jax.results.rows import Row, row_of
 from ancra_jax.results.statistics import WorstCase
 from ancra_jax.run import workdir as workdir_lib
 
@@ -56,21 +55,6 @@ class Published:
 
     record: dict[str, Any]  # the content of its file
     row: Row  # its numbers, computed again from the bits
-
-
-def records_of(workdirs: Sequence[str]) -> list[dict[str, Any]]:
-    """Return one record for each evaluated checkpoint of the work directories."""
-    rows = rows_of(load_runs(workdirs))
-    for row in rows:
-        if row.worst_case is None:
-            raise UsageError(
-                f"--workdirs: {row.workdir} ({row.checkpoint}) has no worst case: it was not "
-                "evaluated on natural images and under attacks"
-            )
-        for name, result in row.evaluation.results.items():
-            if not result.record.get("complete", True):
-                raise UsageError(f"--workdirs: {name} of {row.workdir} was stopped before its end")
-    return [_record(row) for row in rows]
 
 
 def file_name(record: Mapping[str, Any]) -> str:
@@ -125,7 +109,16 @@ def _evaluation(record: Mapping[str, Any], name: str) -> Evaluation:
     return Evaluation(record["checkpoint"], results)
 
 
-def _record(row: Row) -> dict[str, Any]:
+def record_of(row: Row) -> dict[str, Any]:
+    """Return the content of a row's file; all attacks on it must have been run to their end."""
+    if row.worst_case is None:
+        raise UsageError(
+            f"--workdirs: {row.workdir} ({row.checkpoint}) has no worst case: it was not "
+            "evaluated on natural images and under attacks"
+        )
+    for name, result in row.evaluation.results.items():
+        if not result.record.get("complete", True):
+            raise UsageError(f"--workdirs: {name} of {row.workdir} was stopped before its end")
     config = row.config
     diagnosis = row.diagnosis
     overrides = _overrides(config)
@@ -134,7 +127,6 @@ def _record(row: Row) -> dict[str, Any]:
     settings["data"]["data_dir"] = ""
     created = max(row.provenance["created"])
     fired = [check.name for check in diagnosis.fired] if diagnosis else []
-    assert row.worst_case
     return {
         "schema": SCHEMA,
         "method": config.name,
@@ -227,9 +219,10 @@ def _train_command(config: Config, overrides: dict[str, Any], workdir: str) -> s
 
 
 def _check_fields(record: Any, fields: Mapping[type, str], name: str) -> None:
+    if not isinstance(record, dict):
+        raise UsageError(f"{name}: must be a JSON object, is {record!r}")
     kinds = {field: kind for kind, names in fields.items() for field in names.split()}
-    if not isinstance(record, dict) or set(record) != set(kinds):
-        differing = sorted(set(record) ^ set(kinds)) if isinstance(record, dict) else []
+    if differing := sorted(record.keys() ^ kinds.keys()):
         raise UsageError(f"{name}: must have the fields of a result; differing: {differing}")
     for field, kind in kinds.items():
         if type(record[field]) is not kind:
