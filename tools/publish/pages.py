@@ -43,7 +43,6 @@ _HOW_TO_READ = (
     "attention included where they were run. (heads): the auxiliary heads are attacked too. "
     "Adaptive: the attacks made for a network's defence, where it has one."
 )
-_HOW_MEAN = "Mean: over PGD, FGSM, C&W and AutoAttack, where all four were run."
 _HOW_COMPARED = (
     "Differences in points of 100, with 95 % intervals: rows are paired by training seed and test "
     f"image, and seeds and images resampled independently, {RESAMPLES:,} times. This takes the "
@@ -224,7 +223,8 @@ def results_page(groups: Sequence[Group]) -> str:
         "Written by `python -m tools.publish` from the JSON files beside it; see "
         "[docs/results.md](../docs/results.md).",
     ]
-    how = [f"{_HOW_TO_READ} {_HOW_MEAN}", _HOW_COMPARED, _HOW_CLAIMED]
+    mean = "Mean: over PGD, FGSM, C&W and AutoAttack, where all four were run."
+    how = [f"{_HOW_TO_READ} {mean}", _HOW_COMPARED, _HOW_CLAIMED]
     parts += how if groups else [NOTHING]
     for number, group in enumerate(groups, start=1):
         columns = [Column("Attack", _LABEL.cell), *all_attacks(group.methods)]

@@ -10,13 +10,14 @@ import json
 import pathlib
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, make_dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
 from ancra_jax import config as config_lib
+from ancra_jax.config.fields import build
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError
 from ancra_jax.results.load import (
@@ -88,17 +89,6 @@ def validate(record: Any, name: str) -> Published:
         raise UsageError(f"{name}: method or seed is not that of its config")
     if name != file_name(record):
         raise UsageError(f"{name}: a record of this content is called {file_name(record)}")
-    row = row_of("", config, config.name, _evaluation(record, name))
-    if row.worst_case is None:
-        raise UsageError(f"{name}: attacks has no {NATURAL}, or nothing else")
-    expected = _worst_case(row.worst_case)
-    if _rounded(expected) != _rounded(record["worst_case"]):
-        raise UsageError(f"{name}: worst_case is {record['worst_case']}, must be {expected}")
-    return Published(record, row)
-
-
-def _evaluation(record: Mapping[str, Any], name: str) -> Evaluation:
-    """Return what a work directory would hold."""
     shared = {key: record[key] for key in ("data", "data_fingerprint", "step")}
     results = {}
     for attack in sorted(record["attacks"], key=attack_order):
@@ -106,7 +96,13 @@ def _evaluation(record: Mapping[str, Any], name: str) -> Evaluation:
         correct = _correct(one, f"{name}: {attack}")
         more = {"attacks": record["adaptive"]} if attack == ADAPTIVE else {}
         results[attack] = StoredResult({**shared, **one, **more}, {"correct": correct})
-    return Evaluation(record["checkpoint"], results)
+    row = row_of("", config, config.name, Evaluation(record["checkpoint"], results))
+    if row.worst_case is None:
+        raise UsageError(f"{name}: attacks has no {NATURAL}, or nothing else")
+    expected = _worst_case(row.worst_case)
+    if _rounded(expected) != _rounded(record["worst_case"]):
+        raise UsageError(f"{name}: worst_case is {record['worst_case']}, must be {expected}")
+    return Published(record, row)
 
 
 def record_of(row: Row) -> dict[str, Any]:
@@ -219,14 +215,8 @@ def _train_command(config: Config, overrides: dict[str, Any], workdir: str) -> s
 
 
 def _check_fields(record: Any, fields: Mapping[type, str], name: str) -> None:
-    if not isinstance(record, dict):
-        raise UsageError(f"{name}: must be a JSON object, is {record!r}")
-    kinds = {field: kind for kind, names in fields.items() for field in names.split()}
-    if differing := sorted(record.keys() ^ kinds.keys()):
-        raise UsageError(f"{name}: must have the fields of a result; differing: {differing}")
-    for field, kind in kinds.items():
-        if type(record[field]) is not kind:
-            raise UsageError(f"{name}: {field}={record[field]!r} must be of type {kind.__name__}")
+    kinds = [(field, kind) for kind, names in fields.items() for field in names.split()]
+    build(make_dataclass("Record", kinds), record, name)
 
 
 def _correct(attack: Any, name: str) -> Bool[np.ndarray, "examples"]:
