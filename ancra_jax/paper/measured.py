@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from ancra_jax.paper.claims import TABLES, PaperTable, TableRow
+from ancra_jax.paper.claims import TABLES, PaperTable
 from ancra_jax.paper.runs import Run
 from ancra_jax.results.load import load_runs
 from ancra_jax.results.names import HEADS, NATURAL, display_name, parse
@@ -17,7 +17,6 @@ from ancra_jax.results.statistics import spread
 from ancra_jax.results.tables.table import DAGGER, MISSING, Column, TextColumn, build, text
 from ancra_jax.run.files import write_atomically
 
-SCHEMA = 1
 WORST_CASE = "worst_case"
 REHEARSAL = (
     "**A rehearsal, no reproduction** (`--scale=tiny`): narrow networks, a part of the training "
@@ -48,18 +47,6 @@ class ClaimRow:
     num_examples: list[int]  # several where the attacks or seeds differ in it
 
 
-def attack_of(column: str, row: Row) -> str:
-    """Return the result that stands in a column of the paper's tables; '' where there is none.
-
-    Columns are named without numbers of steps; of several results the one with most steps counts.
-    Of a network without auxiliary heads, the attack on its final logits stands for one on them.
-    """
-    if not row.reverse_attention:
-        column = column.removesuffix(HEADS)
-    names = [name for name in row.accuracy if column_of(name) == column]
-    return max(names, key=lambda name: parse(name).steps, default="")
-
-
 def column_of(attack: str) -> str:
     """Return the column of the paper's tables for an attack, which has no number of steps."""
     return re.sub(r"\d", "", attack)
@@ -72,7 +59,7 @@ def write_claims(runs: Sequence[Run], options: Namespace) -> str:
     rows = claim_rows(table, runs)
     page = markdown(table, rows, rehearsal=rehearsal)
     content = {
-        "schema": SCHEMA,
+        "schema": 1,
         "table": options.table,
         "title": table.title,
         "rehearsal": rehearsal,
@@ -86,34 +73,40 @@ def write_claims(runs: Sequence[Run], options: Namespace) -> str:
 def claim_rows(table: PaperTable, runs: Sequence[Run]) -> list[ClaimRow]:
     """Return the rows of a table with what was measured; the seeds of a row together."""
     names = {run.workdir: run.row.name for run in runs}
-    found: dict[tuple[str, str], list[Row]] = {}
-    for one in rows_of(load_runs(list(names))):
-        if one.accuracy:
-            found.setdefault((names[one.workdir], one.checkpoint), []).append(one)
-    return [
-        _claim_row(table.columns, row, checkpoint, found.get((row.name, checkpoint), []))
-        for row in {run.row.name: run.row for run in runs}.values()
-        for checkpoint in row.claims
-    ]
+    evaluated = [row for row in rows_of(load_runs(list(names))) if row.accuracy]
+    rows = []
+    for row in {run.row.name: run.row for run in runs}.values():
+        for checkpoint, claim in row.claims.items():
+            target = (row.name, checkpoint)
+            found = [one for one in evaluated if (names[one.workdir], one.checkpoint) == target]
+            worst_cases = [100 * one.worst_case.accuracy for one in found if one.worst_case]
+            measured = {column: _accuracies(column, found) for column in table.columns}
+            claim_row = ClaimRow(
+                title=row.title,
+                data=found[0].data if found else row.data,
+                checkpoint=checkpoint,
+                claimed={column: claim.get(column) for column in table.columns},
+                measured=measured | {WORST_CASE: worst_cases},
+                seeds=[one.seed for one in found],
+                num_examples=sorted({count for one in found for count in one.examples}),
+            )
+            rows.append(claim_row)
+    return rows
 
 
-def _claim_row(
-    columns: Sequence[str], row: TableRow, checkpoint: str, found: Sequence[Row]
-) -> ClaimRow:
-    measured = {
-        column: [100 * one.accuracy[name] for one in found if (name := attack_of(column, one))]
-        for column in columns
-    }
-    worst_cases = [100 * one.worst_case.accuracy for one in found if one.worst_case]
-    return ClaimRow(
-        title=row.title,
-        data=found[0].data if found else row.data,
-        checkpoint=checkpoint,
-        claimed={column: row.claims[checkpoint].get(column) for column in columns},
-        measured=measured | {WORST_CASE: worst_cases},
-        seeds=[one.seed for one in found],
-        num_examples=sorted({count for one in found for count in one.examples}),
-    )
+def _accuracies(column: str, rows: Sequence[Row]) -> list[float]:
+    """Return the accuracy of rows in a column of the paper's tables, in %, where they have it.
+
+    Of attacks with several numbers of steps the one with most counts. Of a network without
+    auxiliary heads, the attack on its final logits stands for one on them.
+    """
+    found = []
+    for row in rows:
+        wanted = column if row.reverse_attention else column.removesuffix(HEADS)
+        names = [name for name in row.accuracy if column_of(name) == wanted]
+        if names:
+            found.append(100 * row.accuracy[max(names, key=lambda name: parse(name).steps)])
+    return found
 
 
 def markdown(table: PaperTable, rows: Sequence[ClaimRow], *, rehearsal: bool) -> str:
