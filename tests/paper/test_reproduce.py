@@ -49,13 +49,12 @@ def test_every_row_is_a_valid_method_of_its_data_set(name, scale):
     assert config.name.endswith("(tiny)") == (scale == "tiny")
 
 
-def networks():
-    """Data set and network of every row."""
-    configs = [config_of(row, scale) for row in ROWS.values() for scale in ("full", "tiny")]
-    return sorted({(config.data.name, config.model) for config in configs}, key=str)
+NETWORKS = {
+    (row.data, config_of(row, scale).model) for row in ROWS.values() for scale in ("full", "tiny")
+}
 
 
-@pytest.mark.parametrize("data, model", networks(), ids=str)
+@pytest.mark.parametrize("data, model", sorted(NETWORKS, key=str), ids=str)
 def test_every_network_of_the_tables_takes_its_images(data, model):
     config = config_lib.from_mapping(FILES[data].get_config("trades"))
     size, num_classes = SHAPES[data]
@@ -281,9 +280,9 @@ def checkout(tmp_path):
     return tmp_path
 
 
-def reproduce(checkout, *arguments):
+def reproduce(checkout):
     return subprocess.Popen(
-        [f"{checkout}/launch/reproduce.sh", *arguments],
+        [f"{checkout}/launch/reproduce.sh", *SMALL],
         cwd="/",
         env=ENVIRONMENT | QUICK,
         stdout=subprocess.PIPE,
@@ -296,7 +295,7 @@ def reproduce(checkout, *arguments):
 def test_a_killed_row_continues_to_the_table(checkout):
     output = checkout / "runs/reproduce-tiny"
     row = output / "cifar10/trades-seed0"
-    process = reproduce(checkout, *SMALL)
+    process = reproduce(checkout)
     deadline = time.monotonic() + 300
     while not (row / "checkpoints/4").is_dir() and process.poll() is None:
         assert time.monotonic() < deadline
@@ -307,7 +306,7 @@ def test_a_killed_row_continues_to_the_table(checkout):
     assert "SIGTERM" in text.splitlines()[-1]
     assert not (row / "commands.jsonl").exists()
 
-    process = reproduce(checkout, *SMALL)
+    process = reproduce(checkout)
     text = process.communicate(timeout=600)[0]
     assert process.returncode == 0, text
     assert f"continuing runs/reproduce-tiny/{row.relative_to(output)} at step" in text

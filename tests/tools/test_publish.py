@@ -249,9 +249,9 @@ def test_rows_of_other_settings_are_not_put_together(tmp_path, site):
     assert "checkpoint, 10 test examples." in page and "1,000 test examples." in page
 
 
-def test_the_pages_of_this_repository_follow_from_its_results(tmp_path):
-    shutil.copytree(ROOT / "results/rows", tmp_path / "results/rows")
-    shutil.copy(ROOT / "README.md", tmp_path)
-    publish([], str(tmp_path / "results"), str(tmp_path / "README.md"))
-    for page in ("README.md", "results/README.md"):
-        assert (tmp_path / page).read_text() == (ROOT / page).read_text(), "python -m tools.publish"
+def test_the_pages_of_this_repository_follow_from_its_results(site):
+    shutil.copytree(ROOT / "results/rows", site.results / "rows")
+    shutil.copy(ROOT / "README.md", site.readme)
+    site.publish()
+    assert site.readme.read_text() == (ROOT / "README.md").read_text(), "python -m tools.publish"
+    assert site.page() == (ROOT / "results/README.md").read_text()

@@ -20,10 +20,7 @@ from ancra_jax.results.tables import Column, TextColumn, all_attacks, build
 from tools.publish.record import Published, file_name
 
 WORST_CASE = "worst case"
-ORDER = (
-    *("natural", "pgd_at", "trades", "trades_awp", "trades_anc", "trades_ra", "trades_ancra"),
-    "pgd_at_ancra",
-)
+ORDER = ("natural", "pgd_at", "trades", "trades_anc", "trades_ra", "trades_ancra", "pgd_at_ancra")
 # What is added (ANC, RA or both), the method with it, and the one without it.
 COMPARISONS = (
     ("ANC", "trades_anc", "trades"),

@@ -20,12 +20,7 @@ from ancra_jax import config as config_lib
 from ancra_jax.config.fields import build
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError
-from ancra_jax.results.load import (
-    Evaluation,
-    StoredResult,
-    check_correct,
-    method_settings,
-)
+from ancra_jax.results.load import Evaluation, StoredResult, check_correct, method_settings
 from ancra_jax.results.names import ADAPTIVE, NATURAL, attack_order
 from ancra_jax.results.rows import Row, row_of
 from ancra_jax.results.statistics import WorstCase
