@@ -1,20 +1,23 @@
 """The paper's tables as data: their rows, how each is trained and evaluated, what is claimed.
 
-A claim is what the paper prints, in %; it is nobody's measurement here, and None where we know of
-none. The columns are named as the results of an evaluation, without the number of steps.
+The columns are named as the results of an evaluation, without the number of steps.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-Claim = Sequence[float | None]
+Claim = Mapping[str, float | None]
+"""What the paper prints, in %, by column; nothing or None where this project knows of no number."""
 
 FINAL = ("natural", "pgd", "fgsm", "cw", "autoattack")
 HEADS = ("natural", "pgd_with_p", "fgsm_with_p", "cw_with_p", "autoattack")
 BOTH = ("pgd", "fgsm", "cw", "pgd_with_p", "fgsm_with_p", "cw_with_p")
 ABLATION = ("natural", "pgd_with_p")
 
-WITH_REVERSE_ATTENTION = ("pgd_at_ancra", "trades_ancra", "mart_ancra", "trades_ra")
+BASELINES = ("pgd_at", "trades", "mart", "sat", "at_awp", "trades_awp", "at_s2o", "trades_s2o")
+ANCRA = ("pgd_at_ancra", "trades_ancra", "mart_ancra")
+PAPER_METHODS = (*BASELINES, "udr_pgd", "udr_trades", *ANCRA)
+WITH_REVERSE_ATTENTION = (*ANCRA, "trades_ra")
 
 
 @dataclass(frozen=True)
@@ -24,8 +27,7 @@ class TableRow:
     title: str  # as in the paper
     data: str  # the data set, which is the name of a file in ``configs/``
     method: str  # the argument of that file
-    # By checkpoint, a number for each column of the table; () where none is known.
-    claims: dict[str, Claim] = field(default_factory=lambda: {"best": ()})
+    claims: Mapping[str, Claim] = field(default_factory=lambda: {"best": {}})  # by checkpoint
     suite: str = "paper"  # of ``ancra_jax.evaluate``, which has the attacks of the columns
 
     @property
@@ -49,12 +51,6 @@ class PaperTable:
     rows: tuple[TableRow, ...]
 
 
-PAPER_METHODS = (
-    *("pgd_at", "trades", "mart", "sat", "at_awp", "trades_awp", "at_s2o", "trades_s2o"),
-    *("udr_pgd", "udr_trades", "pgd_at_ancra", "trades_ancra", "mart_ancra"),
-)
-
-
 def method_title(method: str) -> str:
     """Return ``'TRADES-ANCRA'`` for ``'trades_ancra'``."""
     return "Natural" if method == "natural" else method.upper().replace("_", "-")
@@ -73,73 +69,69 @@ _PRINTED = {
     ("cifar100", "trades_ancra"): (53.73, 51.24, 52.17, 52.55, 35.81),
     ("cifar100", "mart_ancra"): (60.10, 58.40, 58.74, 59.41, 35.05),
 }
-CLAIMS: dict[tuple[str, str], dict[str, float | None]] = {
+CLAIMS: dict[tuple[str, str], Claim] = {
     run: dict(zip((*FINAL, *HEADS[1:4]), numbers, strict=False))
     for run, numbers in _PRINTED.items()
 }
-"""By data set and method, what Tables 1 to 3 print in each column."""
+"""By data set and method, what Tables 1 to 3 print."""
+
+
+def _rows(data: str, methods: Iterable[str]) -> tuple[TableRow, ...]:
+    """Return the rows of methods with what the paper prints of them."""
+    return tuple(
+        TableRow(method_title(method), data, method, {"best": CLAIMS.get((data, method), {})})
+        for method in methods
+    )
+
+
+def _ablation(title: str, options: str, *claims: Sequence[float]) -> TableRow:
+    """Return a row of TRADES-ANCRA; claims are of its best and, if given, last checkpoint."""
+    checkpoints = zip(("best", "last"), claims, strict=False)
+    by_column = {name: dict(zip(ABLATION, claim, strict=False)) for name, claim in checkpoints}
+    return TableRow(title, "cifar10", f"trades_ancra{options}", by_column, "quick")
+
 
 PLAIN = "targeted=false"
-# Soft-LS and Hard-LS are Table 4's names; the rows without a claim are not in the paper.
-STRATEGIES = {
-    "Random": (f"trades_ancra,{PLAIN}", (81.44, 62.64), (81.78, 61.71)),
-    "Soft-LS": (f"trades_ancra,strategy=soft,{PLAIN}", (82.10, 61.83), (80.62, 58.47)),
-    "Hard-LS": (f"trades_ancra,strategy=hard,{PLAIN}", (82.30, 62.53), (82.13, 60.98)),
-    "Easy": (f"trades_ancra,strategy=easy,{PLAIN}", (), ()),
-    "Targeted attack": ("trades_ancra", (81.36, 63.08), (82.18, 62.02)),
-    "Soft-LS, targeted": ("trades_ancra,strategy=soft", (), ()),
-    "Hard-LS, targeted": ("trades_ancra,strategy=hard", (), ()),
-    "Easy, targeted": ("trades_ancra,strategy=easy", (), ()),
-}
-
-
-def _rows(data: str, columns: Sequence[str], methods: Iterable[str]) -> tuple[TableRow, ...]:
-    """Return the rows of methods with what the paper prints of them."""
-    rows = []
-    for method in methods:
-        printed = CLAIMS.get((data, method), {})
-        claim = tuple(printed[column] for column in columns if column in printed)
-        rows.append(TableRow(method_title(method), data, method, {"best": claim}))
-    return tuple(rows)
-
-
-def _alpha(alpha: float | int, method: str, claim: Claim = ()) -> TableRow:
-    return TableRow(f"alpha = {alpha}", "cifar10", method, {"best": claim}, "quick")
-
-
 TABLES = {
     "table1": PaperTable(
         "Table 1: attacks on the final logits, ResNet-18",
         FINAL,
-        _rows("cifar10", FINAL, PAPER_METHODS) + _rows("cifar100", FINAL, PAPER_METHODS),
+        _rows("cifar10", PAPER_METHODS) + _rows("cifar100", PAPER_METHODS),
     ),
     "table2": PaperTable(
         "Table 2: attacks on the final logits, and on the auxiliary heads too, CIFAR-10, ResNet-18",
         BOTH,
-        _rows("cifar10", BOTH, ("pgd_at_ancra", "trades_ancra", "mart_ancra")),
+        _rows("cifar10", ANCRA),
     ),
     "table3": PaperTable(
         "Table 3: the parts of ANCRA, heads attacked too, CIFAR-10, ResNet-18",
         HEADS,
-        _rows("cifar10", HEADS, ("trades", "trades_anc", "trades_ra", "trades_ancra")),
+        _rows("cifar10", ("trades", "trades_anc", "trades_ra", "trades_ancra")),
     ),
     "table4": PaperTable(
         "Table 4: choice of the negatives, CIFAR-10, ResNet-18, TRADES-ANCRA",
         ABLATION,
-        tuple(
-            TableRow(title, "cifar10", method, {"best": best, "last": last}, "quick")
-            for title, (method, best, last) in STRATEGIES.items()
+        # Soft-LS and Hard-LS are the paper's names; the rows without a claim are not in the paper.
+        (
+            _ablation("Random", f",{PLAIN}", (81.44, 62.64), (81.78, 61.71)),
+            _ablation("Soft-LS", f",strategy=soft,{PLAIN}", (82.10, 61.83), (80.62, 58.47)),
+            _ablation("Hard-LS", f",strategy=hard,{PLAIN}", (82.30, 62.53), (82.13, 60.98)),
+            _ablation("Easy", f",strategy=easy,{PLAIN}", (), ()),
+            _ablation("Targeted attack", "", (81.36, 63.08), (82.18, 62.02)),
+            _ablation("Soft-LS, targeted", ",strategy=soft", (), ()),
+            _ablation("Hard-LS, targeted", ",strategy=hard", (), ()),
+            _ablation("Easy, targeted", ",strategy=easy", (), ()),
         ),
     ),
     "alpha": PaperTable(
         "Ablation of alpha, CIFAR-10, ResNet-18, TRADES-ANCRA",
         ABLATION,
         (
-            *(_alpha(alpha, f"trades_ancra,alpha={alpha}") for alpha in (0, 0.25, 0.5, 0.75)),
-            _alpha(1, "trades_ancra", (81.70, 61.68)),
+            *(_ablation(f"alpha = {one}", f",alpha={one}", ()) for one in (0, 0.25, 0.5, 0.75)),
+            _ablation("alpha = 1", "", (81.70, 61.68)),
         ),
     ),
     "tiny_imagenet": PaperTable(
-        "Tiny-ImageNet, PreActResNet-18", FINAL, _rows("tiny_imagenet", FINAL, PAPER_METHODS)
+        "Tiny-ImageNet, PreActResNet-18", FINAL, _rows("tiny_imagenet", PAPER_METHODS)
     ),
 }

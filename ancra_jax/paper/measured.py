@@ -4,19 +4,19 @@ import functools
 import json
 import re
 import statistics
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from ancra_jax.ops.files import write_atomically
-from ancra_jax.paper.claims import TABLES, Claim, PaperTable, TableRow
-from ancra_jax.paper.plan import Options, Run
+from ancra_jax.paper.claims import TABLES, PaperTable
+from ancra_jax.paper.runs import Run
 from ancra_jax.results.load import load_runs
 from ancra_jax.results.names import HEADS, NATURAL, display_name, parse
 from ancra_jax.results.rows import Row, rows_of
 from ancra_jax.results.statistics import spread
 from ancra_jax.results.tables.table import DAGGER, MISSING, Column, TextColumn, build, text
 
-SCHEMA = 1
 WORST_CASE = "worst_case"
 REHEARSAL = (
     "**A rehearsal, no reproduction** (`--scale=tiny`): narrow networks, a part of the training "
@@ -47,31 +47,19 @@ class ClaimRow:
     num_examples: list[int]  # several where the attacks or seeds differ in it
 
 
-def attack_of(column: str, row: Row) -> str:
-    """Return the result that stands in a column of the paper's tables; '' where there is none.
-
-    Columns are named without numbers of steps; of several results the one with most steps counts.
-    Of a network without auxiliary heads, the attack on its final logits stands for one on them.
-    """
-    if not row.reverse_attention:
-        column = column.removesuffix(HEADS)
-    names = [name for name in row.accuracy if column_of(name) == column]
-    return max(names, key=lambda name: parse(name).steps, default="")
-
-
 def column_of(attack: str) -> str:
     """Return the column of the paper's tables for an attack, which has no number of steps."""
     return re.sub(r"\d", "", attack)
 
 
-def write_claims(runs: Sequence[Run], options: Options) -> str:
+def write_claims(runs: Sequence[Run], options: Namespace) -> str:
     """Write claims.md and claims.json beside the report on these runs, and return the Markdown."""
     table = TABLES[options.table]
     rehearsal = options.scale == "tiny"
     rows = claim_rows(table, runs)
     page = markdown(table, rows, rehearsal=rehearsal)
     content = {
-        "schema": SCHEMA,
+        "schema": 1,
         "table": options.table,
         "title": table.title,
         "rehearsal": rehearsal,
@@ -84,34 +72,41 @@ def write_claims(runs: Sequence[Run], options: Options) -> str:
 
 def claim_rows(table: PaperTable, runs: Sequence[Run]) -> list[ClaimRow]:
     """Return the rows of a table with what was measured; the seeds of a row together."""
-    loaded = rows_of(load_runs([run.workdir for run in runs]))
-    evaluated = {(row.workdir, row.checkpoint): row for row in loaded if row.accuracy}
+    names = {run.workdir: run.row.name for run in runs}
+    evaluated = [row for row in rows_of(load_runs(list(names))) if row.accuracy]
     rows = []
     for row in {run.row.name: run.row for run in runs}.values():
         for checkpoint, claim in row.claims.items():
-            keys = [(run.workdir, checkpoint) for run in runs if run.row.name == row.name]
-            found = [evaluated[key] for key in keys if key in evaluated]
-            rows.append(_claim_row(table.columns, row, checkpoint, claim, found))
+            target = (row.name, checkpoint)
+            found = [one for one in evaluated if (names[one.workdir], one.checkpoint) == target]
+            worst_cases = [100 * one.worst_case.accuracy for one in found if one.worst_case]
+            measured = {column: _accuracies(column, found) for column in table.columns}
+            claim_row = ClaimRow(
+                title=row.title,
+                data=found[0].data if found else row.data,
+                checkpoint=checkpoint,
+                claimed={column: claim.get(column) for column in table.columns},
+                measured=measured | {WORST_CASE: worst_cases},
+                seeds=[one.seed for one in found],
+                num_examples=sorted({count for one in found for count in one.examples}),
+            )
+            rows.append(claim_row)
     return rows
 
 
-def _claim_row(
-    columns: Sequence[str], row: TableRow, checkpoint: str, claim: Claim, found: list[Row]
-) -> ClaimRow:
-    measured = {
-        column: [100 * one.accuracy[attack] for one in found if (attack := attack_of(column, one))]
-        for column in columns
-    }
-    measured[WORST_CASE] = [100 * one.worst_case.accuracy for one in found if one.worst_case]
-    return ClaimRow(
-        title=row.title,
-        data=found[0].data if found else row.data,
-        checkpoint=checkpoint,
-        claimed=dict(zip(columns, claim or [None] * len(columns), strict=True)),
-        measured=measured,
-        seeds=[one.seed for one in found],
-        num_examples=sorted({count for one in found for count in one.examples}),
-    )
+def _accuracies(column: str, rows: Sequence[Row]) -> list[float]:
+    """Return the accuracy of rows in a column of the paper's tables, in %, where they have it.
+
+    Of attacks with several numbers of steps the one with most counts. Of a network without
+    auxiliary heads, the attack on its final logits stands for one on them.
+    """
+    found = []
+    for row in rows:
+        wanted = column if row.reverse_attention else column.removesuffix(HEADS)
+        names = [name for name in row.accuracy if column_of(name) == wanted]
+        if names:
+            found.append(100 * row.accuracy[max(names, key=lambda name: parse(name).steps)])
+    return found
 
 
 def markdown(table: PaperTable, rows: Sequence[ClaimRow], *, rehearsal: bool) -> str:
@@ -124,7 +119,7 @@ def markdown(table: PaperTable, rows: Sequence[ClaimRow], *, rehearsal: bool) ->
             Column(display_name(name), functools.partial(_cell, column=name), "always")
             for name in table.columns
         ),
-        Column("Worst case, here", lambda row: _numbers(row.measured[WORST_CASE]), "always"),
+        Column("Worst case, here", lambda row: _percent(row.measured[WORST_CASE]), "always"),
     ]
     counts = sorted({count for row in rows for count in row.num_examples})
     seeds = sorted({seed for row in rows for seed in row.seeds})
@@ -134,9 +129,9 @@ def markdown(table: PaperTable, rows: Sequence[ClaimRow], *, rehearsal: bool) ->
             f"Measured on the first {' / '.join(map(str, counts))} test examples; training seeds "
             f"{', '.join(map(str, seeds))}."
         )
-    title = f"{table.title}: claimed and measured"
     lines = "\n".join(f"- {note}" for note in notes)
-    return f"## {title}\n\n{build(title, columns, rows).markdown()}\n\n{lines}"
+    body = build("", columns, rows).markdown()
+    return f"## {table.title}: claimed and measured\n\n{body}\n\n{lines}"
 
 
 def _cell(row: ClaimRow, column: str) -> str:
@@ -146,11 +141,11 @@ def _cell(row: ClaimRow, column: str) -> str:
     for numbers in (claimed, row.measured):
         values, natural = numbers[column], numbers.get(NATURAL)
         above = values and natural and statistics.fmean(values) > statistics.fmean(natural)
-        cells.append(_numbers(values, DAGGER if above else ""))
+        cells.append(_percent(values, DAGGER if above else ""))
     return " / ".join(cells)
 
 
-def _numbers(values: Sequence[float], mark: str = "") -> str:
+def _percent(values: Sequence[float], mark: str = "") -> str:
     """Return the mean of numbers in %, of several with their deviation."""
     found = spread([value / 100 for value in values]) if values else None
     return text(found.mean if found and len(values) == 1 else found, mark)

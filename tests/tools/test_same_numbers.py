@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from ancra_jax.evaluate.suites import print_summary
 from ancra_jax.report.write import report
 from tests.support.fake_runs import make_run, table_under
-from tools.publish.command import publish
+from tools.publish.__main__ import publish
 
 RNG = np.random.default_rng(3)
 NATURAL = tuple(RNG.random(40) < 0.8)

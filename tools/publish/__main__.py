@@ -1,7 +1,91 @@
-"""``python -m tools.publish``, in the root of the repository."""
+"""Publishes rows in ``results/``: ``python -m tools.publish --workdirs=DIR[,DIR...]``.
+
+Every evaluated checkpoint becomes a file in ``results/rows/``; one that is there with other
+contents is kept unless ``--replace`` is given. Then results/README.md and the table in
+README.md are written anew from all files; without ``--workdirs`` that alone. Run it in the root of
+the repository.
+"""
+
+import json
+import pathlib
+import re
+from collections.abc import Sequence
+
+from absl import flags
 
 from ancra_jax import cli
-from tools.publish.command import define_flags, main
+from ancra_jax.errors import UsageError
+from ancra_jax.ops.files import write_atomically
+from ancra_jax.results.load import load_runs
+from ancra_jax.results.rows import rows_of
+from tools.publish.pages import groups_of, readme_section, results_page
+from tools.publish.record import file_name, read_all, record_of, validate
+
+_SECTION = re.compile(r"(?<=<!-- results -->\n).*?(?=\n<!-- /results -->)", re.DOTALL)
+
+
+def publish(workdirs: Sequence[str], results: str, readme: str, *, replace: bool = False) -> None:
+    """Add the rows of work directories and write the pages.
+
+    Args:
+      workdirs: evaluated runs; may be empty.
+      results: directory that gets ``rows/*.json`` and ``README.md``; created if need be.
+      readme: file with a section between ``<!-- results -->`` and ``<!-- /results -->``.
+      replace: files whose contents differ.
+
+    Raises:
+      UsageError: a run cannot be read, was not evaluated or is of no recipe in ``configs/``, a
+        file is no valid row, cannot be written or would be overwritten, or the README lacks the
+        section. Nothing is written then.
+    """
+    directory = pathlib.Path(results) / "rows"
+    rows = read_all(directory)
+    changed = []
+    for record in [record_of(row) for row in rows_of(load_runs(workdirs))] if workdirs else []:
+        name = file_name(record)
+        old = rows[name].record if name in rows else {}
+        # The worst case follows from the rest.
+        differing = [key for key in record if key != "worst_case" and record[key] != old.get(key)]
+        if old and differing and not replace:
+            raise UsageError(
+                f"{directory / name}: holds a row with other {', '.join(differing)}: --replace "
+                "overwrites it"
+            )
+        if differing:
+            rows[name] = validate(record, name)
+            changed.append(name)
+    groups = groups_of(list(rows.values()))
+    page = results_page(groups)
+    section = readme_section(groups)
+    try:
+        text = pathlib.Path(readme).read_text()
+        if not _SECTION.search(text):
+            raise UsageError(
+                f"--readme={readme}: has no lines <!-- results --> and <!-- /results -->"
+            )
+        directory.mkdir(parents=True, exist_ok=True)
+        for name in changed:
+            write_atomically(directory / name, json.dumps(rows[name].record, indent=1) + "\n")
+        write_atomically(pathlib.Path(results) / "README.md", page)
+        write_atomically(readme, _SECTION.sub(lambda _: section, text))
+    except OSError as error:
+        raise UsageError(f"{error.filename}: {error.strerror}") from error
+
+
+def define_flags() -> None:
+    """Define the command's flags."""
+    flags.DEFINE_list("workdirs", [], "Directories of evaluated runs, DIR[,DIR...].")
+    flags.DEFINE_string("results", "results", "Directory of what is published.")
+    flags.DEFINE_string("readme", "README.md", "File whose table is written anew.")
+    flags.DEFINE_bool("replace", False, "Replace rows whose contents differ.")
+
+
+def main(arguments: flags.FlagValues) -> None:
+    """Run the command."""
+    publish(arguments.workdirs, arguments.results, arguments.readme, replace=arguments.replace)
+    number = len(list(pathlib.Path(arguments.results).glob("rows/*.json")))
+    print(f"{arguments.results}: {number} rows; its README.md and {arguments.readme} are written")
+
 
 if __name__ == "__main__":
     cli.run(main, define_flags)

@@ -9,19 +9,20 @@ import importlib
 import json
 import pathlib
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, make_dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
 from ancra_jax import config as config_lib
+from ancra_jax.config.fields import build
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError
-from ancra_jax.results.load import Evaluation, check_correct, load_runs, method_settings
+from ancra_jax.results.load import Evaluation, check_correct, method_settings
 from ancra_jax.results.names import ADAPTIVE, NATURAL, attack_order
-from ancra_jax.results.rows import Row, row_of, rows_of
+from ancra_jax.results.rows import Row, row_of
 from ancra_jax.results.statistics import WorstCase
 from ancra_jax.run import workdir as workdir_lib
 
@@ -50,21 +51,6 @@ class Published:
 
     record: dict[str, Any]  # the content of its file
     row: Row  # its numbers, computed again from the bits
-
-
-def records_of(workdirs: Sequence[str]) -> list[dict[str, Any]]:
-    """Return one record for each evaluated checkpoint of the work directories."""
-    rows = rows_of(load_runs(workdirs))
-    for row in rows:
-        if row.worst_case is None:
-            raise UsageError(
-                f"--workdirs: {row.workdir} ({row.checkpoint}) has no worst case: it was not "
-                "evaluated on natural images and under attacks"
-            )
-        for name, record in row.evaluation.records.items():
-            if not record.get("complete", True):
-                raise UsageError(f"--workdirs: {name} of {row.workdir} was stopped before its end")
-    return [_record(row) for row in rows]
 
 
 def file_name(record: Mapping[str, Any]) -> str:
@@ -98,7 +84,14 @@ def validate(record: Any, name: str) -> Published:
         raise UsageError(f"{name}: method or seed is not that of its config")
     if name != file_name(record):
         raise UsageError(f"{name}: a record of this content is called {file_name(record)}")
-    row = row_of("", config, config.name, _evaluation(record, name))
+    shared = {key: record[key] for key in ("data", "data_fingerprint", "step")}
+    evaluation = Evaluation(record["checkpoint"])
+    for attack in sorted(record["attacks"], key=attack_order):
+        one = record["attacks"][attack]
+        evaluation.correct[attack] = _correct(one, f"{name}: {attack}")
+        more = {"attacks": record["adaptive"]} if attack == ADAPTIVE else {}
+        evaluation.records[attack] = {**shared, **one, **more}
+    row = row_of("", config, config.name, evaluation)
     if row.worst_case is None:
         raise UsageError(f"{name}: attacks has no {NATURAL}, or nothing else")
     expected = _worst_case(row.worst_case)
@@ -107,19 +100,16 @@ def validate(record: Any, name: str) -> Published:
     return Published(record, row)
 
 
-def _evaluation(record: Mapping[str, Any], name: str) -> Evaluation:
-    """Return what a work directory would hold."""
-    shared = {key: record[key] for key in ("data", "data_fingerprint", "step")}
-    evaluation = Evaluation(record["checkpoint"])
-    for attack in sorted(record["attacks"], key=attack_order):
-        one = record["attacks"][attack]
-        evaluation.correct[attack] = _correct(one, f"{name}: {attack}")
-        more = {"attacks": record["adaptive"]} if attack == ADAPTIVE else {}
-        evaluation.records[attack] = {**shared, **one, **more}
-    return evaluation
-
-
-def _record(row: Row) -> dict[str, Any]:
+def record_of(row: Row) -> dict[str, Any]:
+    """Return the content of a row's file; all attacks on it must have been run to their end."""
+    if row.worst_case is None:
+        raise UsageError(
+            f"--workdirs: {row.workdir} ({row.checkpoint}) has no worst case: it was not "
+            "evaluated on natural images and under attacks"
+        )
+    for name, record in row.evaluation.records.items():
+        if not record.get("complete", True):
+            raise UsageError(f"--workdirs: {name} of {row.workdir} was stopped before its end")
     config = row.config
     diagnosis = row.diagnosis
     overrides = _overrides(config)
@@ -128,7 +118,6 @@ def _record(row: Row) -> dict[str, Any]:
     settings["data"]["data_dir"] = ""
     created = max(row.provenance["created"])
     fired = [check.name for check in diagnosis.fired] if diagnosis else []
-    assert row.worst_case
     return {
         "schema": SCHEMA,
         "method": config.name,
@@ -224,13 +213,8 @@ def _train_command(config: Config, overrides: dict[str, Any], workdir: str) -> s
 
 
 def _check_fields(record: Any, fields: Mapping[type, str], name: str) -> None:
-    kinds = {field: kind for kind, names in fields.items() for field in names.split()}
-    if not isinstance(record, dict) or set(record) != set(kinds):
-        differing = sorted(set(record) ^ set(kinds)) if isinstance(record, dict) else []
-        raise UsageError(f"{name}: must have the fields of a result; differing: {differing}")
-    for field, kind in kinds.items():
-        if type(record[field]) is not kind:
-            raise UsageError(f"{name}: {field}={record[field]!r} must be of type {kind.__name__}")
+    kinds = [(field, kind) for kind, names in fields.items() for field in names.split()]
+    build(make_dataclass("Record", kinds), record, name)
 
 
 def _correct(attack: Any, name: str) -> Bool[np.ndarray, "examples"]:
