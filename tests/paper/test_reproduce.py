@@ -26,7 +26,7 @@ from ancra_jax.paper.measured import claim_rows, markdown
 from ancra_jax.paper.runs import Run, run_all, run_one, runs_of, stopped_by_signals
 from ancra_jax.run import build as components
 from configs import cifar10, cifar100, tiny_imagenet
-from tests.support import ENVIRONMENT, QUICK, ROOT
+from tests.support import ENVIRONMENT, ROOT
 from tests.support.fake_runs import make_run, table_under, write_result
 
 FILES = {"cifar10": cifar10, "cifar100": cifar100, "tiny_imagenet": tiny_imagenet}
@@ -284,7 +284,7 @@ def reproduce(checkout):
     return subprocess.Popen(
         [f"{checkout}/launch/reproduce.sh", *SMALL],
         cwd="/",
-        env=ENVIRONMENT | QUICK,
+        env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
