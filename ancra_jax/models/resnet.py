@@ -8,8 +8,7 @@ import flax.linen as nn
 
 from ancra_jax.errors import UsageError
 from ancra_jax.models.layers import BatchNorm, Conv, FeatureMap, NewFeatureMap
-from ancra_jax.models.network import Network, Trunk, residual_blocks
-from ancra_jax.models.registry import register
+from ancra_jax.models.network import Network, Trunk, register, residual_blocks
 
 
 class BasicBlock(nn.Module):

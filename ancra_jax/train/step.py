@@ -7,8 +7,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from ancra_jax.data import BatchPlan, DeviceSplit
-from ancra_jax.methods.attack import Images, Model
-from ancra_jax.methods.core import BatchStats, Examples, Method, Metrics, Terms
+from ancra_jax.methods.core import BatchStats, Examples, Images, Method, Metrics, Model, Terms
 from ancra_jax.run.averaging import Averaging
 from ancra_jax.run.state import NO_AVERAGES, TrainState
 from ancra_jax.types import ApplyFn, Outputs

@@ -9,8 +9,7 @@ import pytest
 
 from ancra_jax import losses
 from ancra_jax.errors import UsageError
-from ancra_jax.methods.attack import attack_settings
-from ancra_jax.methods.core import Terms
+from ancra_jax.methods.core import Terms, attack_settings
 from ancra_jax.methods.distillation import distillation
 from ancra_jax.methods.negatives import Negatives
 from tests.support.method_parts import (
