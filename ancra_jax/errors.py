@@ -1,6 +1,5 @@
 """The exceptions that a mistake of the user's ends in, and what an import by an old name says."""
 
-import sys
 from importlib.abc import MetaPathFinder
 
 
@@ -67,16 +66,12 @@ for _name in _OBJECTIVES.split():
 MOVED["ancra_jax.publish"] = "tools.publish, in the repository"
 
 
-class _Moved(MetaPathFinder):
-    """Is asked last, for modules that no other finder has found."""
+class MovedNames(MetaPathFinder):
+    """Explains imports by names of version 0.1; asked last, for what no other finder has found."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        """Raise a ModuleNotFoundError that says the new name, if there is one."""
         if name in MOVED:
             # Without the attribute `name`, which would make `from ancra_jax import` hide the text.
             raise ModuleNotFoundError(f"{name} is now {MOVED[name]}")
         return None
-
-
-def explain_moved_modules() -> None:
-    """Make an import by the name of version 0.1 say the new one."""
-    sys.meta_path.append(_Moved())

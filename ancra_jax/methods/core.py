@@ -135,43 +135,25 @@ reverse-attention masks.
 
 
 class Examples(NamedTuple):
-    """A batch, what its attacks made of it, and what the method remembers.
+    """A batch, what its attacks made of it, and what the method remembers."""
 
-    Attributes:
-      batch: the natural images with their labels and indices.
-      attacked: images by the name of the request that they answer (``'adversarial'``, ...).
-      extras: what ``Method.prepare`` hands to ``Method.loss`` (the negatives, ...).
-      state: of the method, after the attack.
-      epoch: from 0.
-      teacher_logits: of the teacher for the natural images, if there is one.
-    """
-
-    batch: Batch
-    attacked: dict[str, Images]
-    extras: dict[str, Any]
-    state: MethodState
+    batch: Batch  # the natural images with their labels and indices
+    attacked: dict[str, Images]  # by the name of the request that they answer ('adversarial', ...)
+    extras: dict[str, Any]  # what Method.prepare hands to Method.loss (the negatives, ...)
+    state: MethodState  # after the attack
     epoch: Epoch
-    teacher_logits: Logits | None = None
+    teacher_logits: Logits | None = None  # for the natural images, if there is a teacher
 
 
 class Terms(NamedTuple):
-    """The loss of a batch.
+    """The loss of a batch, and what came about with it."""
 
-    Attributes:
-      loss: what is minimised.
-      batch_stats: running statistics after this method's forwards.
-      natural: outputs of the training-phase forward of the natural images, if there was one.
-      metrics: scalars worth logging.
-      state: of the method, for the next step.
-      adversarial: outputs for the adversarial images, if there was such a forward.
-    """
-
-    loss: Scalar
-    batch_stats: BatchStats
-    natural: Outputs | None
-    metrics: Metrics
-    state: MethodState
-    adversarial: Outputs | None = None
+    loss: Scalar  # what is minimised
+    batch_stats: BatchStats  # running statistics after this method's forwards
+    natural: Outputs | None  # of the training-phase forward of the natural images, if there was one
+    metrics: Metrics  # scalars worth logging
+    state: MethodState  # for the next step
+    adversarial: Outputs | None = None  # for the adversarial images, if there was such a forward
 
 
 class Plan(NamedTuple):

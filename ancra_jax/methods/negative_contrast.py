@@ -27,9 +27,10 @@ def negative_contrast(method: Method, config: Config, attack: AttackSettings) ->
     Raises:
       UsageError: there is no such strategy, or nothing to contrast with.
     """
-    contrast, strategy = config.negative_contrast, config.negative_contrast.strategy
+    contrast = config.negative_contrast
     if contrast.zeta == 0:
         return method
+    strategy = contrast.strategy
     core.check_adversarial(config, f"{config.negative_contrast.zeta=}")
     strategies.get(strategy, "config.negative_contrast.strategy")
     if strategy != RANDOM:

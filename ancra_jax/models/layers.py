@@ -70,9 +70,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
         geometry = convolution.Geometry((self.stride, self.stride), ((half, half), (half, half)))
         rule = _gradient_rule.get()
-        if rule == "auto":
-            rule = "forward" if jax.default_backend() == "cpu" else "stock"
-        if rule == "forward":
+        if rule == "forward" or (rule == "auto" and jax.default_backend() == "cpu"):
             return convolution.cpu_convolution(x.astype(self.dtype), kernel, geometry)
         return convolution.stock_convolution(x.astype(self.dtype), kernel, geometry)
 
