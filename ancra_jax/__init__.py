@@ -6,14 +6,15 @@
 """
 
 import importlib
+import sys
 from typing import Any
 
-from ancra_jax.errors import explain_moved_modules
+from ancra_jax.errors import MovedNames
 
 __version__ = "0.2.0.dev0"
 _LAZY = ("attacks", "losses", "models")
 
-explain_moved_modules()
+sys.meta_path.append(MovedNames())
 
 
 def __getattr__(name: str) -> Any:

@@ -1,6 +1,5 @@
 """The exceptions that a mistake of the user's ends in, and what an import by an old name says."""
 
-import sys
 from importlib.abc import MetaPathFinder
 
 
@@ -20,7 +19,7 @@ class NonFiniteLossError(UsageError):
     """The loss or a gradient of the training became infinite or NaN."""
 
 
-# Modules of version 0.1, after the module that now has what they held; all below ancra_jax.
+# Names of version 0.1, after the module or object that takes their place; all below ancra_jax.
 _HOMES = {
     "attacks.adaptive": "attacks.surrogates",
     "attacks.apgd": "attacks.apgd_loop",
@@ -36,23 +35,26 @@ _HOMES = {
     "config": "config_fields",
     "data.pipeline": "data.augment data.plan",
     "data.sources": "data.cifar data.digits data.folder data.tiny_imagenet data.tfds_directory",
-    "evaluate": "paper_suite autoattack_suite adaptive_suite diagnostics_suite",
-    "losses": "losses.basic losses.mart losses.second_order losses.self_adaptive",
-    "methods.core": "methods.keys methods.pairs",
+    "defences.masks": "defences.gate",
+    "defences.register": "attacks.register_defence",
+    "evaluate": "paper_suite autoattack_suite adaptive_suite diagnostics_suite evaluation_table",
+    "methods.core": "methods.attack methods.keys methods.pairs",
     "methods.negatives": "negatives",
     "methods.registry": "methods.wrappers",
     "methods.standard": "methods.base methods.named",
+    "models.network": "models.registry",
     "models.resnet": "models.preact_resnet models.wide_resnet",
-    "ops": "attacks.convolution attacks.fast_convolutions attacks.pytree attacks.rows",
-    "paper": "reproduce recipes",
-    "report": "report_html report_figures",
+    "ops.convolution": "attacks.convolution",
+    "ops": "attacks.fast_convolutions attacks.pytree attacks.rows",
+    "paper": "reproduce reproduce_claims reproduce_plan reproduce_runner reproduce_tables recipes",
+    "report": "report_html report_figures report_diagnosis_figures",
     "results": "report_data report_names report_rows report_rungs report_diagnosis",
+    "results.tables": "report_table report_ladder",
     "run": "averaging checkpoint multihost sharding weights workdir",
     "run.build": "components",
-    "tables": "report_table report_ladder evaluation_table",
     "train": "interruption metrics optim selection teacher train_state training_log",
 }
-_MOVED = {
+MOVED = {
     f"ancra_jax.{old}": f"ancra_jax.{new}" for new, olds in _HOMES.items() for old in olds.split()
 }
 _OBJECTIVES = (
@@ -60,21 +62,16 @@ _OBJECTIVES = (
     "targeted_cross_entropy targeted_dlr targeted_margin"
 )
 for _name in _OBJECTIVES.split():
-    _MOVED[f"ancra_jax.attacks.{_name}"] = f"ancra_jax.attacks.objectives.{_name}"
-_MOVED["ancra_jax.attacks.register_defence"] = "ancra_jax.defences.register"
-_MOVED["ancra_jax.publish"] = "tools.publish, in the repository"
+    MOVED[f"ancra_jax.attacks.{_name}"] = f"ancra_jax.attacks.objectives.{_name}"
+MOVED["ancra_jax.publish"] = "tools.publish, in the repository"
 
 
-class _Moved(MetaPathFinder):
-    """Is asked last, for modules that no other finder has found."""
+class MovedNames(MetaPathFinder):
+    """Explains imports by names of version 0.1; asked last, for what no other finder has found."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        if name in _MOVED:
+        """Raise a ModuleNotFoundError that says the new name, if there is one."""
+        if name in MOVED:
             # Without the attribute `name`, which would make `from ancra_jax import` hide the text.
-            raise ModuleNotFoundError(f"{name} is now {_MOVED[name]}")
+            raise ModuleNotFoundError(f"{name} is now {MOVED[name]}")
         return None
-
-
-def explain_moved_modules() -> None:
-    """Make an import by the name of version 0.1 say the new one."""
-    sys.meta_path.append(_Moved())

@@ -27,17 +27,11 @@ class Outputs(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Examples of a data set.
+    """Examples of a data set. All randomness of an example is derived from its index."""
 
-    Attributes:
-      images: pixels on the [0, 1] scale.
-      labels: class numbers.
-      indices: positions in the data set; every per-example randomness is derived from them.
-    """
-
-    images: Float[Array, "batch height width channels"]
-    labels: Int[Array, "batch"]
-    indices: Int[Array, "batch"]
+    images: Float[Array, "batch height width channels"]  # pixels on the [0, 1] scale
+    labels: Int[Array, "batch"]  # class numbers
+    indices: Int[Array, "batch"]  # positions in the data set
 
 
 ApplyFn = Callable[..., Any]

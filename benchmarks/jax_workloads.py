@@ -13,7 +13,7 @@ from ancra_jax import config as config_lib
 from ancra_jax.cli.backend import use_a_device_per_core
 from ancra_jax.config.schema import Config
 from ancra_jax.interop import pytorch
-from ancra_jax.methods.attack import random_start
+from ancra_jax.methods.core import random_start
 from ancra_jax.models.layers import gradient_rule
 from ancra_jax.run import build as components
 from ancra_jax.run import sharding

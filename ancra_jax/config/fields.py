@@ -45,7 +45,8 @@ def build(cls: Any, values: Any, path: str) -> Any:
     if not isinstance(values, Mapping | ConfigDict):
         raise UsageError(f"{path}={values!r}: must be a group of settings")
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    built, missing = {}, dataclasses.MISSING
+    missing = dataclasses.MISSING
+    built = {}
     for name, value in values.items():
         if name not in fields:
             allowed = did_you_mean(name, fields) or f"allowed are {', '.join(fields) or 'none'}"

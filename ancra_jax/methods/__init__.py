@@ -17,8 +17,14 @@ of one's own is a factory, in any file that is given to the commands with ``--pl
 """
 
 from ancra_jax.methods import second_order, self_adaptive, standard  # noqa: F401  (they register)
-from ancra_jax.methods.attack import AttackSettings
-from ancra_jax.methods.core import Examples, Method, Plan, Terms, natural_and_adversarial
+from ancra_jax.methods.core import (
+    AttackSettings,
+    Examples,
+    Method,
+    Plan,
+    Terms,
+    natural_and_adversarial,
+)
 from ancra_jax.methods.registry import available, create, register
 
 __all__ = [

@@ -2,20 +2,23 @@
 
 A method is a small record of pure functions. Wrappers (the asymmetric negative contrast, ...) take
 a method and return another one, so that options compose instead of branching inside the step.
+The attacks see the network with batch normalisation and attention in the evaluation phase.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key, PyTree
 
-from ancra_jax.attacks import example_keys
-from ancra_jax.config.schema import Config
+from ancra_jax import attacks
+from ancra_jax.attacks import objectives
+from ancra_jax.attacks.objectives import Objective
+from ancra_jax.config.schema import AttackConfig, Config
 from ancra_jax.errors import UsageError
-from ancra_jax.methods.attack import AttackRequest, AttackSettings, MethodState, Model, run_requests
-from ancra_jax.ops.images import Images, Labels
+from ancra_jax.ops.images import Images, Keys, Labels, Values
 from ancra_jax.types import Batch, Logits, Outputs, Scalar
 
 ADVERSARIAL, NEGATIVE_CHOICE, NEGATIVE_ATTACK = range(3)  # folded into the key of a step
@@ -24,6 +27,104 @@ BatchStats = PyTree
 Metrics = dict[str, Scalar]
 StepKey = Key[Array, ""]
 Epoch = Int[Array, ""]  # from 0
+
+Model = Callable[[Images], Outputs]
+MethodState = dict[str, PyTree]
+"""What a method remembers from step to step, by name; wrappers add names of their own."""
+Attacked = tuple[dict[str, Images], MethodState]
+"""The attacked images by the name of their request, and the method's state after the attack."""
+
+START_SIGMA = 0.001  # of the gaussian start, on the [0, 1] pixel scale (TRADES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackSettings(AttackConfig):
+    """The configured attack, of one kind; requests of the same kind run as one batch."""
+
+    aux_weight: float  # of the auxiliary heads in the objective; 0 attacks the final logits only
+
+    @property
+    def threat_model(self) -> attacks.ThreatModel:
+        """The ball around every image."""
+        return attacks.threat_model(self.norm, self.epsilon)
+
+
+def attack_settings(config: Config) -> AttackSettings:
+    """Return the training attack as a configuration describes it."""
+    return AttackSettings(**vars(config.attack), aux_weight=config.method.aux_weight)
+
+
+class AttackRequest(NamedTuple):
+    """Images to attack."""
+
+    settings: AttackSettings  # the kind of attack
+    images: Images  # natural
+    labels: Labels  # classes in the objective (not used by 'kl')
+    descend: bool  # the objective, toward the labels (paper eq. 5); or ascend it (eq. 2)
+    keys: Keys  # for the random starts
+
+
+def run_requests(
+    model: Model,
+    requests: dict[str, AttackRequest],
+    state: MethodState,
+    ball: Callable[[attacks.ThreatModel], attacks.ThreatModel] = lambda ball: ball,
+) -> Attacked:
+    """Attack all images of all requests; those of one kind together, as one larger batch.
+
+    ``ball`` makes the ball that an attack moves in out of the threat model of its settings. The
+    state is returned as it was.
+    """
+    groups: dict[AttackSettings, dict[str, tuple[Array, ...]]] = {}
+    for name, (settings, images, labels, descend, keys) in requests.items():
+        signs = jnp.full(len(labels), -1.0 if descend else 1.0, jnp.float32)
+        groups.setdefault(settings, {})[name] = images, labels, signs, keys
+    attacked: dict[str, Images] = {}
+    for settings, group in groups.items():
+        images, labels, signs, keys = jax.tree.map(_interleaved, *group.values())
+        threat_model = ball(settings.threat_model)
+        result = attacks.ascend(
+            signed_objective(model, settings, images, labels, signs),
+            random_start(settings, threat_model, keys, images),
+            images,
+            threat_model,
+            step_size=settings.step_size,
+            num_steps=settings.num_steps,
+            loop="compiled",
+        )
+        attacked |= {name: result[i :: len(group)] for i, name in enumerate(group)}
+    return attacked, state
+
+
+def random_start(
+    settings: AttackSettings, threat_model: attacks.ThreatModel, keys: Keys, images: Images
+) -> Images:
+    """Draw where the attack on ``images`` starts, in the manner of ``settings.start``."""
+    if settings.start == "gaussian":
+        return attacks.gaussian_start(keys, images, sigma=START_SIGMA)
+    return threat_model.random_start(keys, images)
+
+
+def _interleaved(*arrays: Array) -> Array:
+    # Neighbours belong to one example, so that every part of a sharded batch stays on its device.
+    return jnp.stack(arrays, axis=1).reshape(-1, *arrays[0].shape[1:])
+
+
+def signed_objective(
+    model: Model, settings: AttackSettings, images: Images, labels: Labels, sign: Values
+) -> Objective:
+    """Return what the attack ascends: the objective of ``settings`` times each example's sign."""
+    objective: Objective
+    if settings.objective == "kl":
+        objective = objectives.kl_divergence(model, model(images), aux_weight=settings.aux_weight)
+    else:
+        objective = objectives.cross_entropy(model, labels, aux_weight=settings.aux_weight)
+    return jax.tree_util.Partial(_signed, objective, sign)
+
+
+def _signed(objective: Objective, sign: Values, images: Images) -> Values:
+    return sign * objective(images)
+
 
 Forward = Callable[[BatchStats, Images, Labels], tuple[Outputs, BatchStats]]
 """A training-phase forward pass, ``(batch_stats, images, labels) -> (outputs, batch_stats)``.
@@ -34,43 +135,25 @@ reverse-attention masks.
 
 
 class Examples(NamedTuple):
-    """A batch, what its attacks made of it, and what the method remembers.
+    """A batch, what its attacks made of it, and what the method remembers."""
 
-    Attributes:
-      batch: the natural images with their labels and indices.
-      attacked: images by the name of the request that they answer (``'adversarial'``, ...).
-      extras: what ``Method.prepare`` hands to ``Method.loss`` (the negatives, ...).
-      state: of the method, after the attack.
-      epoch: from 0.
-      teacher_logits: of the teacher for the natural images, if there is one.
-    """
-
-    batch: Batch
-    attacked: dict[str, Images]
-    extras: dict[str, Any]
-    state: MethodState
+    batch: Batch  # the natural images with their labels and indices
+    attacked: dict[str, Images]  # by the name of the request that they answer ('adversarial', ...)
+    extras: dict[str, Any]  # what Method.prepare hands to Method.loss (the negatives, ...)
+    state: MethodState  # after the attack
     epoch: Epoch
-    teacher_logits: Logits | None = None
+    teacher_logits: Logits | None = None  # for the natural images, if there is a teacher
 
 
 class Terms(NamedTuple):
-    """The loss of a batch.
+    """The loss of a batch, and what came about with it."""
 
-    Attributes:
-      loss: what is minimised.
-      batch_stats: running statistics after this method's forwards.
-      natural: outputs of the training-phase forward of the natural images, if there was one.
-      metrics: scalars worth logging.
-      state: of the method, for the next step.
-      adversarial: outputs for the adversarial images, if there was such a forward.
-    """
-
-    loss: Scalar
-    batch_stats: BatchStats
-    natural: Outputs | None
-    metrics: Metrics
-    state: MethodState
-    adversarial: Outputs | None = None
+    loss: Scalar  # what is minimised
+    batch_stats: BatchStats  # running statistics after this method's forwards
+    natural: Outputs | None  # of the training-phase forward of the natural images, if there was one
+    metrics: Metrics  # scalars worth logging
+    state: MethodState  # for the next step
+    adversarial: Outputs | None = None  # for the adversarial images, if there was such a forward
 
 
 class Plan(NamedTuple):
@@ -124,7 +207,7 @@ def untargeted(attack: AttackSettings) -> Callable[..., Plan]:
     """Plan the untargeted attack on every natural image (paper eq. 2), as ``'adversarial'``."""
 
     def prepare(model: Model, batch: Batch, key: StepKey, epoch: Epoch) -> Plan:
-        keys = example_keys(jax.random.fold_in(key, ADVERSARIAL), batch.indices)
+        keys = attacks.example_keys(jax.random.fold_in(key, ADVERSARIAL), batch.indices)
         request = AttackRequest(attack, batch.images, batch.labels, False, keys)
         return Plan({"adversarial": request}, {})
 

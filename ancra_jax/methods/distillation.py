@@ -5,8 +5,7 @@ from functools import partial
 from ancra_jax import losses
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError
-from ancra_jax.methods.attack import AttackSettings
-from ancra_jax.methods.core import BatchStats, Examples, Forward, Method, Terms
+from ancra_jax.methods.core import AttackSettings, BatchStats, Examples, Forward, Method, Terms
 
 
 def distillation(method: Method, config: Config, attack: AttackSettings) -> Method:

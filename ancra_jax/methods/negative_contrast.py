@@ -10,8 +10,7 @@ from ancra_jax import losses
 from ancra_jax.attacks import example_keys
 from ancra_jax.config.schema import Config
 from ancra_jax.methods import core
-from ancra_jax.methods.attack import AttackRequest, AttackSettings, Model
-from ancra_jax.methods.core import BatchStats, Examples, Forward, Method, Plan, Terms
+from ancra_jax.methods.core import AttackSettings, BatchStats, Examples, Forward, Method, Terms
 from ancra_jax.methods.negatives import RANDOM, Negatives, choose_negatives, strategies
 from ancra_jax.types import Batch
 
@@ -28,16 +27,17 @@ def negative_contrast(method: Method, config: Config, attack: AttackSettings) ->
     Raises:
       UsageError: there is no such strategy, or nothing to contrast with.
     """
-    contrast, strategy = config.negative_contrast, config.negative_contrast.strategy
+    contrast = config.negative_contrast
     if contrast.zeta == 0:
         return method
+    strategy = contrast.strategy
     core.check_adversarial(config, f"{config.negative_contrast.zeta=}")
     strategies.get(strategy, "config.negative_contrast.strategy")
     if strategy != RANDOM:
         core.check_before_end(config, "negative_contrast.random_epochs", contrast.random_epochs)
     descent = replace(attack, objective="cross_entropy")
 
-    def choose(model: Model, batch: Batch, key: core.StepKey, epoch: core.Epoch) -> Negatives:
+    def choose(model: core.Model, batch: Batch, key: core.StepKey, epoch: core.Epoch) -> Negatives:
         keys = example_keys(jax.random.fold_in(key, core.NEGATIVE_CHOICE), batch.indices)
         random = partial(choose_negatives, RANDOM, keys, batch.labels)
 
@@ -48,7 +48,7 @@ def negative_contrast(method: Method, config: Config, attack: AttackSettings) ->
             return random()
         return jax.lax.cond(epoch < contrast.random_epochs, random, chosen)
 
-    def prepare(model: Model, batch: Batch, key: core.StepKey, epoch: core.Epoch) -> Plan:
+    def prepare(model: core.Model, batch: Batch, key: core.StepKey, epoch: core.Epoch) -> core.Plan:
         plan = method.prepare(model, batch, key, epoch)
         chosen = choose(model, batch, key, epoch)
         images = batch.images[chosen.positions]
@@ -58,10 +58,10 @@ def negative_contrast(method: Method, config: Config, attack: AttackSettings) ->
             "negative_labels": batch.labels[chosen.positions],
         }
         if not contrast.targeted:
-            return Plan(plan.requests, extras)
+            return core.Plan(plan.requests, extras)
         keys = example_keys(jax.random.fold_in(key, core.NEGATIVE_ATTACK), batch.indices)
-        request = AttackRequest(descent, images, batch.labels, True, keys)
-        return Plan(plan.requests | {"negative": request}, extras)
+        request = core.AttackRequest(descent, images, batch.labels, True, keys)
+        return core.Plan(plan.requests | {"negative": request}, extras)
 
     def loss(forward: Forward, batch_stats: BatchStats, examples: Examples) -> Terms:
         terms = method.loss(forward, batch_stats, examples)

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 
 from ancra_jax.config import Config, options_of
-from ancra_jax.methods.attack import AttackSettings, attack_settings
-from ancra_jax.methods.core import Method
+from ancra_jax.methods.core import AttackSettings, Method, attack_settings
 from ancra_jax.methods.distillation import distillation
 from ancra_jax.methods.negative_contrast import negative_contrast
 from ancra_jax.methods.udr import distributional_robustness

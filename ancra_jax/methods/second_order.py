@@ -12,8 +12,8 @@ from functools import partial
 
 from ancra_jax import losses
 from ancra_jax.config.schema import Config
-from ancra_jax.methods.attack import AttackSettings
-from ancra_jax.methods.core import Examples, Method, PairTerms, natural_and_adversarial
+from ancra_jax.methods import core
+from ancra_jax.methods.core import AttackSettings, Examples, Method, PairTerms
 from ancra_jax.methods.registry import register
 from ancra_jax.methods.standard import cross_entropy, kl_divergence
 from ancra_jax.ops.images import Labels
@@ -33,7 +33,7 @@ def pgd_at_s2o(config: Config, attack: AttackSettings) -> Method:
         value = s2o.cross_entropy_weight * classification + s2o.weight * regulariser
         return value, metrics, examples.state
 
-    return natural_and_adversarial(attack, loss)
+    return core.natural_and_adversarial(attack, loss)
 
 
 @register("trades_s2o")
@@ -50,7 +50,7 @@ def trades_s2o(config: Config, attack: AttackSettings) -> Method:
         value = s2o.cross_entropy_weight * classification + s2o.weight * regulariser + beta * kl
         return value, metrics, examples.state
 
-    return natural_and_adversarial(attack, loss)
+    return core.natural_and_adversarial(attack, loss)
 
 
 def _regulariser(natural: Outputs, adversarial: Outputs, labels: Labels, config: Config) -> Scalar:

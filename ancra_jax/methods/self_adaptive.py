@@ -9,8 +9,8 @@ from jaxtyping import Array, Int
 from ancra_jax import losses
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError
-from ancra_jax.methods.attack import AttackSettings, MethodState
-from ancra_jax.methods.core import Examples, Method, PairTerms, natural_and_adversarial
+from ancra_jax.methods import core
+from ancra_jax.methods.core import AttackSettings, Examples, Method, PairTerms
 from ancra_jax.methods.registry import register
 from ancra_jax.methods.standard import kl_divergence
 from ancra_jax.types import Outputs
@@ -39,7 +39,7 @@ def sat(config: Config, attack: AttackSettings) -> Method:
             "label ever moves"
         )
 
-    def init_state(labels: Int[Array, "examples"], num_classes: int) -> MethodState:
+    def init_state(labels: Int[Array, "examples"], num_classes: int) -> core.MethodState:
         return {"soft_labels": jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)}
 
     def loss(natural: Outputs, adversarial: Outputs, examples: Examples) -> PairTerms:
@@ -54,4 +54,4 @@ def sat(config: Config, attack: AttackSettings) -> Method:
         state = examples.state | {"soft_labels": memory.at[indices].set(soft_labels)}
         return classification + method.beta * kl, metrics, state
 
-    return natural_and_adversarial(attack, loss)._replace(init_state=init_state)
+    return core.natural_and_adversarial(attack, loss)._replace(init_state=init_state)

@@ -8,8 +8,7 @@ from functools import partial
 from ancra_jax import losses
 from ancra_jax.config.schema import Config, MethodConfig
 from ancra_jax.methods import core
-from ancra_jax.methods.attack import AttackSettings, Model
-from ancra_jax.methods.core import BatchStats, Examples, Forward, Method, PairTerms, Plan, Terms
+from ancra_jax.methods.core import AttackSettings, BatchStats, Examples, Forward, Method, Terms
 from ancra_jax.methods.registry import register
 from ancra_jax.ops.images import Labels
 from ancra_jax.types import Batch, Outputs, Scalar
@@ -19,8 +18,8 @@ from ancra_jax.types import Batch, Outputs, Scalar
 def natural(config: Config, attack: AttackSettings) -> Method:
     """Minimise ``CE(x, y)``."""
 
-    def prepare(model: Model, batch: Batch, key: core.StepKey, epoch: core.Epoch) -> Plan:
-        return Plan({}, {})
+    def prepare(model: core.Model, batch: Batch, key: core.StepKey, epoch: core.Epoch) -> core.Plan:
+        return core.Plan({}, {})
 
     def loss(forward: Forward, batch_stats: BatchStats, examples: Examples) -> Terms:
         images, labels, _ = examples.batch
@@ -60,7 +59,7 @@ def trades(config: Config, attack: AttackSettings) -> Method:
     """
     method = config.method
 
-    def loss(natural: Outputs, adversarial: Outputs, examples: Examples) -> PairTerms:
+    def loss(natural: Outputs, adversarial: Outputs, examples: Examples) -> core.PairTerms:
         classification = cross_entropy(natural, examples.batch.labels, method)
         kl = kl_divergence(natural, adversarial, method)
         metrics = {"loss_natural": classification, "loss_kl": kl}
@@ -83,7 +82,7 @@ def mart(config: Config, attack: AttackSettings) -> Method:
     method = config.method
     combined = partial(losses.combined, aux_weight=method.aux_weight)
 
-    def loss(natural: Outputs, adversarial: Outputs, examples: Examples) -> PairTerms:
+    def loss(natural: Outputs, adversarial: Outputs, examples: Examples) -> core.PairTerms:
         labels, smoothing = examples.batch.labels, method.label_smoothing
         term = partial(losses.boosted_cross_entropy, labels=labels, label_smoothing=smoothing)
         boosted = combined(term, adversarial)

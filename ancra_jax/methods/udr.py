@@ -7,8 +7,7 @@ from ancra_jax import attacks
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError
 from ancra_jax.methods import core
-from ancra_jax.methods.attack import Attacked, AttackRequest, AttackSettings, Model, run_requests
-from ancra_jax.methods.core import BatchStats, Examples, Forward, Method, MethodState, Terms
+from ancra_jax.methods.core import AttackSettings, BatchStats, Examples, Forward, Method, Terms
 from ancra_jax.ops.images import Images
 from ancra_jax.ops.pytree import pytree_dataclass
 from ancra_jax.types import Scalar
@@ -48,7 +47,7 @@ def distributional_robustness(method: Method, config: Config, attack: AttackSett
     if config.attack.norm != "linf":
         raise UsageError(f"{config.attack.norm=}: must be 'linf' for {config.udr.multiplier=}")
 
-    def init_state(labels: Int[Array, "examples"], num_classes: int) -> MethodState:
+    def init_state(labels: Int[Array, "examples"], num_classes: int) -> core.MethodState:
         state = {
             "multiplier": jnp.asarray(udr.multiplier, jnp.float32),
             "distance": jnp.zeros((), jnp.float32),  # summed since the last update
@@ -56,12 +55,14 @@ def distributional_robustness(method: Method, config: Config, attack: AttackSett
         }
         return method.init_state(labels, num_classes) | {"udr": state}
 
-    def run(model: Model, requests: dict[str, AttackRequest], state: MethodState) -> Attacked:
+    def run(
+        model: core.Model, requests: dict[str, core.AttackRequest], state: core.MethodState
+    ) -> core.Attacked:
         if "adversarial" not in requests:
             raise UsageError("config.udr.multiplier: needs a method that attacks natural images")
         own = state["udr"]
         multiplier, steps = own["multiplier"], own["steps"]
-        attacked, state = run_requests(
+        attacked, state = core.run_requests(
             model, requests, state, lambda ball: SoftLinf(ball.epsilon, multiplier)
         )
         request = requests["adversarial"]

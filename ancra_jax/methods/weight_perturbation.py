@@ -6,8 +6,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ancra_jax.config.schema import Config
 from ancra_jax.methods import core
-from ancra_jax.methods.attack import AttackSettings
-from ancra_jax.methods.core import Epoch, LossOfParams, Method, ValueAndGradient
+from ancra_jax.methods.core import AttackSettings, Epoch, LossOfParams, Method, ValueAndGradient
 from ancra_jax.types import Scalar
 
 Weight = Float[Array, "*shape"]

@@ -5,7 +5,7 @@ of the library that knows Flax; everything else sees pure functions from variabl
 `ancra_jax.types.Outputs`.
 """
 
-from ancra_jax.models.registry import available, create, register
+from ancra_jax.models.network import available, create, register
 from ancra_jax.models.resnet import PreActResNet18, ResNet18, WideResNet
 from ancra_jax.models.reverse_attention import AttentionRule, hard_attention, reverse_attention
 

@@ -24,13 +24,6 @@ GRADIENT_RULES = ("auto", "stock", "forward")
 torch_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 """PyTorch's default for kernels of convolutions and linear layers: U(+-1/sqrt(fan_in))."""
 
-
-def torch_bias_init(fan_in: int) -> Initializer:
-    """Return PyTorch's default for the bias of a linear layer: U(+-1/sqrt(fan_in))."""
-    bound = fan_in**-0.5
-    return partial(jax.random.uniform, minval=-bound, maxval=bound)
-
-
 _gradient_rule: ContextVar[str] = ContextVar("gradient_rule", default="auto")
 
 
@@ -77,9 +70,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
         geometry = convolution.Geometry((self.stride, self.stride), ((half, half), (half, half)))
         rule = _gradient_rule.get()
-        if rule == "auto":
-            rule = "forward" if jax.default_backend() == "cpu" else "stock"
-        if rule == "forward":
+        if rule == "forward" or (rule == "auto" and jax.default_backend() == "cpu"):
             return convolution.cpu_convolution(x.astype(self.dtype), kernel, geometry)
         return convolution.stock_convolution(x.astype(self.dtype), kernel, geometry)
 
@@ -145,7 +136,7 @@ class Classifier(nn.Module):
 
     num_classes: int
     pool_window: int  # of the average pooling before the layer
-    zero_bias: bool = False  # start from a bias of 0 instead of PyTorch's default
+    zero_bias: bool = False  # start from a bias of 0, not PyTorch's default U(+-1/sqrt(fan_in))
 
     @nn.compact
     def __call__(self, feature_map: FeatureMap) -> Linear:
@@ -153,7 +144,10 @@ class Classifier(nn.Module):
         _, height, width, channels = feature_map.shape
         rows, columns = (side // min(self.pool_window, side) for side in (height, width))
         fan_in = rows * columns * channels
-        bias_init = nn.initializers.zeros_init() if self.zero_bias else torch_bias_init(fan_in)
+        bound = fan_in**-0.5
+        bias_init: Initializer = partial(jax.random.uniform, minval=-bound, maxval=bound)
+        if self.zero_bias:
+            bias_init = nn.initializers.zeros_init()
         shape = (fan_in, self.num_classes)
         kernel = self.param("kernel", torch_kernel_init, shape, jnp.float32)
         bias = self.param("bias", bias_init, (self.num_classes,), jnp.float32)

@@ -8,8 +8,7 @@ import flax.linen as nn
 
 from ancra_jax.errors import UsageError
 from ancra_jax.models.layers import BatchNorm, Conv, FeatureMap, NewFeatureMap
-from ancra_jax.models.network import Network, Trunk, residual_blocks
-from ancra_jax.models.registry import register
+from ancra_jax.models.network import Network, Trunk, register, residual_blocks
 
 
 class BasicBlock(nn.Module):
@@ -71,13 +70,8 @@ class ResNet18(Network):
         return Trunk(x, residual_blocks(block, self.width, [2] * 4, prefix="layer", train=train))
 
 
-class PreActResNet18(Network):
+class PreActResNet18(ResNet18):
     """PreActResNet-18, stages of 1, 2, 4 and 8 times ``width`` channels (paper: ``width=64``)."""
-
-    width: int = 64
-
-    total_stride: ClassVar[int] = 8
-    pool_window: ClassVar[int] = 4
 
     def trunk(self, images: FeatureMap, *, train: bool) -> Trunk:
         """Compute the stem, and make the residual blocks and the final activation."""

@@ -10,8 +10,16 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from ancra_jax.config.schema import OptimizerConfig
 from ancra_jax.data import BatchPlan, DeviceSplit
-from ancra_jax.methods.attack import Images, Model
-from ancra_jax.methods.core import BatchStats, Examples, Method, MethodState, Metrics, Terms
+from ancra_jax.methods.core import (
+    BatchStats,
+    Examples,
+    Images,
+    Method,
+    MethodState,
+    Metrics,
+    Model,
+    Terms,
+)
 from ancra_jax.run.averaging import Averages, Averaging, variables_of
 from ancra_jax.types import ApplyFn, Outputs, Variables
 

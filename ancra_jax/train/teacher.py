@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from ancra_jax.config.schema import DistillationConfig
 from ancra_jax.data import Dataset
 from ancra_jax.errors import UsageError
-from ancra_jax.methods.attack import Model
+from ancra_jax.methods.core import Model
 from ancra_jax.run import build
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.checkpoint import DamagedCheckpointError

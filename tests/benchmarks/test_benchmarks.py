@@ -116,7 +116,7 @@ def test_pytorchs_step_is_the_same_computation(row, monkeypatch):
     pytest.importorskip("torch")
     # Nearer to the image KL's gradient is the difference of almost equal numbers, and rounding
     # decides its signs.
-    monkeypatch.setattr("ancra_jax.methods.attack.START_SIGMA", 0.03)
+    monkeypatch.setattr("ancra_jax.methods.core.START_SIGMA", 0.03)
     from benchmarks import jax_workloads, torch_workloads
 
     arguments = type("", (), {"width": 4, "batch_size": 8, "dtype": "float32"})

@@ -1,7 +1,5 @@
 import json
 import pathlib
-import subprocess
-import sys
 
 import pytest
 
@@ -9,7 +7,7 @@ from ancra_jax import config as config_lib
 from ancra_jax.config import schema
 from ancra_jax.errors import UsageError
 from configs import cifar10, cifar100, common, digits, tiny_imagenet
-from tests.support import ENVIRONMENT
+from tests.support.processes import run_python
 
 FILES = {"cifar10": cifar10, "cifar100": cifar100, "digits": digits, "tiny_imagenet": tiny_imagenet}
 
@@ -42,8 +40,8 @@ def test_every_configuration_is_valid_and_survives_json(file, method):
 def test_every_configuration_file_is_tested_and_loads_without_jax():
     there = {path.stem for path in pathlib.Path(common.__file__).parent.glob("*.py")}
     assert there - {"common", "__init__"} == set(FILES)
-    code = f"import sys; from configs import {', '.join(FILES)}; sys.exit('jax' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, check=True)
+    code = f"import sys; from configs import {', '.join(FILES)}; assert 'jax' not in sys.modules"
+    run_python(code)
 
 
 def test_the_papers_settings():

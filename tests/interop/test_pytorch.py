@@ -90,8 +90,6 @@ def test_wrong_state_dicts_are_refused_by_name(change, message):
 
 def test_many_wrong_names_are_counted_not_listed():
     state_dict = pytorch.from_variables("resnet18", narrow_variables())
-    with pytest.raises(UsageError, match=r"'linear\.weight' is missing"):
-        pytorch.to_variables("preact_resnet18", state_dict)
     kept = {key: state_dict[key] for key in ("conv1.weight", "fc.weight")}
     with pytest.raises(UsageError, match=r"100 missing \((\S+, ){3}\.\.\.\)"):
         pytorch.to_variables("resnet18", kept)

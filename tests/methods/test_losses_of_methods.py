@@ -9,16 +9,16 @@ import pytest
 
 from ancra_jax import losses
 from ancra_jax.errors import UsageError
-from ancra_jax.methods.attack import attack_settings
-from ancra_jax.methods.core import Terms
+from ancra_jax.methods.core import Terms, attack_settings
 from ancra_jax.methods.distillation import distillation
-from ancra_jax.methods.negatives import Negatives
 from tests.support.method_parts import (
     BATCH,
     CLASSES,
+    EQUATIONS,
     INDICES,
     LABELS,
     TRAINING,
+    every_negative,
     examples,
     images,
     method_of,
@@ -32,33 +32,14 @@ NATURAL, ADVERSARIAL, NEGATIVE = outputs(0), outputs(1), outputs(2)
 PAIR = NATURAL, ADVERSARIAL
 
 
-def cross_entropy(logits, smoothing=0.0):
-    return losses.cross_entropy(logits, LABELS, smoothing)
-
-
-kl = losses.kl_divergence
-
-
-def regulariser(p, q):
-    return sum(losses.second_order_divergence(logits, LABELS, 0.2) for logits in (p, q))
-
-
-EQUATIONS = {
-    "natural": lambda p, q: cross_entropy(p),
-    "pgd_at": lambda p, q: cross_entropy(q),
-    "trades": lambda p, q: cross_entropy(p) + 6 * kl(p, q),
-    "mart": lambda p, q: (
-        losses.boosted_cross_entropy(q, LABELS) + 5 * losses.weighted_kl(p, q, LABELS)
-    ),
-    "at_s2o": lambda p, q: 0.9 * cross_entropy(q) + 0.05 * regulariser(p, q),
-    "trades_s2o": lambda p, q: 0.7 * cross_entropy(p) + 0.15 * regulariser(p, q) + 6 * kl(p, q),
-}
+def equation_over_heads(name):
+    return over_heads(lambda p, q: EQUATIONS[name](p, q, LABELS), *PAIR)
 
 
 @pytest.mark.parametrize("name", EQUATIONS)
 def test_a_loss_is_its_equation_over_all_heads(name):
     terms = terms_of(method_of(name), examples(), *PAIR)
-    np.testing.assert_allclose(terms.loss, over_heads(EQUATIONS[name], *PAIR), rtol=1e-5)
+    np.testing.assert_allclose(terms.loss, equation_over_heads(name), rtol=1e-5)
     forwards = {"natural": [0], "pgd_at": [1]}.get(name, [0, 1])  # the natural images first
     assert [int(n) for n in terms.batch_stats] == forwards
 
@@ -68,7 +49,7 @@ def test_label_smoothing_reaches_the_cross_entropy_of_every_head(name):
     method = method_of(name, method__label_smoothing=0.1, method__beta=0.0)
     terms = terms_of(method, examples(), *PAIR)
     classified = ADVERSARIAL if name == "pgd_at" else NATURAL
-    expected = over_heads(lambda p: cross_entropy(p, 0.1), classified)
+    expected = over_heads(lambda p: losses.cross_entropy(p, LABELS, 0.1), classified)
     np.testing.assert_allclose(terms.loss, expected, rtol=1e-5)
 
 
@@ -86,7 +67,7 @@ class TestSelfAdaptive:
 
     def test_before_its_epoch_it_is_trades_and_labels_stay(self):
         terms = terms_of(self.method, examples(self.state(), epoch=1), *PAIR)
-        expected = over_heads(EQUATIONS["trades"], *PAIR)
+        expected = equation_over_heads("trades")
         np.testing.assert_allclose(terms.loss, expected, rtol=1e-6)
         np.testing.assert_array_equal(terms.state["soft_labels"], self.state()["soft_labels"])
 
@@ -97,17 +78,20 @@ class TestSelfAdaptive:
         np.testing.assert_allclose(after[INDICES], moved, rtol=1e-6)
         others = np.setdiff1d(np.arange(TRAINING), INDICES)
         np.testing.assert_array_equal(after[others], before[others])
-        expected = over_heads(
-            lambda p, q: losses.self_adaptive_cross_entropy(p, moved) + 6 * kl(p, q), *PAIR
-        )
+
+        def equation(p, q):
+            return losses.self_adaptive_cross_entropy(p, moved) + 6 * losses.kl_divergence(p, q)
+
+        expected = over_heads(equation, *PAIR)
         np.testing.assert_allclose(terms.loss, expected, rtol=1e-5)
 
 
 def with_negatives():
-    negatives = Negatives(
-        jnp.zeros(BATCH, jnp.int32), jnp.ones(BATCH, bool), jnp.zeros(BATCH, bool)
-    )
-    extras = {"negatives": negatives, "negative_images": None, "negative_labels": LABELS}
+    extras = {
+        "negatives": every_negative(BATCH),
+        "negative_images": None,
+        "negative_labels": LABELS,
+    }
     return examples(extras=extras, attacked={"negative": images(2.0)})
 
 
@@ -118,7 +102,7 @@ def test_ancra_adds_the_contrast_to_any_method(name):
     contrast = partial(losses.asymmetric_similarity, valid=jnp.ones(BATCH, bool), alpha=1.0)
     similarity = over_heads(contrast, NATURAL, NEGATIVE)
     assert similarity > 0
-    alone = over_heads(EQUATIONS[name], *PAIR)
+    alone = equation_over_heads(name)
     np.testing.assert_allclose(terms.loss, alone + 3 * similarity, rtol=1e-5)
     # PGD-AT gets a natural forward of the wrapper's own.
     order = [1, 0, 2] if name == "pgd_at" else [0, 1, 2]

@@ -76,12 +76,6 @@ def test_wrong_settings_of_its_own_are_named(options, message):
         methods.create(with_options(**options))
 
 
-def test_a_method_without_settings_of_its_own_refuses_them():
-    config = small_config("trades", method__options={"power": 1.0})
-    with pytest.raises(UsageError, match=r"config\.method\.options\.power"):
-        methods.create(config)
-
-
 def test_settings_of_its_own_are_kept_and_distinguish_runs(tmp_path):
     config = with_options(power=0.5)
     open_for_training(str(tmp_path), config)

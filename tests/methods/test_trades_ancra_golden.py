@@ -12,11 +12,10 @@ import pytest
 from ancra_jax import attacks, methods, models
 from ancra_jax import config as config_lib
 from ancra_jax.interop import pytorch
-from ancra_jax.methods import attack
-from ancra_jax.methods.core import Examples
-from ancra_jax.methods.negatives import Negatives
+from ancra_jax.methods.core import Examples, attack_settings, signed_objective
 from ancra_jax.types import Batch
 from configs import common
+from tests.support.method_parts import every_negative
 from tests.support.reference_weights import GOLDEN, reference_names, seeded_state_dict
 
 ALPHA = {"resnet18_ra_cifar10": 1.0, "resnet18_ra_cifar10_alpha05": 0.5}
@@ -53,9 +52,7 @@ def test_loss_parts_and_gradients_agree_with_the_reference(variables, stem):
         Batch(jnp.asarray(golden["x"]), labels, jnp.arange(size)),
         {"adversarial": jnp.asarray(golden["x_adv"]), "negative": jnp.asarray(golden["x_neg"])},
         {
-            "negatives": Negatives(
-                jnp.zeros(size, jnp.int32), jnp.ones(size, bool), jnp.zeros(size, bool)
-            ),
+            "negatives": every_negative(size),
             "negative_images": None,
             "negative_labels": negative_labels,
         },
@@ -98,7 +95,7 @@ def test_training_attacks_agree_with_the_reference(variables):
     images, labels = jnp.asarray(golden["x"]), jnp.asarray(golden["y"], jnp.int32)
     targets = jnp.asarray(golden["target"], jnp.int32)
     model = jax.tree_util.Partial(NETWORK.apply, variables)
-    settings = attack.attack_settings(config_of("trades_ancra"))
+    settings = attack_settings(config_of("trades_ancra"))
     start = images + 0.001 * jnp.asarray(golden["noise"])
     with jax.default_matmul_precision("highest"):
         for name, before, classes, descend in (
@@ -106,7 +103,7 @@ def test_training_attacks_agree_with_the_reference(variables):
             ("targeted", "loss_targeted_clean", targets, True),
         ):
             signs = jnp.full(len(labels), -1.0 if descend else 1.0)
-            objective = attack.signed_objective(model, settings, images, classes, signs)
+            objective = signed_objective(model, settings, images, classes, signs)
             ours = attacks.ascend(
                 objective,
                 start,

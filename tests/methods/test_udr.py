@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ancra_jax.errors import UsageError
-from ancra_jax.methods.attack import attack_settings
+from ancra_jax.methods.core import attack_settings
 from ancra_jax.methods.udr import SoftLinf, distributional_robustness
 from ancra_jax.types import Batch, Outputs
 from tests.support.method_parts import method_of

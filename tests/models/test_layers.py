@@ -1,8 +1,5 @@
 """Convolution, batch normalisation and pooling against JAX's own rules and PyTorch's semantics."""
 
-import subprocess
-import sys
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -15,7 +12,7 @@ from ancra_jax.errors import UsageError
 from ancra_jax.models import layers
 from ancra_jax.models.layers import BatchNorm, Conv, average_pool, gradient_rule
 from ancra_jax.ops.convolution import Geometry, cpu_convolution, stock_convolution
-from tests.support import ENVIRONMENT
+from tests.support.processes import run_python
 
 CONVOLUTIONS = {"forward": cpu_convolution, "stock": stock_convolution}
 HALVING = Geometry((2, 2), ((1, 1), (1, 1)))
@@ -107,17 +104,6 @@ def attack_then_kernel_gradient(rule, images, kernel, num_steps=3):
     return run(images, kernel)
 
 
-def test_inside_a_compiled_loop():
-    rng = np.random.default_rng(3)
-    images = jnp.asarray(rng.normal(size=(2, 7, 8, 2)), jnp.float32)
-    kernel = jnp.asarray(rng.normal(size=(3, 3, 2, 4)), jnp.float32)
-    ours = attack_then_kernel_gradient("forward", images, kernel)
-    stock = attack_then_kernel_gradient("stock", images, kernel)
-    for actual, expected in zip(ours, stock, strict=True):
-        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
-    assert np.abs(ours[0] - images).max() > 0.1
-
-
 SHARDED = """
 import jax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
@@ -135,13 +121,13 @@ sharded = attack_then_kernel_gradient(
 whole = attack_then_kernel_gradient("stock", images, kernel)
 assert [s.data.shape[0] for s in sharded[0].addressable_shards] == [2] * 8
 for a, b in zip(sharded, whole, strict=True):
-    np.testing.assert_allclose(a, b, atol=1e-4)
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
+assert np.abs(whole[0] - images).max() > 0.1
 """
 
 
-def test_eight_devices_give_the_gradients_of_one():
-    environment = ENVIRONMENT | {"JAX_NUM_CPU_DEVICES": "8", "JAX_PLATFORMS": "cpu"}
-    subprocess.run([sys.executable, "-c", SHARDED], env=environment, check=True, timeout=300)
+def test_eight_devices_give_the_gradients_of_one_inside_a_compiled_loop():
+    run_python(SHARDED, devices=8)
 
 
 def batch_norm(x, *, train, **changes):
@@ -192,10 +178,8 @@ def test_average_pool_equals_flax_with_a_window_that_shrinks_to_the_map(size):
     np.testing.assert_allclose(average_pool(x, 4), expected, atol=1e-6)
 
 
-def test_initial_values_follow_pytorch():
+def test_initial_kernels_follow_pytorch():
     kernel = layers.torch_kernel_init(jax.random.key(0), (3, 3, 64, 200))
     bound = (3 * 3 * 64) ** -0.5
     assert 0.999 * bound < np.abs(kernel).max() <= bound
     np.testing.assert_allclose(np.std(kernel), bound / np.sqrt(3), rtol=0.01)
-    bias = layers.torch_bias_init(400)(jax.random.key(1), (2000,), jnp.float32)
-    assert 0.045 < np.abs(bias).max() <= 0.05 and abs(np.mean(bias)) < 0.003

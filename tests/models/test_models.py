@@ -47,9 +47,7 @@ def test_outputs_and_parameters_are_float32(name, reverse_attention, dtype):
     ("name", "image_shape", "num_features"),
     [
         ("resnet18", (8, 8, 1), 512),
-        ("resnet18", (32, 32, 3), 512),
         ("resnet18", (64, 64, 3), 2048),
-        ("preact_resnet18", (64, 64, 3), 2048),
         ("preact_resnet18", (64, 32, 3), 1024),
         ("wide_resnet16_4", (32, 32, 3), 256),
         ("wide_resnet16_4", (8, 8, 1), 256),
@@ -97,7 +95,7 @@ def test_initialisation_follows_the_papers_code(name):
     bound = params["fc"]["kernel"].shape[0] ** -0.5
     assert np.abs(params["fc"]["kernel"]).max() <= bound
     assert np.abs(params["fc"]["bias"]).max() <= (0 if wide else bound)
-    assert (np.abs(params["fc"]["bias"]).max() > 0) == (not wide)
+    assert (np.abs(params["fc"]["bias"]).max() > 0.8 * bound) == (not wide)
 
 
 def test_training_with_attention_needs_labels():

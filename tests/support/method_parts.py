@@ -3,14 +3,44 @@
 import jax
 import jax.numpy as jnp
 
-from ancra_jax import methods
+from ancra_jax import losses, methods
+from ancra_jax.losses import cross_entropy, kl_divergence
 from ancra_jax.methods.core import Examples
+from ancra_jax.methods.negatives import Negatives
 from ancra_jax.types import Batch, Outputs
 from tests.support.small_runs import small_config
 
 BATCH, CLASSES, HEADS, TRAINING = 6, 4, 2, 10
 LABELS = jnp.asarray([0, 1, 2, 3, 0, 1], jnp.int32)
 INDICES = jnp.asarray([7, 2, 9, 0, 4, 5], jnp.int32)
+
+
+def trades(p, q, labels):
+    return cross_entropy(p, labels) + 6 * kl_divergence(p, q)
+
+
+def mart(p, q, labels):
+    return losses.boosted_cross_entropy(q, labels) + 5 * losses.weighted_kl(p, q, labels)
+
+
+def second_order(p, q, labels):
+    return sum(losses.second_order_divergence(logits, labels, 0.2) for logits in (p, q))
+
+
+def trades_s2o(p, q, labels):
+    kl = kl_divergence(p, q)
+    return 0.7 * cross_entropy(p, labels) + 0.15 * second_order(p, q, labels) + 6 * kl
+
+
+EQUATIONS = {
+    "natural": lambda p, q, y: cross_entropy(p, y),
+    "pgd_at": lambda p, q, y: cross_entropy(q, y),
+    "trades": trades,
+    "mart": mart,
+    "at_s2o": lambda p, q, y: 0.9 * cross_entropy(q, y) + 0.05 * second_order(p, q, y),
+    "trades_s2o": trades_s2o,
+}
+"""Losses of one head, of its natural logits ``p`` and its adversarial logits ``q``."""
 
 
 def method_of(name, **overrides):
@@ -25,6 +55,11 @@ def outputs(seed, heads=HEADS):
         jax.random.normal(keys[1], (heads, BATCH, CLASSES)),
         jnp.zeros((BATCH, 3)),
     )
+
+
+def every_negative(size):
+    """Negatives of which none is missing, for a loss that is given their images."""
+    return Negatives(jnp.zeros(size, jnp.int32), jnp.ones(size, bool), jnp.zeros(size, bool))
 
 
 def images(value):

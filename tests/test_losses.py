@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from ancra_jax import losses
 from tests.support import GOLDEN
+from tests.support.method_parts import mart, outputs, trades, trades_s2o
 
 SEEDS = st.integers(0, 10_000)
 
@@ -22,23 +23,6 @@ def softmax(logits):
 def golden():
     with np.load(GOLDEN / "losses.npz") as arrays:
         return {name: jnp.asarray(array) for name, array in arrays.items()}
-
-
-def trades(natural, adversarial, labels):
-    return losses.cross_entropy(natural, labels) + 6 * losses.kl_divergence(natural, adversarial)
-
-
-def mart(natural, adversarial, labels):
-    kl = losses.weighted_kl(natural, adversarial, labels)
-    return losses.boosted_cross_entropy(adversarial, labels) + 5.0 * kl
-
-
-def trades_s2o(natural, adversarial, labels):
-    regulariser = sum(
-        losses.second_order_divergence(logits, labels, 0.2) for logits in (natural, adversarial)
-    )
-    kl = losses.kl_divergence(natural, adversarial)
-    return 0.7 * losses.cross_entropy(natural, labels) + 0.15 * regulariser + 6 * kl
 
 
 def sat(natural, adversarial, soft_labels):
@@ -140,3 +124,64 @@ def test_the_self_adaptive_cross_entropy_is_its_formula(seed):
     single = jnp.asarray(logits, jnp.float32), jnp.asarray(soft, jnp.float32)
     value = losses.self_adaptive_cross_entropy(*single)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
+
+
+def test_combined_without_heads_is_the_term_itself():
+    natural, adversarial = outputs(0, heads=0), outputs(1, heads=0)
+    np.testing.assert_array_equal(
+        losses.combined(losses.kl_divergence, natural, adversarial, aux_weight=2.0),
+        losses.kl_divergence(natural.logits, adversarial.logits),
+    )
+
+
+EVERY_PAIR = jnp.ones(6, bool)
+
+
+def pair(seed):
+    """The logits of six natural images and of their negatives."""
+    return jax.random.normal(jax.random.key(seed), (2, 6, 4))
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), alpha=st.floats(0, 1))
+def test_the_contrast_is_the_papers_formula(seed, alpha):
+    natural, negative = pair(seed)
+    p, q = softmax(natural), softmax(negative)
+    total = 0.0
+    for p_i, q_i in zip(p, q, strict=True):
+        h = p_i.argmax()
+        if h == q_i.argmax():
+            total += alpha * np.sqrt(p_i[h] * q_i[h]) + (1 - alpha) * np.sqrt(p_i[h] * q_i[h])
+    value = losses.asymmetric_similarity(natural, negative, EVERY_PAIR, alpha)
+    np.testing.assert_allclose(value, total / len(p), rtol=1e-5, atol=1e-7)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_alpha_freezes_one_side_exactly(seed):
+    natural, negative = pair(seed)
+    negative = negative.at[0].set(natural[0] * 1.5)  # at least one pair is predicted alike
+    gradients = jax.grad(losses.asymmetric_similarity, argnums=(0, 1))
+    to_natural, to_negative = gradients(natural, negative, EVERY_PAIR, 1.0)
+    assert not np.any(to_natural) and np.any(to_negative)
+    to_natural, to_negative = gradients(natural, negative, EVERY_PAIR, 0.0)
+    assert np.any(to_natural) and not np.any(to_negative)
+
+
+def test_the_contrasts_gradients_stay_finite_where_a_probability_underflows():
+    natural = jnp.asarray([[200.0, 0.0], [200.0, 0.0]])
+    negative = jnp.asarray([[0.0, 200.0], [200.0, 0.0]])
+    value, gradients = jax.value_and_grad(losses.asymmetric_similarity, argnums=(0, 1))(
+        natural, negative, jnp.ones(2, bool), 0.5
+    )
+    np.testing.assert_allclose(value, 0.5)
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+    assert not np.any(gradients[1][0])  # the pair that is not predicted alike
+
+
+def test_pairs_that_do_not_exist_contribute_nothing():
+    natural, _ = pair(3)
+    some = jnp.asarray([True, False, True, False, False, False])
+    value = losses.asymmetric_similarity(natural, natural, some, 1.0)
+    largest = softmax(natural).max(axis=1)
+    np.testing.assert_allclose(value, (largest[0] + largest[2]) / 6, rtol=1e-6)

@@ -1,17 +1,20 @@
-"""The terms of adversarial losses: cross-entropy, TRADES, MART, SAT, S2O, distillation.
+"""Training losses: pure functions of logits and labels, each equation in one place.
 
 The methods in ``ancra_jax.methods`` name the papers. In the equations ``p`` is
 ``softmax(natural)``, ``q`` is ``softmax(adversarial)``, ``y`` the label, ``sg`` ``stop_gradient``.
-All logits are those of one head.
+All logits are those of one head; `combined` takes a term over all heads of a network.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from ancra_jax.ops.images import Labels
-from ancra_jax.types import Logits, Scalar
+from ancra_jax.attacks.objectives import combine_heads
+from ancra_jax.ops.images import Flags, Labels
+from ancra_jax.types import Logits, Outputs, Scalar
 
 _TINY = 1e-12  # within MART's logarithms, as in its authors' code
 
@@ -107,3 +110,50 @@ def self_adaptive_cross_entropy(logits: Logits, soft_labels: Logits) -> Scalar:
     weights = jnp.max(soft_labels, axis=-1)
     values = optax.softmax_cross_entropy(logits, soft_labels)
     return jnp.sum(weights * values) / jnp.sum(weights)
+
+
+def asymmetric_similarity(natural: Logits, negative: Logits, valid: Flags, alpha: float) -> Scalar:
+    """Measure how alike natural images and their negatives look where they are predicted alike.
+
+    With probabilities ``p = softmax(natural)``, ``q = softmax(negative)`` and the predicted classes
+    ``h = argmax p`` (paper eq. 3-4)::
+
+        Sim = 1/B sum_i 1[h_i = argmax q_i] ( alpha       sqrt(sg(p_i[h_i]) q_i[h_i])
+                                            + (1 - alpha) sqrt(p_i[h_i] sg(q_i[h_i])) )
+
+    ``sg`` is ``stop_gradient``: with ``alpha = 1`` the natural image is frozen and only the
+    negative is pushed away. The sum is divided by the batch size, not by the number of matches.
+
+    Args:
+      natural: logits of the natural images.
+      negative: logits of their negatives, row by row.
+      valid: pairs that exist; a batch of one class has no negatives and contributes 0.
+      alpha: weight of the direction that freezes the natural image, in [0, 1].
+    """
+    p = jax.nn.softmax(natural)
+    q = jax.nn.softmax(negative)
+    predicted = jnp.argmax(p, axis=-1)
+    matches = (predicted == jnp.argmax(q, axis=-1)) & valid
+    # Where a pair does not count, the root is taken of 1: its gradient at 0 would be infinite,
+    # and infinity times the mask's 0 is NaN. A matched product is at least 1 / classes ** 2.
+    p_h = jnp.where(matches, jnp.take_along_axis(p, predicted[:, None], axis=-1)[:, 0], 1.0)
+    q_h = jnp.where(matches, jnp.take_along_axis(q, predicted[:, None], axis=-1)[:, 0], 1.0)
+    sg = jax.lax.stop_gradient
+    similarity = alpha * jnp.sqrt(sg(p_h) * q_h) + (1 - alpha) * jnp.sqrt(p_h * sg(q_h))
+    return jnp.mean(jnp.where(matches, similarity, 0.0))
+
+
+def combined(term: Callable[..., Scalar], *outputs: Outputs, aux_weight: float) -> Scalar:
+    """Compute ``g(f') + aux_weight mean_k g(p_k)``, which the paper writes with a hat.
+
+    Args:
+      term: ``g``; takes the logits of every element of ``outputs``, all of the same head.
+      *outputs: network outputs (natural, adversarial, ...), with equally many auxiliary heads.
+      aux_weight: lambda_aux of the paper, 2 by default in the configurations.
+
+    Returns:
+      The combined term; ``g(f')`` alone for networks without auxiliary heads.
+    """
+    final = tuple(output.logits for output in outputs)
+    auxiliary = tuple(output.aux_logits for output in outputs)
+    return combine_heads(lambda logits: term(*logits), final, auxiliary, aux_weight)
