@@ -12,16 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ancra_jax.attacks.gradients import Evaluator, evaluator
 from ancra_jax.attacks.loop import LoopKind, iterate
 from ancra_jax.attacks.model import Model, example_keys, fold_each, misclassified
-from ancra_jax.attacks.objectives import Objective, objective_of
+from ancra_jax.attacks.objectives import Evaluator, Objective, evaluator, objective_of
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.threat_models import ThreatModel, at_distance
-from ancra_jax.attacks.types import AttackResult
-from ancra_jax.attacks.validation import check_positive_int, checked
+from ancra_jax.attacks.validation import AttackResult, check_positive_int, checked
 from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Flags, Images, Keys, Labels, Values
-from ancra_jax.ops.rows import per_image, select
+from ancra_jax.ops.pytree import select
 
 MOMENTUM = 0.75
 _WINDOWS_SHAPE = 256
@@ -80,7 +78,7 @@ def apgd(
       gradient_draws: gradients averaged in a step of a randomised model (EOT).
     """
     problem, numbers, first = checked(
-        model, images, labels, threat_model, targets, active, indices, loop, start
+        model, images, labels, threat_model, targets, active, indices, start
     )
     check_positive_int(num_steps, "num_steps")
     check_positive_int(num_restarts, "num_restarts")
@@ -216,8 +214,8 @@ def _move(
     i: Int[Array, ""], state: ApgdState, natural: Images, threat_model: ThreatModel
 ) -> Images:
     """Take a projected step, averaged with the previous displacement; the first has no momentum."""
-    direction = threat_model.direction(state.gradients)
-    stepped = threat_model.project(state.images + per_image(state.step_size) * direction, natural)
+    step = state.step_size[:, None, None, None] * threat_model.direction(state.gradients)
+    stepped = threat_model.project(state.images + step, natural)
     weight = jnp.where(i == 1, 1.0, MOMENTUM)
     moved = (
         state.images

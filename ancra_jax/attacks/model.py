@@ -1,4 +1,4 @@
-"""What an attack asks of a model: a callable pytree from images to logits."""
+"""What an attack asks of a model: logits, and which images are adversarial by them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,8 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from ancra_jax.attacks.renamed import explains_old_calls
+from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.ops.fast_convolutions import with_fast_convolutions
-from ancra_jax.ops.images import AnyLabels, Flags, Images, Keys, Labels
+from ancra_jax.ops.images import AnyImages, AnyLabels, Flags, Images, Keys, Labels, Values
 from ancra_jax.ops.pytree import pytree_dataclass
 
 Logits = Float[Array, "batch classes"]
@@ -81,10 +83,20 @@ def float32_logits(model: Model, images: Images) -> Logits:
     return with_fast_convolutions(lambda x: model_outputs(model, x)[0])(images)
 
 
-def misclassified(logits: Logits, labels: Labels) -> Flags:
-    """Return whether the predicted class is not the label; non-finite logits never count."""
-    finite = jnp.all(jnp.isfinite(logits), axis=-1)
-    return (jnp.argmax(logits, axis=-1) != labels) & finite
+@jax.jit
+def forward(model: Model, images: Images) -> Logits:
+    """Return the model's final logits, float32.
+
+    Raises:
+      ValueError: they are not [batch, classes] with at least 2 classes.
+    """
+    logits, _ = model_outputs(model, images)
+    if logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2:
+        raise ValueError(
+            f"the model returned logits of shape {logits.shape} for {len(images)} images: expected "
+            f"[{len(images)}, classes] with at least 2 classes"
+        )
+    return logits
 
 
 @jax.jit
@@ -97,3 +109,65 @@ def example_keys(key: Key[Array, ""], indices: AnyLabels) -> Keys:
 def fold_each(keys: Keys, number: int | Int[Array, ""]) -> Keys:
     """Derive from every example's key a new one for a numbered purpose."""
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
+
+
+@pytree_dataclass()
+class WithKeys:
+    """A randomised model with the randomness of every example fixed by its own key."""
+
+    model: Model
+    keys: Keys
+
+    def __call__(self, images: Images) -> Logits:
+        """Return the logits of every image under its key, whatever the rest of the batch."""
+
+        def one(image: Any, key: Any) -> Float[Array, "classes"]:
+            return float32_logits(lambda x: self.model(x, key=key), image[None])[0]
+
+        return jax.vmap(one)(images, self.keys)
+
+
+def misclassified(logits: Logits, labels: Labels) -> Flags:
+    """Return whether the predicted class is not the label; non-finite logits never count."""
+    finite = jnp.all(jnp.isfinite(logits), axis=-1)
+    return (jnp.argmax(logits, axis=-1) != labels) & finite
+
+
+TOLERANCE = 1e-6
+"""How far, on the [0, 1] pixel scale, rounding may carry a point out of the ball."""
+
+
+@explains_old_calls
+def is_adversarial(
+    model: Model,
+    candidates: AnyImages,
+    images: AnyImages,
+    labels: AnyLabels,
+    threat_model: ThreatModel,
+) -> Flags:
+    """Judge candidates by a fresh forward pass, whatever an attack believed of them.
+
+    Returns:
+      Whether the candidate is finite, in [0, 1], in the ball around its natural image (tolerance
+      1e-6), and misclassified with finite logits.
+    """
+    arrays = jnp.asarray(candidates), jnp.asarray(images), jnp.asarray(labels)
+    return judge(as_pytree(model), *arrays, threat_model)[0]
+
+
+def judge(
+    model: Model, candidates: Images, images: Images, labels: Labels, threat_model: ThreatModel
+) -> tuple[Flags, Values]:
+    """Return ``is_adversarial`` for a model that is a pytree, and the perturbations' norms."""
+    return _verdict(forward(model, candidates), candidates, images, labels, threat_model)
+
+
+@jax.jit
+def _verdict(
+    logits: Logits, candidates: Images, images: Images, labels: Labels, threat_model: ThreatModel
+) -> tuple[Flags, Values]:
+    norms = threat_model.norm(candidates - images)
+    finite = jnp.all(jnp.isfinite(candidates), axis=(1, 2, 3))
+    in_range = jnp.all((candidates >= 0) & (candidates <= 1), axis=(1, 2, 3))
+    in_ball = norms <= threat_model.epsilon + TOLERANCE
+    return misclassified(logits, labels) & finite & in_range & in_ball, norms

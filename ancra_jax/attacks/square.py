@@ -14,17 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
-from ancra_jax.attacks.gradients import Evaluator, evaluator
-from ancra_jax.attacks.loop import LoopKind, is_traced
+from ancra_jax.attacks.loop import LoopKind, check_loop, is_traced
 from ancra_jax.attacks.model import Model, example_keys, fold_each, misclassified
-from ancra_jax.attacks.objectives import Objective, objective_of
+from ancra_jax.attacks.objectives import Evaluator, Objective, evaluator, objective_of
 from ancra_jax.attacks.renamed import explains_old_calls
-from ancra_jax.attacks.threat_models import ThreatModel, is_linf
-from ancra_jax.attacks.types import AttackResult
-from ancra_jax.attacks.validation import check_positive_int, checked
+from ancra_jax.attacks.threat_models import TINY, ThreatModel, is_linf
+from ancra_jax.attacks.validation import AttackResult, check_positive_int, checked
 from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Flags, Images, Keys, Labels, Values
 from ancra_jax.ops.per_device import Layout, layout_of, on_own_rows
-from ancra_jax.ops.rows import TINY, select
+from ancra_jax.ops.pytree import select
 
 # The fraction of pixels in the window halves after these numbers of proposals. The reference
 # implementation does not rescale them to the number of queries in AutoAttack; nor do we.
@@ -113,9 +111,8 @@ def square(
     Returns:
       ``queries`` counts the natural image and the start too: at most ``num_queries + 2``.
     """
-    problem, numbers, _ = checked(
-        model, images, labels, threat_model, targets, active, indices, loop
-    )
+    check_loop(loop)
+    problem, numbers, _ = checked(model, images, labels, threat_model, targets, active, indices)
     check_positive_int(num_queries, "num_queries")
     if not 0 < p_init <= 1:
         raise ValueError(f"p_init={p_init}: a fraction of the pixels, in (0, 1]")

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from ancra_jax.attacks.gradients import value_and_input_gradient
-from ancra_jax.attacks.job import HostImages, Numbers
+from ancra_jax.attacks.job import HostImages, Numbers, Placement
 from ancra_jax.attacks.model import Model, as_pytree, model_outputs
-from ancra_jax.attacks.placement import Placement
+from ancra_jax.attacks.objectives import value_and_input_gradient
 from ancra_jax.defences.attention_objective import Ascent, AttentionObjective, ascent
 from ancra_jax.ops.images import Images, Labels, Values
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from ancra_jax.attacks.diagnostics.api import diagnose
 from ancra_jax.attacks.diagnostics.checks import PARTS, TRANSFER, WHITE_BOX, Flags
-from ancra_jax.attacks.types import Progress
+from ancra_jax.attacks.job import Progress
 from ancra_jax.evaluate.spec import Arrays, Spec, Task
 from ancra_jax.results.load import load_results, same_target
 from ancra_jax.results.names import ADAPTIVE, NATURAL, parse

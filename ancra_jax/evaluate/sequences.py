@@ -9,7 +9,7 @@ import jax
 from ancra_jax.attacks import AutoAttackResult, Defence, adaptive
 from ancra_jax.attacks.adaptive.surrogates import Level
 from ancra_jax.attacks.autoattack.api import autoattack
-from ancra_jax.attacks.placement import Placement
+from ancra_jax.attacks.job import Placement
 from ancra_jax.evaluate.spec import Arrays, Model, Spec, Task
 
 

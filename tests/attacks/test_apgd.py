@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from ancra_jax import attacks
 from ancra_jax.attacks.apgd import checkpoint_windows, run_apgd
-from ancra_jax.attacks.gradients import evaluator
-from ancra_jax.attacks.objectives import objective_of
+from ancra_jax.attacks.objectives import evaluator, objective_of
 from ancra_jax.attacks.threat_models import at_distance
 from tests.support import cnn_a
 from tests.support.attacked import linear, linear_model

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ancra_jax import attacks
-from ancra_jax.attacks.types import AttackResult
+from ancra_jax.attacks.validation import AttackResult
 from tests.attacks.test_autoattack import assert_same, useless
 from tests.support import GOLDEN
 from tests.support.processes import run_python

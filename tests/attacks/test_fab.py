@@ -104,7 +104,7 @@ def test_nearest_boundary_is_the_least_of_all_classes(threat_model):
     def model(x):
         return jnp.sin(x.reshape(len(x), -1) @ kernel)
 
-    problem, *_ = checked(model, images, labels, threat_model, None, None, None, "auto")
+    problem, *_ = checked(model, images, labels, threat_model, None, None, None)
     values, normals = _nearest_boundary(problem, images)
     jacobian = jax.vmap(jax.jacobian(lambda x: model(x[None])[0]))(images)
     logits, order = model(images), 1 if isinstance(threat_model, Linf) else 2

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ancra_jax import attacks
 from ancra_jax.attacks import objectives
-from ancra_jax.ops.rows import select
+from ancra_jax.ops.pytree import select
 from tests.support.attacked import linear, linear_model
 
 KEY = jax.random.key(0)

@@ -12,7 +12,7 @@ from ancra_jax import attacks, defences
 from ancra_jax.attacks.adaptive.api import BUDGETS, plan
 from ancra_jax.attacks.adaptive.surrogates import LEVELS
 from ancra_jax.attacks.autoattack.ensemble import describe
-from ancra_jax.attacks.placement import Placement
+from ancra_jax.attacks.job import Placement
 from ancra_jax.defences import branch_maximum, declared, mask_statistics
 from ancra_jax.defences.attention_objective import LABEL, TARGET, ascent, goal
 from ancra_jax.errors import UsageError

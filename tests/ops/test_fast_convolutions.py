@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.tree_util import Partial
 
-from ancra_jax.attacks.gradients import value_and_input_gradient
+from ancra_jax.attacks.objectives import value_and_input_gradient
 from ancra_jax.ops import convolution
 from ancra_jax.ops.convolution import Geometry, cpu_convolution, stock_convolution
 from ancra_jax.ops.fast_convolutions import with_fast_convolutions

@@ -10,8 +10,7 @@ from jaxtyping import Bool, Float, Int
 from ancra_jax.attacks.autoattack.checks import attack_warnings
 from ancra_jax.attacks.autoattack.ensemble import Attack
 from ancra_jax.attacks.autoattack.state import BROKEN, WITHSTOOD, State
-from ancra_jax.attacks.job import HostImages
-from ancra_jax.attacks.types import CLEAN
+from ancra_jax.attacks.job import CLEAN, HostImages
 
 _PER_EXAMPLE = ("images", "robust", "broken_by", "target", "norms")
 
