@@ -24,6 +24,8 @@ from ancra_jax.ops.pytree import select
 MOMENTUM = 0.75
 _WINDOWS_SHAPE = 256
 
+Share = float | Float[Array, ""]
+
 
 class ApgdState(NamedTuple):
     """What the loop carries from step to step."""
@@ -88,7 +90,8 @@ def apgd(
     natural, labels = problem.images, problem.labels
     objective = objective_of(loss, problem.model, labels, problem.targets)
     keys = example_keys(jax.random.key(0) if key is None else key, numbers)
-    fooled, adversarial = jnp.zeros(len(natural), bool), natural
+    adversarial = natural
+    fooled = jnp.zeros(len(natural), bool)
     best_loss = jnp.full(len(natural), -jnp.inf)
     for restart in range(num_restarts):
         run_keys = fold_each(keys, restart)
@@ -186,7 +189,7 @@ def _step(
     labels: Labels,
     threat_model: ThreatModel,
     windows: Int[Array, "steps"],
-    rho: float | Float[Array, ""],
+    rho: Share,
 ) -> ApgdState:
     """Take one step; iteration 0 evaluates the start, so that one program serves both."""
     is_start = i == 0
@@ -225,9 +228,7 @@ def _move(
     return threat_model.project(moved, natural)
 
 
-def _end_window(
-    state: ApgdState, window: Int[Array, ""], rho: float | Float[Array, ""]
-) -> ApgdState:
+def _end_window(state: ApgdState, window: Int[Array, ""], rho: Share) -> ApgdState:
     """Halve step sizes and restart from the best point where a window ends (``window`` > 0).
 
     An example is halved if its objective rose too rarely, or if it was not halved at the previous

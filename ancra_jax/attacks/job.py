@@ -19,7 +19,8 @@ from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.attacks.validation import AttackResult, check_batch, check_labels, check_positive_int
 from ancra_jax.ops.images import Images, Labels, Values
 
-ROBUST, CLEAN = "", "clean"
+CLEAN = "clean"  # stands for the natural images where attacks have their names
+ROBUST = ""  # stands there for an example that no attack has broken
 _PROBED = 8  # so many, whatever the size of batches
 
 Arrays = dict[str, np.ndarray]

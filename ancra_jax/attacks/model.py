@@ -32,15 +32,12 @@ def as_pytree(model: Model) -> Model:
     if jax.tree_util.all_leaves([model]):
         return jax.tree_util.Partial(model)
     leaves, structure = jax.tree.flatten(model)
-    if all(_is_array(leaf) for leaf in leaves):
+    arrays = [x if isinstance(x, (jax.Array, np.ndarray, np.generic)) else None for x in leaves]
+    if all(x is not None for x in arrays):
         return model
-    arrays = [leaf if _is_array(leaf) else None for leaf in leaves]
-    constants = tuple(None if _is_array(leaf) else leaf for leaf in leaves)
+    pairs = zip(leaves, arrays, strict=True)
+    constants = tuple(leaf if array is None else None for leaf, array in pairs)
     return PartlyStatic(arrays, constants, structure)
-
-
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, (jax.Array, np.ndarray, np.generic))
 
 
 @pytree_dataclass(static=("constants", "structure"))

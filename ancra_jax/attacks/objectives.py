@@ -13,7 +13,7 @@ alone count.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,7 @@ from ancra_jax.ops.pytree import pytree_dataclass
 
 Weight = float | int | Float[Array, ""]
 Objective = Callable[[Images], Values]
+Evaluation = tuple[Values, Images, Logits]  # objective, its gradients, the judging model's logits
 
 
 def combine_heads(
@@ -252,14 +253,6 @@ def objective_of(
     return TARGETED_LOSSES[loss](model, labels, targets)
 
 
-class Evaluation(NamedTuple):
-    """An objective at some images."""
-
-    values: Values  # the objective
-    gradients: Images  # its gradients in the images
-    logits: Logits  # of the judging model
-
-
 def value_and_input_gradient(objective: Objective, images: Images) -> tuple[Values, Images]:
     """Return the objective of every example and its gradient; parameters receive none."""
     (values,), gradients = _differentiated(lambda x: (objective(x),), images)
@@ -299,9 +292,9 @@ class Evaluator:
             return self._averaged(images, step * self.draws, self.keys)
         if self.judge is not None:
             values, gradients = value_and_input_gradient(self.objective, images)
-            return Evaluation(values, gradients, float32_logits(self.judge, images))
+            return values, gradients, float32_logits(self.judge, images)
         (values, logits), gradients = _differentiated(self._own.values_and_logits, images)
-        return Evaluation(values, gradients, logits)
+        return values, gradients, logits
 
     def without_gradients(self, images: Images) -> tuple[Values, Logits]:
         """Return the objective and the judging model's logits; the model is deterministic."""
@@ -326,7 +319,8 @@ class Evaluator:
         # A convolution's gradient inside a compiled loop is slow on the CPU backend.
         on_cpu = jax.default_backend() == "cpu"
         found = jax.vmap(one_draw)(draws) if on_cpu else jax.lax.map(one_draw, draws)
-        return Evaluation(found[0].mean(axis=0), found[1].mean(axis=0), found[2][-1])
+        values, gradients, logits = found
+        return values.mean(axis=0), gradients.mean(axis=0), logits[-1]
 
 
 def evaluator(
@@ -337,18 +331,16 @@ def evaluator(
     Raises:
       ValueError: ``keys`` for an objective that does not call a randomised model.
     """
-    if keys is None:
-        return Evaluator(objective, None if _is_own_model(objective, judge) else judge)
-    if not isinstance(objective, LogitsObjective):
+    if isinstance(objective, LogitsObjective):
+        own = keys is not None or _is_same(objective.model, judge)
+        return Evaluator(objective, None if own else judge, keys, draws)
+    if keys is not None:
         raise ValueError(f"loss={objective!r}: a randomised model needs one of the named losses")
-    return Evaluator(objective, None, keys, draws)
+    return Evaluator(objective, judge)
 
 
-def _is_own_model(objective: Objective, judge: Model) -> bool:
-    if not isinstance(objective, LogitsObjective):
+def _is_same(one: Model, other: Model) -> bool:
+    structure: Any = jax.tree.structure(one)
+    if structure != jax.tree.structure(other):
         return False
-    own, own_structure = jax.tree.flatten(objective.model)
-    other, other_structure = jax.tree.flatten(judge)
-    if cast(Any, own_structure) != other_structure:
-        return False
-    return all(x is y for x, y in zip(own, other, strict=True))
+    return all(x is y for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))

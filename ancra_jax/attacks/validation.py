@@ -36,16 +36,10 @@ class AttackResult(NamedTuple):
 
     def __repr__(self) -> str:
         """Return a summary of a few lines, without pixels."""
-        images = f"{self.images.dtype}{list(self.images.shape)}"
+        text = f"AttackResult:\n  images: {self.images.dtype}{list(self.images.shape)}"
         if isinstance(self.success, jax.core.Tracer | jax.ShapeDtypeStruct):  # no values yet
-            return summary("AttackResult", images=images)
-        success = f"{int(np.sum(self.success))} of {len(self.success)}"
-        return summary("AttackResult", success=success, images=images)
-
-
-def summary(kind: str, **lines: object) -> str:
-    """Return a result's ``repr``: its kind, then one line for each thing worth saying."""
-    return "\n".join([f"{kind}:", *(f"  {name}: {value}" for name, value in lines.items())])
+            return text
+        return f"{text}\n  success: {int(np.sum(self.success))} of {len(self.success)}"
 
 
 class Problem(NamedTuple):

@@ -28,14 +28,13 @@ def pytree_dataclass(*, static: tuple[str, ...] = ()) -> Callable[[type[T]], typ
     def register(cls: type[T]) -> type[T]:
         made: Any = dataclass(frozen=True)(cls)
         names = [field.name for field in fields(made) if field.name not in static]
-        constants = [field.name for field in fields(made) if field.name in static]
 
         def flatten(tree: T) -> tuple[Any, Any]:
             children = [(jax.tree_util.GetAttrKey(name), getattr(tree, name)) for name in names]
-            return children, tuple(getattr(tree, name) for name in constants)
+            return children, tuple(getattr(tree, name) for name in static)
 
         def unflatten(aux: Any, children: Any) -> T:
-            given = dict(zip(names, children, strict=True)) | dict(zip(constants, aux, strict=True))
+            given = dict(zip(names, children, strict=True)) | dict(zip(static, aux, strict=True))
             return made(**given)
 
         jax.tree_util.register_pytree_with_keys(made, flatten, unflatten)
