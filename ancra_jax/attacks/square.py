@@ -121,7 +121,7 @@ def square(
         raise ValueError("key=None: random windows need a key")
     natural, labels = problem.images, problem.labels
     evaluate = evaluator(objective_of(loss, problem.model, labels, problem.targets), problem.model)
-    table = windows(threat_model, *natural.shape[1:3], p_init)
+    table = windows(threat_model, natural.shape[1], natural.shape[2], p_init)
     search = Search(evaluate, example_keys(key, numbers), natural, labels, threat_model, table)
     state = _start(search, problem.active)
     traced = is_traced(search)
