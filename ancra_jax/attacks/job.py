@@ -70,9 +70,7 @@ class Placement:
         """Put a pytree on every device."""
         return jax.device_put(tree, self.replicated)
 
-    def batches(
-        self, examples: Int[np.ndarray, "examples"]
-    ) -> Iterator[tuple[Int[np.ndarray, "batch"], Bool[np.ndarray, "batch"]]]:
+    def batches(self, examples: Numbers) -> Iterator[tuple[Numbers, Bool[np.ndarray, "batch"]]]:
         """Cut example numbers into batches.
 
         Yields:
@@ -143,10 +141,11 @@ class Job:
           ValueError: bad images, labels or numbers, or logits that are not finite.
           TypeError: the model needs a key.
         """
-        check_batch(images, labels, indices=indices)
+        numbers = None if indices is None else np.asarray(indices)
+        check_batch(images, labels, indices=numbers)
         if len(images) == 0:
             raise ValueError("images is empty: there is nothing to attack")
-        numbers = np.arange(len(images)) if indices is None else np.asarray(indices)
+        numbers = np.arange(len(images)) if numbers is None else numbers
         check_positive_int(num_steps, "num_steps")
         batch_size = default_batch_size() if batch_size is None else batch_size
         check_positive_int(batch_size, "batch_size")
