@@ -87,13 +87,14 @@ def forward(model: Model, images: Images) -> Logits:
     Raises:
       ValueError: they are not [batch, classes] with at least 2 classes.
     """
-    logits, _ = model_outputs(model, images)
-    if logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2:
+    outputs = model(images)
+    shape = jnp.shape(getattr(outputs, "logits", outputs))
+    if len(shape) != 2 or shape[0] != len(images) or shape[1] < 2:
         raise ValueError(
-            f"the model returned logits of shape {logits.shape} for {len(images)} images: expected "
+            f"the model returned logits of shape {shape} for {len(images)} images: expected "
             f"[{len(images)}, classes] with at least 2 classes"
         )
-    return logits
+    return read_outputs(outputs)[0]
 
 
 @jax.jit
