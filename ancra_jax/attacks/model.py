@@ -88,7 +88,7 @@ def forward(model: Model, images: Images) -> Logits:
       ValueError: they are not [batch, classes] with at least 2 classes.
     """
     outputs = model(images)
-    shape = jnp.shape(getattr(outputs, "logits", outputs))
+    shape = np.shape(getattr(outputs, "logits", outputs))
     if len(shape) != 2 or shape[0] != len(images) or shape[1] < 2:
         raise ValueError(
             f"the model returned logits of shape {shape} for {len(images)} images: expected "
