@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ancra_jax.attacks.loop import LoopKind, iterate
+from ancra_jax.attacks.loop import LoopKind, check_loop, iterate
 from ancra_jax.attacks.model import Model, example_keys, fold_each, misclassified
 from ancra_jax.attacks.objectives import Evaluator, Objective, evaluator, objective_of
 from ancra_jax.attacks.renamed import explains_old_calls
@@ -79,6 +79,7 @@ def apgd(
         ``model(images, key=key)``, one example and key at a time (vectorised).
       gradient_draws: gradients averaged in a step of a randomised model (EOT).
     """
+    check_loop(loop)
     problem, numbers, first = checked(
         model, images, labels, threat_model, targets, active, indices, start
     )

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from ancra_jax.attacks.loop import LoopKind, iterate
+from ancra_jax.attacks.loop import LoopKind, check_loop, iterate
 from ancra_jax.attacks.model import Model, example_keys, float32_logits, misclassified
 from ancra_jax.attacks.objectives import targeted_margin, value_and_input_gradient
 from ancra_jax.attacks.renamed import explains_old_calls
@@ -82,6 +82,7 @@ def fab(
       return_outside: return the closest misclassified image even where it lies outside the ball;
         ``success`` still says whether its norm is at most epsilon.
     """
+    check_loop(loop)
     problem, numbers, _ = checked(model, images, labels, threat_model, targets, active, indices)
     check_positive_int(num_steps, "num_steps")
     check_positive_int(num_restarts, "num_restarts")

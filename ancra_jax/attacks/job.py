@@ -141,11 +141,10 @@ class Job:
           ValueError: bad images, labels or numbers, or logits that are not finite.
           TypeError: the model needs a key.
         """
-        numbers = None if indices is None else np.asarray(indices)
+        numbers = np.arange(len(images)) if indices is None else np.asarray(indices)
         check_batch(images, labels, indices=numbers)
         if len(images) == 0:
             raise ValueError("images is empty: there is nothing to attack")
-        numbers = np.arange(len(images)) if numbers is None else numbers
         check_positive_int(num_steps, "num_steps")
         batch_size = default_batch_size() if batch_size is None else batch_size
         check_positive_int(batch_size, "batch_size")

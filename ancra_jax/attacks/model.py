@@ -1,6 +1,7 @@
 """What an attack asks of a model: logits, and which images are adversarial by them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -88,7 +89,8 @@ def forward(model: Model, images: Images) -> Logits:
       ValueError: they are not [batch, classes] with at least 2 classes.
     """
     outputs = model(images)
-    shape = np.shape(getattr(outputs, "logits", outputs))
+    logits: Any = getattr(outputs, "logits", outputs)
+    shape = np.shape(logits)
     if len(shape) != 2 or shape[0] != len(images) or shape[1] < 2:
         raise ValueError(
             f"the model returned logits of shape {shape} for {len(images)} images: expected "
@@ -123,6 +125,10 @@ class WithKeys:
             return float32_logits(lambda x: self.model(x, key=key), image[None])[0]
 
         return jax.vmap(one)(images, self.keys)
+
+    def draw(self, number: int | Int[Array, ""]) -> "WithKeys":
+        """Return the model with new randomness, derived from the keys and a number."""
+        return replace(self, keys=fold_each(self.keys, number))
 
 
 def misclassified(logits: Logits, labels: Labels) -> Flags:

@@ -21,16 +21,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from ancra_jax.attacks.model import (
-    Logits,
-    Model,
-    WithKeys,
-    as_pytree,
-    float32_logits,
-    fold_each,
-    model_outputs,
-    read_outputs,
-)
+from ancra_jax.attacks.model import Logits, Model, WithKeys, as_pytree, float32_logits, read_outputs
 from ancra_jax.attacks.threat_models import TINY
 from ancra_jax.ops.fast_convolutions import with_fast_convolutions
 from ancra_jax.ops.images import AnyLabels, Images, Keys, Labels, Values
@@ -144,7 +135,7 @@ class LogitsObjective:
 
     def values_and_logits(self, images: Images) -> tuple[Values, Logits]:
         """Evaluate the objective and return the model's final logits with it."""
-        logits, aux_logits = model_outputs(self.model, images)
+        logits, aux_logits = read_outputs(self.model(images))
 
         def value(head: tuple[Array, ...]) -> Values:
             return self.term(*head, *self.operands)
@@ -312,7 +303,7 @@ class Evaluator:
 
     def _averaged(self, images: Images, first: Int[Array, ""], keys: Keys) -> Evaluation:
         def one_draw(draw: Int[Array, ""]) -> Evaluation:
-            model = WithKeys(self._own.model, fold_each(keys, first + draw))
+            model = WithKeys(self._own.model, keys).draw(first + draw)
             return Evaluator(replace(self._own, model=model), None)(images, first)
 
         draws = jnp.arange(self.draws)

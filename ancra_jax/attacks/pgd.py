@@ -5,7 +5,7 @@ import math
 import jax
 from jaxtyping import Array, Key
 
-from ancra_jax.attacks.loop import LoopKind, StepSize, ascend, frozen
+from ancra_jax.attacks.loop import LoopKind, StepSize, ascend, check_loop, frozen
 from ancra_jax.attacks.model import Model, example_keys, judge
 from ancra_jax.attacks.objectives import Objective, objective_of
 from ancra_jax.attacks.renamed import explains_old_calls
@@ -54,6 +54,7 @@ def pgd(
       key: if given, and no ``start``, the attack starts at a random point of the threat model.
         Without either it starts at the natural image.
     """
+    check_loop(loop)
     problem, numbers, first = checked(
         model, images, labels, threat_model, targets, active, indices, start
     )
@@ -89,6 +90,7 @@ def fgsm(
     References:
       Goodfellow, Shlens & Szegedy, Explaining and harnessing adversarial examples, ICLR 2015.
     """
+    check_loop(loop)
     problem, *_ = checked(model, images, labels, threat_model, targets, active, indices)
     return _judged(problem, loss, problem.images, threat_model.epsilon, 1, loop)
 
