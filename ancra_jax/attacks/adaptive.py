@@ -26,18 +26,17 @@ from ancra_jax.attacks.apgd import apgd, run_apgd, surface_start
 from ancra_jax.attacks.autoattack.api import autoattack
 from ancra_jax.attacks.autoattack.ensemble import GRADIENT_COST, Attack, fitting_loss
 from ancra_jax.attacks.autoattack.result import AutoAttackResult
-from ancra_jax.attacks.gradients import evaluator
-from ancra_jax.attacks.model import Model, as_pytree, example_keys
-from ancra_jax.attacks.objectives import LOSSES, TARGETED_LOSSES, Objective
+from ancra_jax.attacks.job import Progress, print_progress
+from ancra_jax.attacks.model import Model, as_pytree, example_keys, forward
+from ancra_jax.attacks.objectives import LOSSES, TARGETED_LOSSES, Objective, evaluator
 from ancra_jax.attacks.pgd import pgd
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.square import square
 from ancra_jax.attacks.threat_models import ThreatModel
-from ancra_jax.attacks.types import AttackResult, Progress, print_progress
-from ancra_jax.attacks.validation import check_images, forward
+from ancra_jax.attacks.validation import AttackResult, check_images
 from ancra_jax.ops.images import AnyImages, AnyLabels, Images, Labels
 from ancra_jax.ops.per_device import where_the_batch_is
-from ancra_jax.ops.rows import select
+from ancra_jax.ops.pytree import select
 
 TRANSFER = "A7"
 """The group of attacks from other models, the seventh of those on reverse attention."""

@@ -12,19 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ancra_jax.attacks.gradients import Evaluator, evaluator
-from ancra_jax.attacks.loop import LoopKind, iterate
+from ancra_jax.attacks.loop import LoopKind, check_loop, iterate
 from ancra_jax.attacks.model import Model, example_keys, fold_each, misclassified
-from ancra_jax.attacks.objectives import Objective, objective_of
+from ancra_jax.attacks.objectives import Evaluator, Objective, evaluator, objective_of
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.threat_models import ThreatModel, at_distance
-from ancra_jax.attacks.types import AttackResult
-from ancra_jax.attacks.validation import check_positive_int, checked
+from ancra_jax.attacks.validation import AttackResult, check_positive_int, checked
 from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Flags, Images, Keys, Labels, Values
-from ancra_jax.ops.rows import per_image, select
+from ancra_jax.ops.pytree import select
 
 MOMENTUM = 0.75
 _WINDOWS_SHAPE = 256
+
+Share = float | Float[Array, ""]
 
 
 class ApgdState(NamedTuple):
@@ -79,8 +79,9 @@ def apgd(
         ``model(images, key=key)``, one example and key at a time (vectorised).
       gradient_draws: gradients averaged in a step of a randomised model (EOT).
     """
+    check_loop(loop)
     problem, numbers, first = checked(
-        model, images, labels, threat_model, targets, active, indices, loop, start
+        model, images, labels, threat_model, targets, active, indices, start
     )
     check_positive_int(num_steps, "num_steps")
     check_positive_int(num_restarts, "num_restarts")
@@ -90,7 +91,8 @@ def apgd(
     natural, labels = problem.images, problem.labels
     objective = objective_of(loss, problem.model, labels, problem.targets)
     keys = example_keys(jax.random.key(0) if key is None else key, numbers)
-    fooled, adversarial = jnp.zeros(len(natural), bool), natural
+    adversarial = natural
+    fooled = jnp.zeros(len(natural), bool)
     best_loss = jnp.full(len(natural), -jnp.inf)
     for restart in range(num_restarts):
         run_keys = fold_each(keys, restart)
@@ -188,7 +190,7 @@ def _step(
     labels: Labels,
     threat_model: ThreatModel,
     windows: Int[Array, "steps"],
-    rho: float | Float[Array, ""],
+    rho: Share,
 ) -> ApgdState:
     """Take one step; iteration 0 evaluates the start, so that one program serves both."""
     is_start = i == 0
@@ -216,8 +218,8 @@ def _move(
     i: Int[Array, ""], state: ApgdState, natural: Images, threat_model: ThreatModel
 ) -> Images:
     """Take a projected step, averaged with the previous displacement; the first has no momentum."""
-    direction = threat_model.direction(state.gradients)
-    stepped = threat_model.project(state.images + per_image(state.step_size) * direction, natural)
+    step = state.step_size[:, None, None, None] * threat_model.direction(state.gradients)
+    stepped = threat_model.project(state.images + step, natural)
     weight = jnp.where(i == 1, 1.0, MOMENTUM)
     moved = (
         state.images
@@ -227,9 +229,7 @@ def _move(
     return threat_model.project(moved, natural)
 
 
-def _end_window(
-    state: ApgdState, window: Int[Array, ""], rho: float | Float[Array, ""]
-) -> ApgdState:
+def _end_window(state: ApgdState, window: Int[Array, ""], rho: Share) -> ApgdState:
     """Halve step sizes and restart from the best point where a window ends (``window`` > 0).
 
     An example is halved if its objective rose too rarely, or if it was not halved at the previous

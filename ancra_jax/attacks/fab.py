@@ -17,16 +17,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from ancra_jax.attacks.gradients import value_and_input_gradient
-from ancra_jax.attacks.loop import LoopKind, iterate
+from ancra_jax.attacks.loop import LoopKind, check_loop, iterate
 from ancra_jax.attacks.model import Model, example_keys, float32_logits, misclassified
-from ancra_jax.attacks.objectives import targeted_margin
+from ancra_jax.attacks.objectives import targeted_margin, value_and_input_gradient
 from ancra_jax.attacks.renamed import explains_old_calls
-from ancra_jax.attacks.threat_models import ThreatModel, at_distance, is_linf
-from ancra_jax.attacks.types import AttackResult
-from ancra_jax.attacks.validation import Problem, check_positive_int, checked
+from ancra_jax.attacks.threat_models import TINY, ThreatModel, at_distance, is_linf
+from ancra_jax.attacks.validation import AttackResult, Problem, check_positive_int, checked
 from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Images, Keys, Values
-from ancra_jax.ops.rows import TINY, per_image, select
+from ancra_jax.ops.pytree import select
 
 Vectors = Float[Array, "batch dimension"]
 Boundary = tuple[Values, Values, Images]  # distances, values, normals
@@ -84,9 +82,8 @@ def fab(
       return_outside: return the closest misclassified image even where it lies outside the ball;
         ``success`` still says whether its norm is at most epsilon.
     """
-    problem, numbers, _ = checked(
-        model, images, labels, threat_model, targets, active, indices, loop
-    )
+    check_loop(loop)
+    problem, numbers, _ = checked(model, images, labels, threat_model, targets, active, indices)
     check_positive_int(num_steps, "num_steps")
     check_positive_int(num_restarts, "num_restarts")
     if key is None and num_restarts > 1:
@@ -135,10 +132,18 @@ def _move(i: Any, linearised: Linearised, problem: Problem) -> FabState:
     natural, threat_model = problem.images, problem.threat_model
     state, (values, normals) = linearised
     point = state.point
-    to_boundary, from_natural = _project_both(point, natural, normals, values, threat_model)
+    x, x0, w = (a.reshape(len(values), -1) for a in (point, natural, normals))
+    moves = project_onto_hyperplane(
+        jnp.concatenate([x, x0]),
+        jnp.concatenate([w, w]),
+        jnp.concatenate([values, values + jnp.sum(w * (x0 - x), axis=-1)]),
+        threat_model,
+    )
+    to_boundary, from_natural = moves.reshape(2, *point.shape)
     distance = jnp.maximum(threat_model.norm(to_boundary), 1e-8)
     natural_distance = jnp.maximum(threat_model.norm(from_natural), 1e-8)
-    alpha = per_image(jnp.minimum(distance / (distance + natural_distance), _ALPHA_MAX))
+    weight = jnp.minimum(distance / (distance + natural_distance), _ALPHA_MAX)
+    alpha = weight[:, None, None, None]
     mixture = (1 - alpha) * (point + _ETA * to_boundary) + alpha * (natural + _ETA * from_natural)
     point = jnp.clip(mixture, 0.0, 1.0)
 
@@ -186,22 +191,6 @@ def _nearest_boundary(problem: Problem, point: Images) -> tuple[Values, Images]:
     return values, normals
 
 
-def _project_both(
-    point: Images, natural: Images, normals: Images, values: Values, threat_model: ThreatModel
-) -> tuple[Images, Images]:
-    """Return the moves from the point and from the natural image to the linearised boundary."""
-    batch = len(values)
-    x, x0, w = (a.reshape(batch, -1) for a in (point, natural, normals))
-    values_at_natural = values + jnp.sum(w * (x0 - x), axis=-1)
-    moves = project_onto_hyperplane(
-        jnp.concatenate([x, x0]),
-        jnp.concatenate([w, w]),
-        jnp.concatenate([values, values_at_natural]),
-        threat_model,
-    )
-    return moves[:batch].reshape(point.shape), moves[batch:].reshape(point.shape)
-
-
 def distance_to_hyperplane(normals: Vectors, values: Values, threat_model: ThreatModel) -> Values:
     """Return the distance to the zero set of an affine function, ``|c| / ||w||_dual``.
 
@@ -220,6 +209,8 @@ def project_onto_hyperplane(
 ) -> Vectors:
     """Return the smallest move to the zero set of an affine function that stays in [0, 1].
 
+    Section 2.2 and 2.3 of the module's first reference.
+
     Args:
       points: points in [0, 1].
       normals: gradients ``w`` of the affine functions ``x -> values + <w, x - points>``.
@@ -229,10 +220,6 @@ def project_onto_hyperplane(
     Returns:
       Moves ``d`` with ``points + d`` in [0, 1] and ``values + <w, d> = 0``. Where the hyperplane
       misses the box, the move to the corner that comes closest; coordinates with ``w_i = 0`` stay.
-
-    References:
-      Croce & Hein, Minimally distorted adversarial examples with a fast adaptive boundary attack,
-      ICML 2020, sec. 2.2 and 2.3.
     """
     scale = jnp.max(jnp.abs(normals), axis=-1)
     scale = jnp.where(scale > 0, scale, 1.0)

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,23 +11,16 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from ancra_jax.attacks.gradients import WithKeys
-from ancra_jax.attacks.model import Model, as_pytree, example_keys
-from ancra_jax.attacks.placement import Placement, default_batch_size
-from ancra_jax.attacks.success import judge
+from ancra_jax.attacks.model import Model, WithKeys, as_pytree, example_keys, forward, judge
 from ancra_jax.attacks.threat_models import ThreatModel
-from ancra_jax.attacks.types import CLEAN, AttackResult
-from ancra_jax.attacks.validation import (
-    check_images,
-    check_labels,
-    check_logits,
-    check_positive_int,
-    forward,
-)
+from ancra_jax.attacks.validation import AttackResult, check_batch, check_labels, check_positive_int
 from ancra_jax.ops.images import Images, Labels, Values
 
+CLEAN = "clean"  # stands for the natural images where attacks have their names
+ROBUST = ""  # stands there for an example that no attack has broken
 _PROBED = 8  # so many, whatever the size of batches
 
 Arrays = dict[str, np.ndarray]
@@ -35,6 +30,67 @@ Numbers = Int[np.ndarray, "_"]
 Run = Callable[..., AttackResult]
 """``run(model, images, labels, threat_model, *, key, indices, active, targets)``; ``targets`` only
 where there are any."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a batch goes: its first axis over all devices, everything else on each of them."""
+
+    batch_size: int  # rows of every batch, a multiple of the number of devices
+    rows: Sharding  # of arrays over the batch
+    replicated: Sharding  # of everything else
+
+    @classmethod
+    def over(cls, devices: Sequence[jax.Device], batch_size: int, examples: int) -> "Placement":
+        """Plan batches of equal size, as few as ``batch_size`` allows, so that padding is rare.
+
+        Their size is a multiple of the number of devices.
+        """
+        number = math.ceil(examples / batch_size)
+        size = math.ceil(examples / number / len(devices)) * len(devices)
+        if len(devices) == 1:
+            only = SingleDeviceSharding(devices[0])
+            return cls(size, only, only)
+        axis = {"axis_types": (AxisType.Auto,), "devices": tuple(devices)}
+        mesh = jax.make_mesh((len(devices),), ("data",), **axis)
+        rows, everywhere = PartitionSpec("data"), PartitionSpec()
+        return cls(size, NamedSharding(mesh, rows), NamedSharding(mesh, everywhere))
+
+    def smaller(self, examples: int) -> "Placement":
+        """Return the same devices for batches of no more than so many examples."""
+        devices = self.rows.num_devices
+        size = min(self.batch_size, math.ceil(examples / devices) * devices)
+        return replace(self, batch_size=size)
+
+    def place(self, rows: PyTree) -> PyTree:
+        """Put arrays over the batch on the devices."""
+        return jax.device_put(rows, self.rows)
+
+    def replicate(self, tree: PyTree) -> PyTree:
+        """Put a pytree on every device."""
+        return jax.device_put(tree, self.replicated)
+
+    def batches(self, examples: Numbers) -> Iterator[tuple[Numbers, Bool[np.ndarray, "batch"]]]:
+        """Cut example numbers into batches.
+
+        Yields:
+          ``(rows, active)``: example numbers [batch_size], the last batch padded with its first
+          one, and which of them are not padding.
+        """
+        for first in range(0, len(examples), self.batch_size):
+            part = examples[first : first + self.batch_size]
+            padding = self.batch_size - len(part)
+            rows = np.concatenate([part, np.full(padding, part[0])])
+            yield rows, np.arange(self.batch_size) < len(part)
+
+
+def default_batch_size() -> int:
+    """Return 256 on accelerators, 32 on CPU.
+
+    What is still robust seldom fills a batch, and on CPU padding costs what a row costs, while a
+    row of a batch of 64 costs only a tenth less.
+    """
+    return 32 if jax.default_backend() == "cpu" else 256
 
 
 class Batch(NamedTuple):
@@ -85,12 +141,10 @@ class Job:
           ValueError: bad images, labels or numbers, or logits that are not finite.
           TypeError: the model needs a key.
         """
-        check_images(images)
-        check_labels(labels, len(images))
+        numbers = np.arange(len(images)) if indices is None else np.asarray(indices)
+        check_batch(images, labels, indices=numbers)
         if len(images) == 0:
             raise ValueError("images is empty: there is nothing to attack")
-        numbers = np.arange(len(images)) if indices is None else np.asarray(indices)
-        check_labels(numbers, len(images), name="indices")
         check_positive_int(num_steps, "num_steps")
         batch_size = default_batch_size() if batch_size is None else batch_size
         check_positive_int(batch_size, "batch_size")
@@ -196,6 +250,53 @@ class Job:
         """
         count = len(batch.examples)
         logits = np.asarray(forward(self.judging_model(CLEAN, batch), batch.images))[:count]
-        check_logits(logits, count)
+        bad = np.flatnonzero(~np.isfinite(logits).all(axis=-1))
+        if bad.size:
+            raise ValueError(
+                f"the model's logits are NaN or infinite on {bad.size} of {count} natural images "
+                f"(first: image {batch.examples[bad[0]]}): no attack can judge such a model"
+            )
         check_labels(self.labels[batch.examples], count, logits.shape[1])
         return logits
+
+
+class Progress(NamedTuple):
+    """Where an evaluation stands, after every batch.
+
+    Attributes:
+      attack: name of the attack; 'clean' while natural images are classified.
+      round: number of its pass (restart or target) among ``rounds``, from 1.
+      rounds: how many passes it has.
+      done: examples that this pass has treated.
+      todo: examples that it treats in all.
+      robust_accuracy: share of all examples that nothing has broken so far.
+      seconds: since the call.
+      remaining: an estimate of the seconds that are left, at the pace so far; too long rather than
+        too short, since examples that are broken meanwhile are not attacked again. None while
+        natural images are classified.
+    """
+
+    attack: str
+    round: int
+    rounds: int
+    done: int
+    todo: int
+    robust_accuracy: float
+    seconds: float
+    remaining: float | None = None
+
+
+def print_progress(progress: Progress) -> None:
+    """Write progress to stderr: one line that is rewritten, or one line per pass in a log."""
+    last = progress.done == progress.todo
+    live = sys.stderr.isatty()
+    if not (live or last):
+        return
+    line = (
+        f"{progress.attack} {progress.round}/{progress.rounds}: "
+        f"{progress.done}/{progress.todo} attacked, "
+        f"robust accuracy {progress.robust_accuracy:.2%}, {progress.seconds:.1f} s"
+    )
+    if progress.remaining:
+        line += f", {progress.remaining:.0f} s left"
+    print(f"\r{line:<78}" if live else line, end="\n" if last else "", file=sys.stderr, flush=True)

@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ancra_jax.attacks.gradients import value_and_input_gradient
-from ancra_jax.attacks.objectives import Objective
+from ancra_jax.attacks.objectives import Objective, value_and_input_gradient
 from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.ops.images import AnyImages, Images
 from ancra_jax.ops.per_device import Layout, layout_of, on_own_rows, over_several_devices

@@ -1,6 +1,7 @@
-"""What an attack asks of a model: a callable pytree from images to logits."""
+"""What an attack asks of a model: logits, and which images are adversarial by them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -8,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from ancra_jax.attacks.renamed import explains_old_calls
+from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.ops.fast_convolutions import with_fast_convolutions
-from ancra_jax.ops.images import AnyLabels, Flags, Images, Keys, Labels
+from ancra_jax.ops.images import AnyImages, AnyLabels, Flags, Images, Keys, Labels, Values
 from ancra_jax.ops.pytree import pytree_dataclass
 
 Logits = Float[Array, "batch classes"]
@@ -30,15 +33,12 @@ def as_pytree(model: Model) -> Model:
     if jax.tree_util.all_leaves([model]):
         return jax.tree_util.Partial(model)
     leaves, structure = jax.tree.flatten(model)
-    if all(_is_array(leaf) for leaf in leaves):
+    arrays = [x if isinstance(x, (jax.Array, np.ndarray, np.generic)) else None for x in leaves]
+    if all(x is not None for x in arrays):
         return model
-    arrays = [leaf if _is_array(leaf) else None for leaf in leaves]
-    constants = tuple(None if _is_array(leaf) else leaf for leaf in leaves)
+    pairs = zip(leaves, arrays, strict=True)
+    constants = tuple(leaf if array is None else None for leaf, array in pairs)
     return PartlyStatic(arrays, constants, structure)
-
-
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, (jax.Array, np.ndarray, np.generic))
 
 
 @pytree_dataclass(static=("constants", "structure"))
@@ -81,10 +81,22 @@ def float32_logits(model: Model, images: Images) -> Logits:
     return with_fast_convolutions(lambda x: model_outputs(model, x)[0])(images)
 
 
-def misclassified(logits: Logits, labels: Labels) -> Flags:
-    """Return whether the predicted class is not the label; non-finite logits never count."""
-    finite = jnp.all(jnp.isfinite(logits), axis=-1)
-    return (jnp.argmax(logits, axis=-1) != labels) & finite
+@jax.jit
+def forward(model: Model, images: Images) -> Logits:
+    """Return the model's final logits, float32.
+
+    Raises:
+      ValueError: they are not [batch, classes] with at least 2 classes.
+    """
+    outputs = model(images)
+    logits: Any = getattr(outputs, "logits", outputs)
+    shape = np.shape(logits)
+    if len(shape) != 2 or shape[0] != len(images) or shape[1] < 2:
+        raise ValueError(
+            f"the model returned logits of shape {shape} for {len(images)} images: expected "
+            f"[{len(images)}, classes] with at least 2 classes"
+        )
+    return read_outputs(outputs)[0]
 
 
 @jax.jit
@@ -97,3 +109,69 @@ def example_keys(key: Key[Array, ""], indices: AnyLabels) -> Keys:
 def fold_each(keys: Keys, number: int | Int[Array, ""]) -> Keys:
     """Derive from every example's key a new one for a numbered purpose."""
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, number)
+
+
+@pytree_dataclass()
+class WithKeys:
+    """A randomised model with the randomness of every example fixed by its own key."""
+
+    model: Model
+    keys: Keys
+
+    def __call__(self, images: Images) -> Logits:
+        """Return the logits of every image under its key, whatever the rest of the batch."""
+
+        def one(image: Any, key: Any) -> Float[Array, "classes"]:
+            return float32_logits(lambda x: self.model(x, key=key), image[None])[0]
+
+        return jax.vmap(one)(images, self.keys)
+
+    def draw(self, number: int | Int[Array, ""]) -> "WithKeys":
+        """Return the model with new randomness, derived from the keys and a number."""
+        return replace(self, keys=fold_each(self.keys, number))
+
+
+def misclassified(logits: Logits, labels: Labels) -> Flags:
+    """Return whether the predicted class is not the label; non-finite logits never count."""
+    finite = jnp.all(jnp.isfinite(logits), axis=-1)
+    return (jnp.argmax(logits, axis=-1) != labels) & finite
+
+
+TOLERANCE = 1e-6
+"""How far, on the [0, 1] pixel scale, rounding may carry a point out of the ball."""
+
+
+@explains_old_calls
+def is_adversarial(
+    model: Model,
+    candidates: AnyImages,
+    images: AnyImages,
+    labels: AnyLabels,
+    threat_model: ThreatModel,
+) -> Flags:
+    """Judge candidates by a fresh forward pass, whatever an attack believed of them.
+
+    Returns:
+      Whether the candidate is finite, in [0, 1], in the ball around its natural image (tolerance
+      1e-6), and misclassified with finite logits.
+    """
+    arrays = jnp.asarray(candidates), jnp.asarray(images), jnp.asarray(labels)
+    return judge(as_pytree(model), *arrays, threat_model)[0]
+
+
+def judge(
+    model: Model, candidates: Images, images: Images, labels: Labels, threat_model: ThreatModel
+) -> tuple[Flags, Values]:
+    """Return ``is_adversarial`` for a model that is a pytree, and the perturbations' norms."""
+    return _verdict(forward(model, candidates), candidates, images, labels, threat_model)
+
+
+@jax.jit
+def _verdict(
+    logits: Logits, candidates: Images, images: Images, labels: Labels, threat_model: ThreatModel
+) -> tuple[Flags, Values]:
+    norms = threat_model.norm(candidates - images)
+    finite = jnp.all(jnp.isfinite(candidates), axis=(1, 2, 3))
+    in_range = jnp.all((candidates >= 0) & (candidates <= 1), axis=(1, 2, 3))
+    in_ball = norms <= threat_model.epsilon + TOLERANCE
+    return misclassified(logits, labels) & finite & in_range & in_ball, norms

@@ -13,7 +13,7 @@ alone count.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +21,15 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from ancra_jax.attacks.model import Logits, Model, as_pytree, model_outputs, read_outputs
-from ancra_jax.ops.images import AnyLabels, Images, Labels, Values
+from ancra_jax.attacks.model import Logits, Model, WithKeys, as_pytree, float32_logits, read_outputs
+from ancra_jax.attacks.threat_models import TINY
+from ancra_jax.ops.fast_convolutions import with_fast_convolutions
+from ancra_jax.ops.images import AnyLabels, Images, Keys, Labels, Values
 from ancra_jax.ops.pytree import pytree_dataclass
-from ancra_jax.ops.rows import TINY
 
 Weight = float | int | Float[Array, ""]
 Objective = Callable[[Images], Values]
+Evaluation = tuple[Values, Images, Logits]  # objective, its gradients, the judging model's logits
 
 
 def combine_heads(
@@ -133,7 +135,7 @@ class LogitsObjective:
 
     def values_and_logits(self, images: Images) -> tuple[Values, Logits]:
         """Evaluate the objective and return the model's final logits with it."""
-        logits, aux_logits = model_outputs(self.model, images)
+        logits, aux_logits = read_outputs(self.model(images))
 
         def value(head: tuple[Array, ...]) -> Values:
             return self.term(*head, *self.operands)
@@ -240,3 +242,96 @@ def objective_of(
     if targets is None:
         raise ValueError(f"loss={loss!r} needs targets")
     return TARGETED_LOSSES[loss](model, labels, targets)
+
+
+def value_and_input_gradient(objective: Objective, images: Images) -> tuple[Values, Images]:
+    """Return the objective of every example and its gradient; parameters receive none."""
+    (values,), gradients = _differentiated(lambda x: (objective(x),), images)
+    return values, gradients
+
+
+def _differentiated(
+    function: Callable[[Images], tuple[Values, *tuple[Any, ...]]], images: Images
+) -> tuple[tuple[Any, ...], Images]:
+    """Return what a function returns, and the gradient of the sum of the first part of it."""
+
+    def total(x: Images) -> tuple[Float[Array, ""], tuple[Any, ...]]:
+        found = function(x)
+        return jnp.sum(found[0]), found
+
+    differentiate = jax.value_and_grad(with_fast_convolutions(total), has_aux=True)
+    (_, found), gradients = differentiate(images)
+    return found, gradients
+
+
+@pytree_dataclass(static=("draws",))
+class Evaluator:
+    """Evaluates an objective and the judging model."""
+
+    objective: Objective  # what the attack ascends
+    # The model that has to be fooled; None if it is the objective's own, whose forward pass then
+    # serves both.
+    judge: Model | None
+    # One per example if the model is randomised and is called as ``model(images, key=key)``. Values
+    # and gradients are then averaged over the draws of a step, the logits are the last draw's.
+    keys: Keys | None = None
+    draws: int = 1
+
+    def __call__(self, images: Images, step: Int[Array, ""]) -> Evaluation:
+        """Evaluate at ``images``; only a randomised model depends on the number of the step."""
+        if self.keys is not None:
+            return self._averaged(images, step * self.draws, self.keys)
+        if self.judge is not None:
+            values, gradients = value_and_input_gradient(self.objective, images)
+            return values, gradients, float32_logits(self.judge, images)
+        (values, logits), gradients = _differentiated(self._own.values_and_logits, images)
+        return values, gradients, logits
+
+    def without_gradients(self, images: Images) -> tuple[Values, Logits]:
+        """Return the objective and the judging model's logits; the model is deterministic."""
+        if self.judge is not None:
+            return self.objective(images), float32_logits(self.judge, images)
+        return with_fast_convolutions(self._own.values_and_logits)(images)
+
+    def among(self, rows: Int[np.ndarray, "chosen"]) -> "Evaluator":
+        """Return the evaluator of some of the examples, where ``judge`` is None."""
+        return replace(self, objective=self._own.among(rows))
+
+    @property
+    def _own(self) -> LogitsObjective:
+        return cast(LogitsObjective, self.objective)
+
+    def _averaged(self, images: Images, first: Int[Array, ""], keys: Keys) -> Evaluation:
+        def one_draw(draw: Int[Array, ""]) -> Evaluation:
+            model = WithKeys(self._own.model, keys).draw(first + draw)
+            return Evaluator(replace(self._own, model=model), None)(images, first)
+
+        draws = jnp.arange(self.draws)
+        # A convolution's gradient inside a compiled loop is slow on the CPU backend.
+        on_cpu = jax.default_backend() == "cpu"
+        found = jax.vmap(one_draw)(draws) if on_cpu else jax.lax.map(one_draw, draws)
+        values, gradients, logits = found
+        return values.mean(axis=0), gradients.mean(axis=0), logits[-1]
+
+
+def evaluator(
+    objective: Objective, judge: Model, keys: Keys | None = None, draws: int = 1
+) -> Evaluator:
+    """Pair an objective with the judging model; equal models are called once.
+
+    Raises:
+      ValueError: ``keys`` for an objective that does not call a randomised model.
+    """
+    if isinstance(objective, LogitsObjective):
+        own = keys is not None or _is_same(objective.model, judge)
+        return Evaluator(objective, None if own else judge, keys, draws)
+    if keys is not None:
+        raise ValueError(f"loss={objective!r}: a randomised model needs one of the named losses")
+    return Evaluator(objective, judge)
+
+
+def _is_same(one: Model, other: Model) -> bool:
+    structure: Any = jax.tree.structure(one)
+    if structure != jax.tree.structure(other):
+        return False
+    return all(x is y for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))

@@ -5,16 +5,13 @@ import math
 import jax
 from jaxtyping import Array, Key
 
-from ancra_jax.attacks.loop import LoopKind, StepSize, ascend, frozen
-from ancra_jax.attacks.model import Model, example_keys
+from ancra_jax.attacks.loop import LoopKind, StepSize, ascend, check_loop, frozen
+from ancra_jax.attacks.model import Model, example_keys, judge
 from ancra_jax.attacks.objectives import Objective, objective_of
 from ancra_jax.attacks.renamed import explains_old_calls
-from ancra_jax.attacks.success import judge
-from ancra_jax.attacks.threat_models import ThreatModel
-from ancra_jax.attacks.types import AttackResult
-from ancra_jax.attacks.validation import Problem, check_positive_int, checked
+from ancra_jax.attacks.threat_models import ThreatModel, gaussian_noise
+from ancra_jax.attacks.validation import AttackResult, Problem, check_positive_int, checked
 from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Images, Keys, Values
-from ancra_jax.ops.rows import gaussian_noise
 
 
 def gaussian_start(keys: Keys, images: Images, sigma: float = 0.001) -> Images:
@@ -57,8 +54,9 @@ def pgd(
       key: if given, and no ``start``, the attack starts at a random point of the threat model.
         Without either it starts at the natural image.
     """
+    check_loop(loop)
     problem, numbers, first = checked(
-        model, images, labels, threat_model, targets, active, indices, loop, start
+        model, images, labels, threat_model, targets, active, indices, start
     )
     check_positive_int(num_steps, "num_steps")
     if isinstance(step_size, (int, float)) and not (math.isfinite(step_size) and step_size > 0):
@@ -92,7 +90,8 @@ def fgsm(
     References:
       Goodfellow, Shlens & Szegedy, Explaining and harnessing adversarial examples, ICLR 2015.
     """
-    problem, *_ = checked(model, images, labels, threat_model, targets, active, indices, loop)
+    check_loop(loop)
+    problem, *_ = checked(model, images, labels, threat_model, targets, active, indices)
     return _judged(problem, loss, problem.images, threat_model.epsilon, 1, loop)
 
 

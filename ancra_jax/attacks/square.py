@@ -14,17 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
-from ancra_jax.attacks.gradients import Evaluator, evaluator
-from ancra_jax.attacks.loop import LoopKind, is_traced
+from ancra_jax.attacks.loop import LoopKind, check_loop, is_traced
 from ancra_jax.attacks.model import Model, example_keys, fold_each, misclassified
-from ancra_jax.attacks.objectives import Objective, objective_of
+from ancra_jax.attacks.objectives import Evaluator, Objective, evaluator, objective_of
 from ancra_jax.attacks.renamed import explains_old_calls
-from ancra_jax.attacks.threat_models import ThreatModel, is_linf
-from ancra_jax.attacks.types import AttackResult
-from ancra_jax.attacks.validation import check_positive_int, checked
+from ancra_jax.attacks.threat_models import TINY, ThreatModel, is_linf
+from ancra_jax.attacks.validation import AttackResult, check_positive_int, checked
 from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Flags, Images, Keys, Labels, Values
-from ancra_jax.ops.per_device import Layout, layout_of, on_own_rows
-from ancra_jax.ops.rows import TINY, select
+from ancra_jax.ops.per_device import Layout, layout_of, on_own_rows, over_several_devices
+from ancra_jax.ops.pytree import select
 
 # The fraction of pixels in the window halves after these numbers of proposals. The reference
 # implementation does not rescale them to the number of queries in AutoAttack; nor do we.
@@ -33,6 +31,7 @@ _CHUNK = 100  # proposals between two looks from the host, on CPU
 _SMALLEST_BATCH = 32  # below, a smaller batch saves less than its compilation costs
 
 Number = int | Int[Array, ""]
+Rows = Int[np.ndarray, "chosen"]  # numbers of some examples
 
 
 class Windows(NamedTuple):
@@ -54,7 +53,7 @@ class Search(NamedTuple):
     threat_model: ThreatModel
     table: Windows
 
-    def among(self, rows: Int[np.ndarray, "chosen"]) -> "Search":
+    def among(self, rows: Rows) -> "Search":
         """Return the search for some of the examples."""
         return self._replace(
             evaluate=self.evaluate.among(rows),
@@ -113,9 +112,8 @@ def square(
     Returns:
       ``queries`` counts the natural image and the start too: at most ``num_queries + 2``.
     """
-    problem, numbers, _ = checked(
-        model, images, labels, threat_model, targets, active, indices, loop
-    )
+    check_loop(loop)
+    problem, numbers, _ = checked(model, images, labels, threat_model, targets, active, indices)
     check_positive_int(num_queries, "num_queries")
     if not 0 < p_init <= 1:
         raise ValueError(f"p_init={p_init}: a fraction of the pixels, in (0, 1]")
@@ -123,22 +121,19 @@ def square(
         raise ValueError("key=None: random windows need a key")
     natural, labels = problem.images, problem.labels
     evaluate = evaluator(objective_of(loss, problem.model, labels, problem.targets), problem.model)
-    _, height, width, _ = natural.shape
-    table = windows(threat_model, height, width, p_init)
+    table = windows(threat_model, natural.shape[1], natural.shape[2], p_init)
     search = Search(evaluate, example_keys(key, numbers), natural, labels, threat_model, table)
     state = _start(search, problem.active)
-    if loop == "compiled" or (loop == "auto" and _prefers_compiled(search)):
-        layout = None if is_traced(search) else layout_of(state, search)
+    traced = is_traced(search)
+    if loop == "auto":
+        prefers_compiled = traced or jax.default_backend() != "cpu" or over_several_devices(natural)
+        loop = "compiled" if prefers_compiled else "host"
+    if loop == "compiled":
+        layout = None if traced else layout_of(state, search)
         state = _search(layout, search, state, 0, num_queries)
     else:
         state = _search_from_host(search, state, num_queries)
     return problem.result(state.fooled, state.images, state.loss, state.queries)
-
-
-def _prefers_compiled(search: Search) -> bool:
-    if is_traced(search) or jax.default_backend() != "cpu":
-        return True
-    return len(search.natural.sharding.device_set) > 1
 
 
 def _evaluate(search: Search, images: Images) -> tuple[Values, Flags]:
@@ -218,9 +213,7 @@ def _search_from_host(search: Search, state: SquareState, stop: int) -> SquareSt
     return _with_rows(state, rows, part)
 
 
-def _with_rows(
-    state: SquareState, rows: Int[np.ndarray, "chosen"], part: SquareState
-) -> SquareState:
+def _with_rows(state: SquareState, rows: Rows, part: SquareState) -> SquareState:
     return jax.tree.map(lambda whole, new: whole.at[rows].set(new), state, part)
 
 

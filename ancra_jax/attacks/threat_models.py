@@ -9,10 +9,12 @@ from jaxtyping import Array, Float, Key
 
 from ancra_jax.ops.images import Images, Keys, Values
 from ancra_jax.ops.pytree import pytree_dataclass
-from ancra_jax.ops.rows import TINY, gaussian_noise, per_image
 
 Radius = float | int | Float[Array, ""]
 Image = Float[Array, "height width channels"]
+
+TINY = 1e-12
+"""Added to a divisor that can be 0, such as a norm, so that 0 divided by it stays 0."""
 
 
 @runtime_checkable
@@ -51,7 +53,12 @@ def at_distance(
 ) -> Images:
     """Add noise scaled to a norm of ``distance`` to every image, then clip to [0, 1]."""
     scale = distance / (threat_model.norm(noise) + TINY)
-    return jnp.clip(natural + per_image(scale) * noise, 0.0, 1.0)
+    return jnp.clip(natural + scale[:, None, None, None] * noise, 0.0, 1.0)
+
+
+def gaussian_noise(keys: Keys, images: Images) -> Images:
+    """Draw standard normal noise of the images' shape, for every image with its own key."""
+    return jax.vmap(lambda key, x: jax.random.normal(key, x.shape, x.dtype))(keys, images)
 
 
 def _euclidean(x: Images) -> Float[Array, "batch 1 1 1"]:

@@ -1,4 +1,4 @@
-"""Checks at the attacks' public entry points, on the host, before anything is compiled.
+"""What attacks take, checked on the host before anything is compiled, and what they return.
 
 Under a transformation (an attack inside a jitted training step) there are no values to look at:
 then only shapes and dtypes are checked.
@@ -11,12 +11,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ancra_jax.attacks.loop import check_loop
-from ancra_jax.attacks.model import Logits, Model, as_pytree, read_outputs
+from ancra_jax.attacks.model import Model, as_pytree
 from ancra_jax.attacks.threat_models import ThreatModel
-from ancra_jax.attacks.types import AttackResult
-from ancra_jax.ops.images import Flags, Images, Labels
-from ancra_jax.ops.rows import select
+from ancra_jax.ops.images import Flags, Images, Labels, Values
+from ancra_jax.ops.pytree import select
+
+
+class AttackResult(NamedTuple):
+    """What one attack did to every example.
+
+    Attributes:
+      images: an adversarial image where ``success``, the natural image elsewhere.
+      success: whether the attack found a misclassified image inside the threat model.
+      best_loss: the largest value of the ascended objective (``fgsm`` and ``pgd``: at the last
+        iterate; ``fab``: minus the smallest norm of a misclassified image, ``-inf`` without one).
+        ``-inf`` where the example was not attacked.
+      queries: forward passes spent on the example; 0 where it was not attacked.
+    """
+
+    images: Images
+    success: Flags
+    best_loss: Values
+    queries: Labels
+
+    def __repr__(self) -> str:
+        """Return a summary of a few lines, without pixels."""
+        text = f"AttackResult:\n  images: {self.images.dtype}{list(self.images.shape)}"
+        if isinstance(self.success, jax.core.Tracer | jax.ShapeDtypeStruct):  # no values yet
+            return text
+        return f"{text}\n  success: {int(np.sum(self.success))} of {len(self.success)}"
 
 
 class Problem(NamedTuple):
@@ -48,7 +71,6 @@ def checked(
     targets: Any,
     active: Any,
     indices: Any,
-    loop: Any,
     start: Any = None,
 ) -> tuple[Problem, Labels, Images | None]:
     """Check the arguments that attacks have in common, as the user gave them, and convert them.
@@ -59,20 +81,15 @@ def checked(
     Returns:
       The problem, the indices and the start.
     """
-    check_images(images)
+    check_batch(images, labels, targets=targets, indices=indices)
     batch = len(images)
-    check_labels(labels, batch)
     if not isinstance(threat_model, ThreatModel):
         raise TypeError(f"threat_model={threat_model!r}: expected Linf(epsilon) or L2(epsilon)")
-    for name, numbers in (("targets", targets), ("indices", indices)):
-        if numbers is not None:
-            check_labels(numbers, batch, name=name)
     if active is not None and (np.shape(active) != (batch,) or active.dtype != bool):
         found = f"shape {np.shape(active)} and dtype {active.dtype}"
         raise ValueError(f"active has {found}: expected booleans [{batch}]")
     if start is not None and np.shape(start) != np.shape(images):
         raise ValueError(f"start has shape {np.shape(start)}, images {np.shape(images)}")
-    check_loop(loop)
     classes = jnp.asarray(labels, jnp.int32)
     problem = Problem(
         model=as_pytree(model),
@@ -84,6 +101,15 @@ def checked(
     )
     numbers = jnp.arange(batch) if indices is None else jnp.asarray(indices)
     return problem, numbers, None if start is None else jnp.asarray(start)
+
+
+def check_batch(images: Any, labels: Any, **numbers: Any) -> None:
+    """Refuse images, labels or other numbers per image (None: not given), with a ValueError."""
+    check_images(images)
+    check_labels(labels, len(images))
+    for name, given in numbers.items():
+        if given is not None:
+            check_labels(given, len(images), name=name)
 
 
 def check_images(images: Any) -> None:
@@ -128,33 +154,3 @@ def check_positive_int(value: Any, name: str) -> None:
     """Refuse what is not a whole number of at least 1, with a ValueError."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")
-
-
-def check_logits(logits: Any, batch: int) -> None:
-    """Refuse what is not a batch of finite logits over at least two classes, with a ValueError."""
-    shape = np.shape(logits)
-    if len(shape) != 2 or shape[0] != batch or shape[1] < 2:
-        raise ValueError(
-            f"the model returned logits of shape {shape} for {batch} images: expected "
-            f"[{batch}, classes] with at least 2 classes"
-        )
-    if isinstance(logits, jax.core.Tracer):
-        return
-    bad = np.flatnonzero(~np.isfinite(np.asarray(logits, np.float32)).all(axis=-1))
-    if bad.size:
-        raise ValueError(
-            f"the model's logits are NaN or infinite on {bad.size} of {batch} natural images "
-            f"(first: image {bad[0]}): no attack can judge such a model"
-        )
-
-
-@jax.jit
-def forward(model: Model, images: Images) -> Logits:
-    """Return the model's final logits, float32.
-
-    Raises:
-      ValueError: they are not [batch, classes] with at least 2 classes.
-    """
-    outputs = model(images)
-    check_logits(getattr(outputs, "logits", outputs), len(images))
-    return read_outputs(outputs)[0]

@@ -32,11 +32,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ancra_jax.attacks import objectives
 from ancra_jax.attacks.adaptive import Defence, Level, ObjectiveOf, SurrogateAttack
-from ancra_jax.attacks.gradients import value_and_input_gradient
-from ancra_jax.attacks.job import HostImages, Numbers
+from ancra_jax.attacks.job import HostImages, Numbers, Placement
 from ancra_jax.attacks.model import AuxLogits, Model, as_pytree, model_outputs
-from ancra_jax.attacks.objectives import Logits, margin_term
-from ancra_jax.attacks.placement import Placement
+from ancra_jax.attacks.objectives import Logits, margin_term, value_and_input_gradient
 from ancra_jax.ops.images import Images, Labels, Values
 from ancra_jax.ops.pytree import pytree_dataclass
 

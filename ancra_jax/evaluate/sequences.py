@@ -11,8 +11,7 @@ from ancra_jax.attacks import AutoAttackResult, Defence, adaptive
 from ancra_jax.attacks.adaptive import Level
 from ancra_jax.attacks.autoattack.api import autoattack
 from ancra_jax.attacks.diagnostics.api import PARTS, TRANSFER, WHITE_BOX, Flags, diagnose
-from ancra_jax.attacks.placement import Placement
-from ancra_jax.attacks.types import Progress
+from ancra_jax.attacks.job import Placement, Progress
 from ancra_jax.config.schema import Config
 from ancra_jax.evaluate.spec import Arrays, Model, Spec, Task
 from ancra_jax.results.load import load_results, same_target

@@ -11,9 +11,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ancra_jax.attacks.placement import default_batch_size
+from ancra_jax.attacks.job import Progress, default_batch_size
 from ancra_jax.attacks.saved_state import StateError
-from ancra_jax.attacks.types import Progress
 from ancra_jax.cli.progress import Bar, format_seconds
 from ancra_jax.data import Split
 from ancra_jax.errors import UsageError

@@ -27,7 +27,6 @@ Kernel = Float[Array, "kernel_height kernel_width channels features"]
 # For height and width: sizes of input, output and kernel, stride, dilation, padding.
 Sides = list[tuple[int, int, int, int, int, tuple[int, int]]]
 
-_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _LANES = 4  # input channels are padded to a multiple of it
 _COLUMNS = 3  # largest size of the product's columns, in sizes of input and output together
 
@@ -41,15 +40,21 @@ class Geometry(NamedTuple):
     precision: jax.lax.PrecisionLike = None  # see ``jax.lax.Precision``
 
 
-def stock_convolution(images: FeatureMap, kernel: Kernel, geometry: Geometry) -> NewFeatureMap:
-    """Compute JAX's own convolution (NHWC, HWIO), differentiated by JAX's own rules."""
+def stock_convolution(
+    images: FeatureMap, kernel: Kernel, geometry: Geometry, spread: tuple[int, int] = (1, 1)
+) -> NewFeatureMap:
+    """Compute JAX's own convolution (NHWC, HWIO), differentiated by JAX's own rules.
+
+    ``spread`` is the distance of the images' entries, with zeros between them.
+    """
     return jax.lax.conv_general_dilated(
         images,
         kernel,
         window_strides=geometry.strides,
         padding=geometry.padding,
+        lhs_dilation=spread,
         rhs_dilation=geometry.dilation,
-        dimension_numbers=_DIMENSIONS,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
         precision=geometry.precision,
     )
 
@@ -100,20 +105,11 @@ def _by_convolution(sides: Sides, kernel: Kernel, geometry: Geometry, cotangent:
     The low padding is d(k-1) - p; the high padding makes the result as large as the input.
     """
     turned = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
-    padding = [
+    height, width = (
         (d * (k - 1) - low, n - (out - 1) * s - 1 + low) for n, out, k, s, d, (low, _) in sides
-    ]
-    cotangent, turned = _even_channels(cotangent, turned)
-    return jax.lax.conv_general_dilated(
-        cotangent,
-        turned,
-        window_strides=(1, 1),
-        padding=padding,
-        lhs_dilation=geometry.strides,
-        rhs_dilation=geometry.dilation,
-        dimension_numbers=_DIMENSIONS,
-        precision=geometry.precision,
     )
+    ordinary = geometry._replace(strides=(1, 1), padding=(height, width))
+    return stock_convolution(*_even_channels(cotangent, turned), ordinary, geometry.strides)
 
 
 def _by_product(sides: Sides, kernel: Kernel, geometry: Geometry, cotangent: Array) -> Array:

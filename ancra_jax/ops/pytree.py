@@ -1,10 +1,14 @@
-"""Dataclasses as pytrees."""
+"""Dataclasses as pytrees, and rows chosen from two pytrees."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ancra_jax.ops.images import Flags
 
 T = TypeVar("T")
 
@@ -24,22 +28,28 @@ def pytree_dataclass(*, static: tuple[str, ...] = ()) -> Callable[[type[T]], typ
     def register(cls: type[T]) -> type[T]:
         made: Any = dataclass(frozen=True)(cls)
         names = [field.name for field in fields(made) if field.name not in static]
-        constants = [field.name for field in fields(made) if field.name in static]
 
         def flatten(tree: T) -> tuple[Any, Any]:
-            aux = tuple(getattr(tree, name) for name in constants)
-            return tuple(getattr(tree, name) for name in names), aux
-
-        def flatten_with_keys(tree: T) -> tuple[Any, Any]:
-            children, aux = flatten(tree)
-            keys = map(jax.tree_util.GetAttrKey, names)
-            return tuple(zip(keys, children, strict=True)), aux
+            children = [(jax.tree_util.GetAttrKey(name), getattr(tree, name)) for name in names]
+            return children, tuple(getattr(tree, name) for name in static)
 
         def unflatten(aux: Any, children: Any) -> T:
-            given = dict(zip(names, children, strict=True)) | dict(zip(constants, aux, strict=True))
+            given = dict(zip(names, children, strict=True)) | dict(zip(static, aux, strict=True))
             return made(**given)
 
-        jax.tree_util.register_pytree_with_keys(made, flatten_with_keys, unflatten, flatten)
+        jax.tree_util.register_pytree_with_keys(made, flatten, unflatten)
         return made
 
     return register
+
+
+def select(mask: Flags, chosen: T, other: T) -> T:
+    """Return the rows of ``chosen`` where ``mask`` holds, else those of ``other``.
+
+    Both are pytrees of arrays over the batch.
+    """
+
+    def choose(x: Array, y: Array) -> Array:
+        return jnp.where(jnp.expand_dims(mask, range(1, x.ndim)), x, y)
+
+    return jax.tree.map(choose, chosen, other)

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from ancra_jax import attacks
 from ancra_jax.attacks.autoattack.ensemble import Budget, plan
-from ancra_jax.attacks.placement import Placement
-from ancra_jax.attacks.types import AttackResult
+from ancra_jax.attacks.job import Placement
+from ancra_jax.attacks.validation import AttackResult
 from tests.support import cnn_a
 from tests.support.processes import run_python
 from tests.support.small_mlp import WEIGHTS, examples, mlp, mlp_model

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from ancra_jax import attacks
 from ancra_jax.attacks import objectives
-from ancra_jax.ops.rows import select
+from ancra_jax.ops.pytree import select
 from tests.support.attacked import linear, linear_model
 
 KEY = jax.random.key(0)
@@ -25,7 +25,7 @@ def natural(key=KEY, shape=SHAPE, low=0.3, high=0.7):
 @pytest.mark.parametrize(
     ("ball", "order"), [(attacks.Linf(0.1), jnp.inf), (attacks.L2(0.2), 2)], ids=["linf", "l2"]
 )
-def test_ascent_reaches_the_farthest_point_of_a_linear_model(ball, order, loop):
+def test_ascent_and_apgd_reach_the_optimum_of_a_linear_model(ball, order, loop):
     model, images = linear_model(SHAPE[1:]), natural()
     objective = objectives.targeted_margin(model, LABELS, TARGETS)
     start = ball.random_start(jax.random.split(KEY, 3), images)
@@ -34,7 +34,10 @@ def test_ascent_reaches_the_farthest_point_of_a_linear_model(ball, order, loop):
     normal = (weights[:, TARGETS] - weights[:, LABELS]).T
     normal = jnp.sign(normal) if order == jnp.inf else normal
     normal = normal / jnp.linalg.norm(normal, order, axis=1, keepdims=True)
-    np.testing.assert_allclose(found, images + ball.epsilon * normal.reshape(SHAPE), atol=1e-5)
+    farthest = images + ball.epsilon * normal.reshape(SHAPE)
+    np.testing.assert_allclose(found, farthest, atol=1e-5)
+    apgd = attacks.apgd(model, images, LABELS, ball, loss=objective, key=KEY, loop=loop)
+    np.testing.assert_allclose(apgd.best_loss, objective(farthest), atol=1e-3)
 
 
 def test_fgsm_is_one_signed_step():

@@ -13,7 +13,7 @@ import pytest
 from ancra_jax import attacks, defences
 from ancra_jax.attacks.adaptive import BUDGETS, LEVELS, plan
 from ancra_jax.attacks.autoattack.ensemble import describe
-from ancra_jax.attacks.placement import Placement
+from ancra_jax.attacks.job import Placement
 from ancra_jax.defences import branch_maximum, declared, mask_statistics
 from ancra_jax.defences.reverse_attention import LABEL, TARGET, goal
 from ancra_jax.errors import UsageError

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.tree_util import Partial
 
-from ancra_jax.attacks.gradients import value_and_input_gradient
+from ancra_jax.attacks.objectives import value_and_input_gradient
 from ancra_jax.ops import convolution
 from ancra_jax.ops.convolution import Geometry, cpu_convolution, stock_convolution
 from ancra_jax.ops.fast_convolutions import with_fast_convolutions
@@ -77,29 +77,15 @@ def linen():
 
 
 def nnx_module():
-    class Net(nnx.Module):
-        def __init__(self, rngs):
-            self.conv = nnx.Conv(3, 6, (3, 3), strides=2, rngs=rngs)
-            self.norm = nnx.BatchNorm(6, use_running_average=True, rngs=rngs)
-            self.head = nnx.Linear(6, 4, rngs=rngs)
-
-        def __call__(self, x):
-            return self.head(nnx.relu(self.norm(self.conv(x))).mean(axis=(1, 2)))
-
-    return Net(nnx.Rngs(0)), 1
+    conv = nnx.Conv(3, 4, (3, 3), strides=2, rngs=nnx.Rngs(0))
+    return Partial(lambda conv, x: nnx.relu(conv(x)).mean(axis=(1, 2)), conv), 1
 
 
 def equinox():
-    class Net(eqx.Module):
-        conv: eqx.nn.Conv2d
-        head: eqx.nn.Linear
+    def logits(conv, x):
+        return jax.nn.gelu(jax.vmap(conv)(x.transpose(0, 3, 1, 2))).mean(axis=(2, 3))
 
-        def __call__(self, x):
-            return self.head(jax.nn.gelu(self.conv(x)).mean(axis=(1, 2)))
-
-    first, second = jax.random.split(jax.random.key(0))
-    net = Net(eqx.nn.Conv2d(3, 6, 3, padding=1, key=first), eqx.nn.Linear(6, 4, key=second))
-    return Partial(lambda net, x: jax.vmap(net)(x.transpose(0, 3, 1, 2)), net), 1
+    return Partial(logits, eqx.nn.Conv2d(3, 4, 3, padding=1, key=jax.random.key(0))), 1
 
 
 def other_layouts():

@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from ancra_jax import attacks
 from ancra_jax.attacks import loop
-from ancra_jax.attacks.placement import Placement
+from ancra_jax.attacks.job import Placement
 from ancra_jax.ops.per_device import Layout, layout_of
 from tests.support.processes import run_python
 

@@ -22,12 +22,11 @@ from jaxtyping import Array, Key
 from ancra_jax.attacks.autoattack.checks import check_start, model_warnings
 from ancra_jax.attacks.autoattack.ensemble import Attack, Budget, plan
 from ancra_jax.attacks.autoattack.result import BROKEN, WITHSTOOD, AutoAttackResult, State, Store
-from ancra_jax.attacks.job import Batch, Job
-from ancra_jax.attacks.model import Model, as_pytree
+from ancra_jax.attacks.job import CLEAN, Batch, Job, Progress, print_progress
+from ancra_jax.attacks.model import Model, as_pytree, forward
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.threat_models import threat_model
-from ancra_jax.attacks.types import CLEAN, Progress, print_progress
-from ancra_jax.attacks.validation import check_positive_int, forward
+from ancra_jax.attacks.validation import check_positive_int
 from ancra_jax.ops.images import AnyImages, AnyLabels
 
 

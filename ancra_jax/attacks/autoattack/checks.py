@@ -6,10 +6,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ancra_jax.attacks.apgd import run_apgd, surface_start
-from ancra_jax.attacks.gradients import Evaluator
 from ancra_jax.attacks.job import Batch, HostImages, Job
 from ancra_jax.attacks.model import Model
-from ancra_jax.attacks.objectives import cross_entropy
+from ancra_jax.attacks.objectives import Evaluator, cross_entropy
 from ancra_jax.ops.images import Flags
 
 _REPEATS = 5

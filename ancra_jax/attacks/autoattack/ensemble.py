@@ -8,8 +8,7 @@ from typing import Any
 from ancra_jax.attacks.apgd import apgd
 from ancra_jax.attacks.fab import fab
 from ancra_jax.attacks.square import square
-from ancra_jax.attacks.types import AttackResult
-from ancra_jax.attacks.validation import check_positive_int
+from ancra_jax.attacks.validation import AttackResult, check_positive_int
 
 
 @dataclass(frozen=True)

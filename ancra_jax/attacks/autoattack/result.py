@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ancra_jax.attacks.autoattack.ensemble import Attack, describe
-from ancra_jax.attacks.job import HostImages, Job, Numbers
+from ancra_jax.attacks.job import CLEAN, ROBUST, HostImages, Job, Numbers
 from ancra_jax.attacks.saved_state import (
     check_same,
     read_arrays,
@@ -17,7 +17,6 @@ from ancra_jax.attacks.saved_state import (
     write_arrays,
     write_atomically,
 )
-from ancra_jax.attacks.types import CLEAN, ROBUST
 
 NOT_ATTACKED, WITHSTOOD, BROKEN = range(3)
 Flags = Bool[np.ndarray, "examples"]

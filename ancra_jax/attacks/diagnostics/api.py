@@ -23,12 +23,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key
 
 from ancra_jax.attacks.diagnostics.measurements import EPSILONS, MEASUREMENTS, left_by
-from ancra_jax.attacks.job import Arrays, Job, Known
+from ancra_jax.attacks.job import Arrays, Job, Known, Progress, print_progress
 from ancra_jax.attacks.model import Model
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.saved_state import check_same, read_arrays, write_arrays
 from ancra_jax.attacks.threat_models import threat_model
-from ancra_jax.attacks.types import Progress, print_progress
 from ancra_jax.ops.images import AnyImages, AnyLabels
 
 Flags = Bool[np.ndarray, "examples"]

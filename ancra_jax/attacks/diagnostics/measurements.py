@@ -17,15 +17,20 @@ from ancra_jax.attacks import objectives
 from ancra_jax.attacks.apgd import apgd
 from ancra_jax.attacks.autoattack.checks import check_start, difference_between, repeated_calls
 from ancra_jax.attacks.autoattack.ensemble import fitting_loss
-from ancra_jax.attacks.gradients import value_and_input_gradient
 from ancra_jax.attacks.job import Arrays, Batch, Job, Known, Numbers, Run
 from ancra_jax.attacks.loop import ascend
-from ancra_jax.attacks.model import Model, float32_logits, fold_each, misclassified, model_outputs
-from ancra_jax.attacks.objectives import LogitsObjective
+from ancra_jax.attacks.model import (
+    Model,
+    float32_logits,
+    fold_each,
+    forward,
+    misclassified,
+    model_outputs,
+)
+from ancra_jax.attacks.objectives import LogitsObjective, value_and_input_gradient
 from ancra_jax.attacks.square import square
 from ancra_jax.attacks.threat_models import Linf
-from ancra_jax.attacks.types import AttackResult
-from ancra_jax.attacks.validation import forward
+from ancra_jax.attacks.validation import AttackResult
 from ancra_jax.ops.images import Flags, Images, Keys, Labels, Values
 
 Measurement = Callable[[Job, Known], Arrays]
