@@ -52,9 +52,8 @@ CONFIGS = [config_of(row, scale) for row in ROWS.values() for scale in ("full", 
 NETWORKS = {f"{config.data.name}-{config.model}": config for config in CONFIGS}
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_every_network_of_the_tables_takes_its_images(name):
-    config = NETWORKS[name]
+@pytest.mark.parametrize("config", NETWORKS.values(), ids=list(NETWORKS))
+def test_every_network_of_the_tables_takes_its_images(config):
     size, num_classes = SHAPES[config.data.name]
     network = components.create_network(config, num_classes)
     images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
