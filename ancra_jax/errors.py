@@ -21,14 +21,18 @@ class NonFiniteLossError(UsageError):
 
 # Names of version 0.1, after the module or object that takes their place; all below ancra_jax.
 _HOMES = {
-    "attacks.adaptive": "attacks.surrogates",
+    "attacks.adaptive": "attacks.surrogates attacks.surrogate_searches",
     "attacks.apgd": "attacks.apgd_loop",
     "attacks.autoattack": "attacks.autoattack_attacks attacks.autoattack_result",
     "attacks.autoattack.api": "attacks.autoattack_run",
+    "attacks.autoattack.checks": "attacks.autoattack_checks",
     "attacks.autoattack.result": "attacks.autoattack_state",
-    "attacks.diagnostics": "attacks.diagnostics_rows attacks.diagnostics_measurements",
+    "attacks.diagnostics.api": "attacks.diagnostics_rows attacks.diagnostics_state",
+    "attacks.diagnostics.measurements": (
+        "attacks.diagnostics_measurements attacks.diagnostics_landscape"
+    ),
     "attacks.fab": "attacks.projections",
-    "attacks.job": "attacks.batches attacks.progress",
+    "attacks.job": "attacks.batches attacks.diagnostics_batches attacks.progress",
     "attacks.model": "attacks.success",
     "attacks.objectives": "attacks.gradients",
     "attacks.square": "attacks.square_proposals",
@@ -36,10 +40,19 @@ _HOMES = {
     "cli": "progress compilation_cache cpu_devices",
     "config": "config_fields",
     "data.pipeline": "data.augment data.plan",
-    "data.sources": "data.cifar data.digits data.folder data.tiny_imagenet data.tfds_directory",
-    "defences.masks": "defences.gate",
+    "data.sources": (
+        "data.archives data.cifar data.digits data.folder data.tiny_imagenet data.tfds_directory"
+    ),
+    "data.sources.cifar": "data.jpeg_file",
+    "data.sources.prepare_cifar": "data.cifar_builders",
+    "data.splits": "data.extra",
+    "defences.reverse_attention": "defences.attention_objective defences.branches defences.gate",
     "defences.register": "attacks.register_defence",
     "evaluate": "paper_suite autoattack_suite adaptive_suite diagnostics_suite evaluation_table",
+    "losses": (
+        "losses.basic losses.distillation losses.heads losses.mart losses.negative_contrast "
+        "losses.second_order losses.self_adaptive"
+    ),
     "methods.core": "methods.attack methods.keys methods.pairs",
     "methods.negatives": "negatives",
     "methods.registry": "methods.wrappers",
@@ -65,7 +78,8 @@ _OBJECTIVES = (
 )
 for _name in _OBJECTIVES.split():
     MOVED[f"ancra_jax.attacks.{_name}"] = f"ancra_jax.attacks.objectives.{_name}"
-MOVED["ancra_jax.publish"] = "tools.publish, in the repository"
+for _name in ("", "_claims", "_comparison", "_groups", "_pages", "_record"):
+    MOVED[f"ancra_jax.publish{_name}"] = "tools.publish, in the repository"
 
 
 class MovedNames(MetaPathFinder):

@@ -16,6 +16,12 @@ from ancra_jax.attacks.objectives import combine_heads
 from ancra_jax.ops.images import Flags, Labels
 from ancra_jax.types import Logits, Outputs, Scalar
 
+__all__ = ["cross_entropy", "distillation", "kl_divergence"]
+__all__ += ["boosted_cross_entropy", "weighted_kl"]  # MART
+__all__ += ["adapted_labels", "self_adaptive_cross_entropy"]  # SAT
+__all__ += ["class_targets", "second_order_divergence"]  # S2O
+__all__ += ["asymmetric_similarity", "combined"]  # ANCRA
+
 _TINY = 1e-12  # within MART's logarithms, as in its authors' code
 
 
