@@ -25,8 +25,12 @@ def test_every_configuration_names_a_method(file, name):
     assert callable(method.loss)
 
 
+# Pairs of a loss and a wrapper whose other pairs are trained here.
+PAIRED = {"trades_awp", "at_s2o", "udr_pgd", "pgd_at_ancra"}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", common.METHODS)
+@pytest.mark.parametrize("name", [name for name in common.METHODS if name not in PAIRED])
 def test_two_steps_equal_one_and_another_after_it_was_resumed(name, tmp_path):
     config = small_config(
         name,
