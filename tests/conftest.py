@@ -28,8 +28,5 @@ def forget_compiled_programs():
 @pytest.fixture(autouse=True)
 def optimization(request):
     """Compiles the programs of tests that are marked `optimized` with all optimisations."""
-    name = "jax_disable_most_optimizations"
-    quick = jax.config.read(name)
-    jax.config.update(name, quick and request.node.get_closest_marker("optimized") is None)
-    yield
-    jax.config.update(name, quick)
+    optimized = request.node.get_closest_marker("optimized") is not None
+    jax.config.update("jax_disable_most_optimizations", not optimized)

@@ -297,9 +297,7 @@ def run(order, predict, batch_size):
 
 @pytest.fixture(scope="module")
 def whole():
-    jax.config.update("jax_disable_most_optimizations", True)  # compiles faster
-    yield run(np.arange(COUNT), PREDICT, batch_size=COUNT)
-    jax.config.update("jax_disable_most_optimizations", False)
+    return run(np.arange(COUNT), PREDICT, batch_size=COUNT)
 
 
 def test_there_is_something_to_find(whole):

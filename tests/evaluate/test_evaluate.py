@@ -4,7 +4,6 @@ import functools
 import json
 import shutil
 
-import jax
 import numpy as np
 import pytest
 
@@ -33,14 +32,13 @@ TINY = attacks.AdaptiveBudget(
 
 @pytest.fixture(scope="module", autouse=True)
 def short():
-    """AutoAttack, adaptive attacks and diagnostics with next to no steps, quickly compiled."""
+    """AutoAttack, adaptive attacks and diagnostics with next to no steps."""
     full = sequences.autoattack
 
     def one_attack(*args, version, **options):
         options |= {"version": "custom", "attacks_to_run": ["apgd-ce", "square"]}
         return full(*args, **options, num_steps=2, num_queries=4)
 
-    jax.config.update("jax_disable_most_optimizations", True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sequences, "autoattack", one_attack)
         patch.setitem(BUDGETS, "quick", TINY)
@@ -48,7 +46,6 @@ def short():
         for name, number in few.items():
             patch.setattr(measurements, name, number)
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

@@ -111,7 +111,7 @@ def after_one_step(name, devices, **options):
 with pytest.raises(UsageError, match="config.batch_size=30: .* 8"):
     after_one_step("natural", jax.devices(), batch_size=30)
 
-cases = {name: {} for name in ("trades_ancra", "udr_trades", "at_awp", "trades_s2o", "mart_ancra")}
+cases = {name: {} for name in ("trades_awp_ancra", "udr_trades", "trades_s2o")}
 for name, options in (cases | {"sat": OPTIONS}).items():
     eight, one = (after_one_step(name, d, **options) for d in (jax.devices(), jax.devices()[:1]))
     for field in ("params", "batch_stats", "method_state", "averages"):
