@@ -55,8 +55,8 @@ class Bar:
         if not self._console.is_terminal and now - self._last_line >= LINE_EVERY_SECONDS:
             self._last_line = now
             left = (task.remaining or 0) * (now - self._started) / max(done - self._first, 1)
-            progress = f"{task.description} {done}/{task.total}"
-            self.print(f"{progress}, {format_seconds(left)} left, {text}")
+            progress = f"{task.description} {done}/{task.total}, {format_seconds(left)} left"
+            self.print(f"{progress}, {text}" if text else progress)
 
     def print(self, line: str) -> None:
         """Print a line above the bar."""
