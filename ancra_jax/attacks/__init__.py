@@ -61,11 +61,11 @@ from ancra_jax.attacks.diagnostics.api import Diagnosis, diagnose
 from ancra_jax.attacks.fab import fab
 from ancra_jax.attacks.job import Progress, print_progress
 from ancra_jax.attacks.loop import ascend
-from ancra_jax.attacks.model import example_keys, is_adversarial
+from ancra_jax.attacks.model import example_keys
 from ancra_jax.attacks.pgd import fgsm, gaussian_start, pgd
 from ancra_jax.attacks.square import square
 from ancra_jax.attacks.threat_models import L2, Linf, ThreatModel, threat_model
-from ancra_jax.attacks.validation import AttackResult
+from ancra_jax.attacks.validation import AttackResult, is_adversarial
 
 __all__ = ["apgd", "ascend", "fab", "fgsm", "pgd", "square"]
 __all__ += ["L2", "Linf", "ThreatModel", "threat_model"]

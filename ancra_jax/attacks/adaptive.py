@@ -19,10 +19,9 @@ from functools import partial
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Key
 
 from ancra_jax.attacks.apgd import apgd, run_apgd, surface_start
+from ancra_jax.attacks.arguments import as_images, check_one_of, shown
 from ancra_jax.attacks.autoattack.api import autoattack
 from ancra_jax.attacks.autoattack.ensemble import GRADIENT_COST, Attack, fitting_loss
 from ancra_jax.attacks.autoattack.result import AutoAttackResult
@@ -33,8 +32,8 @@ from ancra_jax.attacks.pgd import pgd
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.square import square
 from ancra_jax.attacks.threat_models import ThreatModel
-from ancra_jax.attacks.validation import AttackResult, check_images
-from ancra_jax.ops.images import AnyImages, AnyLabels, Images, Labels
+from ancra_jax.attacks.validation import AttackResult
+from ancra_jax.ops.images import AnyImages, AnyKey, AnyLabels, Images, Labels, Number
 from ancra_jax.ops.per_device import where_the_batch_is
 from ancra_jax.ops.pytree import select
 
@@ -163,12 +162,12 @@ def adaptive(
     images: AnyImages,
     labels: AnyLabels,
     *,
-    epsilon: float | int,
-    norm: str = "linf",
+    epsilon: Number,
+    norm: str | Number = "linf",
     defences: Sequence[Defence] = (),
     transfer_from: Mapping[str, Model] | None = None,
     budget: Level | AdaptiveBudget = "standard",
-    key: Key[Array, ""] | None = None,
+    key: AnyKey | None = None,
     indices: AnyLabels | None = None,
     batch_size: int | None = None,
     devices: Sequence[jax.Device] | None = None,
@@ -197,14 +196,17 @@ def adaptive(
     Raises:
       ValueError: as ``autoattack``; an unknown budget.
     """
-    check_images(images)
+    natural = as_images(images)
     if isinstance(budget, AdaptiveBudget):
         chosen, levels = budget, LEVELS
-    elif budget in BUDGETS:
-        chosen, levels = BUDGETS[budget], LEVELS[: LEVELS.index(budget) + 1]
     else:
-        raise ValueError(f"budget={budget!r}: allowed are {', '.join(map(repr, BUDGETS))}")
-    logits = jax.eval_shape(forward, as_pytree(model), jnp.zeros(images[:1].shape))
+        check_one_of(budget, "budget", BUDGETS)
+        chosen, levels = BUDGETS[budget], LEVELS[: LEVELS.index(budget) + 1]
+    if not isinstance(defences, Sequence) or not all(isinstance(d, Defence) for d in defences):
+        raise TypeError(f"defences={shown(defences)}: expected a list of attacks.Defence")
+    if not isinstance(transfer_from, Mapping | None):
+        raise TypeError(f"transfer_from={shown(transfer_from)}: expected models by name")
+    logits = jax.eval_shape(forward, as_pytree(model), natural[:1])
     attacks = plan(model, logits.shape[-1], defences, transfer_from or {}, chosen, levels)
     return autoattack(
         model,
@@ -243,7 +245,8 @@ def plan(
         declared += entry.attacks(num_classes) if isinstance(entry, Surrogate) else [entry]
     transferred = partial(SurrogateAttack, group=TRANSFER)
     for name, other in transfer_from.items():
-        along = {loss: loss_on(as_pytree(other), loss) for loss in ("ce", "margin")}
+        other = as_pytree(other, f"transfer_from[{name!r}]")
+        along = {loss: loss_on(other, loss) for loss in ("ce", "margin")}
         declared += [transferred(f"transfer-{name}-{loss}", along[loss]) for loss in along]
         declared.append(transferred(f"warm-{name}", decision, warm_start=along["ce"]))
     if not any(defence.attacks for defence in defences):

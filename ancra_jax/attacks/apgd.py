@@ -5,26 +5,36 @@ References:
   parameter-free attacks, ICML 2020, section 3. Details follow the authors' published code.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Int
 
-from ancra_jax.attacks.loop import LoopKind, check_loop, iterate
-from ancra_jax.attacks.model import Model, example_keys, fold_each, misclassified
-from ancra_jax.attacks.objectives import Evaluator, Objective, evaluator, objective_of
+from ancra_jax.attacks.arguments import as_flag, as_number, as_whole
+from ancra_jax.attacks.loop import LoopKind, iterate
+from ancra_jax.attacks.model import Model, fold_each, misclassified
+from ancra_jax.attacks.objectives import Evaluator, Objective, evaluator
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.threat_models import ThreatModel, at_distance
-from ancra_jax.attacks.validation import AttackResult, check_positive_int, checked
-from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Flags, Images, Keys, Labels, Values
+from ancra_jax.attacks.validation import AttackResult, check_inside, checked
+from ancra_jax.ops.images import (
+    AnyFlags,
+    AnyImages,
+    AnyKey,
+    AnyLabels,
+    Flags,
+    Images,
+    Keys,
+    Labels,
+    Number,
+    Values,
+)
 from ancra_jax.ops.pytree import select
 
 MOMENTUM = 0.75
 _WINDOWS_SHAPE = 256
-
-Share = float | Float[Array, ""]
 
 
 class ApgdState(NamedTuple):
@@ -56,11 +66,11 @@ def apgd(
     *,
     loss: str | Objective = "ce",
     targets: AnyLabels | None = None,
-    key: Key[Array, ""] | None = None,
+    key: AnyKey | None = None,
     indices: AnyLabels | None = None,
     num_steps: int = 100,
     num_restarts: int = 1,
-    rho: float = 0.75,
+    rho: Number = 0.75,
     start: AnyImages | None = None,
     active: AnyFlags | None = None,
     randomized: bool = False,
@@ -79,27 +89,35 @@ def apgd(
         ``model(images, key=key)``, one example and key at a time (vectorised).
       gradient_draws: gradients averaged in a step of a randomised model (EOT).
     """
-    check_loop(loop)
-    problem, numbers, first = checked(
-        model, images, labels, threat_model, targets, active, indices, start
-    )
-    check_positive_int(num_steps, "num_steps")
-    check_positive_int(num_restarts, "num_restarts")
-    check_positive_int(gradient_draws, "gradient_draws")
+    num_steps = as_whole(num_steps, "num_steps")
+    num_restarts = as_whole(num_restarts, "num_restarts")
+    gradient_draws = as_whole(gradient_draws, "gradient_draws")
+    randomized = as_flag(randomized, "randomized")
+    rho = as_number(rho, "rho", most=1.0, closed=True)
     if key is None and (start is None or num_restarts > 1 or randomized):
         raise ValueError("key=None: random starts and randomised models need a key")
+    common: dict[str, Any] = {
+        "targets": targets,
+        "active": active,
+        "indices": indices,
+        "key": key,
+        "start": start,
+    }
+    common["randomized"] = randomized
+    inputs = checked(model, images, labels, threat_model, loop=loop, loss=loss, **common)
+    problem, first, keys = inputs.problem, inputs.start, inputs.keys()
+    if first is not None:
+        check_inside(first, problem)
     natural, labels = problem.images, problem.labels
-    objective = objective_of(loss, problem.model, labels, problem.targets)
-    keys = example_keys(jax.random.key(0) if key is None else key, numbers)
     adversarial = natural
     fooled = jnp.zeros(len(natural), bool)
-    best_loss = jnp.full(len(natural), -jnp.inf)
+    best_loss = jnp.full(len(natural), -jnp.inf, natural.dtype)
     for restart in range(num_restarts):
         run_keys = fold_each(keys, restart)
         if first is None or restart > 0:
             first = surface_start(threat_model, run_keys, natural)
         drawn = fold_each(run_keys, 0) if randomized else None
-        evaluate = evaluator(objective, problem.model, drawn, gradient_draws)
+        evaluate = evaluator(inputs.objective, problem.model, drawn, gradient_draws)
         state = run_apgd(
             evaluate, first, natural, labels, threat_model, num_steps=num_steps, rho=rho, loop=loop
         )
@@ -118,7 +136,7 @@ def run_apgd(
     threat_model: ThreatModel,
     *,
     num_steps: int = 100,
-    rho: float = 0.75,
+    rho: Number = 0.75,
     stop_after: int | None = None,
     loop: LoopKind = "auto",
 ) -> ApgdState:
@@ -164,7 +182,7 @@ def surface_start(threat_model: ThreatModel, keys: Keys, natural: Images) -> Ima
 @jax.jit
 def _initial_state(start: Images, natural: Images, threat_model: ThreatModel) -> ApgdState:
     batch = len(start)
-    lowest = jnp.full(batch, -jnp.inf)
+    lowest = jnp.full(batch, -jnp.inf, natural.dtype)
     return ApgdState(
         images=start,
         previous=start,
@@ -178,7 +196,7 @@ def _initial_state(start: Images, natural: Images, threat_model: ThreatModel) ->
         rises=jnp.zeros(batch, jnp.int32),
         checked_loss=lowest,
         halved=jnp.ones(batch, bool),
-        step_size=jnp.full(batch, 2.0) * threat_model.epsilon,
+        step_size=jnp.full(batch, 2.0, natural.dtype) * threat_model.epsilon,
     )
 
 
@@ -190,7 +208,7 @@ def _step(
     labels: Labels,
     threat_model: ThreatModel,
     windows: Int[Array, "steps"],
-    rho: Share,
+    rho: Number,
 ) -> ApgdState:
     """Take one step; iteration 0 evaluates the start, so that one program serves both."""
     is_start = i == 0
@@ -229,7 +247,7 @@ def _move(
     return threat_model.project(moved, natural)
 
 
-def _end_window(state: ApgdState, window: Int[Array, ""], rho: Share) -> ApgdState:
+def _end_window(state: ApgdState, window: Int[Array, ""], rho: Number) -> ApgdState:
     """Halve step sizes and restart from the best point where a window ends (``window`` > 0).
 
     An example is halved if its objective rose too rarely, or if it was not halved at the previous

@@ -15,15 +15,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
-from ancra_jax.attacks.loop import LoopKind, check_loop, iterate
+from ancra_jax.attacks.arguments import as_flag, as_whole
+from ancra_jax.attacks.loop import LoopKind, iterate
 from ancra_jax.attacks.model import Model, example_keys, float32_logits, misclassified
 from ancra_jax.attacks.objectives import targeted_margin, value_and_input_gradient
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.threat_models import TINY, ThreatModel, at_distance, is_linf
-from ancra_jax.attacks.validation import AttackResult, Problem, check_positive_int, checked
-from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Images, Keys, Values
+from ancra_jax.attacks.validation import AttackResult, Problem, checked
+from ancra_jax.ops.images import AnyFlags, AnyImages, AnyKey, AnyLabels, Images, Keys, Values
 from ancra_jax.ops.pytree import select
 
 Vectors = Float[Array, "batch dimension"]
@@ -54,7 +55,7 @@ def fab(
     labels: AnyLabels,
     threat_model: ThreatModel,
     *,
-    key: Key[Array, ""] | None = None,
+    key: AnyKey | None = None,
     indices: AnyLabels | None = None,
     targets: AnyLabels | None = None,
     num_steps: int = 100,
@@ -82,16 +83,20 @@ def fab(
       return_outside: return the closest misclassified image even where it lies outside the ball;
         ``success`` still says whether its norm is at most epsilon.
     """
-    check_loop(loop)
-    problem, numbers, _ = checked(model, images, labels, threat_model, targets, active, indices)
-    check_positive_int(num_steps, "num_steps")
-    check_positive_int(num_restarts, "num_restarts")
+    num_steps = as_whole(num_steps, "num_steps")
+    num_restarts = as_whole(num_restarts, "num_restarts")
+    as_flag(return_outside, "return_outside")
     if key is None and num_restarts > 1:
         raise ValueError("key=None: further restarts need a key")
+    common: dict[str, Any] = {"targets": targets, "active": active, "indices": indices, "key": key}
+    loss = "margin" if targets is None else "targeted_margin"
+    inputs = checked(model, images, labels, threat_model, loop=loop, loss=loss, **common)
+    problem = inputs.problem
+    is_linf(threat_model)
     state = _start(problem)
     for restart in range(num_restarts):
-        if key is not None and restart > 0:
-            keys = example_keys(jax.random.fold_in(key, restart), numbers)
+        if inputs.key is not None and restart > 0:
+            keys = example_keys(jax.random.fold_in(inputs.key, restart), inputs.indices)
             state = _random_restart(state, keys, problem)
         state = iterate((_linearise, _move), state, problem, num_steps=num_steps, loop=loop)
     norm = state.best_norm
@@ -107,7 +112,7 @@ def fab(
 def _start(problem: Problem) -> FabState:
     natural = problem.images
     fooled = misclassified(float32_logits(problem.model, natural), problem.labels)
-    return FabState(natural, natural, jnp.where(fooled, 0.0, jnp.inf))
+    return FabState(natural, natural, jnp.where(fooled, jnp.float32(0.0), jnp.inf))
 
 
 @jax.jit
@@ -166,10 +171,10 @@ def _nearest_boundary(problem: Problem, point: Images) -> tuple[Values, Images]:
     labels = problem.labels
     logits, pull_back = jax.vjp(lambda x: float32_logits(problem.model, x), point)
     num_classes = logits.shape[-1]
-    own = jax.nn.one_hot(labels, num_classes)
+    own = jax.nn.one_hot(labels, num_classes, dtype=logits.dtype)
 
     def boundary(k: Int[Array, ""]) -> Boundary:
-        cotangent = jax.nn.one_hot(k, num_classes) - own
+        cotangent = jax.nn.one_hot(k, num_classes, dtype=logits.dtype) - own
         values = jnp.sum(logits * cotangent, axis=-1)
         (normals,) = pull_back(cotangent)
         vectors = normals.reshape(len(labels), -1)
@@ -184,7 +189,8 @@ def _nearest_boundary(problem: Problem, point: Images) -> tuple[Values, Images]:
 
     at_once = min(num_classes, _CLASSES_AT_ONCE)
     chunks = jnp.arange(-(-num_classes // at_once) * at_once).reshape(-1, at_once)
-    start = (jnp.full(len(labels), jnp.inf), jnp.zeros(len(labels)), jnp.zeros_like(point))
+    furthest = jnp.full(len(labels), jnp.inf, logits.dtype)
+    start = (furthest, jnp.zeros_like(furthest), jnp.zeros_like(point))
     # Convolution gradients inside a compiled loop are slow on CPU (see attacks.loop): unrolled.
     unroll = len(chunks) if jax.default_backend() == "cpu" else 1
     (_, values, normals), _ = jax.lax.scan(nearer_of, start, chunks, unroll=unroll)

@@ -7,6 +7,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,10 +15,11 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
+from ancra_jax.attacks import arguments
 from ancra_jax.attacks.model import Model, WithKeys, as_pytree, example_keys, forward, judge
 from ancra_jax.attacks.threat_models import ThreatModel
-from ancra_jax.attacks.validation import AttackResult, check_batch, check_labels, check_positive_int
-from ancra_jax.ops.images import Images, Labels, Values
+from ancra_jax.attacks.validation import AttackResult, check_finite, check_threat_model
+from ancra_jax.ops.images import AnyKey, Images, Labels, Values
 
 CLEAN = "clean"  # stands for the natural images where attacks have their names
 ROBUST = ""  # stands there for an example that no attack has broken
@@ -84,6 +86,33 @@ class Placement:
             yield rows, np.arange(self.batch_size) < len(part)
 
 
+def checked_devices(devices: Any) -> list[jax.Device]:
+    """Return the devices, all if None; refuse anything else with a TypeError or ValueError."""
+    found = jax.devices() if devices is None else devices
+    listed = list(found) if isinstance(found, Sequence | np.ndarray) else []
+    if not listed or len(set(map(id, listed))) < len(listed):
+        raise ValueError(f"devices={arguments.shown(devices)}: expected a list of jax.devices()")
+    if not all(isinstance(device, jax.Device) for device in listed):
+        raise TypeError(f"devices={arguments.shown(devices)}: expected a list of jax.devices()")
+    return listed
+
+
+def checked_outputs(state_path: Any, progress: Any, matmul_precision: Any) -> Path | None:
+    """Check where an evaluation reports and how it multiplies; return the path of its state."""
+    if progress is not None:
+        arguments.check_callable(progress, "progress", "a function, or None")
+    try:
+        jax.default_matmul_precision(matmul_precision)
+    except (ValueError, TypeError) as error:
+        given = arguments.shown(matmul_precision)
+        raise ValueError(f"matmul_precision={given}: {error}") from None
+    try:
+        return None if state_path is None else Path(state_path)
+    except TypeError:
+        given = arguments.shown(state_path)
+        raise TypeError(f"state_path={given}: expected a path of a directory") from None
+
+
 def default_batch_size() -> int:
     """Return 256 on accelerators, 32 on CPU.
 
@@ -127,7 +156,7 @@ class Job:
         labels: Any,
         indices: Any,
         threat_model: ThreatModel,
-        key: Key[Array, ""] | None,
+        key: AnyKey | None,
         devices: Sequence[jax.Device] | None,
         batch_size: int | None,
         randomized: bool,
@@ -138,38 +167,33 @@ class Job:
         Takes arguments as the user gave them, and defaults for those that are None.
 
         Raises:
-          ValueError: bad images, labels or numbers, or logits that are not finite.
-          TypeError: the model needs a key.
+          ValueError, TypeError: bad arguments, or logits that are not finite.
         """
-        numbers = np.arange(len(images)) if indices is None else np.asarray(indices)
-        check_batch(images, labels, indices=numbers)
-        if len(images) == 0:
-            raise ValueError("images is empty: there is nothing to attack")
-        check_positive_int(num_steps, "num_steps")
+        images = np.asarray(arguments.as_images(images))
+        check_threat_model(threat_model, images)
+        examples = len(images)
+        numbers = np.arange(examples) if indices is None else indices
+        labels = np.asarray(arguments.as_classes(labels, examples))
         batch_size = default_batch_size() if batch_size is None else batch_size
-        check_positive_int(batch_size, "batch_size")
-        devices = jax.devices() if devices is None else devices
-        placement = Placement.over(devices, batch_size, len(images))
+        batch_size = arguments.as_whole(batch_size, "batch_size")
+        placement = Placement.over(checked_devices(devices), batch_size, examples)
         job = cls(
             model=placement.replicate(as_pytree(model)),
-            images=np.asarray(images, np.float32),
-            labels=np.asarray(labels, np.int32),
-            indices=numbers.astype(np.int32),
+            images=images,
+            labels=labels,
+            indices=np.asarray(arguments.as_classes(numbers, examples, name="indices")),
             threat_model=threat_model,
-            key=jax.random.key(0) if key is None else key,
+            key=arguments.as_key(0 if key is None else key),
             placement=placement,
-            randomized=randomized,
-            num_steps=num_steps,
+            randomized=arguments.as_flag(randomized, "randomized"),
+            num_steps=arguments.as_whole(num_steps, "num_steps"),
             probe=np.zeros((0, 0), np.float32),
         )
-        first = np.arange(min(_PROBED, len(images)))
-        try:
-            logits = [job.natural_logits(batch) for batch in job.batches(first)]
-        except TypeError as error:
-            if not randomized and "'key'" in str(error):
-                error.add_note("a model that takes a key needs randomized=True, version='rand'")
-            raise
-        return replace(job, probe=np.concatenate(logits))
+        first = np.arange(min(_PROBED, examples))
+        logits = [job.natural_logits(batch) for batch in job.batches(first)]
+        job = replace(job, probe=np.concatenate(logits))
+        arguments.as_classes(labels, examples, job.num_classes)
+        return job
 
     @property
     def num_classes(self) -> int:
@@ -246,17 +270,11 @@ class Job:
         """Return the logits of a batch's natural images, without padding, on the host.
 
         Raises:
-          ValueError: they are not finite, or labels are beyond the model's classes.
+          ValueError: they are not finite.
         """
-        count = len(batch.examples)
-        logits = np.asarray(forward(self.judging_model(CLEAN, batch), batch.images))[:count]
-        bad = np.flatnonzero(~np.isfinite(logits).all(axis=-1))
-        if bad.size:
-            raise ValueError(
-                f"the model's logits are NaN or infinite on {bad.size} of {count} natural images "
-                f"(first: image {batch.examples[bad[0]]}): no attack can judge such a model"
-            )
-        check_labels(self.labels[batch.examples], count, logits.shape[1])
+        logits = np.asarray(forward(self.judging_model(CLEAN, batch), batch.images))
+        logits = logits[: len(batch.examples)]
+        check_finite(logits, batch.examples)
         return logits
 
 

@@ -6,16 +6,15 @@ from typing import Any, Literal, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
+from ancra_jax.attacks.arguments import check_one_of
 from ancra_jax.attacks.objectives import Objective, value_and_input_gradient
 from ancra_jax.attacks.threat_models import ThreatModel
-from ancra_jax.ops.images import AnyImages, Images
+from ancra_jax.ops.images import AnyImages, Images, Number
 from ancra_jax.ops.per_device import Layout, layout_of, on_own_rows, over_several_devices
 
 State = TypeVar("State")
 LoopKind = Literal["auto", "host", "compiled"]
-StepSize = float | int | Float[Array, ""]
 
 
 def ascend(
@@ -24,7 +23,7 @@ def ascend(
     images: AnyImages,
     threat_model: ThreatModel,
     *,
-    step_size: StepSize,
+    step_size: Number,
     num_steps: int,
     loop: LoopKind = "auto",
 ) -> Images:
@@ -49,7 +48,7 @@ def ascend(
 
 
 def _step(
-    i: Any, x: Images, objective: Objective, natural: Images, ball: ThreatModel, size: StepSize
+    i: Any, x: Images, objective: Objective, natural: Images, ball: ThreatModel, size: Number
 ) -> Images:
     _, gradients = value_and_input_gradient(objective, x)
     return ball.project(x + size * ball.direction(gradients), natural)
@@ -116,8 +115,7 @@ def iterate(
 
 def check_loop(loop: str) -> None:
     """Refuse what is not a kind of loop, with a ValueError that names those there are."""
-    if loop not in get_args(LoopKind):
-        raise ValueError(f"loop={loop!r}: allowed are {', '.join(map(repr, get_args(LoopKind)))}")
+    check_one_of(loop, "loop", get_args(LoopKind))
 
 
 def is_traced(tree: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ancra_jax.attacks.renamed import explains_old_calls
+from ancra_jax.attacks.arguments import ROUNDING, check_callable
 from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.ops.fast_convolutions import with_fast_convolutions
-from ancra_jax.ops.images import AnyImages, AnyLabels, Flags, Images, Keys, Labels, Values
+from ancra_jax.ops.images import Flags, Images, Keys, Labels, Values
 from ancra_jax.ops.pytree import pytree_dataclass
 
 Logits = Float[Array, "batch classes"]
@@ -22,14 +23,16 @@ Model = Callable[..., Any]
 auxiliary heads, ``aux_logits`` [heads, batch, classes]."""
 
 
-def as_pytree(model: Model) -> Model:
+def as_pytree(model: Model, name: str = "model") -> Model:
     """Return a model as a pytree of arrays, so that it can be an argument of ``jit``.
 
     A callable that is a pytree already (``jax.tree_util.Partial``, an Equinox or NNX module) has
     its arrays traced: another checkpoint does not compile again. Its other leaves (an Equinox
     module's activation functions and flags) are constants of the compiled program. A plain function
-    becomes a ``Partial`` of itself: its whole closure is a constant.
+    becomes a ``Partial`` of itself: its whole closure is a constant. Anything else is refused with
+    a TypeError that speaks of ``name``.
     """
+    check_callable(model, name, "a callable from images to logits")
     if jax.tree_util.all_leaves([model]):
         return jax.tree_util.Partial(model)
     leaves, structure = jax.tree.flatten(model)
@@ -60,20 +63,55 @@ class PartlyStatic:
 
 
 def model_outputs(model: Model, images: Images) -> tuple[Logits, AuxLogits]:
-    """Call the model and return its logits as ``read_outputs`` does."""
-    return read_outputs(model(images))
+    """Call the model and return its logits as ``read_outputs`` does, with errors that explain."""
+    try:
+        outputs = model(images)
+    except Exception as error:
+        if type(error).__name__ == "TraceContextError":
+            raise TypeError(
+                "model changes its own state when it is called (batch statistics, dropout): call "
+                "model.eval() before the attack"
+            ) from error
+        if not hasattr(error, "__notes__"):
+            error.add_note(f"raised by the model, called with {images.dtype}{list(images.shape)}")
+            if isinstance(error, TypeError) and "'key'" in str(error):
+                error.add_note("a model that takes a key needs randomized=True")
+        raise
+    return read_outputs(outputs, len(images))
 
 
-def read_outputs(outputs: Any) -> tuple[Logits, AuxLogits]:
+def read_outputs(outputs: Any, batch: int | None = None) -> tuple[Logits, AuxLogits]:
     """Return the final and the auxiliary logits in what a model returned, as float32.
 
     Without auxiliary heads the first axis of theirs is 0.
+
+    Raises:
+      TypeError: the model returned something else.
+      ValueError: the logits are not [batch, classes] with at least 2 classes, or those of the heads
+        not [heads, batch, classes].
     """
-    logits = jnp.asarray(getattr(outputs, "logits", outputs), jnp.float32)
+    logits = getattr(outputs, "logits", outputs)
+    if not isinstance(logits, jax.Array | np.ndarray):
+        raise TypeError(
+            f"model returned a {type(logits).__name__}: expected logits [batch, classes], or an "
+            "object with `logits`; wrap the model in a function that returns its logits alone"
+        )
+    shape = logits.shape
+    count = batch if batch is not None or not shape else shape[0]
+    if len(shape) != 2 or shape[0] != count or shape[1] < 2:
+        raise ValueError(
+            f"the model returned logits of shape {shape} for {count} images: expected "
+            f"[{count}, classes] with at least 2 classes"
+        )
     aux_logits = getattr(outputs, "aux_logits", None)
     if aux_logits is None:
-        aux_logits = jnp.zeros((0, *logits.shape))
-    return logits, jnp.asarray(aux_logits, jnp.float32)
+        aux_logits = np.zeros((0, *shape))
+    if np.shape(aux_logits)[1:] != shape:
+        raise ValueError(
+            f"the model returned aux_logits of shape {np.shape(aux_logits)} beside logits of shape "
+            f"{shape}: expected [heads, batch, classes]"
+        )
+    return jnp.asarray(logits, jnp.float32), jnp.asarray(aux_logits, jnp.float32)
 
 
 def float32_logits(model: Model, images: Images) -> Logits:
@@ -86,21 +124,16 @@ def forward(model: Model, images: Images) -> Logits:
     """Return the model's final logits, float32.
 
     Raises:
-      ValueError: they are not [batch, classes] with at least 2 classes.
+      TypeError, ValueError: as ``read_outputs``; the model changes its own state.
     """
-    outputs = model(images)
-    logits: Any = getattr(outputs, "logits", outputs)
-    shape = np.shape(logits)
-    if len(shape) != 2 or shape[0] != len(images) or shape[1] < 2:
-        raise ValueError(
-            f"the model returned logits of shape {shape} for {len(images)} images: expected "
-            f"[{len(images)}, classes] with at least 2 classes"
-        )
-    return read_outputs(outputs)[0]
+    # In a trace of its own a stateful module refuses to change. In this one it would not, and be
+    # judged in its training phase.
+    jax.eval_shape(partial(model_outputs, model), images)
+    return model_outputs(model, images)[0]
 
 
 @jax.jit
-def example_keys(key: Key[Array, ""], indices: AnyLabels) -> Keys:
+def example_keys(key: Key[Array, ""], indices: Labels | Int[np.ndarray, "batch"]) -> Keys:
     """Return one key per example, derived from its data-set index and from nothing else."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
 
@@ -137,32 +170,10 @@ def misclassified(logits: Logits, labels: Labels) -> Flags:
     return (jnp.argmax(logits, axis=-1) != labels) & finite
 
 
-TOLERANCE = 1e-6
-"""How far, on the [0, 1] pixel scale, rounding may carry a point out of the ball."""
-
-
-@explains_old_calls
-def is_adversarial(
-    model: Model,
-    candidates: AnyImages,
-    images: AnyImages,
-    labels: AnyLabels,
-    threat_model: ThreatModel,
-) -> Flags:
-    """Judge candidates by a fresh forward pass, whatever an attack believed of them.
-
-    Returns:
-      Whether the candidate is finite, in [0, 1], in the ball around its natural image (tolerance
-      1e-6), and misclassified with finite logits.
-    """
-    arrays = jnp.asarray(candidates), jnp.asarray(images), jnp.asarray(labels)
-    return judge(as_pytree(model), *arrays, threat_model)[0]
-
-
 def judge(
     model: Model, candidates: Images, images: Images, labels: Labels, threat_model: ThreatModel
 ) -> tuple[Flags, Values]:
-    """Return ``is_adversarial`` for a model that is a pytree, and the perturbations' norms."""
+    """Return ``attacks.is_adversarial`` for checked arguments, and the perturbations' norms."""
     return _verdict(forward(model, candidates), candidates, images, labels, threat_model)
 
 
@@ -173,5 +184,5 @@ def _verdict(
     norms = threat_model.norm(candidates - images)
     finite = jnp.all(jnp.isfinite(candidates), axis=(1, 2, 3))
     in_range = jnp.all((candidates >= 0) & (candidates <= 1), axis=(1, 2, 3))
-    in_ball = norms <= threat_model.epsilon + TOLERANCE
+    in_ball = norms <= threat_model.epsilon + ROUNDING
     return misclassified(logits, labels) & finite & in_range & in_ball, norms

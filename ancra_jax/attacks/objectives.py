@@ -21,19 +21,27 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from ancra_jax.attacks.model import Logits, Model, WithKeys, as_pytree, float32_logits, read_outputs
+from ancra_jax.attacks.arguments import as_classes, as_number, check_callable
+from ancra_jax.attacks.model import (
+    Logits,
+    Model,
+    WithKeys,
+    as_pytree,
+    float32_logits,
+    model_outputs,
+    read_outputs,
+)
 from ancra_jax.attacks.threat_models import TINY
 from ancra_jax.ops.fast_convolutions import with_fast_convolutions
-from ancra_jax.ops.images import AnyLabels, Images, Keys, Labels, Values
+from ancra_jax.ops.images import AnyLabels, Images, Keys, Labels, Number, Values
 from ancra_jax.ops.pytree import pytree_dataclass
 
-Weight = float | int | Float[Array, ""]
 Objective = Callable[[Images], Values]
 Evaluation = tuple[Values, Images, Logits]  # objective, its gradients, the judging model's logits
 
 
 def combine_heads(
-    term: Callable[[Any], Array], logits: PyTree[Array], aux_logits: PyTree[Array], weight: Weight
+    term: Callable[[Any], Array], logits: PyTree[Array], aux_logits: PyTree[Array], weight: Number
 ) -> Array:
     """Take a term over the final logits and the auxiliary heads.
 
@@ -124,7 +132,7 @@ class LogitsObjective:
     term: Callable[..., Values]
     model: Model
     operands: tuple[Array, ...]  # arrays over the batch, such as labels and targets
-    aux_weight: Weight | None = None  # weight of the auxiliary heads' mean; None ignores them
+    aux_weight: Number | None = None  # weight of the auxiliary heads' mean; None ignores them
     # Fixed final logits and auxiliary logits, which the term takes head by head between the logits
     # and the operands; empty if it takes none.
     reference: tuple[Array, ...] = ()
@@ -135,7 +143,12 @@ class LogitsObjective:
 
     def values_and_logits(self, images: Images) -> tuple[Values, Logits]:
         """Evaluate the objective and return the model's final logits with it."""
-        logits, aux_logits = read_outputs(self.model(images))
+        logits, aux_logits = model_outputs(self.model, images)
+        for classes in self.operands:
+            as_classes(classes, len(logits), logits.shape[1], "class numbers of the objective")
+        if self.reference and self.reference[0].shape != logits.shape:
+            found = f"{self.reference[0].shape}, logits {logits.shape}"
+            raise ValueError(f"reference has logits of shape {found}: expected equal shapes")
 
         def value(head: tuple[Array, ...]) -> Values:
             return self.term(*head, *self.operands)
@@ -155,51 +168,54 @@ class LogitsObjective:
 
 
 def _on_classes(
-    term: Callable[..., Values], model: Model, classes: tuple[AnyLabels, ...], aux_weight: Weight
+    term: Callable[..., Values], model: Model, aux_weight: Number, **classes: AnyLabels
 ) -> LogitsObjective:
-    operands = tuple(jnp.asarray(numbers, jnp.int32) for numbers in classes)
+    operands = tuple(
+        jnp.asarray(as_classes(numbers, None, name=name)) for name, numbers in classes.items()
+    )
+    aux_weight = as_number(aux_weight, "aux_weight", closed=True)
     # None is static in ``jit``, where heads of weight 0 are then not computed.
-    unused = isinstance(aux_weight, (int, float)) and aux_weight == 0
+    unused = isinstance(aux_weight, float) and aux_weight == 0
     return LogitsObjective(term, as_pytree(model), operands, None if unused else aux_weight)
 
 
-def cross_entropy(model: Model, labels: AnyLabels, aux_weight: Weight = 0.0) -> LogitsObjective:
+def cross_entropy(model: Model, labels: AnyLabels, aux_weight: Number = 0.0) -> LogitsObjective:
     """Return the cross-entropy to the labels."""
-    return _on_classes(cross_entropy_term, model, (labels,), aux_weight)
+    return _on_classes(cross_entropy_term, model, aux_weight, labels=labels)
 
 
 def targeted_cross_entropy(
-    model: Model, targets: AnyLabels, aux_weight: Weight = 0.0
+    model: Model, targets: AnyLabels, aux_weight: Number = 0.0
 ) -> LogitsObjective:
     """Return minus the cross-entropy to the targets."""
-    return _on_classes(targeted_cross_entropy_term, model, (targets,), aux_weight)
+    return _on_classes(targeted_cross_entropy_term, model, aux_weight, targets=targets)
 
 
-def margin(model: Model, labels: AnyLabels, aux_weight: Weight = 0.0) -> LogitsObjective:
+def margin(model: Model, labels: AnyLabels, aux_weight: Number = 0.0) -> LogitsObjective:
     """Return ``max_{k != y} z_k - z_y``, the paper's "C&W" attack."""
-    return _on_classes(margin_term, model, (labels,), aux_weight)
+    return _on_classes(margin_term, model, aux_weight, labels=labels)
 
 
 def targeted_margin(
-    model: Model, labels: AnyLabels, targets: AnyLabels, aux_weight: Weight = 0.0
+    model: Model, labels: AnyLabels, targets: AnyLabels, aux_weight: Number = 0.0
 ) -> LogitsObjective:
     """Return ``z_t - z_y``."""
-    return _on_classes(targeted_margin_term, model, (labels, targets), aux_weight)
+    return _on_classes(targeted_margin_term, model, aux_weight, labels=labels, targets=targets)
 
 
-def dlr(model: Model, labels: AnyLabels, aux_weight: Weight = 0.0) -> LogitsObjective:
+def dlr(model: Model, labels: AnyLabels, aux_weight: Number = 0.0) -> LogitsObjective:
     """Return the difference of logits ratio, for at least 3 classes; see ``dlr_term``."""
-    return _on_classes(dlr_term, model, (labels,), aux_weight)
+    return _on_classes(dlr_term, model, aux_weight, labels=labels)
 
 
 def targeted_dlr(
-    model: Model, labels: AnyLabels, targets: AnyLabels, aux_weight: Weight = 0.0
+    model: Model, labels: AnyLabels, targets: AnyLabels, aux_weight: Number = 0.0
 ) -> LogitsObjective:
     """Return the targeted difference of logits ratio, for at least 4 classes."""
-    return _on_classes(targeted_dlr_term, model, (labels, targets), aux_weight)
+    return _on_classes(targeted_dlr_term, model, aux_weight, labels=labels, targets=targets)
 
 
-def kl_divergence(model: Model, reference: Any, aux_weight: Weight = 0.0) -> LogitsObjective:
+def kl_divergence(model: Model, reference: Any, aux_weight: Number = 0.0) -> LogitsObjective:
     """Return ``KL(p_reference || p(images))``, which TRADES' attack ascends.
 
     At the natural image itself its gradient is 0: start from ``attacks.gaussian_start``.
@@ -207,7 +223,7 @@ def kl_divergence(model: Model, reference: Any, aux_weight: Weight = 0.0) -> Log
     ``reference`` has the fixed (natural) outputs, in the form that a model returns;
     log-probabilities serve as well. Every head is compared with the same head of it.
     """
-    objective = _on_classes(kl_term, model, (), aux_weight)
+    objective = _on_classes(kl_term, model, aux_weight)
     return replace(objective, reference=read_outputs(reference))
 
 
@@ -231,7 +247,8 @@ def objective_of(
       ValueError: an unknown name, a targeted loss without targets, or the reverse.
     """
     if not isinstance(loss, str):
-        return loss
+        check_callable(loss, "loss", "a name, or an objective: images to one number per image")
+        return jax.tree_util.Partial(loss) if jax.tree_util.all_leaves([loss]) else loss
     if loss in LOSSES:
         if targets is not None:
             raise ValueError(f"loss={loss!r} takes no targets; {', '.join(TARGETED_LOSSES)} do")

@@ -1,17 +1,26 @@
 """Projected gradient descent, and the fast gradient sign method as its one-step case."""
 
-import math
+from typing import Any
 
 import jax
-from jaxtyping import Array, Key
 
-from ancra_jax.attacks.loop import LoopKind, StepSize, ascend, check_loop, frozen
-from ancra_jax.attacks.model import Model, example_keys, judge
-from ancra_jax.attacks.objectives import Objective, objective_of
+from ancra_jax.attacks.arguments import as_length, as_whole
+from ancra_jax.attacks.loop import LoopKind, ascend, frozen
+from ancra_jax.attacks.model import Model, judge
+from ancra_jax.attacks.objectives import Objective
 from ancra_jax.attacks.renamed import explains_old_calls
-from ancra_jax.attacks.threat_models import ThreatModel, gaussian_noise
-from ancra_jax.attacks.validation import AttackResult, Problem, check_positive_int, checked
-from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Images, Keys, Values
+from ancra_jax.attacks.threat_models import ThreatModel, gaussian_noise, longest
+from ancra_jax.attacks.validation import AttackResult, Inputs, checked
+from ancra_jax.ops.images import (
+    AnyFlags,
+    AnyImages,
+    AnyKey,
+    AnyLabels,
+    Images,
+    Keys,
+    Number,
+    Values,
+)
 
 
 def gaussian_start(keys: Keys, images: Images, sigma: float = 0.001) -> Images:
@@ -31,12 +40,12 @@ def pgd(
     labels: AnyLabels,
     threat_model: ThreatModel,
     *,
-    step_size: StepSize,
+    step_size: Number,
     num_steps: int,
     loss: str | Objective = "ce",
     targets: AnyLabels | None = None,
     start: AnyImages | None = None,
-    key: Key[Array, ""] | None = None,
+    key: AnyKey | None = None,
     indices: AnyLabels | None = None,
     active: AnyFlags | None = None,
     loop: LoopKind = "auto",
@@ -54,18 +63,22 @@ def pgd(
       key: if given, and no ``start``, the attack starts at a random point of the threat model.
         Without either it starts at the natural image.
     """
-    check_loop(loop)
-    problem, numbers, first = checked(
-        model, images, labels, threat_model, targets, active, indices, start
-    )
-    check_positive_int(num_steps, "num_steps")
-    if isinstance(step_size, (int, float)) and not (math.isfinite(step_size) and step_size > 0):
-        raise ValueError(f"step_size={step_size}: must be finite and > 0, on the [0, 1] scale")
+    num_steps = as_whole(num_steps, "num_steps")
+    common: dict[str, Any] = {
+        "targets": targets,
+        "active": active,
+        "indices": indices,
+        "key": key,
+        "start": start,
+    }
+    inputs = checked(model, images, labels, threat_model, loop=loop, loss=loss, **common)
+    natural, first = inputs.problem.images, inputs.start
+    step_size = as_length(step_size, "step_size", longest(threat_model, natural.shape[1:]))
     if first is None:
-        first = problem.images
+        first = natural
         if key is not None:
-            first = threat_model.random_start(example_keys(key, numbers), first)
-    return _judged(problem, loss, first, step_size, num_steps, loop)
+            first = threat_model.random_start(inputs.keys(), first)
+    return _judged(inputs, first, step_size, num_steps, loop)
 
 
 @explains_old_calls
@@ -77,7 +90,7 @@ def fgsm(
     *,
     loss: str | Objective = "ce",
     targets: AnyLabels | None = None,
-    key: Key[Array, ""] | None = None,
+    key: AnyKey | None = None,
     indices: AnyLabels | None = None,
     active: AnyFlags | None = None,
     loop: LoopKind = "auto",
@@ -90,22 +103,20 @@ def fgsm(
     References:
       Goodfellow, Shlens & Szegedy, Explaining and harnessing adversarial examples, ICLR 2015.
     """
-    check_loop(loop)
-    problem, *_ = checked(model, images, labels, threat_model, targets, active, indices)
-    return _judged(problem, loss, problem.images, threat_model.epsilon, 1, loop)
+    common: dict[str, Any] = {"targets": targets, "active": active, "indices": indices, "key": key}
+    inputs = checked(model, images, labels, threat_model, loop=loop, loss=loss, **common)
+    return _judged(inputs, inputs.problem.images, threat_model.epsilon, 1, loop)
 
 
 def _judged(
-    problem: Problem,
-    loss: str | Objective,
+    inputs: Inputs,
     first: Images,
-    step_size: StepSize,
+    step_size: Number,
     num_steps: int,
     loop: LoopKind,
 ) -> AttackResult:
     """Ascend the loss, and judge the last iterate by a fresh forward pass."""
-    objective = objective_of(loss, problem.model, problem.labels, problem.targets)
-    problem, objective = frozen((problem, objective))
+    problem, objective = frozen((inputs.problem, inputs.objective))
     natural, ball = problem.images, problem.threat_model
     last = ascend(
         objective, first, natural, ball, step_size=step_size, num_steps=num_steps, loop=loop

@@ -12,15 +12,27 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, UInt32
+from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from ancra_jax.attacks.loop import LoopKind, check_loop, is_traced
-from ancra_jax.attacks.model import Model, example_keys, fold_each, misclassified
-from ancra_jax.attacks.objectives import Evaluator, Objective, evaluator, objective_of
+from ancra_jax.attacks.arguments import as_number, as_whole
+from ancra_jax.attacks.loop import LoopKind, is_traced
+from ancra_jax.attacks.model import Model, fold_each, misclassified
+from ancra_jax.attacks.objectives import Evaluator, Objective, evaluator
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.threat_models import TINY, ThreatModel, is_linf
-from ancra_jax.attacks.validation import AttackResult, check_positive_int, checked
-from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Flags, Images, Keys, Labels, Values
+from ancra_jax.attacks.validation import AttackResult, checked
+from ancra_jax.ops.images import (
+    AnyFlags,
+    AnyImages,
+    AnyKey,
+    AnyLabels,
+    Flags,
+    Images,
+    Keys,
+    Labels,
+    Number,
+    Values,
+)
 from ancra_jax.ops.per_device import Layout, layout_of, on_own_rows, over_several_devices
 from ancra_jax.ops.pytree import select
 
@@ -30,7 +42,7 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _CHUNK = 100  # proposals between two looks from the host, on CPU
 _SMALLEST_BATCH = 32  # below, a smaller batch saves less than its compilation costs
 
-Number = int | Int[Array, ""]
+Count = int | Int[Array, ""]
 Rows = Int[np.ndarray, "chosen"]  # numbers of some examples
 
 
@@ -83,12 +95,12 @@ def square(
     labels: AnyLabels,
     threat_model: ThreatModel,
     *,
-    key: Key[Array, ""] | None = None,
+    key: AnyKey | None = None,
     loss: str | Objective = "margin",
     targets: AnyLabels | None = None,
     indices: AnyLabels | None = None,
     num_queries: int = 5000,
-    p_init: float = 0.8,
+    p_init: Number = 0.8,
     active: AnyFlags | None = None,
     loop: LoopKind = "auto",
 ) -> AttackResult:
@@ -112,17 +124,17 @@ def square(
     Returns:
       ``queries`` counts the natural image and the start too: at most ``num_queries + 2``.
     """
-    check_loop(loop)
-    problem, numbers, _ = checked(model, images, labels, threat_model, targets, active, indices)
-    check_positive_int(num_queries, "num_queries")
-    if not 0 < p_init <= 1:
-        raise ValueError(f"p_init={p_init}: a fraction of the pixels, in (0, 1]")
+    num_queries = as_whole(num_queries, "num_queries")
+    p_init = as_number(p_init, "p_init", most=1.0)
     if key is None:
         raise ValueError("key=None: random windows need a key")
+    common: dict[str, Any] = {"targets": targets, "active": active, "indices": indices, "key": key}
+    inputs = checked(model, images, labels, threat_model, loop=loop, loss=loss, **common)
+    problem = inputs.problem
     natural, labels = problem.images, problem.labels
-    evaluate = evaluator(objective_of(loss, problem.model, labels, problem.targets), problem.model)
+    evaluate = evaluator(inputs.objective, problem.model)
     table = windows(threat_model, natural.shape[1], natural.shape[2], p_init)
-    search = Search(evaluate, example_keys(key, numbers), natural, labels, threat_model, table)
+    search = Search(evaluate, inputs.keys(), natural, labels, threat_model, table)
     state = _start(search, problem.active)
     traced = is_traced(search)
     if loop == "auto":
@@ -154,13 +166,13 @@ def _start(search: Search, active: Flags) -> SquareState:
         loss=jnp.where(skip, loss, first_loss),
         fooled=fooled,
         done=fooled | ~active,
-        queries=jnp.where(active, jnp.where(skip, 1, 2), 0),
+        queries=jnp.where(active, jnp.where(skip, 1, 2), 0).astype(jnp.int32),
     )
 
 
 @partial(jax.jit, static_argnums=0)
 def _search(
-    layout: Layout | None, search: Search, state: SquareState, first: Number, stop: Number
+    layout: Layout | None, search: Search, state: SquareState, first: Count, stop: Count
 ) -> SquareState:
     """Try proposals ``first .. stop - 1``, fewer if every example is done before."""
 
@@ -224,7 +236,7 @@ def _batch_size(size: int, num_left: int) -> int:
     return size
 
 
-def windows(threat_model: ThreatModel, height: int, width: int, p_init: float) -> Windows:
+def windows(threat_model: ThreatModel, height: int, width: int, p_init: Number) -> Windows:
     """Build the schedule's windows for images of a given size.
 
     Their side is ``round(sqrt(p height width))``, where ``p`` starts at ``p_init``. Under ``Linf``

@@ -1,16 +1,16 @@
 """Threat models: which perturbed images an attacker may use, and how a step moves among them."""
 
 import math
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ancra_jax.ops.images import Images, Keys, Values
+from ancra_jax.attacks.arguments import as_length, shown
+from ancra_jax.ops.images import Images, Keys, Number, Values
 from ancra_jax.ops.pytree import pytree_dataclass
 
-Radius = float | int | Float[Array, ""]
 Image = Float[Array, "height width channels"]
 
 TINY = 1e-12
@@ -22,7 +22,7 @@ class ThreatModel(Protocol):
     """A norm ball of radius ``epsilon`` (on the [0, 1] pixel scale) around every natural image."""
 
     @property
-    def epsilon(self) -> Radius:
+    def epsilon(self) -> Number:
         """Radius of the ball."""
 
     def norm(self, perturbations: Images) -> Values:
@@ -49,7 +49,7 @@ def is_linf(threat_model: ThreatModel) -> bool:
 
 
 def at_distance(
-    threat_model: ThreatModel, natural: Images, noise: Images, distance: Radius | Values
+    threat_model: ThreatModel, natural: Images, noise: Images, distance: Number | Values
 ) -> Images:
     """Add noise scaled to a norm of ``distance`` to every image, then clip to [0, 1]."""
     scale = distance / (threat_model.norm(noise) + TINY)
@@ -65,14 +65,19 @@ def _euclidean(x: Images) -> Float[Array, "batch 1 1 1"]:
     return jnp.sqrt(jnp.sum(jnp.square(x), axis=(1, 2, 3), keepdims=True))
 
 
+def longest(threat_model: Any, shape: tuple[int, ...] | None = None) -> float:
+    """Return the largest norm of a difference of two images of a shape, infinite if unknown."""
+    pixels = math.inf if shape is None else math.prod(shape)
+    return {Linf: 1.0, L2: math.sqrt(pixels)}.get(type(threat_model), math.inf)
+
+
 @pytree_dataclass()
 class _Ball:
-    epsilon: Radius
+    epsilon: Number
 
     def __post_init__(self) -> None:
-        radius = self.epsilon
-        if isinstance(radius, (int, float)) and not (math.isfinite(radius) and radius > 0):
-            raise ValueError(f"epsilon={radius}: must be finite and > 0, on the [0, 1] pixel scale")
+        radius = as_length(self.epsilon, "epsilon", most=longest(self))
+        object.__setattr__(self, "epsilon", radius)
 
 
 @pytree_dataclass()
@@ -138,15 +143,15 @@ class L2(_Ball):
         return gaussian_noise(keys, natural)
 
 
-THREAT_MODELS: dict[str, type[Linf] | type[L2]] = {"linf": Linf, "l2": L2}
-
-
-def threat_model(norm: str, epsilon: float) -> Linf | L2:
-    """Return the threat model of a norm's name, ``'linf'`` or ``'l2'`` (also ``'Linf'``, ``'L2'``).
+def threat_model(norm: str | Number, epsilon: Number) -> Linf | L2:
+    """Return the threat model of a norm: ``'linf'``, ``'Linf'``, ``'inf'``, ``np.inf``; or of L2.
 
     Raises:
-      ValueError: another name, or an epsilon that is not finite and > 0.
+      ValueError: another norm, or an epsilon that is not finite, above 0 and at most 1 (Linf).
+      TypeError: an epsilon that is no number.
     """
-    if norm.lower() not in THREAT_MODELS:
-        raise ValueError(f"norm={norm!r}: allowed are {', '.join(map(repr, THREAT_MODELS))}")
-    return THREAT_MODELS[norm.lower()](epsilon)
+    balls: dict[str, type[Linf] | type[L2]] = {"inf": Linf, "2": L2, "2.0": L2}
+    name = str(norm).lower().removeprefix("l")
+    if name not in balls:
+        raise ValueError(f"norm={shown(norm)}: allowed are 'linf' (np.inf) and 'l2' (2)")
+    return balls[name](epsilon)

@@ -4,16 +4,20 @@ Under a transformation (an attack inside a jitted training step) there are no va
 then only shapes and dtypes are checked.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Key
 
-from ancra_jax.attacks.model import Model, as_pytree
-from ancra_jax.attacks.threat_models import ThreatModel
-from ancra_jax.ops.images import Flags, Images, Labels, Values
+from ancra_jax.attacks import arguments
+from ancra_jax.attacks.loop import LoopKind, check_loop, is_traced
+from ancra_jax.attacks.model import Logits, Model, WithKeys, as_pytree, example_keys, forward, judge
+from ancra_jax.attacks.objectives import LogitsObjective, Objective, objective_of
+from ancra_jax.attacks.renamed import explains_old_calls
+from ancra_jax.attacks.threat_models import ThreatModel, longest
+from ancra_jax.ops.images import AnyImages, AnyLabels, Flags, Images, Keys, Labels, Values
 from ancra_jax.ops.pytree import select
 
 
@@ -59,8 +63,23 @@ class Problem(NamedTuple):
             images=select(success, found, self.images),
             success=success,
             best_loss=jnp.where(self.active, best_loss, -jnp.inf),
-            queries=jnp.where(self.active, queries, 0),
+            queries=jnp.where(self.active, queries, 0).astype(jnp.int32),
         )
+
+
+class Inputs(NamedTuple):
+    """The arguments that attacks have in common, checked and converted."""
+
+    problem: Problem
+    objective: Objective
+    key: Key[Array, ""] | None
+    indices: Labels
+    start: Images | None
+
+    def keys(self) -> Keys:
+        """Return one key per example, also where nothing that is random needs it."""
+        key = jax.random.key(0) if self.key is None else self.key
+        return example_keys(key, self.indices)
 
 
 def checked(
@@ -68,89 +87,129 @@ def checked(
     images: Any,
     labels: Any,
     threat_model: Any,
-    targets: Any,
-    active: Any,
-    indices: Any,
+    *,
+    loop: LoopKind,
+    loss: Any,
+    targets: Any = None,
+    active: Any = None,
+    indices: Any = None,
+    key: Any = None,
     start: Any = None,
-) -> tuple[Problem, Labels, Images | None]:
+    randomized: bool = False,
+) -> Inputs:
     """Check the arguments that attacks have in common, as the user gave them, and convert them.
 
     Every attack calls this first. ``ancra_jax.attacks`` describes the arguments and the errors;
-    ``start`` has the images' shape and is taken as it is.
+    ``start`` has the images' shape and is taken as it is. The natural images are classified once,
+    since an attack cannot tell a model without finite logits from a robust one.
+    """
+    check_loop(loop)
+    images = jnp.asarray(arguments.as_images(images))
+    batch = len(images)
+    labels = arguments.as_classes(labels, batch)
+    check_threat_model(threat_model, images)
+    active = np.ones(batch, bool) if active is None else arguments.as_flags(active, batch)
+    indices = np.arange(batch) if indices is None else indices
+    indices = jnp.asarray(arguments.as_classes(indices, batch, name="indices"))
+    if start is not None:
+        start = jnp.asarray(arguments.as_floats(start, "start", images.shape))
+    if targets is not None:
+        targets = jnp.asarray(arguments.as_classes(targets, batch, name="targets"))
+    problem = Problem(
+        as_pytree(model), images, jnp.asarray(labels), targets, jnp.asarray(active), threat_model
+    )
+    objective = objective_of(loss, problem.model, problem.labels, targets)
+    inputs = Inputs(problem, objective, arguments.as_key(key), indices, start)
+    looked_at = WithKeys(problem.model, inputs.keys()) if randomized else problem.model
+    if is_traced((looked_at, images)):
+        num_classes = jax.eval_shape(forward, looked_at, images).shape[1]
+    else:
+        logits = np.asarray(forward(looked_at, images))
+        num_classes = logits.shape[1]
+        if not is_traced(active):
+            check_finite(logits[np.asarray(active)], np.flatnonzero(active))
+    for name, classes in (("labels", labels), ("targets", targets)):
+        if classes is not None:
+            arguments.as_classes(classes, batch, num_classes, name)
+    if not isinstance(loss, str) and not randomized:
+        check_objective(objective, problem, num_classes)
+    return inputs
+
+
+def check_threat_model(threat_model: Any, images: Any) -> None:
+    """Refuse what is no threat model (TypeError), or is larger than the images (ValueError)."""
+    if not isinstance(threat_model, ThreatModel):
+        given = arguments.shown(threat_model)
+        raise TypeError(f"threat_model={given}: expected Linf(epsilon) or L2(epsilon)")
+    arguments.as_length(threat_model.epsilon, "epsilon", longest(threat_model, images.shape[1:]))
+
+
+def check_inside(start: Images, problem: Problem) -> None:
+    """Refuse a start outside the threat model: a success there would not count (ValueError)."""
+    if is_traced((start, problem)):
+        return
+    ball = problem.threat_model
+    distance = float(jnp.max(ball.norm(start - problem.images)))
+    in_range = float(start.min()) >= 0 and float(start.max()) <= 1
+    if not (in_range and distance <= ball.epsilon + arguments.ROUNDING):
+        raise ValueError(
+            f"start lies up to {distance:.9g} from the images, or outside [0, 1]: expected images "
+            f"of the threat model, of epsilon={ball.epsilon}"
+        )
+
+
+def check_finite(logits: Logits | np.ndarray, examples: np.ndarray) -> None:
+    """Refuse a model whose logits of natural images are NaN or infinite, with a ValueError.
+
+    ``examples`` are the numbers of the images, for the message.
+    """
+    bad = examples[~np.isfinite(logits).all(axis=-1)]
+    if bad.size:
+        raise ValueError(
+            f"the model's logits are NaN or infinite on {bad.size} of {len(examples)} natural "
+            f"images (first: image {bad[0]}): no attack can judge such a model"
+        )
+
+
+def check_objective(objective: Objective, problem: Problem, num_classes: int) -> None:
+    """Refuse an objective, given as ``loss``, that does not fit the images or the labels' classes.
+
+    Raises:
+      ValueError: it does not return one number per image, or class numbers of its own are wrong.
+    """
+    values = jax.eval_shape(_evaluated, objective, problem.images)
+    shape, batch = getattr(values, "shape", type(values).__name__), len(problem.images)
+    if shape != (batch,):
+        raise ValueError(f"loss returned {shape} for {batch} images: expected one number per image")
+    if isinstance(objective, LogitsObjective):
+        for classes in objective.operands:
+            arguments.as_classes(classes, batch, num_classes, "class numbers of the loss")
+
+
+@jax.jit
+def _evaluated(objective: Objective, images: Images) -> Values:
+    return objective(images)
+
+
+@explains_old_calls
+def is_adversarial(
+    model: Model,
+    candidates: AnyImages,
+    images: AnyImages,
+    labels: AnyLabels,
+    threat_model: ThreatModel,
+) -> Flags:
+    """Judge candidates by a fresh forward pass, whatever an attack believed of them.
 
     Returns:
-      The problem, the indices and the start.
+      Whether the candidate is finite, in [0, 1], in the ball around its natural image (tolerance
+      1e-6), and misclassified with finite logits.
     """
-    check_batch(images, labels, targets=targets, indices=indices)
-    batch = len(images)
-    if not isinstance(threat_model, ThreatModel):
-        raise TypeError(f"threat_model={threat_model!r}: expected Linf(epsilon) or L2(epsilon)")
-    if active is not None and (np.shape(active) != (batch,) or active.dtype != bool):
-        found = f"shape {np.shape(active)} and dtype {active.dtype}"
-        raise ValueError(f"active has {found}: expected booleans [{batch}]")
-    if start is not None and np.shape(start) != np.shape(images):
-        raise ValueError(f"start has shape {np.shape(start)}, images {np.shape(images)}")
-    classes = jnp.asarray(labels, jnp.int32)
-    problem = Problem(
-        model=as_pytree(model),
-        images=jnp.asarray(images),
-        labels=classes,
-        targets=None if targets is None else jnp.asarray(targets, jnp.int32),
-        active=jnp.ones_like(classes, bool) if active is None else jnp.asarray(active),
-        threat_model=threat_model,
-    )
-    numbers = jnp.arange(batch) if indices is None else jnp.asarray(indices)
-    return problem, numbers, None if start is None else jnp.asarray(start)
-
-
-def check_batch(images: Any, labels: Any, **numbers: Any) -> None:
-    """Refuse images, labels or other numbers per image (None: not given), with a ValueError."""
-    check_images(images)
-    check_labels(labels, len(images))
-    for name, given in numbers.items():
-        if given is not None:
-            check_labels(given, len(images), name=name)
-
-
-def check_images(images: Any) -> None:
-    """Refuse what is not a batch of floating-point images in [0, 1], with a ValueError."""
-    shape = np.shape(images)
-    if len(shape) != 4:
-        raise ValueError(f"images has shape {shape}: expected [batch, height, width, channels]")
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(
-            f"images has dtype {images.dtype}: expected floating-point pixels in [0, 1]"
-            + (" (divide by 255)" if images.dtype == np.uint8 else "")
-        )
-    if isinstance(images, jax.core.Tracer) or 0 in shape:
-        return
-    low, high = float(images.min()), float(images.max())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError("images contains NaN or infinite pixels")
-    if low < 0 or high > 1:
-        raise ValueError(f"images lies in [{low:g}, {high:g}]: pixels must be in [0, 1]")
-
-
-def check_labels(
-    labels: Any, batch: int, num_classes: int | None = None, name: str = "labels"
-) -> None:
-    """Refuse what is not one whole number of at least 0 per image, with a ValueError.
-
-    Labels must be below ``num_classes``, if the number of the model's classes is known.
-    """
-    if np.shape(labels) != (batch,):
-        raise ValueError(f"{name} has shape {np.shape(labels)}: expected [{batch}]")
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(f"{name} has dtype {labels.dtype}: expected integers")
-    if isinstance(labels, jax.core.Tracer) or batch == 0:
-        return
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or (num_classes is not None and high >= num_classes):
-        allowed = "" if num_classes is None else f" to {num_classes - 1}, the model's last class"
-        raise ValueError(f"{name} lies in {low}..{high}: allowed is 0{allowed or ' or more'}")
-
-
-def check_positive_int(value: Any, name: str) -> None:
-    """Refuse what is not a whole number of at least 1, with a ValueError."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}={value!r}: expected a whole number of at least 1")
+    natural = jnp.asarray(arguments.as_images(images))
+    found = jnp.asarray(arguments.as_floats(candidates, "candidates", natural.shape))
+    check_threat_model(threat_model, natural)
+    labels = arguments.as_classes(labels, len(natural))
+    network = as_pytree(model)
+    num_classes = jax.eval_shape(forward, network, found).shape[1]
+    classes = jnp.asarray(arguments.as_classes(labels, len(natural), num_classes))
+    return judge(network, found, natural, classes, threat_model)[0]

@@ -1,7 +1,10 @@
 """Types of arrays over a batch of images."""
 
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
 Images = Float[Array, "batch height width channels"]
 Labels = Int[Array, "batch"]
@@ -9,6 +12,17 @@ Flags = Bool[Array, "batch"]
 Values = Float[Array, "batch"]
 Keys = Key[Array, "batch"]
 
-AnyImages = Images | Float[np.ndarray, "batch height width channels"]
-AnyLabels = Labels | Int[np.ndarray, "batch"]
-AnyFlags = Flags | Bool[np.ndarray, "batch"]
+
+@runtime_checkable
+class ArrayLike(Protocol):
+    """What NumPy reads as an array: its own arrays, PyTorch's tensors on the CPU ..."""
+
+    def __array__(self) -> np.ndarray:
+        """Return it as NumPy's array."""
+
+
+AnyImages = Images | ArrayLike | Sequence[Any]
+AnyLabels = Labels | ArrayLike | Sequence[Any]
+AnyFlags = Flags | ArrayLike | Sequence[Any]
+AnyKey = Key[Array, ""] | UInt32[Array, "words"] | ArrayLike | int
+Number = float | int | np.number | Float[Array, ""] | Int[Array, ""]

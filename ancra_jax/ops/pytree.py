@@ -34,8 +34,11 @@ def pytree_dataclass(*, static: tuple[str, ...] = ()) -> Callable[[type[T]], typ
             return children, tuple(getattr(tree, name) for name in static)
 
         def unflatten(aux: Any, children: Any) -> T:
-            given = dict(zip(names, children, strict=True)) | dict(zip(static, aux, strict=True))
-            return made(**given)
+            # Not by ``made(...)``, which may check its fields: leaves are anything in JAX's hands.
+            tree = object.__new__(made)
+            for name, value in zip([*names, *static], [*children, *aux], strict=True):
+                object.__setattr__(tree, name, value)
+            return tree
 
         jax.tree_util.register_pytree_with_keys(made, flatten, unflatten)
         return made

@@ -85,7 +85,7 @@ def test_nearest_boundary_is_the_least_of_all_classes(threat_model):
     def model(x):
         return jnp.sin(x.reshape(len(x), -1) @ kernel)
 
-    problem, *_ = checked(model, images, labels, threat_model, None, None, None)
+    problem = checked(model, images, labels, threat_model, loop="host", loss="margin").problem
     values, normals = _nearest_boundary(problem, images)
     jacobian = jax.vmap(jax.jacobian(lambda x: model(x[None])[0]))(images)
     logits, order = model(images), 1 if isinstance(threat_model, Linf) else 2

@@ -13,21 +13,19 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Array, Key
 
-from ancra_jax.attacks.autoattack.checks import check_start, model_warnings
+from ancra_jax.attacks.arguments import as_flag, as_number, as_whole
+from ancra_jax.attacks.autoattack.checks import check_rank_by, check_start, model_warnings
 from ancra_jax.attacks.autoattack.ensemble import Attack, Budget, plan
 from ancra_jax.attacks.autoattack.result import BROKEN, WITHSTOOD, AutoAttackResult, State, Store
-from ancra_jax.attacks.job import CLEAN, Batch, Job, Progress, print_progress
+from ancra_jax.attacks.job import CLEAN, Batch, Job, Progress, checked_outputs, print_progress
 from ancra_jax.attacks.model import Model, as_pytree, forward
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.threat_models import threat_model
-from ancra_jax.attacks.validation import check_positive_int
-from ancra_jax.ops.images import AnyImages, AnyLabels
+from ancra_jax.ops.images import AnyImages, AnyKey, AnyLabels, Number
 
 
 @explains_old_calls
@@ -36,11 +34,11 @@ def autoattack(
     images: AnyImages,
     labels: AnyLabels,
     *,
-    epsilon: float | int,
-    norm: str = "linf",
+    epsilon: Number,
+    norm: str | Number = "linf",
     version: str = "standard",
     attacks_to_run: Sequence[str | Attack] | None = None,
-    key: Key[Array, ""] | None = None,
+    key: AnyKey | None = None,
     indices: AnyLabels | None = None,
     batch_size: int | None = None,
     n_target_classes: int = 9,
@@ -92,7 +90,11 @@ def autoattack(
     Raises:
       ValueError: bad images, labels, settings or logits, or a state of another evaluation.
     """
-    check_positive_int(n_target_classes, "n_target_classes")
+    n_target_classes = as_whole(n_target_classes, "n_target_classes")
+    exhaustive, checks = as_flag(exhaustive, "exhaustive"), as_flag(checks, "checks")
+    if max_seconds is not None:
+        max_seconds = as_number(max_seconds, "max_seconds", closed=True)
+    store_path = checked_outputs(state_path, progress, matmul_precision)
     budget = Budget(num_steps, num_queries, gradient_draws, randomized)
     ball = threat_model(norm, epsilon)
     with jax.default_matmul_precision(matmul_precision):
@@ -100,10 +102,12 @@ def autoattack(
             model, images, labels, indices, ball, key, devices, batch_size, randomized, num_steps
         )
         attacks = plan(version, attacks_to_run, job.num_classes, budget, exhaustive)
+        if rank_by is not None:
+            check_rank_by(rank_by, job)
         warnings = [attack.note for attack in attacks if attack.note]
         if checks:
             warnings += model_warnings(model, job.images, randomized, version)
-        store = Store(None if state_path is None else Path(state_path), job.images)
+        store = Store(store_path, job.images)
         state = store.resume(State.new(job, attacks, n_target_classes, rank_by is not None))
         _run(job, attacks, state, store, rank_by, checks, progress, max_seconds)
     return state.result(attacks, store.images(), warnings, max_seconds)

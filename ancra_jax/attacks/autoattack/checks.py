@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from ancra_jax.attacks.apgd import run_apgd, surface_start
 from ancra_jax.attacks.job import Batch, HostImages, Job
-from ancra_jax.attacks.model import Model
+from ancra_jax.attacks.model import Model, as_pytree, forward
 from ancra_jax.attacks.objectives import Evaluator, cross_entropy
 from ancra_jax.ops.images import Flags
 
@@ -15,6 +15,13 @@ _REPEATS = 5
 _IMAGES_REPEATED = 8
 
 Calls = Float[Array, "calls few classes"]
+
+
+def check_rank_by(rank_by: Model, job: Job) -> None:
+    """Refuse a model to rank targets by that has other classes, with a ValueError."""
+    shape = jax.eval_shape(forward, as_pytree(rank_by, "rank_by"), job.images[:1]).shape
+    if shape[1] != job.num_classes:
+        raise ValueError(f"rank_by has {shape[1]} classes, the model has {job.num_classes}")
 
 
 def repeated_calls(model: Model, images: HostImages, randomized: bool) -> Calls:

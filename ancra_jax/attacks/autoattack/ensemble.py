@@ -6,9 +6,10 @@ from functools import partial
 from typing import Any
 
 from ancra_jax.attacks.apgd import apgd
+from ancra_jax.attacks.arguments import as_flag, as_whole, check_one_of, shown
 from ancra_jax.attacks.fab import fab
 from ancra_jax.attacks.square import square
-from ancra_jax.attacks.validation import AttackResult, check_positive_int
+from ancra_jax.attacks.validation import AttackResult
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name in ("num_steps", "num_queries", "gradient_draws"):
-            check_positive_int(getattr(self, name), name)
+            object.__setattr__(self, name, as_whole(getattr(self, name), name))
+        as_flag(self.randomized, "randomized")
 
 
 GRADIENT_COST = 3.0
@@ -82,8 +84,9 @@ def plan(
     exhaustive: bool = False,
 ) -> list[Attack]:
     """Return the attacks of a version in their order; refuse settings that do not go together."""
-    if version not in VERSIONS:
-        raise ValueError(f"version={version!r}: allowed are {', '.join(map(repr, VERSIONS))}")
+    check_one_of(version, "version", VERSIONS)
+    if isinstance(attacks_to_run, str) or not isinstance(attacks_to_run, Sequence | None):
+        raise TypeError(f"attacks_to_run={shown(attacks_to_run)}: expected a list")
     if version == "custom" and not attacks_to_run:
         raise ValueError("version='custom' needs attacks_to_run")
     if version != "custom" and attacks_to_run is not None:
@@ -91,9 +94,9 @@ def plan(
     named = _named(num_classes, budget, num_restarts=5 if version == "plus" else 1)
     attacks = []
     for entry in attacks_to_run or VERSIONS[version]:
-        if isinstance(entry, str) and entry not in named:
+        if not isinstance(entry, Attack) and (not isinstance(entry, str) or entry not in named):
             allowed = ", ".join(named)
-            raise ValueError(f"attacks_to_run: {entry!r} is none of {allowed}, and no Attack")
+            raise ValueError(f"attacks_to_run: {shown(entry)} is none of {allowed}, and no Attack")
         if isinstance(entry, str) and budget.randomized and not entry.startswith("apgd"):
             raise ValueError(f"{entry} does not attack randomised models; use version='rand'")
         attack = named[entry] if isinstance(entry, str) else entry

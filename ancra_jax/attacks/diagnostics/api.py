@@ -20,15 +20,23 @@ from typing import Literal
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Bool, Float
 
+from ancra_jax.attacks.arguments import as_flags, as_floats, shown
 from ancra_jax.attacks.diagnostics.measurements import EPSILONS, MEASUREMENTS, left_by
-from ancra_jax.attacks.job import Arrays, Job, Known, Progress, print_progress
+from ancra_jax.attacks.job import (
+    Arrays,
+    Job,
+    Known,
+    Progress,
+    checked_outputs,
+    print_progress,
+)
 from ancra_jax.attacks.model import Model
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.saved_state import check_same, read_arrays, write_arrays
 from ancra_jax.attacks.threat_models import threat_model
-from ancra_jax.ops.images import AnyImages, AnyLabels
+from ancra_jax.ops.images import AnyImages, AnyKey, AnyLabels, Number
 
 Flags = Bool[np.ndarray, "examples"]
 Severity = Literal["masked", "suspicious"]
@@ -102,10 +110,10 @@ def diagnose(
     images: AnyImages,
     labels: AnyLabels,
     *,
-    epsilon: float | int,
-    norm: str = "linf",
+    epsilon: Number,
+    norm: str | Number = "linf",
     results: Mapping[str, Bool[np.ndarray, "examples"]] | None = None,
-    key: Key[Array, ""] | None = None,
+    key: AnyKey | None = None,
     indices: AnyLabels | None = None,
     batch_size: int | None = None,
     num_steps: int = 100,
@@ -142,16 +150,20 @@ def diagnose(
       ValueError: bad images, labels or settings, a model whose natural logits are not finite, or a
         saved state of another model or other settings.
     """
-    results = {name: np.asarray(flags) for name, flags in (results or {}).items()}
-    for name, flags in results.items():
-        if flags.shape != (len(images),):
-            raise ValueError(f"results[{name!r}] has shape {flags.shape}: expected [{len(images)}]")
+    if not isinstance(results, Mapping | None):
+        raise TypeError(f"results={shown(results)}: expected flags by name")
+    count = len(as_floats(images, "images"))
+    results = {
+        name: np.asarray(as_flags(flags, count, f"results[{name!r}]"))
+        for name, flags in (results or {}).items()
+    }
+    directory = checked_outputs(state_path, progress, matmul_precision)
     ball = threat_model(norm, epsilon)
     with jax.default_matmul_precision(matmul_precision):
         job = Job.create(
             model, images, labels, indices, ball, key, devices, batch_size, randomized, num_steps
         )
-        measured = _measure(job, None if state_path is None else Path(state_path), progress)
+        measured = _measure(job, directory, progress)
     checks = checks_of(measured, results)
     return Diagnosis(
         checks=checks,
