@@ -104,10 +104,10 @@ def as_classes(
     shape = array.shape
     if len(shape) != 1 or shape[0] != (shape[0] if batch is None else batch):
         size = "batch" if batch is None else batch
-        advice = {1: f": use {name}[:, 0]"}.get(shape[-1], f": use {name}.argmax(axis=1)")
+        usual = f"{name}[:, 0]" if shape[1:] == (1,) else f"{name}.argmax(axis=1)"
         raise ValueError(
             f"{name} has shape {shape}: expected [{size}], one class number per image"
-            + (advice if len(shape) == 2 else "")
+            + (f": use {usual}" if len(shape) == 2 else "")
         )
     if not has_kind(array, jnp.integer):
         raise ValueError(f"{name} has dtype {array.dtype}: expected integers (.astype(int)?)")

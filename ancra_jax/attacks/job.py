@@ -103,9 +103,12 @@ def checked_outputs(state_path: Any, progress: Any, matmul_precision: Any) -> Pa
         arguments.check_callable(progress, "progress", "a function, or None")
     try:
         jax.default_matmul_precision(matmul_precision)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError):
         given = arguments.shown(matmul_precision)
-        raise ValueError(f"matmul_precision={given}: {error}") from None
+        raise ValueError(
+            f"matmul_precision={given}: allowed is what jax.default_matmul_precision takes, such "
+            "as 'highest'"
+        ) from None
     try:
         return None if state_path is None else Path(state_path)
     except TypeError:

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from ancra_jax.attacks.arguments import as_classes, as_number
 from ancra_jax.attacks.objectives import combine_heads
-from ancra_jax.ops.images import Flags, Labels
+from ancra_jax.ops.images import AnyLabels, Flags, Labels
 from ancra_jax.types import Logits, Outputs, Scalar
 
 __all__ = ["cross_entropy", "distillation", "kl_divergence"]
@@ -25,13 +26,26 @@ __all__ += ["asymmetric_similarity", "combined"]  # ANCRA
 _TINY = 1e-12  # within MART's logarithms, as in its authors' code
 
 
-def cross_entropy(logits: Logits, labels: Labels, label_smoothing: float = 0.0) -> Scalar:
+def _of(labels: AnyLabels, logits: Logits) -> Labels:
+    """Return the labels of a batch of logits; refuse what are none with a ValueError."""
+    return jnp.asarray(as_classes(labels, len(logits), logits.shape[-1]))
+
+
+def _check_alike(one: Logits, other: Logits) -> None:
+    """Refuse logits of different shapes, which would be broadcast, with a ValueError."""
+    if one.shape != other.shape:
+        raise ValueError(f"logits of shapes {one.shape} and {other.shape}: expected equal shapes")
+
+
+def cross_entropy(logits: Logits, labels: AnyLabels, label_smoothing: float = 0.0) -> Scalar:
     """Average ``-log softmax(logits)_y`` over the batch.
 
     ``label_smoothing`` is the probability that is moved from the label to all classes alike, in
     [0, 1] (Szegedy et al., CVPR 2016).
     """
-    if label_smoothing == 0.0:
+    labels = _of(labels, logits)
+    label_smoothing = as_number(label_smoothing, "label_smoothing", most=1.0, closed=True)
+    if isinstance(label_smoothing, float) and label_smoothing == 0.0:
         return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
     targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
     return jnp.mean(optax.softmax_cross_entropy(logits, targets))
@@ -39,6 +53,7 @@ def cross_entropy(logits: Logits, labels: Labels, label_smoothing: float = 0.0) 
 
 def kl_divergence(natural: Logits, adversarial: Logits) -> Scalar:
     """Average ``KL(p || q)`` over the batch; both sides receive gradient (TRADES)."""
+    _check_alike(natural, adversarial)
     log_p, log_q = jax.nn.log_softmax(natural), jax.nn.log_softmax(adversarial)
     return jnp.mean(optax.losses.kl_divergence_with_log_targets(log_q, log_p))
 
@@ -49,17 +64,19 @@ def distillation(student: Logits, teacher: Logits, temperature: float) -> Scalar
     The factor keeps the gradient as large as that of the cross-entropy, whatever the
     temperature ``T``.
     """
+    temperature = as_number(temperature, "temperature")
     target = jax.lax.stop_gradient(teacher) / temperature
     return temperature**2 * kl_divergence(target, student / temperature)
 
 
 def boosted_cross_entropy(
-    adversarial: Logits, labels: Labels, label_smoothing: float = 0.0
+    adversarial: Logits, labels: AnyLabels, label_smoothing: float = 0.0
 ) -> Scalar:
     """Average ``-log q_y - log(1.0001 - max_{k != y} q_k + 1e-12)`` over the batch (MART).
 
     ``label_smoothing`` is that of ``-log q_y``, as for `cross_entropy`.
     """
+    labels = _of(labels, adversarial)
     q = jax.nn.softmax(adversarial)
     is_label = jax.nn.one_hot(labels, q.shape[-1], dtype=bool)
     largest_other = jnp.max(jnp.where(is_label, 0.0, q), axis=-1)
@@ -67,8 +84,10 @@ def boosted_cross_entropy(
     return cross_entropy(adversarial, labels, label_smoothing) + jnp.mean(margin)
 
 
-def weighted_kl(natural: Logits, adversarial: Logits, labels: Labels) -> Scalar:
+def weighted_kl(natural: Logits, adversarial: Logits, labels: AnyLabels) -> Scalar:
     """Average ``KL(p || q + 1e-12) (1.0000001 - p_y)`` over the batch: MART's second term."""
+    _check_alike(natural, adversarial)
+    labels = _of(labels, natural)
     log_p = jax.nn.log_softmax(natural)
     log_q = jnp.log(jax.nn.softmax(adversarial) + _TINY)
     divergence = optax.losses.kl_divergence_with_log_targets(log_q, log_p)
@@ -84,6 +103,7 @@ def class_targets(logits: Logits, diagonal: float) -> Float[Array, "classes clas
     that is 0 off its diagonal is spread evenly. The logits, of one forward pass, receive no
     gradient (S2O).
     """
+    diagonal = as_number(diagonal, "diagonal", most=1.0, closed=True)
     o = jax.lax.stop_gradient(logits)
     similarity = -jnp.abs(jnp.matmul(o.T, o, precision="highest"))
     classes = len(similarity)
@@ -95,14 +115,16 @@ def class_targets(logits: Logits, diagonal: float) -> Float[Array, "classes clas
     return (1.0 - diagonal) * shares + diagonal * jnp.eye(classes)
 
 
-def second_order_divergence(logits: Logits, labels: Labels, diagonal: float) -> Scalar:
+def second_order_divergence(logits: Logits, labels: AnyLabels, diagonal: float) -> Scalar:
     """Average ``KL(t || softmax(logits))`` over the batch, ``t`` row ``y`` of `class_targets`."""
-    targets = class_targets(logits, diagonal)[labels]
+    targets = class_targets(logits, diagonal)[_of(labels, logits)]
     return jnp.mean(optax.losses.kl_divergence(jax.nn.log_softmax(logits), targets))
 
 
 def adapted_labels(soft_labels: Logits, logits: Logits, momentum: float) -> Logits:
     """Return ``momentum t + (1 - momentum) sg(p)``, labels ``t`` that follow predictions (SAT)."""
+    _check_alike(soft_labels, logits)
+    momentum = as_number(momentum, "momentum", most=1.0, closed=True)
     predicted = jax.lax.stop_gradient(jax.nn.softmax(logits))
     return momentum * soft_labels + (1 - momentum) * predicted
 
@@ -113,6 +135,7 @@ def self_adaptive_cross_entropy(logits: Logits, soft_labels: Logits) -> Scalar:
     ``w`` is ``max_k t_k``, scaled so that the weights sum to the size of the batch. With one-hot
     labels every weight is 1 and this is the cross-entropy.
     """
+    _check_alike(soft_labels, logits)
     weights = jnp.max(soft_labels, axis=-1)
     values = optax.softmax_cross_entropy(logits, soft_labels)
     return jnp.sum(weights * values) / jnp.sum(weights)
@@ -136,6 +159,8 @@ def asymmetric_similarity(natural: Logits, negative: Logits, valid: Flags, alpha
       valid: pairs that exist; a batch of one class has no negatives and contributes 0.
       alpha: weight of the direction that freezes the natural image, in [0, 1].
     """
+    _check_alike(natural, negative)
+    alpha = as_number(alpha, "alpha", most=1.0, closed=True)
     p = jax.nn.softmax(natural)
     q = jax.nn.softmax(negative)
     predicted = jnp.argmax(p, axis=-1)
