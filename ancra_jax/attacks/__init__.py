@@ -31,9 +31,13 @@ What the arguments mean everywhere:
   model has auxiliary heads, ``aux_logits`` [heads, batch, classes]. Other weights of a pytree do
   not compile again. The final logits decide whether an image is misclassified.
 - ``images``: natural images, floating-point [batch, height, width, channels], pixels in [0, 1].
+  Arrays, lists, and what NumPy reads as an array. All are converted to float32 on entry, half
+  precision too, and results are float32; pixels outside of [0, 1] by at most 1e-6 are clipped.
 - ``labels``: class numbers, integers [batch]. Any other prediction counts as success.
-- ``threat_model``: which images the attacker may use; its epsilon is on the [0, 1] pixel scale.
-- ``key``: ``jax.random.key(seed)``, the source of all randomness; None where nothing is random.
+- ``threat_model``: which images the attacker may use; its epsilon, any real scalar, is on the
+  [0, 1] pixel scale: at most 1 under Linf, the norm of a white image under L2.
+- ``key``: ``jax.random.key(seed)``, or a seed or an old-style key in its place: the source of all
+  randomness; None where nothing is random.
 - ``indices``: data-set indices [batch], 0, 1, 2 ... by default. An example's randomness is derived
   from its index and ``key`` alone, so it depends neither on the batch nor on the order.
 - ``active``: which examples to attack, boolean [batch], all by default. The others are returned
@@ -45,7 +49,9 @@ What the arguments mean everywhere:
 - ``loop``: ``'host'`` dispatches steps from Python, ``'compiled'`` runs them in one program,
   ``'auto'`` chooses: compiled inside ``jit`` and on accelerators, host on CPU.
 
-An argument that is not allowed raises a ValueError, or a TypeError, that names it.
+An argument that is not allowed raises a ValueError, or a TypeError, that names it; so does a model
+whose logits of the natural images are not finite. Inside ``jit`` there are no values to look at:
+shapes and dtypes alone are checked.
 """
 
 import importlib

@@ -21,7 +21,7 @@ from typing import Any, Literal
 import jax
 
 from ancra_jax.attacks.apgd import apgd, run_apgd, surface_start
-from ancra_jax.attacks.arguments import as_images, check_one_of, shown
+from ancra_jax.attacks.arguments import AnyKey, Number, as_images, check_one_of, shown
 from ancra_jax.attacks.autoattack.api import autoattack
 from ancra_jax.attacks.autoattack.ensemble import GRADIENT_COST, Attack, fitting_loss
 from ancra_jax.attacks.autoattack.result import AutoAttackResult
@@ -33,7 +33,7 @@ from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.square import square
 from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.attacks.validation import AttackResult
-from ancra_jax.ops.images import AnyImages, AnyKey, AnyLabels, Images, Labels, Number
+from ancra_jax.ops.images import AnyImages, AnyLabels, Images, Labels
 from ancra_jax.ops.per_device import where_the_batch_is
 from ancra_jax.ops.pytree import select
 

@@ -12,25 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int
 
-from ancra_jax.attacks.arguments import as_flag, as_number, as_whole
+from ancra_jax.attacks.arguments import AnyKey, Number, as_flag, as_number, as_whole
 from ancra_jax.attacks.loop import LoopKind, iterate
 from ancra_jax.attacks.model import Model, fold_each, misclassified
 from ancra_jax.attacks.objectives import Evaluator, Objective, evaluator
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.threat_models import ThreatModel, at_distance
 from ancra_jax.attacks.validation import AttackResult, check_inside, checked
-from ancra_jax.ops.images import (
-    AnyFlags,
-    AnyImages,
-    AnyKey,
-    AnyLabels,
-    Flags,
-    Images,
-    Keys,
-    Labels,
-    Number,
-    Values,
-)
+from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Flags, Images, Keys, Labels, Values
 from ancra_jax.ops.pytree import select
 
 MOMENTUM = 0.75

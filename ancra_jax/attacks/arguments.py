@@ -13,6 +13,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int, Key, UInt32
+
+from ancra_jax.ops.images import ArrayLike
+
+AnyKey = Key[Array, ""] | UInt32[Array, "words"] | ArrayLike | int
+Number = float | int | np.number | Float[Array, ""] | Int[Array, ""]
 
 ROUNDING = 1e-6
 """How far, on the [0, 1] pixel scale, rounding may carry a pixel out of its range."""

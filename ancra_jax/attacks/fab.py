@@ -17,14 +17,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ancra_jax.attacks.arguments import as_flag, as_whole
+from ancra_jax.attacks.arguments import AnyKey, as_flag, as_whole
 from ancra_jax.attacks.loop import LoopKind, iterate
 from ancra_jax.attacks.model import Model, example_keys, float32_logits, misclassified
 from ancra_jax.attacks.objectives import targeted_margin, value_and_input_gradient
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.threat_models import TINY, ThreatModel, at_distance, is_linf
 from ancra_jax.attacks.validation import AttackResult, Problem, checked
-from ancra_jax.ops.images import AnyFlags, AnyImages, AnyKey, AnyLabels, Images, Keys, Values
+from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Images, Keys, Values
 from ancra_jax.ops.pytree import select
 
 Vectors = Float[Array, "batch dimension"]

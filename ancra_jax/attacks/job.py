@@ -16,10 +16,11 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, Sharding, Singl
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from ancra_jax.attacks import arguments
+from ancra_jax.attacks.arguments import AnyKey
 from ancra_jax.attacks.model import Model, WithKeys, as_pytree, example_keys, forward, judge
 from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.attacks.validation import AttackResult, check_finite, check_threat_model
-from ancra_jax.ops.images import AnyKey, Images, Labels, Values
+from ancra_jax.ops.images import Images, Labels, Values
 
 CLEAN = "clean"  # stands for the natural images where attacks have their names
 ROBUST = ""  # stands there for an example that no attack has broken

@@ -7,10 +7,10 @@ from typing import Any, Literal, TypeVar, get_args
 import jax
 import jax.numpy as jnp
 
-from ancra_jax.attacks.arguments import check_one_of
+from ancra_jax.attacks.arguments import Number, check_one_of
 from ancra_jax.attacks.objectives import Objective, value_and_input_gradient
 from ancra_jax.attacks.threat_models import ThreatModel
-from ancra_jax.ops.images import AnyImages, Images, Number
+from ancra_jax.ops.images import AnyImages, Images
 from ancra_jax.ops.per_device import Layout, layout_of, on_own_rows, over_several_devices
 
 State = TypeVar("State")

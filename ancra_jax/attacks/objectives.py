@@ -21,7 +21,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from ancra_jax.attacks.arguments import as_classes, as_number, check_callable
+from ancra_jax.attacks.arguments import Number, as_classes, as_number, check_callable
 from ancra_jax.attacks.model import (
     Logits,
     Model,
@@ -33,7 +33,7 @@ from ancra_jax.attacks.model import (
 )
 from ancra_jax.attacks.threat_models import TINY
 from ancra_jax.ops.fast_convolutions import with_fast_convolutions
-from ancra_jax.ops.images import AnyLabels, Images, Keys, Labels, Number, Values
+from ancra_jax.ops.images import AnyLabels, Images, Keys, Labels, Values
 from ancra_jax.ops.pytree import pytree_dataclass
 
 Objective = Callable[[Images], Values]

@@ -4,23 +4,14 @@ from typing import Any
 
 import jax
 
-from ancra_jax.attacks.arguments import as_length, as_whole
+from ancra_jax.attacks.arguments import AnyKey, Number, as_length, as_whole
 from ancra_jax.attacks.loop import LoopKind, ascend, frozen
 from ancra_jax.attacks.model import Model, judge
 from ancra_jax.attacks.objectives import Objective
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.threat_models import ThreatModel, gaussian_noise, longest
 from ancra_jax.attacks.validation import AttackResult, Inputs, checked
-from ancra_jax.ops.images import (
-    AnyFlags,
-    AnyImages,
-    AnyKey,
-    AnyLabels,
-    Images,
-    Keys,
-    Number,
-    Values,
-)
+from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Images, Keys, Values
 
 
 def gaussian_start(keys: Keys, images: Images, sigma: float = 0.001) -> Images:

@@ -14,25 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
-from ancra_jax.attacks.arguments import as_number, as_whole
+from ancra_jax.attacks.arguments import AnyKey, Number, as_number, as_whole
 from ancra_jax.attacks.loop import LoopKind, is_traced
 from ancra_jax.attacks.model import Model, fold_each, misclassified
 from ancra_jax.attacks.objectives import Evaluator, Objective, evaluator
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.threat_models import TINY, ThreatModel, is_linf
 from ancra_jax.attacks.validation import AttackResult, checked
-from ancra_jax.ops.images import (
-    AnyFlags,
-    AnyImages,
-    AnyKey,
-    AnyLabels,
-    Flags,
-    Images,
-    Keys,
-    Labels,
-    Number,
-    Values,
-)
+from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Flags, Images, Keys, Labels, Values
 from ancra_jax.ops.per_device import Layout, layout_of, on_own_rows, over_several_devices
 from ancra_jax.ops.pytree import select
 

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from ancra_jax.attacks.arguments import as_length, shown
-from ancra_jax.ops.images import Images, Keys, Number, Values
+from ancra_jax.attacks.arguments import Number, as_length, shown
+from ancra_jax.ops.images import Images, Keys, Values
 from ancra_jax.ops.pytree import pytree_dataclass
 
 Image = Float[Array, "height width channels"]

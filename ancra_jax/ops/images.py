@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, UInt32
+from jaxtyping import Array, Bool, Float, Int, Key
 
 Images = Float[Array, "batch height width channels"]
 Labels = Int[Array, "batch"]
@@ -24,5 +24,3 @@ class ArrayLike(Protocol):
 AnyImages = Images | ArrayLike | Sequence[Any]
 AnyLabels = Labels | ArrayLike | Sequence[Any]
 AnyFlags = Flags | ArrayLike | Sequence[Any]
-AnyKey = Key[Array, ""] | UInt32[Array, "words"] | ArrayLike | int
-Number = float | int | np.number | Float[Array, ""] | Int[Array, ""]

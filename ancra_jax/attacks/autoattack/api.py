@@ -17,7 +17,7 @@ from functools import partial
 import jax
 import numpy as np
 
-from ancra_jax.attacks.arguments import as_flag, as_number, as_whole
+from ancra_jax.attacks.arguments import AnyKey, Number, as_flag, as_number, as_whole
 from ancra_jax.attacks.autoattack.checks import check_rank_by, check_start, model_warnings
 from ancra_jax.attacks.autoattack.ensemble import Attack, Budget, plan
 from ancra_jax.attacks.autoattack.result import BROKEN, WITHSTOOD, AutoAttackResult, State, Store
@@ -25,7 +25,7 @@ from ancra_jax.attacks.job import CLEAN, Batch, Job, Progress, checked_outputs, 
 from ancra_jax.attacks.model import Model, as_pytree, forward
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.threat_models import threat_model
-from ancra_jax.ops.images import AnyImages, AnyKey, AnyLabels, Number
+from ancra_jax.ops.images import AnyImages, AnyLabels
 
 
 @explains_old_calls

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ancra_jax.attacks.arguments import as_flags, as_floats, shown
+from ancra_jax.attacks.arguments import AnyKey, Number, as_flags, as_floats, shown
 from ancra_jax.attacks.diagnostics.measurements import EPSILONS, MEASUREMENTS, left_by
 from ancra_jax.attacks.job import (
     Arrays,
@@ -36,7 +36,7 @@ from ancra_jax.attacks.model import Model
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.saved_state import check_same, read_arrays, write_arrays
 from ancra_jax.attacks.threat_models import threat_model
-from ancra_jax.ops.images import AnyImages, AnyKey, AnyLabels, Number
+from ancra_jax.ops.images import AnyImages, AnyLabels
 
 Flags = Bool[np.ndarray, "examples"]
 Severity = Literal["masked", "suspicious"]
