@@ -249,7 +249,7 @@ def _solve_step(weights: Vectors, rates: Vectors, room: Vectors, target: Values)
         fixed = jnp.sum(jnp.where(saturated, weights * room, 0.0), axis=-1)
         slope = jnp.sum(jnp.where(saturated, 0.0, weights * rates), axis=-1)
         root = jnp.where(slope > 0, (target - fixed) / jnp.where(slope > 0, slope, 1.0), _HUGE)
-        return jnp.maximum(step, root), count, jnp.sum(saturated, axis=-1)
+        return jnp.maximum(step, root), count, jnp.sum(saturated, axis=-1, dtype=jnp.int32)
 
     def unfinished(carry: Any) -> Array:
         _, previous, count = carry

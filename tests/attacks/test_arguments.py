@@ -26,7 +26,7 @@ CALLS = {
     "pgd": (attacks.pgd, ALONE | STEPS | {"step_size": 0.05}),
     "apgd": (attacks.apgd, ALONE | STEPS),
     "fab": (attacks.fab, ALONE | STEPS),
-    "square": (attacks.square, ALONE | {"key": 0, "num_queries": 3}),
+    "square": (attacks.square, ALONE | {"key": 0, "num_queries": 20}),
     "is_adversarial": (attacks.is_adversarial, ALONE | {"candidates": IMAGES}),
     "autoattack": (attacks.autoattack, WHOLE),
     "adaptive": (attacks.adaptive, WHOLE),
@@ -243,7 +243,7 @@ def test_forms_of_norm_and_epsilon():
 @pytest.mark.parametrize("name", ATTACKS.split())
 def test_half_precision_images_do_not_leave_the_ball(name, dtype):
     model, images, labels = attacked.problem(batch=6, shape=(4, 4, 3), seed=3)
-    images, ball = images.astype(dtype), attacks.Linf(8 / 255)
+    images, ball = images.astype(dtype), attacks.Linf(0.13)
     found = call(name, model=model, images=images, labels=labels, threat_model=ball)
     judged = attacks.is_adversarial(model, found.images, images, labels, ball)
     np.testing.assert_array_equal(found.success, judged)
