@@ -113,6 +113,8 @@ def checked(
     indices = jnp.asarray(arguments.as_classes(indices, batch, name="indices"))
     if start is not None:
         start = jnp.asarray(arguments.as_floats(start, "start", images.shape))
+        if not is_traced(start) and not bool(jnp.isfinite(start).all()):
+            raise ValueError("start contains NaN or infinite pixels")
     if targets is not None:
         targets = jnp.asarray(arguments.as_classes(targets, batch, name="targets"))
     problem = Problem(
@@ -124,10 +126,10 @@ def checked(
     if is_traced((looked_at, images)):
         num_classes = jax.eval_shape(forward, looked_at, images).shape[1]
     else:
-        logits = np.asarray(forward(looked_at, images))
+        logits = forward(looked_at, images)
         num_classes = logits.shape[1]
-        if not is_traced(active):
-            check_finite(logits[np.asarray(active)], np.flatnonzero(active))
+        if logits.is_fully_addressable and not is_traced(active):
+            check_finite(np.asarray(logits)[np.asarray(active)], np.flatnonzero(active))
     for name, classes in (("labels", labels), ("targets", targets)):
         if classes is not None:
             arguments.as_classes(classes, batch, num_classes, name)
