@@ -78,9 +78,10 @@ def as_images(images: Any, name: str = "images") -> Any:
       ValueError: as `as_floats`, or pixels that are not finite or not in [0, 1].
     """
     array = as_floats(images, name)
-    if array.shape[-1] not in _CHANNELS and array.shape[1] in _CHANNELS:
+    _, first, _, last = array.shape
+    if first in _CHANNELS and last not in _CHANNELS and last > first:
         warnings.warn(
-            f"{name} of {array.shape[-1]} channels look like [batch, channels, height, width] "
+            f"{name} of {last} channels look like [batch, channels, height, width] "
             "(NCHW): attacks take NHWC, [batch, height, width, channels]",
             stacklevel=2,
         )
