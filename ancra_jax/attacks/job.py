@@ -98,8 +98,12 @@ def checked_devices(devices: Any) -> list[jax.Device]:
     return listed
 
 
-def checked_outputs(state_path: Any, progress: Any, matmul_precision: Any) -> Path | None:
-    """Check where an evaluation reports and how it multiplies; return the path of its state."""
+def checked_outputs(
+    state_path: Any, progress: Any, matmul_precision: Any, max_seconds: Any = None
+) -> Path | None:
+    """Check where an evaluation reports, and how it runs; return the path of its state."""
+    if max_seconds is not None:
+        arguments.as_number(max_seconds, "max_seconds", closed=True)
     if progress is not None:
         arguments.check_callable(progress, "progress", "a function, or None")
     try:

@@ -17,7 +17,7 @@ from functools import partial
 import jax
 import numpy as np
 
-from ancra_jax.attacks.arguments import AnyKey, Number, as_flag, as_number, as_whole
+from ancra_jax.attacks.arguments import AnyKey, Number, as_flag, as_whole
 from ancra_jax.attacks.autoattack.checks import check_rank_by, check_start, model_warnings
 from ancra_jax.attacks.autoattack.ensemble import Attack, Budget, plan
 from ancra_jax.attacks.autoattack.result import BROKEN, WITHSTOOD, AutoAttackResult, State, Store
@@ -92,9 +92,7 @@ def autoattack(
     """
     n_target_classes = as_whole(n_target_classes, "n_target_classes")
     exhaustive, checks = as_flag(exhaustive, "exhaustive"), as_flag(checks, "checks")
-    if max_seconds is not None:
-        max_seconds = as_number(max_seconds, "max_seconds", closed=True)
-    store_path = checked_outputs(state_path, progress, matmul_precision)
+    store_path = checked_outputs(state_path, progress, matmul_precision, max_seconds)
     budget = Budget(num_steps, num_queries, gradient_draws, randomized)
     ball = threat_model(norm, epsilon)
     with jax.default_matmul_precision(matmul_precision):
@@ -102,8 +100,7 @@ def autoattack(
             model, images, labels, indices, ball, key, devices, batch_size, randomized, num_steps
         )
         attacks = plan(version, attacks_to_run, job.num_classes, budget, exhaustive)
-        if rank_by is not None:
-            check_rank_by(rank_by, job)
+        check_rank_by(rank_by, job)
         warnings = [attack.note for attack in attacks if attack.note]
         if checks:
             warnings += model_warnings(model, job.images, randomized, version)

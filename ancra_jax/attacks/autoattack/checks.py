@@ -17,8 +17,10 @@ _IMAGES_REPEATED = 8
 Calls = Float[Array, "calls few classes"]
 
 
-def check_rank_by(rank_by: Model, job: Job) -> None:
-    """Refuse a model to rank targets by that has other classes, with a ValueError."""
+def check_rank_by(rank_by: Model | None, job: Job) -> None:
+    """Refuse a model to rank targets by, if there is one, that has other classes (ValueError)."""
+    if rank_by is None:
+        return
     shape = jax.eval_shape(forward, as_pytree(rank_by, "rank_by"), job.images[:1]).shape
     if shape[1] != job.num_classes:
         raise ValueError(f"rank_by has {shape[1]} classes, the model has {job.num_classes}")
