@@ -87,7 +87,8 @@ def as_images(images: Any, name: str = "images") -> Any:
         )
     if isinstance(array, jax.core.Tracer):
         return array
-    low, high = float(array.min()), float(array.max())
+    with jax.ensure_compile_time_eval():  # arrays that a traced function closes over have values
+        low, high = float(array.min()), float(array.max())
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError(f"{name} contains NaN or infinite pixels")
     if low < -ROUNDING or high > 1 + ROUNDING:
@@ -119,7 +120,8 @@ def as_classes(
     if not has_kind(array, jnp.integer):
         raise ValueError(f"{name} has dtype {array.dtype}: expected integers (.astype(int)?)")
     if not isinstance(array, jax.core.Tracer) and len(array):
-        low, high = int(array.min()), int(array.max())
+        with jax.ensure_compile_time_eval():
+            low, high = int(array.min()), int(array.max())
         if low < 0 or high > (_LARGEST if num_classes is None else num_classes - 1):
             allowed = f"{_LARGEST}" if num_classes is None else f"{num_classes - 1}, the last class"
             raise ValueError(f"{name} lies in {low}..{high}: allowed is 0 to {allowed}")

@@ -4,6 +4,7 @@ Under a transformation (an attack inside a jitted training step) there are no va
 then only shapes and dtypes are checked.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from ancra_jax.attacks import arguments
-from ancra_jax.attacks.loop import LoopKind, check_loop, is_traced
+from ancra_jax.attacks.loop import check_loop, is_traced
 from ancra_jax.attacks.model import Logits, Model, WithKeys, as_pytree, example_keys, forward, judge
 from ancra_jax.attacks.objectives import LogitsObjective, Objective, objective_of
 from ancra_jax.attacks.renamed import explains_old_calls
@@ -88,7 +89,7 @@ def checked(
     labels: Any,
     threat_model: Any,
     *,
-    loop: LoopKind,
+    loop: Any,
     loss: Any,
     targets: Any = None,
     active: Any = None,
@@ -113,8 +114,9 @@ def checked(
     indices = jnp.asarray(arguments.as_classes(indices, batch, name="indices"))
     if start is not None:
         start = jnp.asarray(arguments.as_floats(start, "start", images.shape))
-        if not is_traced(start) and not bool(jnp.isfinite(start).all()):
-            raise ValueError("start contains NaN or infinite pixels")
+        with jax.ensure_compile_time_eval():
+            if not is_traced(start) and not bool(jnp.isfinite(start).all()):
+                raise ValueError("start contains NaN or infinite pixels")
     if targets is not None:
         targets = jnp.asarray(arguments.as_classes(targets, batch, name="targets"))
     problem = Problem(
@@ -123,13 +125,12 @@ def checked(
     objective = objective_of(loss, problem.model, problem.labels, targets)
     inputs = Inputs(problem, objective, arguments.as_key(key), indices, start)
     looked_at = WithKeys(problem.model, inputs.keys()) if randomized else problem.model
-    if is_traced((looked_at, images)):
-        num_classes = jax.eval_shape(forward, looked_at, images).shape[1]
-    else:
-        logits = forward(looked_at, images)
-        num_classes = logits.shape[1]
-        if logits.is_fully_addressable and not is_traced(active):
-            check_finite(np.asarray(logits)[np.asarray(active)], np.flatnonzero(active))
+    traced = is_traced((looked_at, images))
+    look = partial(jax.eval_shape, forward) if traced else forward
+    logits = look(looked_at, images)
+    num_classes = logits.shape[1]
+    if not (traced or is_traced((logits, active))) and logits.is_fully_addressable:
+        check_finite(np.asarray(logits)[np.asarray(active)], np.flatnonzero(active))
     for name, classes in (("labels", labels), ("targets", targets)):
         if classes is not None:
             arguments.as_classes(classes, batch, num_classes, name)
@@ -151,8 +152,9 @@ def check_inside(start: Images, problem: Problem) -> None:
     if is_traced((start, problem)):
         return
     ball = problem.threat_model
-    distance = float(jnp.max(ball.norm(start - problem.images)))
-    in_range = float(start.min()) >= 0 and float(start.max()) <= 1
+    with jax.ensure_compile_time_eval():
+        distance = float(jnp.max(ball.norm(start - problem.images)))
+        in_range = float(start.min()) >= 0 and float(start.max()) <= 1
     if not (in_range and distance <= ball.epsilon + arguments.ROUNDING):
         raise ValueError(
             f"start lies up to {distance:.9g} from the images, or outside [0, 1]: expected images "

@@ -126,7 +126,11 @@ TABLE = [
     (ATTACKS, "active", [LABELS, np.ones(2, bool), "all", 1, [1, 1, 1]]),
     (ATTACKS, "loop", ["fast", None, [], 1]),
     (WITH_LOSS, "loss", ["cw", 3, [], None, scalar, objectives.margin(MODEL, LABELS + 4)]),
+    (WITH_LOSS, "targets", [Several({"loss": "targeted_dlr"})]),
+    (WITH_LOSS, "loss", [Several({"loss": "ce", "targets": LABELS})]),
     (WITH_LOSS, "objective", [Several({"loss": objectives.margin(MODEL, LABELS[:2])})]),
+    ("apgd square", "key", [None]),
+    ("apgd fab", "key", [Several({"key": None, "num_restarts": 2})]),
     ("pgd apgd", "start", [IMAGES[:1], LABELS, "natural", IMAGES.astype(int), IMAGES * np.nan]),
     ("apgd", "start", [IMAGES.clip(0.2) - 0.2]),
     (f"{EVALUATIONS} Linf L2 threat_model", "epsilon", REALS),
@@ -271,14 +275,16 @@ def test_a_module_in_its_training_phase_is_told_to_leave_it(name):
         call(name, model=Net())
 
 
-def test_inside_jit_shapes_and_dtypes_alone_are_checked():
-    for name in ATTACKS.split():
-        jitted = jax.jit(lambda x, y, name=name: call(name, images=x, labels=y).images)
-        np.testing.assert_allclose(
-            jitted(IMAGES, LABELS), call(name).images, rtol=1e-5, atol=1e-5, err_msg=name
-        )
-        with pytest.raises(ValueError, match="labels"):
-            jitted(IMAGES, LABELS[:, None])
+@pytest.mark.parametrize("name", ATTACKS.split())
+def test_inside_jit_shapes_and_dtypes_alone_are_checked(name):
+    expected = call(name).images
+    jitted = jax.jit(lambda x, y: call(name, images=x, labels=y).images)
+    np.testing.assert_allclose(jitted(IMAGES, LABELS), expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="labels"):
+        jitted(IMAGES, LABELS[:, None])
+    images = jnp.asarray(IMAGES)  # closed over, it has values to look at
+    found = jax.jit(lambda y: call(name, images=images, labels=y).images)(LABELS)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -305,6 +311,8 @@ def test_a_randomised_model_is_looked_at_under_its_keys():
 
     model = Partial(noisy, *MODEL.args)
     assert len(call("apgd", model=model, randomized=True).success) == 3
+    with pytest.raises(ValueError, match=r"loss=.*randomised"):
+        call("apgd", model=model, randomized=True, loss=Partial(scalar))
     with pytest.raises(TypeError, match="key") as raised:
         call("apgd", model=model)
     assert any("randomized=True" in note for note in raised.value.__notes__)

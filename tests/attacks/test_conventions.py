@@ -1,7 +1,5 @@
 """What holds of every attack alike: one calling convention, and the errors of wrong calls."""
 
-import inspect
-import re
 from functools import partial
 
 import jax
@@ -24,12 +22,6 @@ KEY = jax.random.key(0)
 BALL = attacks.Linf(0.12)
 every_attack = pytest.mark.parametrize("name", ATTACKS)
 every_ball = pytest.mark.parametrize("ball", [BALL, attacks.L2(0.8)])
-
-
-def unchecked(name):
-    """The attack without the run-time check of its annotations."""
-    attack = ATTACKS[name]
-    return partial(inspect.unwrap(attack.func), **attack.keywords)
 
 
 @every_attack
@@ -169,61 +161,6 @@ def test_a_result_is_shown_without_its_pixels():
 
 
 MODEL, IMAGES, LABELS = attacked.problem(batch=3)
-INVALID = [
-    ({"images": IMAGES[0]}, ["images", "(6, 6, 2)"]),
-    ({"images": IMAGES + 1}, ["images", "[1."]),
-    ({"images": np.full_like(IMAGES, np.nan)}, ["images", "NaN"]),
-    ({"images": IMAGES.astype(np.uint8)}, ["images", "uint8", "255"]),
-    ({"labels": LABELS[:2]}, ["labels", "(2,)", "[3]"]),
-    ({"labels": LABELS - 4}, ["labels", "-"]),
-    ({"labels": LABELS.astype(float)}, ["labels", "float64"]),
-    ({"indices": LABELS[:1]}, ["indices", "(1,)"]),
-    ({"active": LABELS}, ["active", "int32"]),
-    ({"active": np.ones(2, bool)}, ["active", "(2,)"]),
-    ({"threat_model": 0.1}, ["threat_model=0.1", "Linf", "L2"]),
-    ({"loop": "fast"}, ["loop='fast'", "'host'", "'compiled'"]),
-    ({"targets": LABELS[:1]}, ["targets", "(1,)"]),
-]
-WITH_A_LOSS = [
-    ({"loss": "cw"}, ["loss='cw'", "dlr", "targeted_ce"]),
-    ({"loss": "targeted_dlr"}, ["loss='targeted_dlr'", "targets"]),
-    ({"loss": "ce", "targets": LABELS}, ["loss='ce'", "targets"]),
-]
-OF_ONE = [
-    ("pgd", {"num_steps": 0}, ["num_steps=0"]),
-    ("pgd", {"step_size": 0.0}, ["step_size=0"]),
-    ("pgd", {"step_size": float("nan")}, ["step_size=nan"]),
-    ("pgd", {"start": IMAGES[:1]}, ["start", "(1, 6, 6, 2)"]),
-    ("apgd", {"num_steps": 0}, ["num_steps=0"]),
-    ("apgd", {"num_restarts": -1}, ["num_restarts=-1"]),
-    ("apgd", {"key": None}, ["key=None"]),
-    ("apgd", {"randomized": True, "loss": Partial(jnp.sum)}, ["loss=", "randomised"]),
-    ("fab", {"num_steps": 0}, ["num_steps=0"]),
-    ("fab", {"key": None}, ["key=None"]),
-    ("square", {"key": None}, ["key=None"]),
-    ("square", {"num_queries": 0}, ["num_queries=0"]),
-    ("square", {"p_init": 0.0}, ["p_init=0.0"]),
-]
-
-
-@pytest.mark.parametrize(
-    ("name", "change", "words"),
-    [(name, *invalid) for name in ATTACKS for invalid in INVALID]
-    + [(name, *invalid) for name in ATTACKS if name != "fab" for invalid in WITH_A_LOSS]
-    + OF_ONE,
-)
-def test_bad_arguments_are_named(name, change, words):
-    arguments = {"images": IMAGES, "labels": LABELS, "threat_model": BALL, "key": KEY} | change
-    with pytest.raises((ValueError, TypeError)) as error:
-        unchecked(name)(MODEL, **arguments)
-    assert all(word in str(error.value) for word in words), error.value
-
-
-@pytest.mark.parametrize("shape", [(2, 4), (3, 1), (3,)])
-def test_logits_of_a_wrong_shape_are_named(shape):
-    model = Partial(lambda logits, x: logits, jnp.zeros(shape))
-    with pytest.raises(ValueError, match=re.escape(f"{shape} for 3 images")):
-        attacks.is_adversarial(model, IMAGES, IMAGES, LABELS, BALL)
 
 
 def test_calls_in_the_old_form_are_told_the_new_one():

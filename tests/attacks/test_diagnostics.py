@@ -140,7 +140,7 @@ def test_results_from_elsewhere_are_compared(data, ordinary, state):
     half = np.arange(EXAMPLES) < 16
     assert again(autoattack=half, adaptive=nothing) == {"adaptive attack beats AutoAttack"}
     assert again(transfer=nothing) == {"gradient-free or transfer beats white-box"}
-    with pytest.raises(ValueError, match=r"results\['pgd40'\] has shape \(3,\): expected \[40\]"):
+    with pytest.raises(ValueError, match=r"results\['pgd40'\].*\(3,\).*\[40\]"):
         again(pgd40=everything[:3])
     with pytest.raises(ValueError, match="num_steps=0"):
         diagnose(data, cnn_a.logits, num_steps=0)
