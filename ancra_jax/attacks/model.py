@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
-from ancra_jax.attacks.arguments import ROUNDING, check_callable
+from ancra_jax.attacks.arguments import ROUNDING, AnyKey, as_key, check_callable
 from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.ops.fast_convolutions import with_fast_convolutions
 from ancra_jax.ops.images import Flags, Images, Keys, Labels, Values
@@ -18,6 +18,7 @@ from ancra_jax.ops.pytree import pytree_dataclass
 
 Logits = Float[Array, "batch classes"]
 AuxLogits = Float[Array, "heads batch classes"]
+_UNTRACED = (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError)
 Model = Callable[..., Any]
 """From images to logits [batch, classes], or to an object with ``logits`` and, if the model has
 auxiliary heads, ``aux_logits`` [heads, batch, classes]."""
@@ -71,6 +72,11 @@ def model_outputs(model: Model, images: Images) -> tuple[Logits, AuxLogits]:
             raise TypeError(
                 "model changes its own state when it is called (batch statistics, dropout): call "
                 "model.eval() before the attack"
+            ) from error
+        if isinstance(error, _UNTRACED):
+            raise TypeError(
+                "model cannot be traced: it turns JAX's arrays into NumPy's, or decides by their "
+                "values; write it with jax.numpy"
             ) from error
         if not hasattr(error, "__notes__"):
             error.add_note(f"raised by the model, called with {images.dtype}{list(images.shape)}")
@@ -133,9 +139,9 @@ def forward(model: Model, images: Images) -> Logits:
 
 
 @jax.jit
-def example_keys(key: Key[Array, ""], indices: Labels | Int[np.ndarray, "batch"]) -> Keys:
+def example_keys(key: AnyKey, indices: Labels | Int[np.ndarray, "batch"]) -> Keys:
     """Return one key per example, derived from its data-set index and from nothing else."""
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(as_key(key), indices)
 
 
 @jax.jit

@@ -31,6 +31,7 @@ CALLS = {
     "autoattack": (attacks.autoattack, WHOLE),
     "adaptive": (attacks.adaptive, WHOLE),
     "diagnose": (attacks.diagnose, WHOLE),
+    "worst_case": (attacks.worst_case, {}),
     "Linf": (attacks.Linf, {"epsilon": 0.1}),
     "L2": (attacks.L2, {"epsilon": 0.1}),
     "threat_model": (attacks.threat_model, {"norm": "linf", "epsilon": 0.1}),
@@ -89,6 +90,7 @@ OUTPUTS = [
     lambda z: z[:2],
     lambda z: z[0],
     lambda z: None,
+    np.asarray,
 ]
 WHOLE_NUMBERS = [0, -1, 2.0, np.float32(3), "2", True, [2], 2**40]
 REALS = [0, -0.1, np.float32(-0.1), np.nan, np.float32("nan"), np.inf, "0.1", None, True, [0.1]]
@@ -161,6 +163,7 @@ TABLE = [
     ("adaptive", "budget", ["huge", None, []]),
     ("adaptive", "defences", ["jpeg", [1], 3]),
     ("adaptive", "transfer_from", [[MODEL], {"other": 3}]),
+    ("worst_case", "results", [[], [1]]),
     ("diagnose", "results", [[True], {"aa": LABELS}, {"aa": np.ones(2, bool)}]),
     ("is_adversarial", "candidates", [*SHAPES, *DTYPES, IMAGES[:2]]),
     ("margin targeted_ce", "model", [None, 3, "model"]),

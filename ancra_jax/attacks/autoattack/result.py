@@ -107,6 +107,8 @@ def worst_case(results: Sequence[AutoAttackResult]) -> AutoAttackResult:
     """
     if not results:
         raise ValueError("results is empty")
+    if not all(isinstance(result, AutoAttackResult) for result in results):
+        raise TypeError("results: expected a list of AutoAttackResult")
     first = results[0]
     wrong = first.broken_by == CLEAN
     merged: dict[str, Any] = {name: np.copy(getattr(first, name)) for name in _PER_EXAMPLE}
