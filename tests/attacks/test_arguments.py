@@ -163,7 +163,7 @@ TABLE = [
     ("adaptive", "budget", ["huge", None, []]),
     ("adaptive", "defences", ["jpeg", [1], 3]),
     ("adaptive", "transfer_from", [[MODEL], {"other": 3}]),
-    ("worst_case", "results", [[], [1]]),
+    ("worst_case", "results", [[], [1], 3]),
     ("diagnose", "results", [[True], {"aa": LABELS}, {"aa": np.ones(2, bool)}]),
     ("is_adversarial", "candidates", [*SHAPES, *DTYPES, IMAGES[:2]]),
     ("margin targeted_ce", "model", [None, 3, "model"]),

@@ -107,7 +107,9 @@ def worst_case(results: Sequence[AutoAttackResult]) -> AutoAttackResult:
     """
     if not results:
         raise ValueError("results is empty")
-    if not all(isinstance(result, AutoAttackResult) for result in results):
+    if not isinstance(results, Sequence) or not all(
+        isinstance(result, AutoAttackResult) for result in results
+    ):
         raise TypeError("results: expected a list of AutoAttackResult")
     first = results[0]
     wrong = first.broken_by == CLEAN
