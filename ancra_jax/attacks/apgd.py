@@ -5,7 +5,7 @@ References:
   parameter-free attacks, ICML 2020, section 3. Details follow the authors' published code.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -85,15 +85,9 @@ def apgd(
     rho = as_number(rho, "rho", most=1.0, closed=True)
     if key is None and (start is None or num_restarts > 1 or randomized):
         raise ValueError("key=None: random starts and randomised models need a key")
-    common: dict[str, Any] = {
-        "targets": targets,
-        "active": active,
-        "indices": indices,
-        "key": key,
-        "start": start,
-    }
-    common["randomized"] = randomized
-    inputs = checked(model, images, labels, threat_model, loop=loop, loss=loss, **common)
+    common = dict(targets=targets, active=active, indices=indices, key=key, start=start)
+    how = dict(loop=loop, loss=loss, randomized=randomized)
+    inputs = checked(model, images, labels, threat_model, **how, **common)
     problem, first, keys = inputs.problem, inputs.start, inputs.keys()
     if first is not None:
         check_inside(first, problem)

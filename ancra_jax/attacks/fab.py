@@ -88,7 +88,7 @@ def fab(
     as_flag(return_outside, "return_outside")
     if key is None and num_restarts > 1:
         raise ValueError("key=None: further restarts need a key")
-    common: dict[str, Any] = {"targets": targets, "active": active, "indices": indices, "key": key}
+    common = dict(targets=targets, active=active, indices=indices, key=key)
     loss = "margin" if targets is None else "targeted_margin"
     inputs = checked(model, images, labels, threat_model, loop=loop, loss=loss, **common)
     problem = inputs.problem

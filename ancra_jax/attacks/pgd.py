@@ -1,7 +1,5 @@
 """Projected gradient descent, and the fast gradient sign method as its one-step case."""
 
-from typing import Any
-
 import jax
 
 from ancra_jax.attacks.arguments import AnyKey, Number, as_length, as_whole
@@ -55,13 +53,7 @@ def pgd(
         Without either it starts at the natural image.
     """
     num_steps = as_whole(num_steps, "num_steps")
-    common: dict[str, Any] = {
-        "targets": targets,
-        "active": active,
-        "indices": indices,
-        "key": key,
-        "start": start,
-    }
+    common = dict(targets=targets, active=active, indices=indices, key=key, start=start)
     inputs = checked(model, images, labels, threat_model, loop=loop, loss=loss, **common)
     natural, first = inputs.problem.images, inputs.start
     step_size = as_length(step_size, "step_size", longest(threat_model, natural.shape[1:]))
@@ -94,7 +86,7 @@ def fgsm(
     References:
       Goodfellow, Shlens & Szegedy, Explaining and harnessing adversarial examples, ICLR 2015.
     """
-    common: dict[str, Any] = {"targets": targets, "active": active, "indices": indices, "key": key}
+    common = dict(targets=targets, active=active, indices=indices, key=key)
     inputs = checked(model, images, labels, threat_model, loop=loop, loss=loss, **common)
     return _judged(inputs, inputs.problem.images, threat_model.epsilon, 1, loop)
 

@@ -117,7 +117,7 @@ def square(
     p_init = as_number(p_init, "p_init", most=1.0)
     if key is None:
         raise ValueError("key=None: random windows need a key")
-    common: dict[str, Any] = {"targets": targets, "active": active, "indices": indices, "key": key}
+    common = dict(targets=targets, active=active, indices=indices, key=key)
     inputs = checked(model, images, labels, threat_model, loop=loop, loss=loss, **common)
     problem = inputs.problem
     natural, labels = problem.images, problem.labels

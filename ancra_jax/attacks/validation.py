@@ -96,7 +96,7 @@ def checked(
     indices: Any = None,
     key: Any = None,
     start: Any = None,
-    randomized: bool = False,
+    randomized: Any = False,
 ) -> Inputs:
     """Check the arguments that attacks have in common, as the user gave them, and convert them.
 
