@@ -27,11 +27,14 @@ _HEADERS = 1 << 20  # bytes before the contents of a tar file's member
 _FILE = 64 << 20  # of one image or one text
 
 
-def unpacked_limit(size: int) -> int:
-    """Return how many bytes a file of ``size`` bytes may unpack to: 256 MiB, or 4 times its size.
+def unpacked_limit(path: str | os.PathLike[str]) -> int:
+    """Return how many bytes a file may unpack to: 256 MiB, or 4 times those that it has on disk.
 
     What is a file of hundreds of megabytes may take so much memory; a small one may not.
     """
+    found = os.stat(path)
+    # A file with holes claims a size that it does not have; some file systems count no blocks.
+    size = min(found.st_size, 512 * found.st_blocks or found.st_size)
     return max(_UNPACKED, _RATIO * size)
 
 
@@ -59,7 +62,7 @@ def open_zip(path: str | os.PathLike[str], field: str) -> Iterator[zipfile.ZipFi
         except Exception as error:  # OSError, BadZipFile, UnicodeDecodeError, struct.error, ...
             raise UsageError(f"{field}: is not a whole zip file ({_reason(error)})") from error
         file.left = sys.maxsize
-        members = _Members(field, os.path.getsize(path))
+        members = _Members(field, unpacked_limit(path))
         for info in archive.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)
             refused = ""
@@ -102,7 +105,7 @@ def read_tar(path: str | os.PathLike[str], wanted: Collection[str]) -> dict[str,
             _Bounded(unpacked) as file,  # type: ignore[arg-type]  # a GzipFile has readinto
             tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="strict") as archive,
         ):
-            members = _Members(str(path), os.path.getsize(path))
+            members = _Members(str(path), unpacked_limit(path))
             for member in archive:
                 kept = member.isfile() or member.isdir()
                 members.check(member.name, member.size, "" if kept else "is a link or a device")
@@ -137,9 +140,9 @@ class _Bounded(io.BufferedReader):
 class _Members:
     """The members of an archive so far."""
 
-    def __init__(self, field: str, size: int):
+    def __init__(self, field: str, limit: int):
         self.field = field
-        self.left = self.limit = unpacked_limit(size)
+        self.left = self.limit = limit
         self.names: set[str] = set()
 
     def check(self, name: str, size: int, refused: str = "") -> None:
