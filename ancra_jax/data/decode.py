@@ -124,7 +124,8 @@ def _bits(image: Image.Image, encoded: bytes) -> int:
         return encoded[24]
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return max(image.tag_v2.get(258, (1,)))
+    if image.mode.startswith(("I", "F")):
+        return 16
     arguments = image.tile[0].args if image.format == "PPM" else None
-    if isinstance(arguments, tuple) and isinstance(arguments[1], int):  # the largest value
-        return arguments[1].bit_length()
-    return 16 if image.mode.startswith(("I", "F")) else 8
+    # With the largest value, where that is not 255.
+    return arguments[1].bit_length() if isinstance(arguments, tuple) else 8

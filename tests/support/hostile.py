@@ -155,20 +155,20 @@ HEADERS = {
     "twice negative": (described(shape="(-1, -1)"), "claims float64 of shape"),
     "too few bytes": (described(shape="(2,)"), "but there are 8 bytes"),
     "too many bytes": (described(shape="(0,)"), "but there are 8 bytes"),
-    "large words": (described("'<U999999999'"), "claims <U999999999"),
+    "large words": (described("'<U999999999'"), "<U999999999"),
     "no bytes each": (described("'|S0'", "(99999999999,)"), "claims"),
     "objects": (described("'|O'"), "Python objects"),
     "objects within": (described("[('a', '|O')]"), "Python objects"),
     "no dictionary": ("[1, 2]\n", "a"),
-    "code": ("__import__('os').system('true')\n", "header"),
+    "code": ("__import__('os').system('true')\n", "malformed"),
     "nested": ("(" * 9000 + "\n", "damaged"),
     "long": (described() + " " * 20_000, "damaged"),
-    "no shape": ("{'descr': '<f8'}\n", "header"),
+    "no shape": ("{'descr': '<f8'}\n", "descr"),
     "unknown type": (described("'<q9'"), "damaged"),
 }
 
 
-def tar_with(*members, names="data_batch_1.bin", twist=lambda contents: contents):
+def tar_with(*members, twist=lambda contents: contents):
     """CIFAR-10's archive with more members: names and fields, and its bytes changed."""
 
     def case(folder):
@@ -268,9 +268,15 @@ IMAGES = {
     "floats": (b"Pf 1 1 -1.0\n" + bytes(4), "more than 8 bits"),
     "large": (png(3000, 3000, contents=bytes(9001 * 3000)), "has 3000x3000 pixels"),
     "claim, PNG": (png(100_000, 100_000), "pixels"),
-    "claim, GIF": (b"GIF89a" + struct.pack("<2H", 65535, 65535) + bytes(3), "pixels"),
+    "claim, GIF": (
+        b"GIF89a" + struct.pack("<2H", 65535, 65535) + bytes(3) + b"," + bytes(4)
+        + struct.pack("<2H", 65535, 65535) + b"\0\2\0;",
+        "pixels",
+    ),
     "claim, BMP": (
-        b"BM" + struct.pack("<3I", 99, 0, 54) + struct.pack("<I2i2H6I", 40, 9**8, 9**8, 1, 24, *[0] * 6),
+        b"BM"
+        + struct.pack("<3I", 99, 0, 54)
+        + struct.pack("<I2i2H6I", 40, 9**8, 9**8, 1, 24, *[0] * 6),
         "pixels",
     ),
     "cut": (saved(archives.random_image(0, 60, 50, 3), "PNG")[:500], "trunc"),
@@ -308,7 +314,7 @@ def safetensors(head, contents: bytes = bytes(8), length: int | None = None):
         text = head if isinstance(head, bytes) else json.dumps(head).encode()
         size = len(text) if length is None else length
         (folder / "w.safetensors").write_bytes(struct.pack("<Q", size) + text + contents)
-        load_state_dict(folder / "w.safetensors")
+        return load_state_dict(folder / "w.safetensors")
 
     return case
 
@@ -357,7 +363,7 @@ def as_json(text: str, name: str, read):
 
 
 JSON_READERS = {
-    "configuration": ("config.json", read_config),
+    "configuration": ("config.json", lambda folder: read_config(str(folder))),
     "result": ("fgsm.json", load_results),
     "published row": ("row.json", read_all),
 }
@@ -365,9 +371,9 @@ TEXTS = {
     "nested": ("[" * 100_000, "nested"),
     "nested a little": ('{"schema": ' + "[" * 500 + "]" * 500 + "}", "nested"),
     "large": (" " * (17 << 20), "more than 16,777,216 bytes"),
-    "a number": ("7" * 5000, ""),
-    "a list": ("[]", ""),
-    "nothing": ("", ""),
+    "a number": ("7" * 5000, "digits"),
+    "a list": ("[]", "json"),
+    "nothing": ("", "json"),
 }
 
 CASES = {
@@ -375,6 +381,7 @@ CASES = {
         f"{reader}, {problem}": (in_zip(reader, problem), said)
         for reader in READERS
         for problem, (_, said) in MEMBERS.items()
+        if reader == "arrays" or problem != "long directory"  # which takes a second to write
     },
     "Tiny-ImageNet, lying": (lying, "wnids.txt is damaged"),
     **{f"header, {name}": (header(text), said) for name, (text, said) in HEADERS.items()},
