@@ -1,18 +1,21 @@
 """The files of a report on fake work directories, and what the command refuses."""
 
 import base64
+import html
 import io
 import json
 import re
 
 import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 from PIL import Image
 
 from ancra_jax.errors import UsageError
 from ancra_jax.report import figures as figures_lib
 from ancra_jax.report import write
 from ancra_jax.report.write import report
+from ancra_jax.results.tables import Column, build
 from tests.support import fake_runs as fake
 from tests.support.processes import run_command
 
