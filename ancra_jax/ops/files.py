@@ -91,14 +91,17 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def read_json(path: PathLike) -> Any:
-    """Return the content of a JSON file of at most 16 MiB.
+def read_json(path: PathLike) -> dict[str, Any]:
+    """Return the object in a JSON file of at most 16 MiB.
 
     Raises:
       OSError: it cannot be read.
-      ValueError: it is no JSON, too large, or nested more than 64 deep.
+      ValueError: it is no JSON object, too large, or nested more than 64 deep.
     """
-    return parse_json(read_file(path, _JSON))
+    content = parse_json(read_file(path, _JSON))
+    if not isinstance(content, dict):
+        raise ValueError("it holds no JSON object")
+    return content
 
 
 def parse_json(text: bytes | str) -> Any:
