@@ -1,9 +1,16 @@
 """Files of strangers: each is refused in one line, and without much memory."""
 
+import unicodedata
+
+import numpy as np
 import pytest
 
+from ancra_jax import data
 from ancra_jax.errors import UsageError
+from ancra_jax.interop import pytorch
 from tests.support import hostile
+from tests.support.archives import encode, random_image, write_files
+from tests.support.processes import run_python
 
 
 @pytest.mark.parametrize("name", hostile.CASES)
