@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, TiffImagePlugin
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
 from ancra_jax.errors import UsageError
 
@@ -118,7 +118,7 @@ def _decode(
     return np.asarray(rgb), mode in ("1", "L", "LA")
 
 
-def _bits(image: Image.Image, encoded: bytes) -> int:
+def _bits(image: ImageFile.ImageFile, encoded: bytes) -> int:
     """Return the bits of a channel; Pillow cuts those of colour images to 8 without a word."""
     if image.format == "PNG":
         return encoded[24]

@@ -102,7 +102,7 @@ def read_tar(path: str | os.PathLike[str], wanted: Collection[str]) -> dict[str,
     try:
         with (
             gzip.open(path) as unpacked,
-            _Bounded(unpacked) as file,  # type: ignore[arg-type]  # a GzipFile has readinto
+            _Bounded(unpacked) as file,
             tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="strict") as archive,
         ):
             members = _Members(str(path), unpacked_limit(path))
