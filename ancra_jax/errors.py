@@ -1,5 +1,6 @@
 """The exceptions that a mistake of the user's ends in, and what an import by an old name says."""
 
+import re
 from importlib.abc import MetaPathFinder
 
 
@@ -12,7 +13,16 @@ class UsageError(ValueError):
 
     def __init__(self, message: str):
         # What another library says, and the message repeats, may be of several lines.
-        super().__init__(" ".join(message.split()))
+        super().__init__(printable(message))
+
+
+def printable(text: str) -> str:
+    """Return a text as one line that does nothing to a terminal and can be written as UTF-8.
+
+    Colours are left out; other characters that are not seen, as in names of files, are escaped.
+    """
+    words = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words)
 
 
 class NonFiniteLossError(UsageError):

@@ -16,7 +16,7 @@ from absl import logging
 from etils import epath
 
 from ancra_jax.data.dataset import Dataset, Split
-from ancra_jax.ops.files import PathLike
+from ancra_jax.ops.files import PathLike, read_json
 
 _FORMAT = 2
 _DESCRIPTION = "dataset.json"
@@ -72,7 +72,7 @@ def default_directory() -> Path:
 
 
 def _read(entry: Path) -> Dataset:
-    description = dict(json.loads((entry / _DESCRIPTION).read_text()))
+    description = dict(read_json(entry / _DESCRIPTION))
     recorded = description.pop("fingerprint")
     class_names = tuple(description.pop("class_names"))
     for part in ("train", "test"):

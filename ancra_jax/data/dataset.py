@@ -88,8 +88,7 @@ class Dataset:
     @property
     def title(self) -> str:
         """Return its name in results: ``CIFAR-10``, or ``CIFAR-10 (JPEG)`` if recoded."""
-        title = _TITLES.get(self.name, self.name)
-        return f"{title} ({self.recoded})" if self.recoded else title
+        return title_of(self.name, self.recoded)
 
     @property
     def num_classes(self) -> int:
@@ -101,6 +100,12 @@ class Dataset:
         """Return height, width and channels."""
         height, width, channels = self.train.images.shape[1:]
         return height, width, channels
+
+
+def title_of(name: str, recoded: str = "") -> str:
+    """Return what results call a data set."""
+    title = _TITLES.get(name, name)
+    return f"{title} ({recoded})" if recoded else title
 
 
 def check_labels(labels: np.ndarray, num_classes: int, source: str, example: str) -> None:

@@ -29,7 +29,7 @@ from ancra_jax.results.load import load_evaluation
 from ancra_jax.results.names import AUTOATTACK, DIAGNOSTICS
 from ancra_jax.results.rows import row_of
 from ancra_jax.results.store import ResultStore, evaluation_name
-from ancra_jax.results.tables import Column, all_attacks, build, reading_notes, row_notes
+from ancra_jax.results.tables import Column, all_attacks, build, escaped, reading_notes, row_notes
 from ancra_jax.results.tables.columns import ADAPTIVE_ATTACK, CHECKS, masks_table
 from ancra_jax.run import build as components
 from ancra_jax.run import sharding
@@ -206,7 +206,9 @@ def print_summary(workdir: str, checkpoint: str) -> None:
         console.print(Panel(text, expand=False))
     step = row.diagnosis.step if row.diagnosis else row.step
     setting = ", ".join(filter(None, row.setting.values()))
-    console.print(f"{row.title}, step {step}: {setting} test examples", soft_wrap=True)
+    console.print(
+        f"{row.title}, step {step}: {setting} test examples", soft_wrap=True, markup=False
+    )
     label = Column("", lambda row: row.label, "always")
     tables = [build("Accuracy in %", [label, *all_attacks([row])], [row]).transposed()]
     if row.adaptive:
@@ -215,7 +217,7 @@ def print_summary(workdir: str, checkpoint: str) -> None:
     if row.masks:
         tables.append(masks_table([row], [label]).transposed())
     if found := row.diagnosis:
-        tables.append(build(f"Diagnosis: {found.verdict}", CHECKS, found.checks))
+        tables.append(build(f"Diagnosis: {escaped(found.verdict)}", CHECKS, found.checks))
     for table in tables:
         console.print(table.rich())
     for note in (*reading_notes([row], []), *row_notes(row)):

@@ -4,6 +4,7 @@ Both directions read one table: every leaf of the network's variables with the n
 twin has. Reverse attention adds no weights, so networks with and without it share their names.
 """
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -17,12 +18,22 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ancra_jax import models
 from ancra_jax.errors import UsageError
+from ancra_jax.ops.archives import open_zip, unpacked_limit
+from ancra_jax.ops.files import parse_json
 
 StateDict = dict[str, np.ndarray]
 
 _LEAF_NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 # HWIO -> OIHW and (in, out) -> (out, in).
 _TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
+
+_MAX_HEADER = 16 << 20  # bytes of the header of a safetensors file
+_SAFETENSORS: dict[str, Any] = {
+    **{f"F{8 * size}": f"<f{size}" for size in (2, 4, 8)},
+    "BF16": jnp.bfloat16,
+    **{f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "IU" for size in (1, 2, 4, 8)},
+    "BOOL": "?",
+}
 
 # What an architecture's modules are called in PyTorch; the first fitting pattern counts.
 _Names = tuple[tuple[str, str], ...]
@@ -112,8 +123,8 @@ def load_state_dict(path: str | os.PathLike[str]) -> StateDict:
       NumPy arrays by name; floating-point ones are float32.
 
     Raises:
-      UsageError: the file is missing, of another kind, damaged, holds more than weights, or the
-        package that reads it is not installed.
+      UsageError: the file is missing, of another kind, damaged, holds more than dense tensors of
+        floats and whole numbers, or needs PyTorch, which is not installed.
     """
     path = Path(path)
     readers = {".pt": _read_torch, ".pth": _read_torch, ".safetensors": _read_safetensors}
@@ -195,39 +206,81 @@ def _checked_array(name: str, value: object) -> np.ndarray:
 
 
 def _read_torch(path: Path) -> StateDict:
+    field = f"weights {path}"
+    with path.open("rb") as file:
+        is_zip = file.read(2) == b"PK"
+    if is_zip:
+        with open_zip(path, field):  # What it says of its members is checked before PyTorch reads.
+            pass
     import torch
 
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the exceptions of a damaged or unsafe file are not documented
-        reason = str(error).strip().split("\n")[0]
+        told = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
+        reason = re.split(r"[.] |[.]?\n|[.]?$", told)[0]
         raise UsageError(
-            f"weights {path}: damaged, or holds more than weights, which is not read because it "
-            f"could run code ({reason})"
+            f"{field}: damaged, or holds more than weights, which is not read because it could run "
+            f"code ({reason}); write it with torch.save(model.state_dict(), FILE)"
         ) from error
     for key in ("state_dict", "model_state_dict", "model", "net"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not content:
-        raise UsageError(f"weights {path}: no dict of tensors found in it")
-    state_dict = {}
+        raise UsageError(f"{field}: no dict of tensors found in it")
+    state_dict, left = {}, unpacked_limit(path)
     for key, value in content.items():
         if not isinstance(value, torch.Tensor):
-            raise UsageError(f"weights {path}: {key!r} is a {type(value).__name__}, not a tensor")
+            raise UsageError(f"{field}: {key!r} is a {type(value).__name__}, not a tensor")
+        left -= value.numel() * max(4, value.element_size())
+        what = {
+            f"of layout {value.layout}": value.layout != torch.strided,
+            "quantised": value.is_quantized,
+            "of the device 'meta', without values": value.is_meta,
+            f"of dtype {value.dtype}": value.is_floating_point() and value.element_size() < 2,
+            "larger than its file": left < 0,
+        }
+        if wrong := [name for name, found in what.items() if found]:
+            raise UsageError(f"{field}: {key!r} is {wrong[0]}; dense tensors of floats are allowed")
         # NumPy has no bfloat16.
         tensor = value.detach().float() if value.is_floating_point() else value
-        state_dict[str(key)] = tensor.numpy()
+        state_dict[str(key)] = tensor.resolve_conj().resolve_neg().numpy()
     return state_dict
 
 
 def _read_safetensors(path: Path) -> StateDict:
-    import safetensors.numpy
-
+    """Read the format: 8 bytes with the length of a JSON header, the header, all arrays' bytes."""
+    field = f"weights {path}"
     try:
-        arrays = safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
-        raise UsageError(f"weights {path}: not a readable safetensors file ({error})") from error
-    return {
-        key: value.astype(np.float32) if jnp.issubdtype(value.dtype, jnp.floating) else value
-        for key, value in arrays.items()
-    }
+        content = np.asarray(np.memmap(path, np.uint8, "r"))
+        length = int.from_bytes(content[:8].tobytes(), "little")
+        if not 0 < length <= min(len(content) - 8, _MAX_HEADER):
+            raise ValueError(f"its header claims {length:,} bytes")
+        header = parse_json(content[8 : 8 + length].tobytes())
+        header.pop("__metadata__", None)
+        arrays, end = {}, 8 + length
+        for key, one in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+            if one["dtype"] not in _SAFETENSORS:
+                raise UsageError(
+                    f"{field}: {key!r} is of dtype {one['dtype']!r}; allowed are "
+                    f"{', '.join(_SAFETENSORS)}"
+                )
+            dtype = np.dtype(_SAFETENSORS[one["dtype"]])
+            start, end = end, end + math.prod(one["shape"]) * dtype.itemsize
+            place = [offset + 8 + length for offset in one["data_offsets"]]
+            if place != [start, end] or end > len(content) or min(one["shape"], default=0) < 0:
+                raise ValueError(f"{key!r} of shape {one['shape']} is not at {one['data_offsets']}")
+            if end > unpacked_limit(path):
+                raise ValueError(f"{key!r} is larger than what the file holds")
+            array = content[start:end].view(dtype).reshape(one["shape"])
+            is_float = jnp.issubdtype(dtype, jnp.floating)
+            arrays[key] = array.astype(np.float32 if is_float else dtype)
+        if end != len(content):
+            raise ValueError(f"{len(content) - end} bytes belong to no array")
+        return arrays
+    except UsageError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise UsageError(
+            f"{field}: not a readable safetensors file ({type(error).__name__}: {error})"
+        ) from error

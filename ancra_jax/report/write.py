@@ -19,12 +19,12 @@ from absl import flags
 from markdown_it import MarkdownIt
 
 from ancra_jax.config.schema import to_mapping
-from ancra_jax.errors import UsageError
+from ancra_jax.errors import UsageError, printable
 from ancra_jax.ops.files import write_atomically
 from ancra_jax.report import figures as figures_lib
 from ancra_jax.results.load import Run, load_runs
 from ancra_jax.results.rows import rows_of, seeds_rows
-from ancra_jax.results.tables import build, caption, reading_notes, row_notes, tables_of
+from ancra_jax.results.tables import build, caption, escaped, reading_notes, row_notes, tables_of
 from ancra_jax.results.tables.columns import RUNS
 
 SCHEMA = 1
@@ -72,9 +72,9 @@ def report(workdirs: Sequence[str], output: str) -> str:
     rows = rows_of(runs)
     seeds = seeds_rows(rows)
     notes = [*reading_notes(rows, seeds)]
-    notes += [f"{row.title}: {note}" for row in rows for note in row_notes(row)]
+    notes += [f"{escaped(row.title)}: {note}" for row in rows for note in row_notes(row)]
     notes += [
-        f"{run.label} (seed {run.config.seed}): no training metrics in {run.workdir}."
+        escaped(f"{run.label} (seed {run.config.seed}): no training metrics in {run.workdir}.")
         for run in runs
         if not run.curves
     ]
@@ -89,13 +89,14 @@ def report(workdirs: Sequence[str], output: str) -> str:
         parts += [f"## {table.title}", table.markdown()]
     text = "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)])
     before = f"# Robustness report\n\n{text}"
-    commands = "\n".join(f"    {command}" for row in rows for command in row.evaluate)
+    commands = "\n".join(_block(command) for row in rows for command in row.evaluate)
     after = (
         f"## Runs\n\n{build('', RUNS, rows).markdown()}\n\nThe evaluations:\n\n{commands}\n\n"
-        f"This report, by {origin['version']} at {origin['created']}:\n\n    {origin['command']}"
+        f"This report, by {origin['version']} at {origin['created']}:\n\n"
+        f"{_block(origin['command'])}"
     )
     figures = figures_lib.draw(runs, rows)
-    images = "\n\n".join(f"![{figure.title}]({name})" for name, figure in figures.items())
+    images = "\n\n".join(f"![{escaped(figure.title)}]({name})" for name, figure in figures.items())
     files: dict[str, bytes | str] = {name: figure.png for name, figure in figures.items()}
     files["report.md"] = f"{before}\n\n{images}\n\n{after}\n"
     files["report.html"] = _page(before, figures.values(), after, runs)
@@ -108,6 +109,11 @@ def report(workdirs: Sequence[str], output: str) -> str:
     except OSError as error:
         raise UsageError(f"--output={output}: cannot be written: {error.strerror}") from error
     return text
+
+
+def _block(command: str) -> str:
+    """Return a command as a line of a block of code; of a path with odd characters, escaped."""
+    return f"    {printable(command)}"
 
 
 def _page(

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ancra_jax.errors import UsageError
-from ancra_jax.ops.files import write_arrays, write_atomically
+from ancra_jax.ops.files import read_json, write_arrays, write_atomically
 from ancra_jax.results.names import ADAPTIVE, AUTOATTACK, NATURAL, parse
 from ancra_jax.run.workdir import provenance
 
@@ -85,7 +85,7 @@ class ResultStore:
 def read_result(path: pathlib.Path) -> dict[str, Any]:
     """Read the JSON of one attack, or raise a `UsageError` that says what is wrong with it."""
     try:
-        result = json.loads(path.read_text())
+        result = read_json(path)
         if result["schema"] == SCHEMA:
             return result
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 from ancra_jax import config as config_lib
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError
-from ancra_jax.ops.files import read_json_lines, write_atomically
+from ancra_jax.ops.files import read_json, read_json_lines, write_atomically
 
 STARTS = "starts.jsonl"
 # Settings that do not change what a run computes, only where it finds its data, how often it
@@ -50,7 +50,7 @@ def read_config(workdir: str, field: str = "--workdir") -> Config:
     """Return the configuration of the run in a directory, which errors call ``field``."""
     file = pathlib.Path(workdir) / "config.json"
     try:
-        return config_lib.from_mapping(json.loads(file.read_text()))
+        return config_lib.from_mapping(read_json(file))
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"{field}={workdir}: holds no run (there is no config.json)") from None
     except (OSError, ValueError) as error:

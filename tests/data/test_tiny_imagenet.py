@@ -51,7 +51,7 @@ def test_truncated_zip_is_named(tmp_path, share):
     path = tmp_path / ZIP
     archives.zip_file(path, FILES)
     os.truncate(path, int(share * path.stat().st_size))
-    with pytest.raises(UsageError, match=r"tiny-imagenet-200\.zip is not a whole zip file"):
+    with pytest.raises(UsageError, match=r"tiny-imagenet-200\.zip: is not a whole zip file"):
         data.load("tiny_imagenet", data_dir=path)
 
 

@@ -1,18 +1,21 @@
 """The files of a report on fake work directories, and what the command refuses."""
 
 import base64
+import html
 import io
 import json
 import re
 
 import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 from PIL import Image
 
 from ancra_jax.errors import UsageError
 from ancra_jax.report import figures as figures_lib
 from ancra_jax.report import write
 from ancra_jax.report.write import report
+from ancra_jax.results.tables import Column, build
 from tests.support import fake_runs as fake
 from tests.support.processes import run_command
 
@@ -123,3 +126,14 @@ def test_flags_that_are_missing():
     for given, missing in (("--workdirs=run", "--output"), ("--output=out", "--workdirs")):
         finished = run_command(write, given)
         assert finished.status == 2 and finished.error.startswith(f"error: {missing}")
+
+
+STRANGE = ("<b>x</b>", "[a](javascript:x)", "`x`", "**x**", "_x_", "a|b", "&lt;", "~~x~~", "# x")
+
+
+@pytest.mark.parametrize("words", [*STRANGE, r"a\|b", "![a](http://x.y/z.png)", "x\x1b[31m\ny"])
+def test_what_strangers_wrote_is_shown_as_it_is(words):
+    table = build("", [Column(words, lambda row: row, "always")], [words])
+    page = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(table.markdown())
+    shown = html.escape(words.replace("\x1b[31m\n", " "))
+    assert page.count(f">{shown}</t") == 2

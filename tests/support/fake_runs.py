@@ -25,7 +25,7 @@ def write_result(workdir, attack, correct, checkpoint="best", **overrides):
         "attack": attack,
         "method": "trades",
         "data": "digits",
-        "data_fingerprint": "0123",
+        "data_fingerprint": "0123456789abcdef",
         "checkpoint": checkpoint,
         "step": 20,
         "num_examples": len(correct),
@@ -44,7 +44,7 @@ def write_result(workdir, attack, correct, checkpoint="best", **overrides):
 
 
 def make_run(path, results=None, curves=True, method="trades", **config):
-    workdir_lib.open_for_training(str(path), small_config(method, **config))
+    workdir_lib.open_for_training(str(path), small_config(method, **{"batch_size": 12} | config))
     if curves:
         records = []
         for epoch in (1, 2):

@@ -132,6 +132,18 @@ def change(record, path, value):
         ("attacks.fgsm.correct", "xx", "fgsm: correct"),
         ("attacks.fgsm.warnings", None, "fgsm.warnings: .*missing"),
         ("worst_case.num_correct", 5, "worst_case"),
+        ("epsilon", 0.2, "epsilon is 0.2"),
+        ("norm", "l2", "norm is 'l2'"),
+        ("attacks.fgsm.settings.epsilon", 0.01, "fgsm: settings"),
+        ("attacks.pgd40.settings.norm", "l2", "pgd40: settings"),
+        ("data", "CIFAR-10", "data is 'CIFAR-10'"),
+        ("network", "resnet18", "network is 'resnet18'"),
+        ("setting", "", "setting is ''"),
+        ("overrides", {"epochs": 120}, "overrides is|setting is"),
+        ("step", 0, "step is 0"),
+        ("step", 19, "step is 19"),
+        ("step", 30, "step is 30"),
+        ("data_fingerprint", "none", "data_fingerprint is 'none'"),
         ("worst_case.interval", [0.3, 0.4], "worst_case"),
     ],
 )
@@ -140,6 +152,15 @@ def test_a_record_that_does_not_follow_is_refused(tmp_path, site, path, value, m
     (name,) = site.rows()
     with pytest.raises(UsageError, match=message):
         validate(change(site.record(), path, value), name)
+
+
+def test_rows_of_the_same_data_share_their_fingerprint(tmp_path, site):
+    site.publish(make_run(tmp_path / "a"), make_run(tmp_path / "b", seed=1))
+    name, one = next(iter(site.rows().items()))
+    other = change(one.record, "data_fingerprint", "f" * 16)
+    (site.results / "rows" / name).write_text(json.dumps(other))
+    with pytest.raises(UsageError, match="data_fingerprint is"):
+        site.publish()
 
 
 @pytest.mark.parametrize("results", [{}, {"natural": NATURAL}])

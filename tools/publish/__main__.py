@@ -19,7 +19,7 @@ from ancra_jax.ops.files import write_atomically
 from ancra_jax.results.load import load_runs
 from ancra_jax.results.rows import rows_of
 from tools.publish.pages import groups_of, readme_section, results_page
-from tools.publish.record import file_name, read_all, record_of, validate
+from tools.publish.record import check_together, file_name, read_all, record_of, validate
 
 _SECTION = re.compile(r"(?<=<!-- results -->\n).*?(?=\n<!-- /results -->)", re.DOTALL)
 
@@ -54,6 +54,7 @@ def publish(workdirs: Sequence[str], results: str, readme: str, *, replace: bool
         if differing:
             rows[name] = validate(record, name)
             changed.append(name)
+    check_together(rows)
     groups = groups_of(list(rows.values()))
     page = results_page(groups)
     section = readme_section(groups)

@@ -16,7 +16,7 @@ from ancra_jax.results.load import labels_of
 from ancra_jax.results.names import ADAPTIVE, HEADS, NATURAL, attack_order, display_name
 from ancra_jax.results.rows import Row, SeedsRow, epsilon_text, group_seeds, seeds_row
 from ancra_jax.results.statistics import RESAMPLES, Correct, Difference, difference, survivors
-from ancra_jax.results.tables import Column, TextColumn, all_attacks, build
+from ancra_jax.results.tables import Column, Markup, TextColumn, all_attacks, build
 from tools.publish.record import Published, file_name
 
 WORST_CASE = "worst case"
@@ -64,9 +64,9 @@ _SEEDS = TextColumn("Seeds", lambda row: ", ".join(map(str, row.seeds)), "always
 _COMPARED = (
     TextColumn("Difference", lambda one: one.title),
     TextColumn("Attack", lambda one: display_name(one.attack)),
-    Column("Here", lambda one: f"**{_points(one)}**" if one.found.sign else _points(one)),
+    Column("Here", lambda one: Markup(f"**{_points(one)}**" if one.found.sign else _points(one))),
     Column("The paper", lambda one: None if one.claim is None else f"{one.claim:+.2f}"),
-    TextColumn("The paper's claim", lambda one: _verdict(one)),
+    TextColumn("The paper's claim", lambda one: Markup(_verdict(one))),
 )
 # The rows of this table are published ones.
 _ADAPTIVE = (

@@ -8,6 +8,7 @@ import hashlib
 import importlib
 import json
 import pathlib
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, make_dataclass
@@ -18,15 +19,23 @@ from jaxtyping import Bool
 
 from ancra_jax import config as config_lib
 from ancra_jax.config.fields import build
-from ancra_jax.config.schema import Config
+from ancra_jax.config.schema import Config, extra_examples
+from ancra_jax.data.dataset import title_of
 from ancra_jax.errors import UsageError
-from ancra_jax.results.load import Evaluation, check_correct, method_settings
+from ancra_jax.ops.files import read_json
+from ancra_jax.results.load import CHECKPOINTS, Evaluation, check_correct, method_settings
 from ancra_jax.results.names import ADAPTIVE, NATURAL, attack_order
 from ancra_jax.results.rows import Row, row_of
 from ancra_jax.results.statistics import WorstCase
 from ancra_jax.run import workdir as workdir_lib
 
 SCHEMA = 1
+_TRAIN_EXAMPLES = {
+    "digits": 1_442,
+    "cifar10": 50_000,
+    "cifar100": 50_000,
+    "tiny_imagenet": 100_000,
+}
 _ORIGIN = ("device", "commit", "versions")
 _OF_ROW = ("data", "network", "norm", "epsilon", "seed", "checkpoint", "step")
 _FIELDS = {
@@ -67,7 +76,7 @@ def read_all(directory: pathlib.Path) -> dict[str, Published]:
     rows = {}
     for path in sorted(directory.glob("*.json")):
         try:
-            record = json.loads(path.read_text())
+            record = read_json(path)
         except (OSError, ValueError) as error:
             raise UsageError(f"{path}: is not a result: {error}") from error
         rows[path.name] = validate(record, path.name)
@@ -97,7 +106,73 @@ def validate(record: Any, name: str) -> Published:
     expected = _worst_case(row.worst_case)
     if _rounded(expected) != _rounded(record["worst_case"]):
         raise UsageError(f"{name}: worst_case is {record['worst_case']}, must be {expected}")
+    _check_configuration(record, config, row, name)
     return Published(record, row)
+
+
+def _check_configuration(record: Mapping[str, Any], config: Config, row: Row, name: str) -> None:
+    """Refuse a record that says otherwise of itself than its configuration does."""
+    expected = {"norm": config.evaluation.norm, "epsilon": config.evaluation.epsilon}
+    for attack, one in record["attacks"].items():
+        found = {key: one["settings"].get(key, value) for key, value in expected.items()}
+        if found != expected:
+            raise UsageError(f"{name}: {attack}: settings has {found}, its config {expected}")
+    settings = method_settings(config)
+    expected |= {
+        "network": row.network,
+        "setting": _setting(config, record["overrides"]),
+        "overrides": {key: settings.get(key) for key in record["overrides"]},
+    }
+    for key, value in expected.items():
+        if record[key] != value:
+            raise UsageError(f"{name}: {key} is {record[key]!r}; by its config it is {value!r}")
+    titles = [title_of(config.data.name, recoded) for recoded in ("", "JPEG")]
+    if record["data"] not in titles:
+        raise UsageError(f"{name}: data is {record['data']!r}; by its config {' or '.join(titles)}")
+    if not re.fullmatch(r"[0-9a-f]{16}", record["data_fingerprint"]):
+        raise UsageError(
+            f"{name}: data_fingerprint is {record['data_fingerprint']!r}, not 16 hexadecimal digits"
+        )
+    if record["checkpoint"] not in CHECKPOINTS:
+        raise UsageError(
+            f"{name}: checkpoint is {record['checkpoint']!r}; allowed are {', '.join(CHECKPOINTS)}"
+        )
+    _check_step(record, config, name)
+
+
+def _check_step(record: Mapping[str, Any], config: Config, name: str) -> None:
+    """Refuse a step that the run does not reach, or after which no best checkpoint is chosen."""
+    data = config.data
+    examples = data.train_examples or _TRAIN_EXAMPLES.get(data.name, 0)
+    if not examples:
+        return
+    examples -= data.selection_examples if data.selection_split == "holdout" else 0
+    epoch = max(examples // (config.batch_size - extra_examples(config)), 1)
+    last = min(config.epochs * epoch, config.max_steps or config.epochs * epoch)
+    step = record["step"]
+    best = record["checkpoint"].startswith("best")
+    if not 1 <= step <= last or (best and step % epoch and step != last):
+        raise UsageError(
+            f"{name}: step is {step}; by its config an epoch has {epoch} steps, the run {last}"
+        )
+
+
+def check_together(rows: Mapping[str, Published]) -> None:
+    """Refuse rows of the same data whose fingerprints differ."""
+    found: dict[str, tuple[str, str]] = {}
+    for name, one in rows.items():
+        data = one.row.config.data
+        if data.name == "folder":  # of whatever is in it
+            continue
+        parts = (data.image_size, data.train_examples, data.test_examples, data.options)
+        key = json.dumps([one.record["data"], data.name, parts])
+        fingerprint = one.record["data_fingerprint"]
+        other, first = found.setdefault(key, (name, fingerprint))
+        if fingerprint != first:
+            raise UsageError(
+                f"{name}: data_fingerprint is {fingerprint!r}, that of {other} {first!r}: by their "
+                "configs both are of the same data"
+            )
 
 
 def record_of(row: Row) -> dict[str, Any]:

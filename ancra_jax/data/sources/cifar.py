@@ -86,5 +86,6 @@ def _jpeg_split(field: str, arrays: dict[str, np.ndarray], part: str) -> Split:
         len(lengths),
         read=lambda i: encoded[ends[i] - lengths[i] : ends[i]].tobytes(),
         describe=lambda i: f"{part} image {i} of {field}",
+        largest=32,
     )
     return Split(images, arrays[f"{part}_labels"].astype(np.int32))

@@ -1,5 +1,6 @@
 """Any folder of images: ``train/<class>/*`` and ``test/<class>/*``."""
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ from ancra_jax.data.dataset import Dataset, Split
 from ancra_jax.data.decode import decode_images
 from ancra_jax.data.registry import SourceOptions, local_path, register
 from ancra_jax.errors import UsageError
+from ancra_jax.ops.archives import read_file
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+_TWINS = "they differ only in their Unicode normalisation; give both one name"
 
 
 @register("folder", resizes=True)
@@ -19,7 +22,8 @@ def load_folder(options: SourceOptions) -> Dataset:
 
     Images become grey if all of them are, else RGB without transparency. A split's order takes the
     first image of every class, then the second, so that its first examples are of all classes.
-    Files that are no images by their names are left out.
+    Files that are no images by their names are left out, and so is what is hidden: names that start
+    with a dot, and all below folders that have such a name.
     """
     if not options.data_dir:
         raise UsageError(
@@ -35,14 +39,15 @@ def load_folder(options: SourceOptions) -> Dataset:
     class_names = tuple(_class_folders(root / "train"))
     train, test = _images(root / "train", class_names), _images(root / "test", class_names)
     paths = [path for path, _ in train + test]
-    key = source_key(f"folder, image_size {options.image_size}", paths)
+    key = source_key(f"folder 2, image_size {options.image_size}", paths)
 
     def build() -> Dataset:
         images, grey = decode_images(
             len(paths),
-            read=lambda i: paths[i].read_bytes(),
+            read=lambda i: read_file(paths[i]),
             describe=lambda i: str(paths[i]),
             image_size=options.image_size,
+            encoded_bytes=sum(path.stat().st_size for path in paths),
         )
         if grey:
             images = images[..., :1]
@@ -58,28 +63,37 @@ def load_folder(options: SourceOptions) -> Dataset:
 
 
 def _class_folders(directory: Path) -> list[str]:
-    return sorted(
+    names = sorted(
         path.name for path in directory.iterdir() if path.is_dir() and path.name[0] != "."
     )
+    forms = [unicodedata.normalize("NFC", name) for name in names]
+    for i in range(len(names)):
+        if forms[i] in forms[:i]:
+            twins = f"{names[forms.index(forms[i])]!a} and {names[i]!a}"
+            raise UsageError(f"{directory} has the classes {twins}: {_TWINS}")
+    return names
 
 
 def _images(directory: Path, class_names: tuple[str, ...]) -> list[tuple[Path, int]]:
     """Return paths and labels of a split, classes taking turns."""
-    unknown = set(_class_folders(directory)) - set(class_names)
-    if unknown:
-        raise UsageError(
-            f"{directory} has the class {min(unknown)!r}, which is not a folder of train"
-        )
+    for name in sorted(set(_class_folders(directory)) - set(class_names)):
+        form = unicodedata.normalize("NFC", name)
+        twins = [one for one in class_names if unicodedata.normalize("NFC", one) == form]
+        hint = f"; train has {twins[0]!a}: {_TWINS}" if twins else ""
+        shown = ascii(name) if twins else repr(name)
+        raise UsageError(f"{directory} has the class {shown}, which is not a folder of train{hint}")
     ranked = []
     for label, name in enumerate(class_names):
-        paths = [path for path in sorted((directory / name).rglob("*")) if _is_image(path)]
+        folder = directory / name
+        paths = [path for path in sorted(folder.rglob("*")) if _is_image(path, folder)]
         if not paths and directory.name == "train":
-            raise UsageError(f"{directory / name} has no images ({', '.join(sorted(_SUFFIXES))})")
+            raise UsageError(f"{folder} has no images ({', '.join(sorted(_SUFFIXES))})")
         ranked += [(rank, label, path) for rank, path in enumerate(paths)]
     if not ranked:
         raise UsageError(f"{directory} has no images ({', '.join(sorted(_SUFFIXES))})")
     return [(path, label) for _, label, path in sorted(ranked)]
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in _SUFFIXES and path.name[0] != "." and path.is_file()
+def _is_image(path: Path, folder: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return not hidden and path.suffix.lower() in _SUFFIXES and path.is_file()

@@ -5,8 +5,6 @@ other has prepared as array_record.
 """
 
 import io
-import tarfile
-import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
@@ -19,6 +17,7 @@ from PIL import Image
 
 from ancra_jax.data.sources import archives
 from ancra_jax.errors import UsageError
+from ancra_jax.ops.archives import read_tar
 
 _PIXELS = 3 * 32 * 32
 
@@ -120,12 +119,7 @@ def prepare(name: str, data_dir: epath.Path) -> None:
 
 def _read_archive(path: epath.Path, names: list[str]) -> dict[str, bytes]:
     """Return the contents of the named files of an archive, whatever folder they are in."""
-    try:
-        with tarfile.open(path, "r:gz") as archive:
-            members = ((member.name, archive.extractfile(member)) for member in archive)
-            files = {name.rsplit("/", 1)[-1]: file.read() for name, file in members if file}
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise UsageError(f"{path} is damaged ({error}); download it again") from error
+    files = read_tar(path, names)
     missing = set(names) - set(files)
     if missing:
         raise UsageError(f"{path} has no {', '.join(sorted(missing))}: it is another archive")

@@ -136,6 +136,7 @@ def _read_split(builder: Any, part: str) -> tuple[Split, bool]:
         len(records),
         read=lambda i: records[i]["image"],
         describe=lambda i: f"{part} image {i} of {builder.data_path}",
+        largest=32,
     )
     split = Split(images, np.array([record["label"] for record in records], np.int32))
     return split, records[0]["image"].startswith(_JPEG)

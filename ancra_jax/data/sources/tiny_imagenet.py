@@ -2,8 +2,6 @@
 
 import contextlib
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,11 +14,13 @@ from ancra_jax.data.decode import decode_images
 from ancra_jax.data.registry import SourceOptions, local_path, register
 from ancra_jax.data.sources import archives, tfds_directory
 from ancra_jax.errors import UsageError
+from ancra_jax.ops.archives import open_zip, read_member
+from ancra_jax.ops.archives import read_file as read_bytes
 from ancra_jax.ops.files import PathLike
 
 _FOLDER = "tiny-imagenet-200"
 _ADVICE = f"download it again from {archives.TINY_IMAGENET.url}"
-_TRAIN_IMAGE = re.compile(r"train/(?P<wnid>[^/]+)/images/[^/]+\.(?i:jpeg|jpg|png)")
+_TRAIN_IMAGE = re.compile(r"train/(?P<wnid>[^/.][^/]*)/images/[^/.][^/]*\.(?i:jpeg|jpg|png)")
 
 Read = Callable[[str], bytes]  # from the name of a file to its contents
 
@@ -62,7 +62,7 @@ def _read(source: Path) -> Dataset:
                 raise UsageError(f"{source} has no {name}: it is incomplete or not Tiny-ImageNet")
             try:
                 return read_file(name)
-            except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+            except (OSError, ValueError) as error:
                 raise UsageError(f"{source}: {name} is damaged ({error}); {_ADVICE}") from error
 
         wnids = _lines(read("wnids.txt"))
@@ -98,6 +98,7 @@ def _decode(source: Path, read: Read, images: list[tuple[str, str]], wnids: list
         len(images),
         read=lambda i: read(images[i][0]),
         describe=lambda i: f"{source}: {images[i][0]}",
+        largest=64,
     )
     return Split(pixels, np.array([label_of[wnid] for _, wnid in images], np.int32))
 
@@ -107,14 +108,11 @@ def _opened(source: Path) -> Iterator[tuple[set[str], Read]]:
     """Give the names of all files, below the folder of ``wnids.txt``, and a way to read one."""
     if source.is_dir():
         names = {path.relative_to(source).as_posix() for path in source.rglob("*")}
-        yield names, lambda name: (source / name).read_bytes()
+        yield names, lambda name: read_bytes(source / name)
         return
-    try:
-        archive = zipfile.ZipFile(source)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise UsageError(f"{source} is not a whole zip file ({error}); {_ADVICE}") from error
-    with archive:
+    with open_zip(source, str(source)) as archive:
         members = archive.namelist()
         root = next((name for name in members if name.split("/")[-1] == "wnids.txt"), "")
         root = root.removesuffix("wnids.txt")
-        yield {name.removeprefix(root) for name in members}, lambda name: archive.read(root + name)
+        names = {name.removeprefix(root) for name in members}
+        yield names, lambda name: read_member(archive, root + name)

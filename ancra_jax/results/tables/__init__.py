@@ -2,7 +2,7 @@
 
 from ancra_jax.results.tables.columns import all_attacks, caption, tables_of
 from ancra_jax.results.tables.notes import reading_notes, row_notes
-from ancra_jax.results.tables.table import Column, Table, TextColumn, build
+from ancra_jax.results.tables.table import Column, Markup, Table, TextColumn, build, escaped
 
-__all__ = ["Column", "Table", "TextColumn", "all_attacks", "build", "caption", "reading_notes"]
-__all__ += ["row_notes", "tables_of"]
+__all__ = ["Column", "Table", "TextColumn", "all_attacks", "build", "caption", "escaped"]
+__all__ += ["Markup", "reading_notes", "row_notes", "tables_of"]

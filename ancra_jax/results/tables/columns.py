@@ -11,7 +11,17 @@ from ancra_jax.results import names
 from ancra_jax.results.names import ADAPTIVE, FINAL, WITH_HEADS, display_name
 from ancra_jax.results.rows import Row, SeedsRow
 from ancra_jax.results.statistics import WorstCase, mean_attacks
-from ancra_jax.results.tables.table import DAGGER, MISSING, Column, Table, TextColumn, build, text
+from ancra_jax.results.tables.table import (
+    DAGGER,
+    MISSING,
+    Column,
+    Markup,
+    Table,
+    TextColumn,
+    build,
+    escaped,
+    text,
+)
 
 AnyRow = Row | SeedsRow
 
@@ -29,9 +39,9 @@ MASKS = {
 def _worst_case(row: AnyRow) -> str:
     """Return the worst case with its interval, or its spread over seeds."""
     if not isinstance(row.worst_case, WorstCase):
-        return f"**{text(row.worst_case)}**" if row.worst_case else MISSING
+        return Markup(f"**{text(row.worst_case)}**") if row.worst_case else MISSING
     low, high = map(text, row.worst_case.interval)
-    return f"**{text(row.worst_case.accuracy)}** [{low}, {high}]"
+    return Markup(f"**{text(row.worst_case.accuracy)}** [{low}, {high}]")
 
 
 def _seed(row: AnyRow) -> str:
@@ -111,7 +121,7 @@ ADAPTIVE_ATTACK = (
 # The rows of this table have a diagnosis.
 DIAGNOSES = (
     *IDENTITY,
-    TextColumn("Verdict", lambda row: f"**{row.diagnosis.verdict}**"),
+    TextColumn("Verdict", lambda row: Markup(f"**{escaped(row.diagnosis.verdict)}**")),
     TextColumn(
         "Checks that fired",
         lambda row: "; ".join(
@@ -140,7 +150,7 @@ def _of_pair(column: Column) -> Column:
 
 def _mask(name: str) -> Column:
     if name in MASKS and name != "gradient_cosine":
-        return Column(MASKS[name], lambda row: row.masks.get(name))  # a share, in percent
+        return Column(Markup(MASKS[name]), lambda row: row.masks.get(name))  # a share, in percent
     header = MASKS.get(name, name)
     return Column(header, lambda row: f"{row.masks[name]:.2f}" if name in row.masks else None)
 
@@ -195,5 +205,5 @@ def caption(rows: Sequence[Row]) -> str:
     for name, words in (("Data", "{}"), ("Examples", "{} examples"), ("Epsilon", "epsilon {}")):
         values = {row.setting[name] for row in rows if row.setting[name]}
         if len(values) == 1:
-            shared.append(words.format(*values))
+            shared.append(words.format(*map(escaped, values)))
     return f"Accuracy in % on the test split: {', '.join(shared)}." if shared else "Accuracy in %."

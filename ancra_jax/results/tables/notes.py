@@ -7,7 +7,7 @@ from ancra_jax.results.names import ADAPTIVE, AUTOATTACK, NATURAL, display_name,
 from ancra_jax.results.rows import Row, SeedsRow
 from ancra_jax.results.store import evaluate_command
 from ancra_jax.results.tables.columns import MASKS
-from ancra_jax.results.tables.table import DAGGER
+from ancra_jax.results.tables.table import DAGGER, code, escaped
 
 _MASKS = (
     "Masks of reverse attention: the final logits f see the features through the masks of the "
@@ -43,10 +43,10 @@ def reading_notes(rows: Sequence[Row], seeds: Sequence[SeedsRow]) -> Iterable[st
     sets: dict[tuple[str, ...], list[str]] = {}  # the attacks of worst cases, and of which rows
     for row in evaluated:
         if row.worst_case:
-            sets.setdefault(row.worst_case.attacks, []).append(row.title)
+            sets.setdefault(row.worst_case.attacks, []).append(escaped(row.title))
     for attacks, titles in sets.items():
         whose = "All rows" if len(sets) == 1 else "; ".join(titles)
-        yield f"{whose}: worst case over {', '.join(map(display_name, attacks))}."
+        yield f"{whose}: worst case over {_names(attacks)}."
     if sets and not any(parse(name).family == "AA" for attacks in sets for name in attacks):
         yield (
             "No row was evaluated with AutoAttack: a stronger attack can only lower the worst case."
@@ -59,24 +59,27 @@ def reading_notes(rows: Sequence[Row], seeds: Sequence[SeedsRow]) -> Iterable[st
     for one in seeds:
         yield (
             "Rows of several seeds: mean ± sample standard deviation over the seeds "
-            f"{', '.join(map(str, one.seeds))} of {one.label} ({one.checkpoint} checkpoint)."
+            f"{', '.join(map(str, one.seeds))} of {escaped(one.label)} ({one.checkpoint} "
+            "checkpoint)."
         )
     if any(name in MASKS for row in rows for name in row.masks):
         yield from _MASKS
     checks = [check for row in rows if row.diagnosis for check in row.diagnosis.fired]
     for name, meaning in {check.name: check.meaning for check in checks}.items():
-        yield f"Diagnostics, {name}: {meaning}."
+        yield escaped(f"Diagnostics, {name}: {meaning}.")
 
 
 def row_notes(row: Row) -> Iterable[str]:
     """Yield what makes the numbers of a row less than they seem, and how to complete them."""
     command = evaluate_command(row.workdir, row.checkpoint)
-    yield from row.evaluation.notes
+    yield from map(escaped, row.evaluation.notes)
     for text in row.fooled_attacks.values():
-        yield f"{DAGGER} {text}."
-    yield from row.warnings
+        yield f"{DAGGER} {escaped(text)}."
+    yield from map(escaped, row.warnings)
     if len(row.examples) > 1:
-        counts = ", ".join(f"{display_name(k)} {count}" for k, count in row.num_examples.items())
+        counts = ", ".join(
+            f"{escaped(display_name(k))} {count}" for k, count in row.num_examples.items()
+        )
         yield (
             f"the attacks saw different numbers of examples ({counts}); the worst case, and the "
             f"table from the claim to it, are of the first {row.examples[0]}."
@@ -84,14 +87,14 @@ def row_notes(row: Row) -> Iterable[str]:
     if row.checkpoint.startswith("best") and row.config.data.selection_split == "test":
         yield "the checkpoint was chosen on the test split, so that its numbers are optimistic."
     if not row.accuracy:
-        yield f"not evaluated yet. Run `{command}`."
+        yield f"not evaluated yet. Run {code(command)}."
     elif row.worst_case is None:
         what = "the natural accuracy" if NATURAL not in row.accuracy else "attacks"
-        yield f"no worst case without {what}. Run `{command}`."
+        yield f"no worst case without {what}. Run {code(command)}."
     elif ADAPTIVE not in row.accuracy and row.reverse_attention:
         yield (
             "**an upper bound**. Reverse attention hides its gradient, and no attack made for "
-            f"that was run. Run `{command} --suite=adaptive`."
+            f"that was run. Run {code(command + ' --suite=adaptive')}."
         )
     if {ADAPTIVE, AUTOATTACK} <= row.accuracy.keys():
         left, adaptive = (
@@ -102,18 +105,18 @@ def row_notes(row: Row) -> Iterable[str]:
             "AutoAttack leaves."
         )
     if row.accuracy and not row.diagnosis:
-        yield f"not diagnosed. Run `{command} --suite=diagnostics`."
+        yield f"not diagnosed. Run {code(command + ' --suite=diagnostics')}."
     if not row.diagnosis:
         return
     count = row.diagnosis.num_examples
     newer = [
-        display_name(name)
+        name
         for name, number in row.num_examples.items()
         if number >= count and name not in row.diagnosis.compared_with
     ]
     if newer:
         yield (
-            f"the diagnosis was made before the results of {', '.join(newer)}; "
+            f"the diagnosis was made before the results of {_names(newer)}; "
             f"`{command} --suite=diagnostics --force` compares them too."
         )
     if row.diagnosis.verdict == "trustworthy":
@@ -121,3 +124,7 @@ def row_notes(row: Row) -> Iterable[str]:
             f"trustworthy as far as {count} examples tell; what concerns less than "
             f"{noticed_share(count):.1%} of them can go unnoticed."
         )
+
+
+def _names(attacks: Iterable[str]) -> str:
+    return escaped(", ".join(map(display_name, attacks)))

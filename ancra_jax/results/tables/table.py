@@ -1,12 +1,14 @@
 """A table: how its columns make it from rows, how it is written, and how numbers are."""
 
 import functools
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from rich.markdown import Markdown
 
+from ancra_jax.errors import printable
 from ancra_jax.results.statistics import Spread
 
 MISSING = "—"
@@ -45,9 +47,8 @@ class Table:
 
     def markdown(self) -> str:
         """Return its Markdown source, in columns that a terminal shows straight."""
-        lines = [[cell.replace("|", r"\|") for cell in row] for row in (self.headers, *self.rows)]
         columns = []
-        for right, *cells in zip(self.numeric, *lines, strict=True):
+        for right, *cells in zip(self.numeric, self.headers, *self.rows, strict=True):
             width = max(3, *map(len, cells))
             head, *cells = [cell.rjust(width) if right else cell.ljust(width) for cell in cells]
             rule = "-" * (width - 1) + (":" if right else "-")
@@ -69,14 +70,34 @@ def build(title: str, columns: Sequence[Column], rows: Sequence[Any]) -> Table:
             shown.append((column, cells))
     return Table(
         title,
-        [column.header for column, _ in shown],
+        [text(column.header) for column, _ in shown],
         [list(cells) for cells in zip(*(cells for _, cells in shown), strict=True)],
         [column.numeric for column, _ in shown],
     )
 
 
+class Markup(str):
+    """Markdown that the code has written, which is not escaped as other text is."""
+
+
+def escaped(words: str) -> str:
+    """Return Markdown that shows text as it is, in one line, and formats and links nothing."""
+    # Underscores within a word are only themselves.
+    special = (
+        r"([\\`*\[\]<>|~]|(?<!\w)_|_(?!\w)|&(?=#?\w+;)|(?<=\w):(?=//)|(?<=www)\.|^#|^[-+](?=\s))"
+    )
+    return re.sub(special, r"\\\1", printable(words))
+
+
+def code(words: str) -> str:
+    """Return Markdown that shows a command as it is."""
+    words = printable(words)
+    fence = "`" * (1 + max(map(len, re.findall("`+", words)), default=0))
+    return f"{fence} {words} {fence}" if len(fence) > 1 else f"`{words}`"
+
+
 def text(value: Value, mark: str = "") -> str:
-    """Return a fraction in percent, over seeds with its deviation; text and counts as they are.
+    """Return a fraction in percent, over seeds with its deviation; counts as they are; Markdown.
 
     ``MISSING`` stands for None and ''; a mark goes behind what is not missing.
     """
@@ -84,4 +105,6 @@ def text(value: Value, mark: str = "") -> str:
         return MISSING
     if isinstance(value, Spread):
         return f"{100 * value.mean:.2f} ± {100 * value.std:.2f}{mark}"
+    if isinstance(value, str) and not isinstance(value, Markup):
+        value = escaped(value)
     return f"{100 * value:.2f}{mark}" if isinstance(value, float) else f"{value}{mark}"
