@@ -37,7 +37,7 @@ class Problems:
 
         What a wrong setting is checked against would only be its default.
         """
-        names = re.findall(r"--[\w.]+", message)
+        names = re.findall(r"--[\w.]+|\bconfig\.[\w.]+", message)
         if not self._fields.intersection(names):
             self._messages.append(message)
             self._fields.update(names[:1])

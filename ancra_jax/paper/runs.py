@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from ancra_jax.cli import read_settings
-from ancra_jax.config import path_list
+from ancra_jax.config import Config, path_list
 from ancra_jax.data import check_count
 from ancra_jax.errors import Problems, UsageError
 from ancra_jax.ops.files import read_json_lines
@@ -82,12 +82,17 @@ def check(runs: Sequence[Run], options: Namespace) -> None:
         )
         for run in runs
     }
-    for arguments in sorted(settings):
+
+    def check_run(config: Config, problems: Problems) -> None:
+        build.check(config, problems)
         with problems.collect():
-            config = read_settings(arguments, build.check)
             counts = build.inspect_dataset(config.data)
             if counts and options.num_examples:
                 check_count("--num_examples", options.num_examples, counts[1])
+
+    for arguments in sorted(settings):
+        with problems.collect():
+            read_settings(arguments, check_run)
     problems.raise_all()
 
 
