@@ -15,6 +15,7 @@ from ancra_jax.cli.settings import error_of, import_file, join_arguments
 from ancra_jax.config import local_path
 from ancra_jax.errors import UsageError
 
+_REPEAT = ";\n    repeat this option"  # what absl adds to the help of such a flag
 _HELP = ("--help", "-help", "-h", "-?", "--helpshort", "-helpshort")
 
 
@@ -98,7 +99,7 @@ def _help(main: Callable[..., object], names: Sequence[str]) -> str:
     for name in sorted(names):
         flag = flags.FLAGS[name]
         default = "" if flag.default in (None, "", [], False, 0) else f" (default: {flag.default})"
-        text = f"{flag.help}{default}"
+        text = f"{flag.help.partition(_REPEAT)[0]}{default}"
         lines = [
             textwrap.fill(
                 line, 96, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False

@@ -89,9 +89,9 @@ def _near(place: str, known: list[str], fields: Mapping[str, Any]) -> str:
     last = place.rpartition(".")[2]
     namesakes = [name for name in known if name.rpartition(".")[2] == last]
     siblings = [f"{place.rpartition('.')[0]}.{name}" for name in fields]
-    near = difflib.get_close_matches(place, [*siblings, *known], n=3, cutoff=0.75)
+    near = difflib.get_close_matches(place, [*siblings, *known], n=2, cutoff=0.75)
     if namesakes or near:
-        return f"did you mean {' or '.join(dict.fromkeys(namesakes + near[:3]))}?"
+        return f"did you mean {' or '.join(dict.fromkeys(namesakes + near))}?"
     return f"allowed are {', '.join(fields) or 'none'}"
 
 

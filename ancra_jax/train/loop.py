@@ -9,6 +9,7 @@ import dataclasses
 import importlib
 import math
 import signal
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -282,7 +283,8 @@ def main(arguments: flags.FlagValues) -> int | None:
     with problems.collect():
         listable_path(arguments.workdir or "", "--workdir")
     with problems.collect():
-        config = cli.read_settings(arguments.config, build.check)
+        devices = 1 if arguments.distributed else jax.device_count()  # not before it has joined
+        config = cli.read_settings(arguments.config, partial(build.check, devices=devices))
     problems.raise_all()
     backend.join_processes(arguments)
     try:
