@@ -104,6 +104,7 @@ def load(
 
 
 def inspect(
+    problems: Problems,
     name: str,
     *,
     data_dir: PathLike | None = None,
@@ -114,23 +115,22 @@ def inspect(
 ) -> tuple[int, int] | None:
     """Return how many examples `load` would give, training and test; None if that is not known.
 
-    Raises:
-      UsageError: what is wrong with the arguments, as far as it can be told without loading.
+    What is wrong with the arguments is added to the problems, as far as it can be told without
+    loading; of a split whose number of examples is wrong all are counted.
     """
-    _source_of(name, image_size, options)
-    if name not in _inspections:
-        return None
-    problems = Problems()
+    with problems.collect():
+        _source_of(name, image_size, options)
     found = None
     with problems.collect():
+        if name not in _inspections:
+            return None
         found = _inspections[name](SourceOptions(data_dir, image_size), problems)
     if found is not None:
         counts = {"train_examples": train_examples, "test_examples": test_examples}
         for (field, count), available in zip(counts.items(), found, strict=True):
             with problems.collect():
                 check_count(field, count, available)
-        found = train_examples or found[0], test_examples or found[1]
-    problems.raise_all()
+        found = min(train_examples or found[0], found[0]), min(test_examples or found[1], found[1])
     return found
 
 

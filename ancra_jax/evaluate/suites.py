@@ -158,7 +158,7 @@ def check(
     with problems.collect():
         check_weights(config, weights)
     with problems.collect():
-        counts = components.inspect_dataset(config.data)
+        counts = components.inspect_dataset(config.data, problems)
         if counts and num_examples:
             check_count("--num_examples", num_examples, counts[1])
     names = [pathlib.Path(directory).resolve().name for directory in transfer_from]

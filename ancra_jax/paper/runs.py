@@ -86,7 +86,7 @@ def check(runs: Sequence[Run], options: Namespace) -> None:
     def check_run(config: Config, problems: Problems) -> None:
         build.check(config, problems)
         with problems.collect():
-            counts = build.inspect_dataset(config.data)
+            counts = build.inspect_dataset(config.data, problems)
             if counts and options.num_examples:
                 check_count("--num_examples", options.num_examples, counts[1])
 

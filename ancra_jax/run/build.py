@@ -39,7 +39,7 @@ def check(config: Config, problems: Problems, *, devices: int = 1) -> None:
     with problems.collect():
         create_network(config, num_classes=2)
     with problems.collect():
-        if counts := inspect_dataset(config.data):
+        if counts := inspect_dataset(config.data, problems):
             _check_counts(config, problems, counts[0])
     if config.extra_data.fraction:
         field = "--config.extra_data.path"
@@ -69,10 +69,13 @@ def _check_counts(config: Config, problems: Problems, train: int) -> None:
         data.batches_per_epoch(train, own, "--config.batch_size")
 
 
-def inspect_dataset(config: DataConfig) -> tuple[int, int] | None:
-    """Return how many examples there are, or None; see ``ancra_jax.data.inspect`` for errors."""
-    with _renamed("--config.data."):
-        return data.inspect(**_what_to_load(config))
+def inspect_dataset(config: DataConfig, problems: Problems) -> tuple[int, int] | None:
+    """Return how many examples there are, or None; see ``ancra_jax.data.inspect``."""
+    counts, found = None, Problems()
+    with problems.collect(), _renamed("--config.data."):
+        counts = data.inspect(found, **_what_to_load(config))
+        found.raise_all()
+    return counts
 
 
 def load_dataset(config: DataConfig) -> Dataset:

@@ -145,6 +145,8 @@ def test_a_path_that_cannot_be_is_refused(run, tmp_path, command, others, flag, 
         path = f"{tmp_path}/{path}"
     if "\n" in path and flag in ("--workdirs", "--transfer_from"):
         path = f'"{path}"'  # a list is read as a line of CSV, where a quoted break is a letter
+    if path == " a" and flag in ("--workdirs", "--transfer_from"):
+        word = "=a"  # a list drops such spaces, and there is no run called so
     others = [one.replace("RUN", run).replace("OUT", f"{tmp_path}/out") for one in others]
     check_refused(call(command, *others, f"{flag}={path}"), flag, word)
     assert sorted(one.name for one in tmp_path.iterdir()) == ["DANGLING", "FILE"]
@@ -166,7 +168,7 @@ CONFIG_FILES = {
     "TMP/nothing.py": "get_config",
     "TMP/number.py": "int",
     "TMP/noargument.py:trades": ":trades",
-    "TMP/empty.py": "--config.data.name",
+    "TMP/empty.py": "--config.data",
     "TMP/binary.py": "binary.py",
 }
 FILES = {
