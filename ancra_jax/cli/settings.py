@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib.util
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from ancra_jax.config import Config, local_path, read
 from ancra_jax.errors import Problems, UsageError
 
 Check = Callable[[Config, Problems], object]
+_SETTING = re.compile(r"\.[^/=]*=")  # unlike ./configs/digits.py:trades,beta=3
 _WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
@@ -54,16 +56,14 @@ def read_settings(arguments: Sequence[str], check: Check = lambda config, proble
     Raises:
       UsageError: with everything that is wrong.
     """
-    files = [
-        argument for argument in arguments if not argument.startswith(".") or "=" not in argument
-    ]
+    files = [argument for argument in arguments if not _SETTING.match(argument)]
     if len(files) != 1:
         wrong = "is missing, for instance --config=configs/digits.py:trades"
         raise UsageError(f"--config {f'is given {len(files)} times' if files else wrong}")
     values = _load(files[0])
     problems = Problems()
     for argument in arguments:
-        if argument != files[0]:
+        if _SETTING.match(argument):
             with problems.collect():
                 _change(values, *argument[1:].split("=", 1))
     config = read(values, "--config", problems)

@@ -375,6 +375,15 @@ def test_what_is_right_is_taken(trained, tmp_path, line):
     assert found == expected and type(found) is type(expected)
 
 
+@pytest.mark.parametrize(
+    "file", ["./configs/digits.py:trades,beta=3", f"{ROOT}/configs/digits.py:trades,beta=3"]
+)
+def test_a_file_may_be_named_in_any_way(trained, file):
+    finished = run_command(train, f"--config={file}", "--workdir=run", "--config.seed=2")
+    assert finished.status in (None, 0), finished.error
+    assert (trained.config.method.beta, trained.config.seed) == (3.0, 2)
+
+
 @pytest.mark.parametrize("directory", DIRECTORIES)
 def test_a_report_and_a_printed_command_read_what_train_accepts(trained, tmp_path, directory):
     expected = DIRECTORIES[directory].replace("HOME", str(tmp_path))
