@@ -1,6 +1,8 @@
 """The exceptions that a mistake of the user's ends in, and what an import by an old name says."""
 
+import contextlib
 import re
+from collections.abc import Iterator
 from importlib.abc import MetaPathFinder
 
 
@@ -11,9 +13,11 @@ class UsageError(ValueError):
     programs print it without a traceback and exit with a status other than 0.
     """
 
-    def __init__(self, message: str):
+    def __init__(self, *messages: str):
+        """Make an error of one message, or of several that `Problems` collected."""
+        self.messages = messages
         # What another library says, and the message repeats, may be of several lines.
-        super().__init__(printable(message))
+        super().__init__(printable("; ".join(messages)))
 
 
 def printable(text: str) -> str:
@@ -27,6 +31,39 @@ def printable(text: str) -> str:
 
 class NonFiniteLossError(UsageError):
     """The loss or a gradient of the training became infinite or NaN."""
+
+
+class Problems:
+    """Collects errors, so that all of them are reported together."""
+
+    def __init__(self) -> None:
+        """Start without any."""
+        self._messages: list[str] = []
+        self._fields: set[str] = set()
+
+    def add(self, message: str) -> None:
+        """Take an error, unless it speaks of a field that another error is about already.
+
+        What a wrong setting is checked against would only be its default.
+        """
+        names = re.findall(r"--[\w.]+|\bconfig\.[\w.]+", message)
+        if not self._fields.intersection(names):
+            self._messages.append(message)
+            self._fields.update(names[:1])
+
+    @contextlib.contextmanager
+    def collect(self) -> Iterator[None]:
+        """Take the `UsageError` that the block may raise."""
+        try:
+            yield
+        except UsageError as error:
+            for message in error.messages:
+                self.add(message)
+
+    def raise_all(self) -> None:
+        """Raise one `UsageError` with all of them; do nothing if there are none."""
+        if self._messages:
+            raise UsageError(*self._messages)
 
 
 # Names of version 0.1, after the module or object that takes their place; all below ancra_jax.

@@ -6,13 +6,20 @@
 #   ./launch/cpu_rows.sh DATA_DIR [OUT]          # DATA_DIR: see docs/data.md; OUT: runs/cpu_rows
 #   EXAMPLES=200 SEEDS=0 METHODS="trades trades_ancra" ./launch/cpu_rows.sh cifar10_jpeg.npz
 #   SUITES="paper adaptive" BUDGET=standard ./launch/cpu_rows.sh cifar10_jpeg.npz
+#   ./launch/cpu_rows.sh cifar10_jpeg.npz --dry_run     # the commands
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
-ensure_environment
+read_arguments "$@"
+refuse_flags "${arguments[@]}"
+if [ -z "${arguments[0]:-}" ]; then
+  echo "error: DATA_DIR is missing: the directory or file of CIFAR-10" >&2
+  exit 2
+fi
+if [ -z "$dry_run" ]; then ensure_environment; fi
 
-data_dir="${1:?the directory or file of CIFAR-10 is missing}"
-out="${2:-runs/cpu_rows}"
+data_dir="${arguments[0]}"
+out="${arguments[1]:-runs/cpu_rows}"
 methods="${METHODS:-trades trades_ancra trades_ra trades_anc pgd_at pgd_at_ancra}"
 settings=(
   --config.model.width=8
@@ -29,7 +36,7 @@ failed=()
 
 # A row that fails does not stop the others; a signal stops everything.
 run() {
-  .venv/bin/python -m "$@" && return
+  run_or_print .venv/bin/python -m "$@" && return
   status=$?
   if [ "$status" -gt 128 ]; then exit "$status"; fi
   failed+=("$2")
@@ -52,6 +59,7 @@ if [ "${#failed[@]}" -gt 0 ]; then
   printf 'failed: %s\n' "${failed[@]}" >&2
   exit 1
 fi
+if [ -n "$dry_run" ]; then exit 0; fi
 rows=$(printf ',%s' "$out"/*-[0-9]*)
 echo "all rows are there; to publish them:"
-echo ".venv/bin/python -m tools.publish --workdirs=${rows#,}"
+printf '.venv/bin/python -m tools.publish %q\n' "--workdirs=${rows#,}"

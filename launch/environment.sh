@@ -27,3 +27,61 @@ ensure_environment() {
     cp pyproject.toml "$stamp"
   fi
 }
+
+# Reads a script's arguments; --help and --dry_run install nothing. --help prints the comment at the
+# top of the script, and the help of $MODULE where a Python has what that needs. Sets `dry_run` and
+# `arguments`, the others.
+read_arguments() {
+  local argument python
+  dry_run="" arguments=()
+  for argument in "$@"; do
+    case "$argument" in
+      --help | -h)
+        awk 'NR > 1 && !/^#/ { exit } NR > 1 && !/^#SBATCH/ { sub(/^# ?/, ""); print }' \
+          "launch/$(basename "$0")"
+        if [ -n "${MODULE:-}" ] && python="$(installed_python)"; then
+          echo
+          "$python" -m "$MODULE" --help
+        fi
+        exit 0
+        ;;
+      --dry_run) dry_run=1 ;;
+      *) arguments+=("$argument") ;;
+    esac
+  done
+}
+
+# For scripts that take no flags of their own.
+refuse_flags() {
+  local argument
+  for argument in "$@"; do
+    case "$argument" in
+      -*)
+        echo "error: there is no flag $argument; --help says what there is" >&2
+        exit 2
+        ;;
+    esac
+  done
+}
+
+# Prints a Python that has the project's packages, if there is one.
+installed_python() {
+  local candidate
+  for candidate in .venv/bin/python ${PYTHON:+"$PYTHON"} python3; do
+    if "$candidate" -c 'import absl, jax, flax, ml_collections, rich' 2>/dev/null; then
+      echo "$candidate"
+      return
+    fi
+  done
+  return 1
+}
+
+# Runs a command, or prints it under --dry_run.
+run_or_print() {
+  if [ -z "$dry_run" ]; then
+    "$@"
+  else
+    printf '%q ' "$@"
+    echo
+  fi
+}

@@ -3,5 +3,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
-ensure_environment "cuda${CUDA:-13}"
-exec .venv/bin/python -m ancra_jax.train "$@"
+MODULE=ancra_jax.train read_arguments "$@"
+if [ -z "$dry_run" ]; then ensure_environment "cuda${CUDA:-13}"; fi
+run_or_print .venv/bin/python -m ancra_jax.train "${arguments[@]}"

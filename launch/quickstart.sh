@@ -2,21 +2,26 @@
 # From a fresh clone to a table: trains three networks on scikit-learn's digits, attacks them and
 # reports. Nothing but Python is needed, no data is downloaded. Minutes on two cores; called again,
 # it continues where it stopped.
+#
+#   ./launch/quickstart.sh [OUT] [--dry_run]     # OUT: runs/quickstart; --dry_run: the commands
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
-ensure_environment
+read_arguments "$@"
+refuse_flags "${arguments[@]}"
+if [ -z "$dry_run" ]; then ensure_environment; fi
 
-out="${1:-runs/quickstart}"
+out="${arguments[0]:-runs/quickstart}"
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.jax_cache}"
 workdirs=()
 for method in natural trades trades_ancra; do
   echo "== $method: train and evaluate"
-  .venv/bin/python -m ancra_jax.train --config="configs/digits.py:$method" --workdir="$out/$method"
-  .venv/bin/python -m ancra_jax.evaluate --workdir="$out/$method" --suite=quick
+  run_or_print .venv/bin/python -m ancra_jax.train --config="configs/digits.py:$method" --workdir="$out/$method"
+  run_or_print .venv/bin/python -m ancra_jax.evaluate --workdir="$out/$method" --suite=quick
   workdirs+=("$out/$method")
 done
 echo "== report"
-.venv/bin/python -m ancra_jax.report --output="$out/report" \
+run_or_print .venv/bin/python -m ancra_jax.report --output="$out/report" \
   --workdirs="$(IFS=,; echo "${workdirs[*]}")"
+if [ -n "$dry_run" ]; then exit 0; fi
 echo "The report is in $out/report/report.html"

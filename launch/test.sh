@@ -4,9 +4,11 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
-ensure_environment "dev"
+read_arguments "$@"
+if [ -z "$dry_run" ]; then ensure_environment "dev"; fi
 
-.venv/bin/ruff check .
-.venv/bin/ruff format --check .
-.venv/bin/mypy
-exec .venv/bin/python -m pytest --numprocesses=2 --dist=worksteal --cov --cov-report=term:skip-covered "$@"
+run_or_print .venv/bin/ruff check .
+run_or_print .venv/bin/ruff format --check .
+run_or_print .venv/bin/mypy
+run_or_print .venv/bin/python -m pytest --numprocesses=2 --dist=worksteal --cov \
+  --cov-report=term:skip-covered "${arguments[@]}"

@@ -10,5 +10,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
-ensure_environment "tpu"
-exec .venv/bin/python -m ancra_jax.train --distributed "$@"
+MODULE=ancra_jax.train read_arguments "$@"
+if [ -z "$dry_run" ]; then ensure_environment "tpu"; fi
+run_or_print .venv/bin/python -m ancra_jax.train --distributed "${arguments[@]}"

@@ -2,3 +2,4 @@
 
 from ancra_jax.cli.run import fail as fail
 from ancra_jax.cli.run import run as run
+from ancra_jax.cli.settings import read_settings as read_settings

@@ -67,6 +67,17 @@ def join_processes(arguments: flags.FlagValues) -> None:
         raise UsageError(f"{flags_named}: give all three or none")
     if not arguments.distributed:
         return
+    if all(given):
+        host, colon, port = arguments.coordinator_address.rpartition(":")
+        if not (host and colon and port.isdecimal() and 0 < int(port) < 2**16):
+            raise UsageError(
+                f"--coordinator_address={arguments.coordinator_address}: must be HOST:PORT"
+            )
+        if arguments.process_id >= arguments.num_processes:
+            raise UsageError(
+                f"--process_id={arguments.process_id}: must be less than "
+                f"--num_processes={arguments.num_processes}"
+            )
     try:
         jax.distributed.initialize(*named)
     except (RuntimeError, ValueError) as error:

@@ -1,10 +1,9 @@
 """Run a command: flags, plug-ins, and one clear line for everything a user can get wrong."""
 
+import csv
 import importlib
-import importlib.util
-import os
 import sys
-import traceback
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -12,11 +11,17 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 from ancra_jax.cli.backend import keep_compiled_programs
+from ancra_jax.cli.settings import error_of, import_file, join_arguments
+from ancra_jax.config import local_path
 from ancra_jax.errors import UsageError
+
+_REPEAT = ";\n    repeat this option"  # what absl adds to the help of such a flag
+_HELP = ("--help", "-help", "-h", "-?", "--helpshort", "-helpshort")
 
 
 def run(main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[], None]) -> None:
     """Parse the flags, call ``main`` and exit; a ``UsageError`` prints one line and exits 2."""
+    others = set(flags.FLAGS)
     define_flags()
     flags.DEFINE_list(
         "plugin",
@@ -24,6 +29,10 @@ def run(main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[
         "Files FILE.py or modules to import first, separated by commas: they register methods, "
         "networks, data sets and so on of one's own.",
     )
+
+    if any(argument.split("=")[0] in _HELP for argument in sys.argv[1:]):
+        print(_help(main, list(set(flags.FLAGS) - others)))
+        raise SystemExit(0)
 
     def guarded(argv: Sequence[str]) -> int | None:
         if len(argv) > 1:
@@ -51,58 +60,51 @@ def import_plugin(name: str) -> None:
 
     Errors name it and, where its own code fails, the line.
     """
-    path = Path(name).expanduser().resolve()
-    if path.suffix == ".py" and not path.is_file():
-        raise UsageError(f"--plugin={name}: there is no file {path}")
+    if not name.endswith(".py"):
+        path = Path(name)
+    else:
+        path = Path(local_path(name, "--plugin", directory=False)).resolve()
+        if not path.is_file():
+            raise UsageError(f"--plugin={name}: there is no file {path}")
     try:
-        if path.suffix == ".py":
-            _import_file(path)
+        if name.endswith(".py"):
+            _import_plugin_file(path)
         else:
             importlib.import_module(name)
     except Exception as error:  # whatever the user's code raises
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-        line = f", line {lines[-1]}" if lines else ""
-        raise UsageError(f"--plugin={name}{line}: {type(error).__name__}: {error}") from error
+        raise error_of(f"--plugin={name}", path, error) from error
 
 
-def _import_file(path: Path) -> None:
+def _import_plugin_file(path: Path) -> None:
     known = sys.modules.get(path.stem)
     if getattr(known, "__file__", None) == str(path):
         return  # another plug-in has imported it
     sys.path.append(str(path.parent))
     # A plug-in that is called as another module, such as random.py, does not take its place.
-    module_name = path.stem if known is None else str(path)
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    spec.loader.exec_module(module)
+    import_file(path, path.stem if known is None else str(path))
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    _find_config(argv)
     try:
-        return flags.FLAGS(argv)
+        return flags.FLAGS(join_arguments(argv))
     except flags.Error as error:
         fail(str(error))
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        # What a configuration file and its overrides raise: an unknown method, a misspelt field.
-        fail(f"--config: {error.args[0] if error.args else error}")
+    except (OSError, ValueError, csv.Error) as error:  # such as a --flagfile that is no text
+        fail(f"the flags cannot be read: {error}")
 
 
-def _find_config(argv: list[str]) -> None:
-    """Check that the configuration file is there, and let it import its neighbours.
-
-    ``configs/cifar10.py`` imports ``configs.common``, which has to work from any directory.
-    """
-    for position, argument in enumerate(argv):
-        name, equals, value = argument.partition("=")
-        if name not in ("--config", "-config"):
-            continue
-        if not equals:
-            value = argv[position + 1] if position + 1 < len(argv) else ""
-        path = os.path.abspath(value.partition(":")[0])
-        if not os.path.isfile(path):
-            fail(f"--config={value}: there is no file {path}")
-        sys.path.append(os.path.dirname(os.path.dirname(path)))
+def _help(main: Callable[..., object], names: Sequence[str]) -> str:
+    """Return what a command does, and its flags."""
+    parts = [(sys.modules[main.__module__].__doc__ or "").strip(), "Flags:"]
+    for name in sorted(names):
+        flag = flags.FLAGS[name]
+        default = "" if flag.default in (None, "", [], False, 0) else f" (default: {flag.default})"
+        text = f"{flag.help.partition(_REPEAT)[0]}{default}"
+        lines = [
+            textwrap.fill(
+                line, 96, initial_indent="    ", subsequent_indent="    ", break_on_hyphens=False
+            )
+            for line in text.splitlines()
+        ]
+        parts.append("\n".join([f"  --{name}", *lines]))
+    return "\n\n".join(parts)

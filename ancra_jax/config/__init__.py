@@ -4,6 +4,28 @@ The dataclass of every group of settings is in ``ancra_jax.config.schema``.
 """
 
 from ancra_jax.config.fields import options_of
-from ancra_jax.config.schema import WEIGHTS, Config, extra_examples, from_mapping, to_mapping
+from ancra_jax.config.paths import listable_path, local_path, path_list, path_text
+from ancra_jax.config.schema import (
+    WEIGHTS,
+    Config,
+    extra_examples,
+    from_mapping,
+    read,
+    shown,
+    to_mapping,
+)
 
-__all__ = ["WEIGHTS", "Config", "extra_examples", "from_mapping", "options_of", "to_mapping"]
+__all__ = [
+    "WEIGHTS",
+    "Config",
+    "extra_examples",
+    "from_mapping",
+    "listable_path",
+    "local_path",
+    "options_of",
+    "path_list",
+    "path_text",
+    "read",
+    "shown",
+    "to_mapping",
+]

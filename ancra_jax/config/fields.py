@@ -2,6 +2,7 @@
 
 import builtins
 import dataclasses
+import difflib
 import inspect
 import math
 import operator
@@ -10,7 +11,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from ancra_jax.errors import UsageError
+from ancra_jax.config.paths import path_text
+from ancra_jax.errors import Problems, UsageError
 from ancra_jax.registry import did_you_mean
 
 _BOUNDS = {
@@ -33,30 +35,64 @@ def choice(*allowed: str) -> Any:
     return dataclasses.field(default=allowed[0], metadata={"allowed": allowed})
 
 
-def build(cls: Any, values: Any, path: str) -> Any:
+def path(*, remote: bool = False) -> Any:
+    """Return a field that takes a path, empty by default; ``remote``: or an address, gs://..."""
+    return dataclasses.field(default="", metadata={"remote": remote})
+
+
+def build(cls: Any, values: Any, name: str, problems: Problems) -> Any:
     """Read nested plain data into a dataclass of such fields, or of such dataclasses.
 
-    A setting that the mapping leaves out takes its default. Errors call the mapping ``path``.
-
-    Raises:
-      UsageError: a field that does not exist, has another type or is out of range, or one without
-        a default is missing.
+    A setting that the mapping leaves out, or that has a wrong value, takes its default. Wrong are a
+    field that does not exist, has another type or is out of range, or one without a default that is
+    missing: then nothing is returned. The problems call the mapping ``name``.
     """
-    if not isinstance(values, Mapping | ConfigDict):
-        raise UsageError(f"{path}={values!r}: must be a group of settings")
+    return _build(cls, values, name, problems, _names(cls, name))
+
+
+def _build(cls: Any, values: Any, path: str, problems: Problems, known: list[str]) -> Any:
     fields = {field.name: field for field in dataclasses.fields(cls)}
+    if not isinstance(values, Mapping | ConfigDict):
+        problems.add(f"{path}={values!r}: is a group of settings: {', '.join(fields)}")
+        values = {}
     missing = dataclasses.MISSING
-    built = {}
+    built, complete = {}, True
     for name, value in values.items():
+        place = f"{path}.{name}"
         if name not in fields:
-            allowed = did_you_mean(name, fields) or f"allowed are {', '.join(fields) or 'none'}"
-            raise UsageError(f"{path}.{name}: there is no such setting; {allowed.strip()}")
-        built[name] = _checked(fields[name], value, f"{path}.{name}")
+            problems.add(f"{place}: there is no such setting; {_near(place, known, fields)}")
+        elif dataclasses.is_dataclass(fields[name].type):
+            built[name] = _build(fields[name].type, value, place, problems, known)
+            complete &= built[name] is not None
+        else:
+            with problems.collect():
+                built[name] = _checked(fields[name], value, place)
     for name, field in fields.items():
-        required = field.default is missing and field.default_factory is missing
-        if required and name not in built:
-            raise UsageError(f"{path}.{name}: this setting is missing")
-    return cls(**built)
+        if field.default is missing and field.default_factory is missing and name not in built:
+            complete = False
+            if name not in values:
+                problems.add(f"{path}.{name}: this setting is missing")
+    return cls(**built) if complete else None
+
+
+def _names(cls: Any, path: str) -> list[str]:
+    """Return the names of all settings of a dataclass and of the groups in it."""
+    names = []
+    for field in dataclasses.fields(cls):
+        place = f"{path}.{field.name}"
+        names += _names(field.type, place) if dataclasses.is_dataclass(field.type) else [place]
+    return names
+
+
+def _near(place: str, known: list[str], fields: Mapping[str, Any]) -> str:
+    """Return where the name exists, else which names are near it, else what there is."""
+    last = place.rpartition(".")[2]
+    namesakes = [name for name in known if name.rpartition(".")[2] == last]
+    siblings = [f"{place.rpartition('.')[0]}.{name}" for name in fields]
+    near = difflib.get_close_matches(place, [*siblings, *known], n=2, cutoff=0.75)
+    if namesakes or near:
+        return f"did you mean {' or '.join(dict.fromkeys(namesakes + near))}?"
+    return f"allowed are {', '.join(fields) or 'none'}"
 
 
 def options_of(function: Callable[..., Any], values: Options, path: str) -> Options:
@@ -81,18 +117,19 @@ def options_of(function: Callable[..., Any], values: Options, path: str) -> Opti
             default = None if optional else dataclasses.MISSING  # the function knows its own
             field = dataclasses.field(default=default)
             fields.append((name, kind if kind in _CHECKED else object, field))
-    options = build(dataclasses.make_dataclass("Options", fields, kw_only=True), values, path)
+    problems = Problems()
+    cls = dataclasses.make_dataclass("Options", fields, kw_only=True)
+    options = build(cls, values, path, problems)
+    problems.raise_all()
     return {name: getattr(options, name) for name in values}
 
 
 def _checked(field: dataclasses.Field[Any], value: Any, path: str) -> Any:
     kind: Any = field.type
-    if dataclasses.is_dataclass(kind):
-        return build(kind, value, path)
     if kind == Options:
         return _plain(value, path)
     if kind == tuple[int, ...]:
-        if not isinstance(value, list | tuple) or not all(isinstance(n, int) for n in value):
+        if not isinstance(value, list | tuple) or not all(type(n) is int for n in value):
             raise UsageError(f"{path}={value!r}: must be a sequence of whole numbers")
         return tuple(value)
     if kind is float and type(value) is int:
@@ -101,6 +138,8 @@ def _checked(field: dataclasses.Field[Any], value: Any, path: str) -> Any:
     if wrong or (isinstance(value, bool) and kind in (int, float)):
         raise UsageError(f"{path}={value!r}: must be of type {kind.__name__}")
     _check_range(field.metadata, value, path)
+    if "remote" in field.metadata:
+        return path_text(value, path, remote=field.metadata["remote"])
     return value
 
 

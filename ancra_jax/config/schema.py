@@ -6,14 +6,15 @@ batch size 128. ``configs/`` states where data sets and methods differ.
 
 import dataclasses
 import json
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from ancra_jax.config.fields import Options, build, choice, number
-from ancra_jax.errors import UsageError
+from ancra_jax.config.fields import Options, build, choice, number, path
+from ancra_jax.errors import Problems
 
 WEIGHTS = ("raw", "ema", "swa")
 """Which weights of a run: the optimiser's, or an average of them."""
@@ -24,7 +25,7 @@ class DataConfig:
     """Which images, and how they are split and augmented."""
 
     name: str  # of a registered data set
-    data_dir: str = ""  # empty: the default place of the source
+    data_dir: str = path(remote=True)  # empty: the default place of the source
     image_size: int = number(0, at_least=0)  # pixels; for folders of images; 0 keeps their size
     train_examples: int = number(0, at_least=0)  # 0: all
     test_examples: int = number(0, at_least=0)  # 0: all
@@ -131,7 +132,7 @@ class SwaConfig:
 class ExtraDataConfig:
     """Generated images, mixed into every batch; off while ``fraction`` is 0."""
 
-    path: str = ""  # an .npz file with 'image' and 'label'
+    path: str = path()  # an .npz file with 'image' and 'label'
     fraction: float = number(0.0, at_least=0, at_most=1)  # of every batch
 
 
@@ -139,7 +140,7 @@ class ExtraDataConfig:
 class DistillationConfig:
     """Knowledge distillation from another run; off while ``weight`` is 0."""
 
-    teacher: str = ""  # the directory of that run
+    teacher: str = path()  # the directory of that run
     teacher_checkpoint: str = choice("best", "last")
     teacher_weights: str = choice(*WEIGHTS)
     weight: float = number(0.0, at_least=0, at_most=1)  # the method's own loss has the rest
@@ -207,18 +208,33 @@ class Config:
     distillation: DistillationConfig = DistillationConfig()
 
 
-def from_mapping(values: Mapping[str, Any] | ConfigDict) -> Config:
+def from_mapping(values: Mapping[str, Any] | ConfigDict, name: str = "--config") -> Config:
     """Check plain nested data and freeze it.
 
     Args:
       values: a configuration of ``configs/`` or a nested dictionary (as ``config.json`` holds).
         Every setting has a default but ``name``, ``data.name`` and ``method.name``.
+      name: what errors call it.
 
     Raises:
-      UsageError: a setting that does not exist or is missing, has another type or is out of range.
+      UsageError: settings that do not exist or are missing, have another type or are out of range;
+        all of them in one message.
     """
-    config = build(Config, values, "config")
-    _check_combinations(config)
+    problems = Problems()
+    config = read(values, name, problems)
+    problems.raise_all()
+    assert config is not None
+    return config
+
+
+def read(values: Any, name: str, problems: Problems) -> Config | None:
+    """Read plain nested data as `from_mapping` does, wrong settings with their defaults.
+
+    What is wrong is added to the problems. None if a setting is missing that has no default.
+    """
+    config = build(Config, values, name, problems)
+    if config is not None:
+        _check_combinations(config, name, problems)
     return config
 
 
@@ -235,25 +251,31 @@ def to_mapping(config: Config) -> dict[str, Any]:
     return values
 
 
+def shown(config: Config, name: str) -> str:
+    """Return a setting as an error shows it, ``--config.epochs=120``."""
+    return f"--config.{name}={operator.attrgetter(name)(config)!r}"
+
+
 def extra_examples(config: Config) -> int:
     """Return how many examples of every batch are extra data."""
     return round(config.extra_data.fraction * config.batch_size)
 
 
-def _check_combinations(config: Config) -> None:
+def _check_combinations(config: Config, name: str, problems: Problems) -> None:
     milestones = config.optimizer.milestones
     if list(milestones) != sorted(set(milestones)) or any(epoch < 1 for epoch in milestones):
-        raise UsageError(f"{config.optimizer.milestones=}: must be increasing epochs, from 1")
+        problems.add(f"{name}.optimizer.{milestones=}: must be increasing epochs, from 1")
     for group in ("attack", "evaluation"):
         settings = getattr(config, group)
         if settings.norm == "linf" and settings.epsilon > 1:
-            raise UsageError(
-                f"config.{group}.epsilon={settings.epsilon}: must be at most 1 for the norm 'linf' "
+            problems.add(
+                f"{name}.{group}.epsilon={settings.epsilon}: must be at most 1 for the norm 'linf' "
                 "(pixels are on the [0, 1] scale: write 8/255 as 0.03137)"
             )
     if config.swa.start_epoch > config.epochs:
-        raise UsageError(
-            f"{config.swa.start_epoch=}: must be at most {config.epochs=}; 0 turns the average off"
+        problems.add(
+            f"{name}.swa.start_epoch={config.swa.start_epoch}: must be at most {name}.epochs="
+            f"{config.epochs}; 0 turns the average off"
         )
     # An option that lacks its source of data, and a source that no option uses.
     for group, source, share in (
@@ -263,14 +285,14 @@ def _check_combinations(config: Config) -> None:
         settings = getattr(config, group)
         given, value = getattr(settings, source), getattr(settings, share)
         if value and not given:
-            raise UsageError(f"config.{group}.{share}={value}: needs config.{group}.{source}")
+            problems.add(f"{name}.{group}.{share}={value}: needs {name}.{group}.{source}")
         if given and not value:
-            raise UsageError(
-                f"config.{group}.{source}={given!r}: is of no use while config.{group}.{share} is 0"
+            problems.add(
+                f"{name}.{group}.{source}={given!r}: is of no use while {name}.{group}.{share} is 0"
             )
     extra, size = extra_examples(config), config.batch_size
     if config.extra_data.fraction and not 0 < extra < size:
-        raise UsageError(
-            f"{config.extra_data.fraction=}: makes {extra} of the {size} examples of a batch; "
-            f"must be 1 to {size - 1} of them"
+        problems.add(
+            f"{name}.extra_data.fraction={config.extra_data.fraction}: makes {extra} of the {size} "
+            f"examples of a batch; must be 1 to {size - 1} of them"
         )

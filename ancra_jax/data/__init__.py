@@ -13,9 +13,9 @@ from ancra_jax.data.pipeline import (
     put_on_device,
     to_float,
 )
-from ancra_jax.data.registry import SourceOptions, load, names, register
+from ancra_jax.data.registry import SourceOptions, inspect, load, names, register
 from ancra_jax.data.sources import cifar, digits, folder, tiny_imagenet  # noqa: F401 (they register)
-from ancra_jax.data.splits import extend, hold_out, load_extra, subset
+from ancra_jax.data.splits import check_count, check_held_out, extend, hold_out, load_extra, subset
 
 __all__ = [
     "Augmentation",
@@ -28,9 +28,12 @@ __all__ = [
     "augment",
     "batches_for_evaluation",
     "batches_per_epoch",
+    "check_count",
+    "check_held_out",
     "epoch_permutation",
     "extend",
     "hold_out",
+    "inspect",
     "load",
     "load_extra",
     "names",

@@ -95,11 +95,19 @@ def decode_images(
     return images, all(grey)
 
 
+def open_image(encoded: bytes) -> ImageFile.ImageFile:
+    """Open an image of the formats that are allowed; raise an OSError or ValueError if damaged."""
+    try:
+        return Image.open(io.BytesIO(encoded), formats=_FORMATS)
+    except SyntaxError as error:  # which is what Pillow says of some damaged files
+        raise ValueError(str(error)) from error
+
+
 def _decode(
     encoded: bytes, image_size: int | None, largest: int
 ) -> tuple[UInt8[np.ndarray, "height width 3"], bool]:
     """Return an image as RGB, and whether it is grey; raise a ValueError if it is refused."""
-    with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
+    with open_image(encoded) as image:
         pixels = image.width * image.height
         if image_size is None and max(image.size) > largest:
             raise ValueError(

@@ -97,7 +97,7 @@ def augment(
     return jax.vmap(augment_one)(images, indices)
 
 
-def batches_per_epoch(num_examples: int, batch_size: int) -> int:
+def batches_per_epoch(num_examples: int, batch_size: int, field: str = "batch_size") -> int:
     """Return the number of full batches; the rest of an epoch's permutation is not used.
 
     Raises:
@@ -105,7 +105,7 @@ def batches_per_epoch(num_examples: int, batch_size: int) -> int:
     """
     if not 1 <= batch_size <= num_examples:
         raise UsageError(
-            f"batch_size={batch_size}: must be 1 to {num_examples}, the number of training examples"
+            f"{field}={batch_size}: must be 1 to {num_examples}, the number of training examples"
         )
     return num_examples // batch_size
 

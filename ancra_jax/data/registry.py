@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ancra_jax.config import options_of
+from ancra_jax.config import options_of, path_text
 from ancra_jax.data.dataset import Dataset
-from ancra_jax.data.splits import subset
-from ancra_jax.errors import UsageError
+from ancra_jax.data.splits import check_count, subset
+from ancra_jax.errors import Problems, UsageError
 from ancra_jax.ops.files import PathLike
 from ancra_jax.registry import Registry
 
@@ -26,8 +26,8 @@ class SourceOptions:
 def local_path(data_dir: PathLike) -> Path:
     """Return the path that a user gave; refuse one that is not on this machine (``gs://...``)."""
     if "://" in os.fspath(data_dir):
-        raise UsageError(f"data_dir {data_dir} must be local for this data set; copy it first")
-    return Path(data_dir).expanduser()
+        raise UsageError(f"data_dir={data_dir}: must be local for this data set; copy it first")
+    return Path(path_text(data_dir, "data_dir"))
 
 
 Source = Callable[..., Dataset]
@@ -37,14 +37,24 @@ The keyword-only arguments are the source's own settings, ``config.data.options`
 """
 
 
+Inspect = Callable[[SourceOptions, Problems], tuple[int, int] | None]
+"""Returns how many training and test examples there are, before anything is loaded, or None.
+
+What is wrong with the options or with what lies there is added to the problems.
+"""
+
+
 _sources: Registry[Source] = Registry("data set")
 _resizing: set[str] = set()  # names of sources that honour ``image_size``
+_inspections: dict[str, Inspect] = {}
 
 
-def register(name: str, *, resizes: bool = False) -> Callable[[Source], Source]:
+def register(
+    name: str, *, resizes: bool = False, inspect: Inspect | None = None
+) -> Callable[[Source], Source]:
     """Return a decorator that makes a function of `SourceOptions` loadable by a name.
 
-    ``resizes`` says that it honours ``image_size``.
+    ``resizes`` says that it honours ``image_size``; ``inspect`` tells what there is to load.
 
     Raises:
       UsageError: the name is taken.
@@ -52,6 +62,8 @@ def register(name: str, *, resizes: bool = False) -> Callable[[Source], Source]:
     add = _sources.register(name)
     if resizes:
         _resizing.add(name)
+    if inspect:
+        _inspections[name] = inspect
     return add
 
 
@@ -86,11 +98,49 @@ def load(
       UsageError: the name is unknown, an option is out of range, or the data are missing, damaged
         or of a kind that cannot be read. The message says what to do.
     """
-    source = _sources.get(name)
-    settings = options_of(source, dict(options or {}), "data.options")
+    source, settings = _source_of(name, image_size, options)
+    dataset = source(SourceOptions(data_dir, image_size, cache_dir), **settings)
+    return subset(dataset, train_examples, test_examples)
+
+
+def inspect(
+    problems: Problems,
+    name: str,
+    *,
+    data_dir: PathLike | None = None,
+    image_size: int | None = None,
+    train_examples: int | None = None,
+    test_examples: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> tuple[int, int] | None:
+    """Return how many examples `load` would give, training and test; None if that is not known.
+
+    What is wrong with the arguments is added to the problems, as far as it can be told without
+    loading; of a split whose number of examples is wrong all are counted.
+    """
+    with problems.collect():
+        _source_of(name, image_size, options)
+    found = None
+    with problems.collect():
+        if name not in _inspections:
+            return None
+        found = _inspections[name](SourceOptions(data_dir, image_size), problems)
+    if found is not None:
+        counts = {"train_examples": train_examples, "test_examples": test_examples}
+        for (field, count), available in zip(counts.items(), found, strict=True):
+            with problems.collect():
+                check_count(field, count, available)
+        found = min(train_examples or found[0], found[0]), min(test_examples or found[1], found[1])
+    return found
+
+
+def _source_of(
+    name: str, image_size: int | None, options: Mapping[str, Any] | None
+) -> tuple[Source, dict[str, Any]]:
+    source = _sources.get(name, "name")
+    settings = options_of(source, dict(options or {}), "options")
     if image_size is not None and name not in _resizing:
         raise UsageError(f"image_size={image_size}: the images of {name!r} have a fixed size")
     if image_size is not None and image_size < 1:
-        raise UsageError(f"image_size must be at least 1 pixel; got {image_size}")
-    dataset = source(SourceOptions(data_dir, image_size, cache_dir), **settings)
-    return subset(dataset, train_examples, test_examples)
+        raise UsageError(f"image_size={image_size}: must be at least 1 pixel")
+    return source, settings

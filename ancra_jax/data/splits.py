@@ -1,11 +1,11 @@
 """Splits made of others: held-out examples, smaller runs, extra training images."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int, Int32
 
+from ancra_jax.config import local_path
 from ancra_jax.data.dataset import Dataset, Split, check_labels
 from ancra_jax.errors import UsageError
 from ancra_jax.ops.files import read_arrays
@@ -13,11 +13,13 @@ from ancra_jax.ops.files import read_arrays
 _SUBSET_SEED = 0
 
 
-def hold_out(split: Split, num_examples: int, seed: int) -> tuple[Split, Split]:
+def hold_out(
+    split: Split, num_examples: int, seed: int, field: str = "num_examples"
+) -> tuple[Split, Split]:
     """Set examples of the training split aside, for the selection of a checkpoint.
 
     Every class keeps its share of the whole split, to within one example; the seed decides which
-    examples are set aside.
+    examples are set aside. Errors call their number ``field``.
 
     Returns:
       The examples to train on and those set aside: disjoint, each in the split's order.
@@ -25,11 +27,7 @@ def hold_out(split: Split, num_examples: int, seed: int) -> tuple[Split, Split]:
     Raises:
       UsageError: ``num_examples`` is negative or leaves nothing to train on.
     """
-    if not 0 <= num_examples < len(split):
-        raise UsageError(
-            f"the number of held-out examples must be 0 to {len(split) - 1} (the training split "
-            f"has {len(split)}); got {num_examples}"
-        )
+    check_held_out(num_examples, len(split), field)
     chosen = stratified_indices(split.labels, num_examples, seed)
     rest = np.setdiff1d(np.arange(len(split)), chosen)
     return split.take(rest), split.take(chosen)
@@ -47,11 +45,11 @@ def subset(
       UsageError: a count is below 1 or above what there is.
     """
     train, test = dataset.train, dataset.test
+    check_count("train_examples", train_examples, len(train))
+    check_count("test_examples", test_examples, len(test))
     if train_examples is not None:
-        _check_count("train_examples", train_examples, len(train))
         train = train.take(stratified_indices(train.labels, train_examples, _SUBSET_SEED))
     if test_examples is not None:
-        _check_count("test_examples", test_examples, len(test))
         test = Split(test.images[:test_examples], test.labels[:test_examples])
     if train is dataset.train and test is dataset.test:
         return dataset
@@ -67,10 +65,9 @@ def load_extra(path: str, image_shape: tuple[int, int, int], num_classes: int) -
     Raises:
       UsageError: the file cannot be read, or does not hold such arrays.
     """
-    field = f"config.extra_data.path={path!r}"
-    if "://" in path:
-        raise UsageError(f"{field}: must be a file on this machine; copy it first")
-    arrays = read_arrays(Path(path).expanduser(), ("image", "label"), field=field)
+    field = f"--config.extra_data.path={path!r}"
+    path = local_path(path, "--config.extra_data.path", directory=False)
+    arrays = read_arrays(path, ("image", "label"), field=field)
     images, labels = arrays["image"], arrays["label"]
     if images.dtype != np.uint8 or images.shape[1:] != image_shape:
         raise UsageError(
@@ -117,6 +114,16 @@ def stratified_indices(
     return np.sort(np.concatenate(chosen))
 
 
-def _check_count(field: str, count: int, available: int) -> None:
-    if not 1 <= count <= available:
-        raise UsageError(f"{field} must be 1 to {available} (what the data set has); got {count}")
+def check_count(field: str, count: int | None, available: int) -> None:
+    """Check that there are so many examples; None is all of them."""
+    if count is not None and not 1 <= count <= available:
+        raise UsageError(f"{field}={count}: must be 1 to {available}, what the data set has")
+
+
+def check_held_out(num_examples: int, available: int, field: str) -> None:
+    """Check that so many examples can be set aside; errors call their number ``field``."""
+    if not 0 <= num_examples < available:
+        raise UsageError(
+            f"{field}={num_examples}: must be 0 to {available - 1}, as the training split has "
+            f"{available} examples"
+        )

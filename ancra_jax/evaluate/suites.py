@@ -5,9 +5,11 @@ Interrupted, the same command continues; a finished result is never overwritten 
 
 import collections
 import inspect
+import math
 import pathlib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -18,10 +20,10 @@ from rich.panel import Panel
 
 from ancra_jax.attacks.adaptive import LEVELS, Level
 from ancra_jax.cli.backend import use_a_device_per_core
-from ancra_jax.config.schema import WEIGHTS, Config
-from ancra_jax.data import Dataset
+from ancra_jax.config import WEIGHTS, Config, local_path, path_text
+from ancra_jax.data import Dataset, check_count
 from ancra_jax.defences import declared
-from ancra_jax.errors import UsageError
+from ancra_jax.errors import Problems, UsageError
 from ancra_jax.evaluate import paper
 from ancra_jax.evaluate.sequences import Source, adaptive_spec, run_autoattack, run_diagnostics
 from ancra_jax.evaluate.spec import Spec, Target, compute
@@ -34,7 +36,7 @@ from ancra_jax.results.tables.columns import ADAPTIVE_ATTACK, CHECKS, masks_tabl
 from ancra_jax.run import build as components
 from ancra_jax.run import sharding
 from ancra_jax.run import workdir as workdir_lib
-from ancra_jax.run.weights import load_weights
+from ancra_jax.run.weights import check_weights, load_weights
 
 SUITES = {
     "quick": ("paper",),
@@ -61,6 +63,7 @@ def evaluate(
     adaptive_budget: Level = "standard",
     max_minutes: float = 0.0,
     transfer_from: Sequence[str] = (),
+    data_dir: str = "",
 ) -> list[dict[str, Any]]:
     """Run a suite on a checkpoint; results that are there already are kept.
 
@@ -82,6 +85,7 @@ def evaluate(
         ``'thorough'``.
       max_minutes: stop the adaptive attacks after so many; 0: no limit. The same call goes on.
       transfer_from: directories of runs whose adversarial images the adaptive attacks try.
+      data_dir: where the data lie now, if not where they were in training; they must be the same.
 
     Returns:
       The results, as their JSON files hold them.
@@ -89,17 +93,30 @@ def evaluate(
     Raises:
       UsageError: a setting, the directory, or what an interrupted call left there cannot be used.
     """
+    workdir = local_path(workdir, "--workdir")
     config = workdir_lib.read_config(workdir)
+    if data_dir:
+        config = replace(
+            config,
+            data=replace(config.data, data_dir=path_text(data_dir, "--data_dir", remote=True)),
+        )
+    transfer_from = [local_path(directory, "--transfer_from") for directory in transfer_from]
+    check(config, num_examples, max_minutes, seed, weights, transfer_from)
     dataset = components.load_dataset(config.data)
     limit = len(dataset.test)
     num_examples = num_examples or limit
-    if num_examples > limit:
-        raise UsageError(f"--num_examples={num_examples}: the test split has {limit} examples")
+    check_count("--num_examples", num_examples, limit)
     mesh = sharding.create_mesh()
     network = components.create_network(config, dataset.num_classes, dtype="float32")
-    variables, step, _ = load_weights(
+    variables, step, extra = load_weights(
         workdir, network, dataset.image_shape, mesh, checkpoint=checkpoint, weights=weights
     )
+    trained_on = extra.get("data", dataset.fingerprint)  # older checkpoints do not say it
+    if trained_on != dataset.fingerprint:
+        raise UsageError(
+            f"--data_dir={config.data.data_dir}: holds other data than those that {workdir} was "
+            f"trained on (fingerprint {dataset.fingerprint}, was {trained_on})"
+        )
     model = jax.tree_util.Partial(network.apply, variables)
     size = min(batch_size or config.batch_size, num_examples)
     size += -size % mesh.size
@@ -119,7 +136,41 @@ def evaluate(
     }
     store = ResultStore(workdir, name)
     specs = _specs(config, suite, autoattack_version, adaptive)
+    for spec in () if force else specs:  # before anything is computed
+        store.finished({"attack": spec.name, **identity, "settings": spec.settings})
     return [compute(spec, target, store, identity, force=force) for spec in specs]
+
+
+def check(
+    config: Config,
+    num_examples: int,
+    max_minutes: float,
+    seed: int,
+    weights: str,
+    transfer_from: Sequence[str],
+) -> None:
+    """Check what can be checked of an evaluation before anything is loaded; see `evaluate`."""
+    problems = Problems()
+    if not 0 <= max_minutes < math.inf:
+        problems.add(f"--max_minutes={max_minutes}: must be a finite number of at least 0")
+    if not 0 <= seed < 2**32:
+        problems.add(f"--seed={seed}: must be 0 to {2**32 - 1}")
+    with problems.collect():
+        check_weights(config, weights)
+    with problems.collect():
+        counts = components.inspect_dataset(config.data, problems)
+        if counts and num_examples:
+            check_count("--num_examples", num_examples, counts[1])
+    names = [pathlib.Path(directory).resolve().name for directory in transfer_from]
+    for directory, name in zip(transfer_from, names, strict=True):
+        field = f"--transfer_from={directory}"
+        with problems.collect():
+            data = workdir_lib.read_config(directory, "--transfer_from").data.name
+            if data != config.data.name:
+                raise UsageError(f"{field}: is a run on {data}, not {config.data.name}")
+            if names.count(name) > 1:
+                raise UsageError(f"{field}: another directory is called {name} too")
+    problems.raise_all()
 
 
 def _specs(config: Config, suite: str, version: str, adaptive: Spec) -> list[Spec]:
@@ -140,22 +191,17 @@ def _specs(config: Config, suite: str, version: str, adaptive: Spec) -> list[Spe
 
 def load_sources(directories: Sequence[str], dataset: Dataset, mesh: Mesh) -> list[Source]:
     """Load the best checkpoints of other runs on the data set, of any method and network."""
-    sources: dict[str, Source] = {}
+    sources = []
     for directory in directories:
-        field = f"--transfer_from={directory}"
         config = workdir_lib.read_config(directory, "--transfer_from")
-        if config.data.name != dataset.name:
-            raise UsageError(f"{field}: is a run on {config.data.name}, not {dataset.name}")
         network = components.create_network(config, dataset.num_classes, dtype="float32")
         variables, step, _ = load_weights(
             directory, network, dataset.image_shape, mesh, fields=("--transfer_from", "--weights")
         )
         name = pathlib.Path(directory).resolve().name
-        if name in sources:
-            raise UsageError(f"{field}: another directory is called {name} too")
         model = jax.tree_util.Partial(network.apply, variables)
-        sources[name] = Source(name, config.name, step, model)
-    return list(sources.values())
+        sources.append(Source(name, config.name, step, model))
+    return sources
 
 
 def define_flags() -> None:
@@ -169,6 +215,7 @@ def define_flags() -> None:
     flags.DEFINE_enum("adaptive_budget", "standard", LEVELS, about["adaptive_budget"])
     flags.DEFINE_float("max_minutes", 0.0, about["max_minutes"], lower_bound=0.0)
     flags.DEFINE_list("transfer_from", [], about["transfer_from"])
+    flags.DEFINE_string("data_dir", "", about["data_dir"])
     flags.DEFINE_enum("checkpoint", "best", ["best", "last"], about["checkpoint"])
     flags.DEFINE_enum("weights", "raw", WEIGHTS, about["weights"])
     for name in ("num_examples", "batch_size", "seed"):
@@ -178,15 +225,14 @@ def define_flags() -> None:
 
 def main(arguments: flags.FlagValues) -> None:
     """Run the command."""
-    if not arguments.workdir:
-        raise UsageError("--workdir is missing: the directory of a trained run")
+    workdir = local_path(arguments.workdir or "", "--workdir")
     use_a_device_per_core()
     # Every parameter is a flag of the same name.
     options: dict[str, Any] = {
         name: arguments[name].value for name in inspect.signature(evaluate).parameters
     }
     evaluate(**options)
-    print_summary(arguments.workdir, evaluation_name(arguments.checkpoint, arguments.weights))
+    print_summary(workdir, evaluation_name(arguments.checkpoint, arguments.weights))
 
 
 def print_summary(workdir: str, checkpoint: str) -> None:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Int, Key, PyTree
 from ancra_jax import attacks
 from ancra_jax.attacks import objectives
 from ancra_jax.attacks.objectives import Objective
-from ancra_jax.config.schema import AttackConfig, Config
+from ancra_jax.config.schema import AttackConfig, Config, shown
 from ancra_jax.errors import UsageError
 from ancra_jax.ops.images import Images, Keys, Labels, Values
 from ancra_jax.types import Batch, Logits, Outputs, Scalar
@@ -243,13 +243,14 @@ def natural_and_adversarial(
 def check_adversarial(config: Config, setting: str) -> None:
     """Refuse for natural training an option that needs an attack, ``'config.awp.gamma=0.01'``."""
     if config.method.name == "natural":
-        raise UsageError(f"{setting}: needs an adversarial method, not {config.method.name=}")
+        name = shown(config, "method.name")
+        raise UsageError(f"{setting}: needs an adversarial method, not {name}")
 
 
 def check_before_end(config: Config, field: str, epochs: int) -> None:
     """Refuse a number of first epochs after which nothing of the training is left."""
     if epochs >= config.epochs:
         raise UsageError(
-            f"config.{field}={epochs}: must be less than {config.epochs=}, or what comes after "
-            "them never does"
+            f"--config.{field}={epochs}: must be less than {shown(config, 'epochs')}, or what "
+            "comes after them never does"
         )

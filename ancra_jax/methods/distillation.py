@@ -27,12 +27,14 @@ def distillation(method: Method, config: Config, attack: AttackSettings) -> Meth
     def loss(forward: Forward, batch_stats: BatchStats, examples: Examples) -> Terms:
         teacher = examples.teacher_logits
         if teacher is None:
-            raise UsageError(f"config.distillation.weight={weight}: the step was given no teacher")
+            raise UsageError(
+                f"--config.distillation.weight={weight}: the step was given no teacher"
+            )
         terms = method.loss(forward, batch_stats, examples)
         student = terms.natural if terms.adversarial is None else terms.adversarial
         if student is None:
             raise UsageError(
-                f"config.distillation.weight={weight}: needs a method whose loss says what the "
+                f"--config.distillation.weight={weight}: needs a method whose loss says what the "
                 "network's outputs were (Terms.natural or Terms.adversarial)"
             )
         learned = partial(losses.distillation, teacher=teacher, temperature=temperature)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ancra_jax import losses
 from ancra_jax.attacks import example_keys
-from ancra_jax.config.schema import Config
+from ancra_jax.config.schema import Config, shown
 from ancra_jax.methods import core
 from ancra_jax.methods.core import AttackSettings, BatchStats, Examples, Forward, Method, Terms
 from ancra_jax.methods.negatives import RANDOM, Negatives, choose_negatives, strategies
@@ -31,8 +31,8 @@ def negative_contrast(method: Method, config: Config, attack: AttackSettings) ->
     if contrast.zeta == 0:
         return method
     strategy = contrast.strategy
-    core.check_adversarial(config, f"{config.negative_contrast.zeta=}")
-    strategies.get(strategy, "config.negative_contrast.strategy")
+    core.check_adversarial(config, shown(config, "negative_contrast.zeta"))
+    strategies.get(strategy, "--config.negative_contrast.strategy")
     if strategy != RANDOM:
         core.check_before_end(config, "negative_contrast.random_epochs", contrast.random_epochs)
     descent = replace(attack, objective="cross_entropy")

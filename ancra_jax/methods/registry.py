@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from ancra_jax.config import Config, options_of
+from ancra_jax.errors import Problems
 from ancra_jax.methods.core import AttackSettings, Method, attack_settings
 from ancra_jax.methods.distillation import distillation
 from ancra_jax.methods.negative_contrast import negative_contrast
@@ -35,10 +36,13 @@ def create(config: Config) -> Method:
     Raises:
       UsageError: no such method, settings that it does not have, or a wrapper that it cannot carry.
     """
-    factory = _methods.get(config.method.name, "config.method.name")
-    options = options_of(factory, config.method.options, "config.method.options")
+    factory = _methods.get(config.method.name, "--config.method.name")
+    options = options_of(factory, config.method.options, "--config.method.options")
     attack = attack_settings(config)
     method = factory(config, attack, **options)
+    problems = Problems()
     for wrap in WRAPPERS:
-        method = wrap(method, config, attack)
+        with problems.collect():
+            method = wrap(method, config, attack)
+    problems.raise_all()
     return method

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from ancra_jax import losses
-from ancra_jax.config.schema import Config
+from ancra_jax.config.schema import Config, shown
 from ancra_jax.errors import UsageError
 from ancra_jax.methods import core
 from ancra_jax.methods.core import AttackSettings, Examples, Method, PairTerms
@@ -31,12 +31,13 @@ def sat(config: Config, attack: AttackSettings) -> Method:
     method, start_epoch = config.method, config.self_adaptive.start_epoch
     if method.label_smoothing > 0:
         raise UsageError(
-            f"{config.method.label_smoothing=}: must be 0 for 'sat', whose labels are soft already"
+            f"{shown(config, 'method.label_smoothing')}: must be 0 for 'sat', "
+            "whose labels are soft already"
         )
     if start_epoch > config.epochs:
         raise UsageError(
-            f"{config.self_adaptive.start_epoch=}: must be at most {config.epochs=}, or no soft "
-            "label ever moves"
+            f"{shown(config, 'self_adaptive.start_epoch')}: must be at most "
+            f"{shown(config, 'epochs')}, or no soft label ever moves"
         )
 
     def init_state(labels: Int[Array, "examples"], num_classes: int) -> core.MethodState:

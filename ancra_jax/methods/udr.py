@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from ancra_jax import attacks
-from ancra_jax.config.schema import Config
+from ancra_jax.config.schema import Config, shown
 from ancra_jax.errors import UsageError
 from ancra_jax.methods import core
 from ancra_jax.methods.core import AttackSettings, BatchStats, Examples, Forward, Method, Terms
@@ -43,9 +43,10 @@ def distributional_robustness(method: Method, config: Config, attack: AttackSett
     udr = config.udr
     if udr.multiplier == 0:
         return method
-    core.check_adversarial(config, f"{config.udr.multiplier=}")
+    core.check_adversarial(config, shown(config, "udr.multiplier"))
     if config.attack.norm != "linf":
-        raise UsageError(f"{config.attack.norm=}: must be 'linf' for {config.udr.multiplier=}")
+        multiplier = shown(config, "udr.multiplier")
+        raise UsageError(f"{shown(config, 'attack.norm')}: must be 'linf' for {multiplier}")
 
     def init_state(labels: Int[Array, "examples"], num_classes: int) -> core.MethodState:
         state = {
@@ -59,7 +60,7 @@ def distributional_robustness(method: Method, config: Config, attack: AttackSett
         model: core.Model, requests: dict[str, core.AttackRequest], state: core.MethodState
     ) -> core.Attacked:
         if "adversarial" not in requests:
-            raise UsageError("config.udr.multiplier: needs a method that attacks natural images")
+            raise UsageError("--config.udr.multiplier: needs a method that attacks natural images")
         own = state["udr"]
         multiplier, steps = own["multiplier"], own["steps"]
         attacked, state = core.run_requests(

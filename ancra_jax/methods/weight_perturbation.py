@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from ancra_jax.config.schema import Config
+from ancra_jax.config.schema import Config, shown
 from ancra_jax.methods import core
 from ancra_jax.methods.core import AttackSettings, Epoch, LossOfParams, Method, ValueAndGradient
 from ancra_jax.types import Scalar
@@ -26,7 +26,7 @@ def weight_perturbation(method: Method, config: Config, attack: AttackSettings) 
     awp = config.awp
     if awp.gamma == 0:
         return method
-    core.check_adversarial(config, f"{config.awp.gamma=}")
+    core.check_adversarial(config, shown(config, "awp.gamma"))
     core.check_before_end(config, "awp.warmup_epochs", awp.warmup_epochs)
 
     def gradient(loss: LossOfParams, params: PyTree, epoch: Epoch) -> ValueAndGradient:

@@ -59,7 +59,7 @@ def create(
     Raises:
       UsageError: any of the arguments is not allowed.
     """
-    factory, numbers = _models.find(name)
+    factory, numbers = _models.find(name, "name")
     if type(num_classes) is not int or num_classes < 2:
         raise UsageError(f"{num_classes=}: must be an integer of 2 or more")
     if width is not None and (type(width) is not int or width < 1):

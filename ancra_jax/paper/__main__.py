@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from ancra_jax import cli
+from ancra_jax.config import listable_path, path_text
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate import SUITES
 from ancra_jax.paper import runs as runs_lib
@@ -76,9 +77,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             cli.fail(f"unknown argument {argument!r}; {hint}--help lists what there is")
         if not equals:
             cli.fail(f"{argument}: needs a value, {argument}=VALUE")
-    options.output = options.output or OUTPUTS[options.scale]
-    if "," in options.output:
-        cli.fail(f"--output={options.output}: must not hold a comma")
+    try:
+        options.output = listable_path(options.output or OUTPUTS[options.scale], "--output")
+        options.data_dir = path_text(options.data_dir, "--data_dir", remote=True)
+    except UsageError as error:
+        cli.fail(str(error))
     options.overrides = overrides
     options.report = pathlib.Path(options.output) / options.table
     return options
@@ -102,14 +105,13 @@ def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
     try:
         runs = runs_lib.runs_of(options)
+        runs_lib.check(runs, options)
         if options.dry_run:
             report = runs_lib.report_command(runs, options)
             for run in runs:
                 print(f"# {run.title}", *map(shlex.join, run.commands), sep="\n")
             print("# report", shlex.join(report), sep="\n")
             return 0
-        if not pathlib.Path("configs/common.py").exists():
-            raise UsageError("there is no configs/ here: run it in the root of the repository")
         with runs_lib.stopped_by_signals():
             return _reproduce(runs, options)
     except UsageError as error:

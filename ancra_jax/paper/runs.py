@@ -19,9 +19,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
-from ancra_jax.errors import UsageError
+from ancra_jax.cli import read_settings
+from ancra_jax.config import Config, path_list
+from ancra_jax.data import check_count
+from ancra_jax.errors import Problems, UsageError
 from ancra_jax.ops.files import read_json_lines
 from ancra_jax.paper.claims import TABLES, TableRow
+from ancra_jax.run import build
 
 Command = tuple[str, ...]
 
@@ -65,6 +69,33 @@ def runs_of(options: Namespace) -> list[Run]:
     return [_run(row, seed, options) for row in chosen for seed in options.seeds]
 
 
+def check(runs: Sequence[Run], options: Namespace) -> None:
+    """Check the configurations of runs and the numbers of examples; all errors are reported."""
+    if not pathlib.Path("configs/common.py").exists():
+        raise UsageError("there is no configs/ here: run it in the root of the repository")
+    problems = Problems()
+    settings = {
+        tuple(
+            one[len("--config") :].removeprefix("=")
+            for one in run.commands[0]
+            if one.startswith("--config")
+        )
+        for run in runs
+    }
+
+    def check_run(config: Config, problems: Problems) -> None:
+        build.check(config, problems)
+        with problems.collect():
+            counts = build.inspect_dataset(config.data, problems)
+            if counts and options.num_examples:
+                check_count("--num_examples", options.num_examples, counts[1])
+
+    for arguments in sorted(settings):
+        with problems.collect():
+            read_settings(arguments, check_run)
+    problems.raise_all()
+
+
 def _fits(row: TableRow, pattern: str) -> bool:
     """Return whether a pattern names a row; ``'trades'`` is that method on every data set."""
     return bool(fnmatch.filter((row.name, row.name.partition("/")[2]), pattern))
@@ -99,7 +130,7 @@ def _run(row: TableRow, seed: int, options: Namespace) -> Run:
 
 def report_command(runs: Sequence[Run], options: Namespace) -> Command:
     """Return the command that reports on runs."""
-    workdirs = ",".join(run.workdir for run in runs)
+    workdirs = path_list([run.workdir for run in runs])
     return _python("report", f"--workdirs={workdirs}", f"--output={options.report}")
 
 

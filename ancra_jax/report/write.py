@@ -18,7 +18,7 @@ from typing import Any
 from absl import flags
 from markdown_it import MarkdownIt
 
-from ancra_jax.config.schema import to_mapping
+from ancra_jax.config import local_path, path_list, to_mapping
 from ancra_jax.errors import UsageError, printable
 from ancra_jax.ops.files import write_atomically
 from ancra_jax.report import figures as figures_lib
@@ -68,6 +68,8 @@ def report(workdirs: Sequence[str], output: str) -> str:
     """
     if not workdirs or not all(workdirs):
         raise UsageError(f"--workdirs={','.join(workdirs)}: must name directories, DIR[,DIR...]")
+    workdirs = [local_path(workdir, "--workdirs") for workdir in workdirs]
+    output = local_path(output, "--output")
     runs = load_runs(workdirs)
     rows = rows_of(runs)
     seeds = seeds_rows(rows)
@@ -80,7 +82,7 @@ def report(workdirs: Sequence[str], output: str) -> str:
     ]
     origin = {
         "command": "python -m ancra_jax.report "
-        + shlex.join([f"--workdirs={','.join(workdirs)}", f"--output={output}"]),
+        + shlex.join([f"--workdirs={path_list(workdirs)}", f"--output={output}"]),
         "version": f"ancra-jax {metadata.version('ancra-jax')}",
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
@@ -151,7 +153,6 @@ def define_flags() -> None:
 
 def main(arguments: flags.FlagValues) -> None:
     """Run the command."""
-    if not arguments.output:
-        raise UsageError("--output is missing: the directory that the report is written to")
+    local_path(arguments.output or "", "--output")
     print(report(arguments.workdirs, arguments.output))
     print(f"\nwritten to {arguments.output}: report.md, report.html, report.json and figures")

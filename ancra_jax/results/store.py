@@ -3,11 +3,13 @@
 import hashlib
 import json
 import pathlib
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from ancra_jax.config import path_list
 from ancra_jax.errors import UsageError
 from ancra_jax.ops.files import read_json, write_arrays, write_atomically
 from ancra_jax.results.names import ADAPTIVE, AUTOATTACK, NATURAL, parse
@@ -98,7 +100,7 @@ def evaluate_command(workdir: str, checkpoint: str = "best") -> str:
     name, _, weights = checkpoint.partition("_")
     flags = "" if name == "best" else f" --checkpoint={name}"
     flags += f" --weights={weights}" if weights else ""
-    return f"python -m ancra_jax.evaluate --workdir={workdir}{flags}"
+    return f"python -m ancra_jax.evaluate {shlex.quote(f'--workdir={workdir}')}{flags}"
 
 
 def evaluate_commands(
@@ -124,7 +126,8 @@ def evaluate_commands(
             if budget != "standard":
                 suite += f" --adaptive_budget={budget}"
             if sources := record["settings"].get("transfer_from"):
-                suite += f" --transfer_from={','.join(source['name'] for source in sources)}"
+                names = path_list([source["name"] for source in sources])
+                suite += f" {shlex.quote(f'--transfer_from={names}')}"
         elif name == AUTOATTACK and how.get(NATURAL) != how[name]:
             suite = " --suite=autoattack"
         elif family == "AA" and version:

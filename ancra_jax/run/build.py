@@ -1,5 +1,9 @@
 """From a configuration to the objects of a run: data, batches, network."""
 
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -7,10 +11,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from ancra_jax import data, models
+from ancra_jax import data, methods, models
+from ancra_jax.config import local_path
 from ancra_jax.config.schema import Config, DataConfig, extra_examples
 from ancra_jax.data import Augmentation, BatchPlan, Dataset, ExtraDraws, Split
-from ancra_jax.errors import UsageError
+from ancra_jax.errors import Problems, UsageError
+from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.averaging import Averaging
 from ancra_jax.run.sharding import batch_sharded
 
@@ -23,23 +29,89 @@ class Splits(NamedTuple):
     extra: Split | None  # images to mix into the training batches
 
 
+def check(config: Config, problems: Problems, *, devices: int = 1) -> None:
+    """Check all of a configuration that can be checked before anything is loaded or compiled.
+
+    What is wrong is added to the problems.
+    """
+    with problems.collect():
+        methods.create(config)
+    with problems.collect():
+        create_network(config, num_classes=2)
+    with problems.collect():
+        if counts := inspect_dataset(config.data, problems):
+            _check_counts(config, problems, counts[0])
+    if config.extra_data.fraction:
+        field = "--config.extra_data.path"
+        with problems.collect():
+            path = local_path(config.extra_data.path, field, directory=False)
+            if config.extra_data.path and not Path(path).is_file():
+                raise UsageError(f"{field}={path}: there is no such file")
+    if config.distillation.weight and config.distillation.teacher:
+        with problems.collect():
+            workdir_lib.read_config(config.distillation.teacher, "--config.distillation.teacher")
+    sizes = {"batch_size": config.batch_size, "selection.batch_size": config.selection.batch_size}
+    for name, size in sizes.items():
+        if size % devices:
+            problems.add(
+                f"--config.{name}={size}: must be divisible by the number of devices, {devices}"
+            )
+
+
+def _check_counts(config: Config, problems: Problems, train: int) -> None:
+    if config.data.selection_split == "holdout":
+        held_out = config.data.selection_examples
+        with problems.collect():
+            data.check_held_out(held_out, train, "--config.data.selection_examples")
+        train = max(train - held_out, 1)
+    with problems.collect():
+        own = config.batch_size - extra_examples(config)
+        data.batches_per_epoch(train, own, "--config.batch_size")
+
+
+def inspect_dataset(config: DataConfig, problems: Problems) -> tuple[int, int] | None:
+    """Return how many examples there are, or None; see ``ancra_jax.data.inspect``."""
+    counts, found = None, Problems()
+    with problems.collect(), _renamed("--config.data."):
+        counts = data.inspect(found, **_what_to_load(config))
+        found.raise_all()
+    return counts
+
+
 def load_dataset(config: DataConfig) -> Dataset:
     """Load the configured data set; see ``ancra_jax.data.load`` for errors."""
-    return data.load(
-        config.name,
-        data_dir=config.data_dir or None,
-        image_size=config.image_size or None,
-        train_examples=config.train_examples or None,
-        test_examples=config.test_examples or None,
-        options=config.options,
-    )
+    with _renamed("--config.data."):
+        return data.load(**_what_to_load(config))
+
+
+def _what_to_load(config: DataConfig) -> dict[str, Any]:
+    return {
+        "name": config.name,
+        "data_dir": config.data_dir or None,
+        "image_size": config.image_size or None,
+        "train_examples": config.train_examples or None,
+        "test_examples": config.test_examples or None,
+        "options": config.options,
+    }
+
+
+@contextlib.contextmanager
+def _renamed(prefix: str) -> Iterator[None]:
+    """Let errors about an argument, ``data_dir=x: ...``, speak of the setting of that name."""
+    try:
+        yield
+    except UsageError as error:
+        names = r"(?=(name|data_dir|image_size|(train|test)_examples|options)[=.])"
+        messages = [re.sub(f"^{names}", prefix, message) for message in error.messages]
+        raise UsageError(*messages) from error
 
 
 def split_dataset(dataset: Dataset, config: Config) -> Splits:
     """Set the selection split aside, and load the extra data."""
     train, selection = dataset.train, dataset.test
     if config.data.selection_split == "holdout":
-        train, selection = data.hold_out(train, config.data.selection_examples, config.seed)
+        number, field = config.data.selection_examples, "--config.data.selection_examples"
+        train, selection = data.hold_out(train, number, config.seed, field)
     extra = None
     if config.extra_data.fraction > 0:
         extra = data.load_extra(config.extra_data.path, dataset.image_shape, dataset.num_classes)
@@ -54,12 +126,6 @@ def batch_plan(
     ``step_key`` is for the augmentation and what the method draws, ``extra_key`` for the choice of
     extra examples.
     """
-    sizes = {"batch_size": config.batch_size, "selection.batch_size": config.selection.batch_size}
-    for field, size in sizes.items():
-        if size % mesh.size:
-            raise UsageError(
-                f"config.{field}={size}: must be divisible by the number of devices, {mesh.size}"
-            )
     count = extra_examples(config)
     own = len(splits.train)
     draws = None
@@ -67,7 +133,9 @@ def batch_plan(
         draws = ExtraDraws(count, own, len(splits.extra), extra_key)
     return BatchPlan(
         batch_size=config.batch_size,
-        steps_per_epoch=data.batches_per_epoch(own, config.batch_size - count),
+        steps_per_epoch=data.batches_per_epoch(
+            own, config.batch_size - count, "--config.batch_size"
+        ),
         augmentation=Augmentation(config.data.crop_padding, config.data.horizontal_flip),
         key=step_key,
         sharding=batch_sharded(mesh),
@@ -85,13 +153,14 @@ def create_network(config: Config, num_classes: int, *, dtype: str | None = None
 
     It computes in ``dtype``, or in the configured one where that is None.
     """
-    return models.create(
-        config.model.name,
-        num_classes=num_classes,
-        width=config.model.width or None,
-        reverse_attention=config.model.reverse_attention,
-        dtype=jnp.dtype(dtype or config.model.dtype),
-    )
+    with _renamed("--config.model."):
+        return models.create(
+            config.model.name,
+            num_classes=num_classes,
+            width=config.model.width or None,
+            reverse_attention=config.model.reverse_attention,
+            dtype=jnp.dtype(dtype or config.model.dtype),
+        )
 
 
 def check_attention(config: Config, network: Any, image_shape: tuple[int, int, int]) -> None:
@@ -102,6 +171,6 @@ def check_attention(config: Config, network: Any, image_shape: tuple[int, int, i
     )
     if config.model.reverse_attention and not outputs.aux_logits.shape[0]:
         raise UsageError(
-            f"config.model.reverse_attention=True: the network {config.model.name!r} has none; "
+            f"--config.model.reverse_attention=True: the network {config.model.name!r} has none; "
             "must be False for it"
         )

@@ -7,12 +7,24 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from ancra_jax.config import Config
 from ancra_jax.errors import UsageError
 from ancra_jax.run import build, sharding
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.averaging import variables_of
 from ancra_jax.run.checkpoint import Checkpoints
 from ancra_jax.types import Variables
+
+
+def check_weights(config: Config, weights: str, field: str = "--weights") -> None:
+    """Check that a run keeps an average of its weights; errors call its choice ``field``."""
+    allowed = build.averaging(config).weights
+    if weights not in allowed:
+        raise UsageError(
+            f"{field}={weights}: the run keeps no such average; allowed are {', '.join(allowed)} "
+            "(config.ema.decay and config.swa.start_epoch turn the averages on, when training "
+            "starts)"
+        )
 
 
 def load_weights(
@@ -44,13 +56,9 @@ def load_weights(
       UsageError: there is no such run, checkpoint or average, or it is damaged or of another
         network.
     """
-    averaging = build.averaging(workdir_lib.read_config(workdir, fields[0]))
-    if weights not in averaging.weights:
-        raise UsageError(
-            f"{fields[1]}={weights}: the run in {workdir} keeps no such average; allowed are "
-            f"{', '.join(averaging.weights)} (config.ema.decay and config.swa.start_epoch turn the "
-            "averages on, when training starts)"
-        )
+    config = workdir_lib.read_config(workdir, fields[0])
+    check_weights(config, weights, fields[1])
+    averaging = build.averaging(config)
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
     parts = {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
     if weights != "raw":

@@ -48,12 +48,12 @@ def open_for_training(workdir: str, config: Config) -> None:
 
 def read_config(workdir: str, field: str = "--workdir") -> Config:
     """Return the configuration of the run in a directory, which errors call ``field``."""
-    file = pathlib.Path(workdir) / "config.json"
+    file = pathlib.Path(config_lib.local_path(workdir, field)) / "config.json"
     try:
-        return config_lib.from_mapping(read_json(file))
+        return config_lib.from_mapping(read_json(file), "config")
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"{field}={workdir}: holds no run (there is no config.json)") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{field}={workdir}: config.json cannot be read: {error}") from error
 
 

@@ -5,8 +5,11 @@ parameters, bit for bit, as a run that was never interrupted (on the same machin
 """
 
 import contextlib
+import dataclasses
+import importlib
 import math
 import signal
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,13 +19,12 @@ import jax.numpy as jnp
 from absl import flags
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Int32
-from ml_collections import config_flags
 
-from ancra_jax import config as config_lib
-from ancra_jax import data, methods
+from ancra_jax import cli, data, methods, models
 from ancra_jax.cli import backend
+from ancra_jax.config import listable_path
 from ancra_jax.config.schema import Config
-from ancra_jax.errors import UsageError
+from ancra_jax.errors import Problems, UsageError
 from ancra_jax.run import averaging as averaging_lib
 from ancra_jax.run import build, sharding
 from ancra_jax.run import workdir as workdir_lib
@@ -55,7 +57,12 @@ def train(config: Config, workdir: str) -> TrainState:
       Interrupted: by a signal, after saving a checkpoint.
     """
     # ---- Prepare ----
-    training = Training(config, sharding.create_mesh())
+    workdir = listable_path(workdir, "--workdir")
+    mesh = sharding.create_mesh()
+    problems = Problems()
+    build.check(config, problems, devices=mesh.size)
+    problems.raise_all()
+    training = Training(config, mesh)
     if sharding.is_main():
         workdir_lib.open_for_training(workdir, config)
     sharding.barrier("workdir")
@@ -123,14 +130,18 @@ class Training:
         # ---- The parts of the run ----
         method = methods.create(config)
         dataset = build.load_dataset(config.data)
-        splits = build.split_dataset(dataset, config)
+        network = build.create_network(config, dataset.num_classes)
+        problems = Problems()
+        with problems.collect():
+            splits = build.split_dataset(dataset, config)
+        with problems.collect():
+            build.check_attention(config, network, dataset.image_shape)
+        problems.raise_all()
         train_split = data.extend(splits.train, splits.extra)
         everywhere = sharding.replicated(mesh)
         keys = jax.random.split(jax.random.key(config.seed), 5)
         init_key, order_key, step_key, selection_key, extra_key = keys
         batches = build.batch_plan(config, splits, step_key, extra_key, mesh)
-        network = build.create_network(config, dataset.num_classes)
-        build.check_attention(config, network, dataset.image_shape)
         averaging = build.averaging(config)
         teacher = load_teacher(config.distillation, dataset, mesh)
         optimizer = create_optimizer(config.optimizer, config.epochs, batches.steps_per_epoch)
@@ -182,9 +193,9 @@ class Training:
             return self.create_state()
         state, saved = restored
         settings = {
-            "data": "config.data",
-            "extra_data": "config.extra_data.path",
-            "teacher": "config.distillation.teacher",
+            "data": "--config.data",
+            "extra_data": "--config.extra_data.path",
+            "teacher": "--config.distillation.teacher",
         }
         for name, setting in settings.items():
             if name in self.facts and saved[name] != self.facts[name]:
@@ -241,26 +252,43 @@ class Training:
 
 def define_flags() -> None:
     """Define the command's flags; not on import, so that a notebook can import every command."""
-    config_flags.DEFINE_config_file(
-        "config",
-        None,
-        "Configuration: FILE.py:METHOD, for instance configs/cifar10.py:trades_ancra.",
-        lock_config=False,
-        accept_new_attributes=True,  # method.options.*; others are refused when it is read
-    )
+    flags.DEFINE_multi_string("config", [], _help())
     flags.DEFINE_string("workdir", None, "Directory of the run; continued if it holds one.")
     backend.define_process_flags()
 
 
+def _help() -> str:
+    """Return where the settings are, and what there is to choose from."""
+    recipes = "the file's own"
+    with contextlib.suppress(ImportError):  # configs/ is in the repository, not in the package
+        recipes = ", ".join(importlib.import_module("configs.common").METHODS)
+    groups = [field.name for field in dataclasses.fields(Config)]
+    return "\n".join(
+        [
+            "Configuration: FILE.py:METHOD, for instance configs/cifar10.py:trades_ancra.",
+            f"Methods of configs/*.py: {recipes}. docs/methods.md describes them.",
+            f"--config.method.name: {', '.join(methods.available())}.",
+            f"--config.data.name: {', '.join(data.names())}. docs/data.md describes them.",
+            f"--config.model.name: {', '.join(models.available())}.",
+            f"Settings are changed with --config.NAME=VALUE, NAME being {', '.join(groups)}; those "
+            "below them, such as --config.optimizer.learning_rate=0.1, and all defaults are in "
+            "ancra_jax/config/schema.py.",
+        ]
+    )
+
+
 def main(arguments: flags.FlagValues) -> int | None:
     """Run the command."""
-    if arguments.config is None:
-        raise UsageError("--config is missing, for instance --config=configs/digits.py:trades")
-    if not arguments.workdir:
-        raise UsageError("--workdir is missing: the directory that the run is kept in")
+    problems = Problems()
+    with problems.collect():
+        listable_path(arguments.workdir or "", "--workdir")
+    with problems.collect():
+        devices = 1 if arguments.distributed else jax.device_count()  # not before it has joined
+        config = cli.read_settings(arguments.config, partial(build.check, devices=devices))
+    problems.raise_all()
     backend.join_processes(arguments)
     try:
-        train(config_lib.from_mapping(arguments.config), arguments.workdir)
+        train(config, arguments.workdir)
     except Interrupted as interruption:
         print(interruption)
         return interruption.exit_status

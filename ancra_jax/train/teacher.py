@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 from jax.sharding import Mesh
 
+from ancra_jax.config import local_path
 from ancra_jax.config.schema import DistillationConfig
 from ancra_jax.data import Dataset
 from ancra_jax.errors import UsageError
@@ -29,19 +30,20 @@ def load_teacher(config: DistillationConfig, dataset: Dataset, mesh: Mesh) -> Te
     """Load the configured teacher, of the data set's classes and images; None if there is none."""
     if config.weight == 0:
         return None
-    field = "config.distillation.teacher"
+    field = "--config.distillation.teacher"
     shape = dataset.image_shape
-    teacher_config = workdir_lib.read_config(config.teacher, field)
+    directory = local_path(config.teacher, field)
+    teacher_config = workdir_lib.read_config(directory, field)
     try:
         network = build.create_network(teacher_config, dataset.num_classes)
         variables, _, extra = load_weights(
-            config.teacher,
+            directory,
             network,
             shape,
             mesh,
             checkpoint=config.teacher_checkpoint,
             weights=config.teacher_weights,
-            fields=(field, "config.distillation.teacher_weights"),
+            fields=(field, "--config.distillation.teacher_weights"),
         )
     except UsageError as error:
         if isinstance(error, DamagedCheckpointError) or str(error).startswith(field):

@@ -170,7 +170,7 @@ def test_wrong_arguments_are_named(argument, message):
         ("model", 3, r"config\.model=3: "),
         ("batch_size", "many", r"batch_size='many': .*int"),
         ("seed", True, r"seed=True: .*int"),
-        ("epoch", 3, r"config\.epoch: .*did you mean 'epochs'\?"),
+        ("epoch", 3, r"config\.epoch: .*did you mean --config\.epochs"),
     ],
 )
 def test_values_out_of_range_are_named(field, value, message):

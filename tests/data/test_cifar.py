@@ -156,7 +156,7 @@ def test_tfrecord_without_tensorflow_says_what_to_do(prepared_dir, monkeypatch):
 
 def test_missing_directory_is_not_created(tmp_path):
     missing = tmp_path / "typo"
-    with pytest.raises(UsageError, match=r"typo does not exist.*must hold cifar10/<version>"):
+    with pytest.raises(UsageError, match=r"typo: does not exist.*must hold cifar10/<version>"):
         data.load("cifar10", data_dir=missing)
     assert not missing.exists()
 
@@ -323,8 +323,8 @@ def test_damaged_contents_are_named(jpeg_file, damage, message):
 
 
 def test_a_file_that_is_missing_or_no_such_file(jpeg_file):
-    with pytest.raises(UsageError, match=r"data_dir .*other\.npz"):
+    with pytest.raises(UsageError, match=r"data_dir=.*other\.npz"):
         data.load("cifar10", data_dir=jpeg_file.with_name("other.npz"))
     os.truncate(jpeg_file, 1000)
-    with pytest.raises(UsageError, match=rf"data_dir {jpeg_file}: "):
+    with pytest.raises(UsageError, match=rf"data_dir={jpeg_file}: "):
         data.load("cifar10", data_dir=jpeg_file)

@@ -72,7 +72,7 @@ def test_digits_are_fixed():
 
 
 def test_unknown_name_suggests_a_known_one():
-    with pytest.raises(UsageError, match=r"'cifar_10'; .*'cifar10'\? allowed are .*folder"):
+    with pytest.raises(UsageError, match=r"'cifar_10': .*'cifar10'\? allowed are .*folder"):
         data.load("cifar_10")
 
 
@@ -100,12 +100,12 @@ def test_a_taken_name_and_settings_that_a_source_does_not_have_are_refused(tmp_p
     with pytest.raises(UsageError, match="'digits'"):
         data.register("digits")
     for name, option in (("bands", "gray"), ("digits", "grey")):
-        with pytest.raises(UsageError, match=rf"data\.options\.{option}"):
+        with pytest.raises(UsageError, match=rf"options\.{option}"):
             data.load(name, data_dir=tmp_path, options={option: 1})
 
 
 def test_image_size_is_checked(tmp_path):
     with pytest.raises(UsageError, match=r"image_size=16: .*'digits'"):
         data.load("digits", image_size=16)
-    with pytest.raises(UsageError, match=r"image_size .*0"):
+    with pytest.raises(UsageError, match=r"image_size=0: "):
         data.load("folder", data_dir=tmp_path, image_size=0)

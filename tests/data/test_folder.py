@@ -83,7 +83,7 @@ def test_bad_files_are_named(tmp_path, change, message):
 
 
 def test_missing_parts(tmp_path):
-    with pytest.raises(UsageError, match="needs a data_dir"):
+    with pytest.raises(UsageError, match="data_dir=''"):
         data.load("folder")
     with pytest.raises(UsageError, match="has no folder 'train'"):
         data.load("folder", data_dir=tmp_path)

@@ -96,7 +96,7 @@ def test_incomplete_archives_are_refused(tmp_path, change, message):
 
 
 def test_missing_places(tmp_path):
-    with pytest.raises(UsageError, match=r"nowhere does not exist.*tiny-imagenet-200\.zip"):
+    with pytest.raises(UsageError, match=r"nowhere: does not exist.*tiny-imagenet-200\.zip"):
         data.load("tiny_imagenet", data_dir=tmp_path / "nowhere")
     with pytest.raises(UsageError, match="must be local"):
         data.load("tiny_imagenet", data_dir="gs://bucket/data")

@@ -1,5 +1,6 @@
 """Suites on a trained network: their files, what they keep, and that stops change no number."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -12,7 +13,7 @@ from ancra_jax.attacks.adaptive import BUDGETS
 from ancra_jax.attacks.diagnostics import measurements
 from ancra_jax.cli.progress import Bar
 from ancra_jax.errors import UsageError
-from ancra_jax.evaluate import evaluate, sequences
+from ancra_jax.evaluate import evaluate, sequences, suites
 from ancra_jax.evaluate import paper as paper_suite
 from ancra_jax.ops.files import read_arrays
 from ancra_jax.results.load import load_evaluation
@@ -268,3 +269,16 @@ def test_what_cannot_be_transferred_from(workdir, tmp_path):
         suite(transfer_from=[str(tmp_path)])
     with pytest.raises(UsageError, match=rf"--transfer_from={workdir}.* run "):
         suite(transfer_from=[str(workdir), str(workdir)])
+
+
+def test_data_that_moved_are_read_there_and_must_be_the_same(workdir, monkeypatch):
+    load, places = suites.components.load_dataset, []
+
+    def load_other(config):
+        places.append(config.data_dir)
+        return dataclasses.replace(load(config), fingerprint="other")
+
+    monkeypatch.setattr(suites.components, "load_dataset", load_other)
+    with pytest.raises(UsageError, match=r"--data_dir=/elsewhere: .*fingerprint other, was"):
+        evaluate(str(workdir), data_dir="/elsewhere", num_examples=8)
+    assert places == ["/elsewhere"]

@@ -19,7 +19,9 @@ case "$*" in *"$FAIL"*) exit "$STATUS" ;; esac
 def tree(tmp_path):
     (tmp_path / "launch").mkdir()
     shutil.copy(SCRIPT, tmp_path / "launch")
-    (tmp_path / "launch/environment.sh").write_text("ensure_environment() { :; }\n")
+    shutil.copy(SCRIPT.with_name("environment.sh"), tmp_path / "launch")
+    with open(tmp_path / "launch/environment.sh", "a") as file:
+        file.write("ensure_environment() { :; }\n")
     python = tmp_path / ".venv/bin/python"
     python.parent.mkdir(parents=True)
     python.write_text(PYTHON)

@@ -63,7 +63,7 @@ def test_a_method_gets_the_settings_of_its_own():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"power": 1.0, "detatch": True}, r"config\.method\.options\.detatch: .*'detach'"),
+        ({"power": 1.0, "detatch": True}, r"config\.method\.options\.detatch: .*options\.detach"),
         ({"detach": True}, r"config\.method\.options\.power: .*missing"),
         ({"power": "high"}, r"config\.method\.options\.power='high': .*float"),
         ({"power": True}, r"config\.method\.options\.power=True: .*float"),

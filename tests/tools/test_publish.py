@@ -75,7 +75,8 @@ def test_the_commands_of_rows_train_their_configurations(tmp_path, site, monkeyp
     trained = []
     monkeypatch.setattr(train.loop, "train", lambda config, workdir: trained.append(config))
     for row in (*site.rows().values(), *read_all(ROOT / "results/rows").values()):
-        *python, module, flags = row.record["train"].split(" ", 3)
+        line = row.record["train"].replace("data_dir=DATA", f"data_dir={tmp_path}")
+        *python, module, flags = line.split(" ", 3)
         assert (python, module) == (["python", "-m"], "ancra_jax.train")
         assert not run_command(train, *shlex.split(flags)).status
         config = config_lib.from_mapping(row.record["config"])

@@ -162,7 +162,7 @@ def test_directories_that_cannot_be_used(tmp_path):
     ("settings", "message"),
     [
         ({"batch_size": 500}, r"batch_size=500: .* 128,"),
-        ({"data__selection_examples": 160}, "held-out .* 160"),
+        ({"data__selection_examples": 160}, r"selection_examples=160: .* 159"),
         ({"distillation__teacher": "/nowhere"}, r"config\.distillation\.teacher='/nowhere'"),
     ],
 )

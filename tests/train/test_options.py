@@ -161,13 +161,13 @@ def test_inputs_that_changed_are_refused(teacher, extra_data, tmp_path):
         continued(**extra_data)
     shutil.rmtree(other)
     train(small_config("natural", max_steps=1), str(other))
-    with pytest.raises(UsageError, match=r"^config\.distillation\.teacher: .*fingerprint"):
+    with pytest.raises(UsageError, match=r"^--config\.distillation\.teacher: .*fingerprint"):
         continued()
     shutil.rmtree(other)
     shutil.copytree(teacher, other)
     extra = np.load(path)
     np.savez(path, image=extra["image"], label=extra["label"][::-1])
-    with pytest.raises(UsageError, match=r"^config\.extra_data\.path: .*fingerprint"):
+    with pytest.raises(UsageError, match=r"^--config\.extra_data\.path: .*fingerprint"):
         continued()
 
 
@@ -189,7 +189,7 @@ def test_a_teacher_of_other_classes_or_images_is_refused(tmp_path, shape, classe
     checkpoints.save(1, variables, {"robust_accuracy": 0.5}, trained_on)
     checkpoints.close()
     distillation = {"distillation__teacher": str(tmp_path / "teacher"), "distillation__weight": 0.5}
-    with pytest.raises(UsageError, match=rf"^config\.distillation\.teacher=.*{message}"):
+    with pytest.raises(UsageError, match=rf"^--config\.distillation\.teacher=.*{message}"):
         train(small_config(**distillation), str(tmp_path / "student"))
     assert not (tmp_path / "student").exists()
 
@@ -203,7 +203,7 @@ def test_a_teacher_of_other_classes_or_images_is_refused(tmp_path, shape, classe
 )
 def test_a_teacher_that_is_not_there_is_refused(teacher, tmp_path, choice, message):
     options = {"distillation__teacher": str(teacher), "distillation__weight": 0.5} | choice
-    with pytest.raises(UsageError, match=rf"^config\.distillation\.{message}"):
+    with pytest.raises(UsageError, match=rf"^--config\.distillation\.{message}"):
         train(small_config(**options), str(tmp_path / "student"))
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from ancra_jax import cli
+from ancra_jax.config import local_path
 from ancra_jax.errors import UsageError
 from ancra_jax.ops.files import write_atomically
 from ancra_jax.results.load import load_runs
@@ -38,6 +39,9 @@ def publish(workdirs: Sequence[str], results: str, readme: str, *, replace: bool
         file is no valid row, cannot be written or would be overwritten, or the README lacks the
         section. Nothing is written then.
     """
+    results = local_path(results, "--results")
+    readme = local_path(readme, "--readme", directory=False)
+    workdirs = [local_path(workdir, "--workdirs") for workdir in workdirs]
     directory = pathlib.Path(results) / "rows"
     rows = read_all(directory)
     changed = []
@@ -84,7 +88,7 @@ def define_flags() -> None:
 def main(arguments: flags.FlagValues) -> None:
     """Run the command."""
     publish(arguments.workdirs, arguments.results, arguments.readme, replace=arguments.replace)
-    number = len(list(pathlib.Path(arguments.results).glob("rows/*.json")))
+    number = len(list(pathlib.Path(arguments.results).expanduser().glob("rows/*.json")))
     print(f"{arguments.results}: {number} rows; its README.md and {arguments.readme} are written")
 
 

@@ -21,7 +21,7 @@ from ancra_jax import config as config_lib
 from ancra_jax.config.fields import build
 from ancra_jax.config.schema import Config, extra_examples
 from ancra_jax.data.dataset import title_of
-from ancra_jax.errors import UsageError
+from ancra_jax.errors import Problems, UsageError
 from ancra_jax.ops.files import read_json
 from ancra_jax.results.load import CHECKPOINTS, Evaluation, check_correct, method_settings
 from ancra_jax.results.names import ADAPTIVE, NATURAL, attack_order
@@ -289,7 +289,9 @@ def _train_command(config: Config, overrides: dict[str, Any], workdir: str) -> s
 
 def _check_fields(record: Any, fields: Mapping[type, str], name: str) -> None:
     kinds = [(field, kind) for kind, names in fields.items() for field in names.split()]
-    build(make_dataclass("Record", kinds), record, name)
+    problems = Problems()
+    build(make_dataclass("Record", kinds), record, name, problems)
+    problems.raise_all()
 
 
 def _correct(attack: Any, name: str) -> Bool[np.ndarray, "examples"]:

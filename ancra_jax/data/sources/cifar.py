@@ -9,7 +9,7 @@ from ancra_jax.data.dataset import Dataset, Split
 from ancra_jax.data.decode import decode_images
 from ancra_jax.data.registry import SourceOptions, local_path, register
 from ancra_jax.data.sources import tfds_directory
-from ancra_jax.errors import UsageError
+from ancra_jax.errors import Problems, UsageError
 from ancra_jax.ops.files import PathLike, read_arrays
 
 CIFAR10_CLASSES = (
@@ -17,7 +17,19 @@ CIFAR10_CLASSES = (
 )  # fmt: skip
 
 
-@register("cifar10")
+def inspect_cifar(options: SourceOptions, problems: Problems) -> tuple[int, int] | None:
+    """Return the official numbers of images; of one JPEG file, that it is there."""
+    if options.data_dir and str(options.data_dir).endswith(".npz"):
+        path = local_path(options.data_dir)
+        if not path.is_file():
+            raise UsageError(f"data_dir={path}: there is no such file")
+        return None
+    if options.data_dir:
+        tfds_directory.data_directory(options.data_dir, "the data set or its official archive")
+    return 50_000, 10_000
+
+
+@register("cifar10", inspect=inspect_cifar)
 def load_cifar10(options: SourceOptions) -> Dataset:
     """Load CIFAR-10: 50,000 + 10,000 colour images of 32x32 pixels, of 10 classes.
 
@@ -30,7 +42,7 @@ def load_cifar10(options: SourceOptions) -> Dataset:
     return _load("cifar10", 10, options)
 
 
-@register("cifar100")
+@register("cifar100", inspect=inspect_cifar)
 def load_cifar100(options: SourceOptions) -> Dataset:
     """Load CIFAR-100, its 100 fine labels; ``data_dir`` is a directory (see `_load`)."""
     return _load("cifar100", 100, options)
@@ -59,7 +71,7 @@ def _load(name: str, num_classes: int, options: SourceOptions) -> Dataset:
 
 
 def _load_jpeg_file(path: Path, cache_dir: PathLike | None) -> Dataset:
-    field = f"data_dir {path}"
+    field = f"data_dir={path}"
     if not path.is_file():
         raise UsageError(f"{field}: there is no such file")
 

@@ -8,7 +8,7 @@ from ancra_jax.data.registry import SourceOptions, register
 _TEST_EVERY = 5
 
 
-@register("digits")
+@register("digits", inspect=lambda options, problems: (1442, 355))
 def load_digits(options: SourceOptions) -> Dataset:
     """Load the digits; their intensities 0..16 become 0..255.
 

@@ -1,5 +1,6 @@
 """Any folder of images: ``train/<class>/*`` and ``test/<class>/*``."""
 
+import contextlib
 import unicodedata
 from pathlib import Path
 
@@ -7,16 +8,33 @@ import numpy as np
 
 from ancra_jax.data.cache import cached, source_key
 from ancra_jax.data.dataset import Dataset, Split
-from ancra_jax.data.decode import decode_images
+from ancra_jax.data.decode import decode_images, open_image
 from ancra_jax.data.registry import SourceOptions, local_path, register
-from ancra_jax.errors import UsageError
+from ancra_jax.errors import Problems, UsageError
 from ancra_jax.ops.archives import read_file
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
 _TWINS = "they differ only in their Unicode normalisation; give both one name"
+_LOOKED_AT = 200  # images whose sizes are compared before anything is decoded
 
 
-@register("folder", resizes=True)
+def inspect_folder(options: SourceOptions, problems: Problems) -> tuple[int, int]:
+    """Return the numbers of images; without ``image_size`` the first must have one size."""
+    train, test, _ = _files(options)
+    sizes: dict[tuple[int, int], Path] = {}
+    for path, _ in train[:_LOOKED_AT] + test[:_LOOKED_AT]:
+        with contextlib.suppress(OSError, ValueError), open_image(read_file(path)) as image:
+            sizes.setdefault(image.size, path)
+    if len(sizes) > 1 and not options.image_size:
+        (one, first), (other, second) = list(sizes.items())[:2]
+        problems.add(
+            f"image_size=0: must be the height and width that all images get: {first} has "
+            f"{one[0]}x{one[1]} pixels, {second} has {other[0]}x{other[1]}"
+        )
+    return len(train), len(test)
+
+
+@register("folder", resizes=True, inspect=inspect_folder)
 def load_folder(options: SourceOptions) -> Dataset:
     """Load images in one folder per class; the classes are the folders of ``train``, by name.
 
@@ -25,19 +43,7 @@ def load_folder(options: SourceOptions) -> Dataset:
     Files that are no images by their names are left out, and so is what is hidden: names that start
     with a dot, and all below folders that have such a name.
     """
-    if not options.data_dir:
-        raise UsageError(
-            "the data set 'folder' needs a data_dir with train/<class>/* and test/<class>/*"
-        )
-    root = local_path(options.data_dir)
-    for part in ("train", "test"):
-        if not (root / part).is_dir():
-            raise UsageError(
-                f"data_dir {root} has no folder {part!r}; it must hold train/<class>/* and "
-                "test/<class>/*"
-            )
-    class_names = tuple(_class_folders(root / "train"))
-    train, test = _images(root / "train", class_names), _images(root / "test", class_names)
+    train, test, class_names = _files(options)
     paths = [path for path, _ in train + test]
     key = source_key(f"folder 2, image_size {options.image_size}", paths)
 
@@ -60,6 +66,25 @@ def load_folder(options: SourceOptions) -> Dataset:
         )
 
     return cached("folder", key, build, options.cache_dir)
+
+
+def _files(
+    options: SourceOptions,
+) -> tuple[list[tuple[Path, int]], list[tuple[Path, int]], tuple[str, ...]]:
+    """Return the files of both splits with their labels, and the names of the classes."""
+    if not options.data_dir:
+        raise UsageError(
+            "data_dir='': the data set 'folder' needs one with train/<class>/* and test/<class>/*"
+        )
+    root = local_path(options.data_dir)
+    for part in ("train", "test"):
+        if not (root / part).is_dir():
+            raise UsageError(
+                f"data_dir={root}: has no folder {part!r}; it must hold train/<class>/* and "
+                "test/<class>/*"
+            )
+    class_names = tuple(_class_folders(root / "train"))
+    return _images(root / "train", class_names), _images(root / "test", class_names), class_names
 
 
 def _class_folders(directory: Path) -> list[str]:

@@ -46,10 +46,10 @@ def data_directory(data_dir: PathLike | None, contents: str) -> epath.Path:
         directory = epath.Path(given).expanduser()
         exists = directory.is_dir()
     except Exception as error:  # No gcsfs, no permission, no network.
-        raise UsageError(f"data_dir {given} cannot be read: {error}") from error
+        raise UsageError(f"data_dir={given}: cannot be read: {error}") from error
     if not exists:
         raise UsageError(
-            f"data_dir {directory} does not exist or is not a directory. It must hold {contents}; "
+            f"data_dir={directory}: does not exist or is not a directory. It must hold {contents}; "
             "make it, empty, to have the data set downloaded"
         )
     return directory

@@ -13,7 +13,7 @@ from ancra_jax.data.dataset import Dataset, Split
 from ancra_jax.data.decode import decode_images
 from ancra_jax.data.registry import SourceOptions, local_path, register
 from ancra_jax.data.sources import archives, tfds_directory
-from ancra_jax.errors import UsageError
+from ancra_jax.errors import Problems, UsageError
 from ancra_jax.ops.archives import open_zip, read_member
 from ancra_jax.ops.archives import read_file as read_bytes
 from ancra_jax.ops.files import PathLike
@@ -25,7 +25,14 @@ _TRAIN_IMAGE = re.compile(r"train/(?P<wnid>[^/.][^/]*)/images/[^/.][^/]*\.(?i:jp
 Read = Callable[[str], bytes]  # from the name of a file to its contents
 
 
-@register("tiny_imagenet")
+def inspect_tiny_imagenet(options: SourceOptions, problems: Problems) -> tuple[int, int]:
+    """Return the official numbers of images, where the data directory is there."""
+    if options.data_dir and not local_path(options.data_dir).is_file():
+        tfds_directory.data_directory(options.data_dir, f"{_FOLDER}.zip or the folder {_FOLDER}")
+    return 100_000, 10_000
+
+
+@register("tiny_imagenet", inspect=inspect_tiny_imagenet)
 def load_tiny_imagenet(options: SourceOptions) -> Dataset:
     """Load Tiny-ImageNet; its validation set, which has labels, is the test split.
 

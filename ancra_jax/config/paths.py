@@ -1,0 +1,86 @@
+"""The one reading of a path that a user gives, as a flag, a setting or an argument."""
+
+import os
+import re
+import unicodedata
+from pathlib import Path
+
+from ancra_jax.errors import UsageError
+
+_REMOTE = re.compile(r"[A-Za-z][\w+.-]*:/")  # gs://bucket, s3://bucket, file:///, C:/
+
+
+def path_text(value: str | os.PathLike[str], field: str, *, remote: bool = False) -> str:
+    """Return a path with ``~`` and ``~user`` expanded; ``field`` is what errors call it.
+
+    Raises:
+      UsageError: it is no text that a file system and a printed line can hold, there is no such
+        user, or, unless ``remote``, it is the address of something that is not on this machine.
+    """
+    text = os.fspath(value)
+    given = f"{field}={text!r}"
+    if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):
+        raise UsageError(f"{given}: must not hold line breaks or other control characters")
+    if text != text.strip():
+        raise UsageError(f"{given}: must not begin or end with a space")
+    if _REMOTE.match(text):
+        if not remote:
+            raise UsageError(
+                f"{given}: must be on this machine: addresses such as gs:// are not supported yet; "
+                "mount the bucket, or copy what is in it"
+            )
+        return text
+    expanded = os.path.expanduser(text)
+    if expanded.startswith("~"):
+        raise UsageError(f"{given}: there is no user {expanded.partition('/')[0][1:]!r}")
+    return expanded
+
+
+def local_path(value: str | os.PathLike[str], field: str, *, directory: bool = True) -> str:
+    """Return a path as `path_text` does, after a look at what is there; nothing need be.
+
+    Raises:
+      UsageError: as `path_text`; or the path is empty, too long or not accessible, leads through a
+        link to nothing or, where a ``directory`` is meant, through a file.
+    """
+    text = path_text(value, field)
+    if not text:
+        raise UsageError(
+            f"{field} is missing: it must name a {'directory' if directory else 'file'}"
+        )
+    path = Path(text)
+    try:
+        for part in (path, *path.parents):
+            if part.is_symlink() and not part.exists():
+                raise UsageError(
+                    f"{field}={text}: {part} is a link to {os.readlink(part)}, which is not there"
+                )
+            if part.is_file() and (directory or part != path):
+                raise UsageError(f"{field}={text}: {part} is a file, not a directory")
+    except OSError as error:
+        raise UsageError(f"{field}={text}: {error.strerror}") from error
+    return text
+
+
+def listable_path(value: str | os.PathLike[str], field: str) -> str:
+    """Return a directory to be made, as `local_path` does, that a list of directories can hold.
+
+    Raises:
+      UsageError: as `local_path`; or it holds a comma or begins with a quotation mark.
+    """
+    text = local_path(value, field)
+    if "," in text or text.startswith('"'):
+        raise UsageError(
+            f"{field}={text}: must not hold a comma or begin with a quotation mark, since "
+            "--workdirs of the report is split at commas"
+        )
+    return text
+
+
+def path_list(paths: list[str] | tuple[str, ...]) -> str:
+    """Return paths as one flag takes them, ``A,B``; one that holds a comma is quoted."""
+    quoted = (
+        f'"{path.replace(chr(34), chr(34) * 2)}"' if "," in path or path[:1] == '"' else path
+        for path in paths
+    )
+    return ",".join(quoted)
