@@ -36,6 +36,8 @@ def run(main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[
             return main(flags.FLAGS)
         except UsageError as error:
             fail(str(error))
+        except OSError as error:  # a full disk, a file that may not be read, ...
+            fail(f"{error.filename or type(error).__name__}: {error.strerror or error}")
 
     app.run(guarded, flags_parser=_parse_flags)
 

@@ -90,36 +90,37 @@ def evaluate(
       UsageError: a setting, the directory, or what an interrupted call left there cannot be used.
     """
     config = workdir_lib.read_config(workdir)
-    dataset = components.load_dataset(config.data)
-    limit = len(dataset.test)
-    num_examples = num_examples or limit
-    if num_examples > limit:
-        raise UsageError(f"--num_examples={num_examples}: the test split has {limit} examples")
-    mesh = sharding.create_mesh()
-    network = components.create_network(config, dataset.num_classes, dtype="float32")
-    variables, step, _ = load_weights(
-        workdir, network, dataset.image_shape, mesh, checkpoint=checkpoint, weights=weights
-    )
-    model = jax.tree_util.Partial(network.apply, variables)
-    size = min(batch_size or config.batch_size, num_examples)
-    size += -size % mesh.size
-    target = Target(model, dataset.test, size, sharding.batch_sharded(mesh))
-    defences = declared(network, model)
-    sources = load_sources(transfer_from, dataset, mesh)
-    adaptive = adaptive_spec(config, adaptive_budget, max_minutes, defences, sources)
-    name = evaluation_name(checkpoint, weights)
-    identity = {
-        "method": config.name,
-        "data": dataset.title,
-        "data_fingerprint": dataset.fingerprint,
-        "checkpoint": name,
-        "step": step,
-        "num_examples": num_examples,
-        "seed": seed,
-    }
-    store = ResultStore(workdir, name)
-    specs = _specs(config, suite, autoattack_version, adaptive)
-    return [compute(spec, target, store, identity, force=force) for spec in specs]
+    with workdir_lib.one_writer(workdir):
+        dataset = components.load_dataset(config.data)
+        limit = len(dataset.test)
+        num_examples = num_examples or limit
+        if num_examples > limit:
+            raise UsageError(f"--num_examples={num_examples}: the test split has {limit} examples")
+        mesh = sharding.create_mesh()
+        network = components.create_network(config, dataset.num_classes, dtype="float32")
+        variables, step, _ = load_weights(
+            workdir, network, dataset.image_shape, mesh, checkpoint=checkpoint, weights=weights
+        )
+        model = jax.tree_util.Partial(network.apply, variables)
+        size = min(batch_size or config.batch_size, num_examples)
+        size += -size % mesh.size
+        target = Target(model, dataset.test, size, sharding.batch_sharded(mesh))
+        defences = declared(network, model)
+        sources = load_sources(transfer_from, dataset, mesh)
+        adaptive = adaptive_spec(config, adaptive_budget, max_minutes, defences, sources)
+        name = evaluation_name(checkpoint, weights)
+        identity = {
+            "method": config.name,
+            "data": dataset.title,
+            "data_fingerprint": dataset.fingerprint,
+            "checkpoint": name,
+            "step": step,
+            "num_examples": num_examples,
+            "seed": seed,
+        }
+        store = ResultStore(workdir, name)
+        specs = _specs(config, suite, autoattack_version, adaptive)
+        return [compute(spec, target, store, identity, force=force) for spec in specs]
 
 
 def _specs(config: Config, suite: str, version: str, adaptive: Spec) -> list[Spec]:

@@ -54,13 +54,16 @@ def train(config: Config, workdir: str) -> TrainState:
       NonFiniteLossError: the loss diverged; checkpoints from before it are kept.
       Interrupted: by a signal, after saving a checkpoint.
     """
-    # ---- Prepare ----
-    training = Training(config, sharding.create_mesh())
-    if sharding.is_main():
-        workdir_lib.open_for_training(workdir, config)
-    sharding.barrier("workdir")
-
     with contextlib.ExitStack() as stack:
+        # ---- Prepare ----
+        if sharding.is_main():
+            workdir_lib.check_for_training(workdir, config)
+        training = Training(config, sharding.create_mesh())
+        if sharding.is_main():
+            workdir_lib.open_for_training(workdir, config)
+            stack.enter_context(workdir_lib.one_writer(workdir))
+        sharding.barrier("workdir")
+
         # ---- Start or continue ----
         checkpoints = Checkpoints(Path(workdir) / "checkpoints", weights=training.averaging.weights)
         stack.callback(checkpoints.close)
@@ -233,6 +236,7 @@ class Training:
                 accuracies = self.select({name: state.variables_of(name) for name in weights})
                 log.selection(step, epoch + 1, accuracies)
             if save:
+                log.save()
                 checkpoints.save(step, state, accuracies, {"epoch": epoch + 1, **self.facts})
             if stopping and step < self.last_step:
                 raise Interrupted(stop.number or signal.SIGTERM, step)
