@@ -1,5 +1,6 @@
 """Write files whole or not at all; read arrays, without executing anything, and JSON lines."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -28,7 +29,7 @@ def write_atomically(path: PathLike, data: bytes | str | Callable[[BinaryIO], ob
     path = pathlib.Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with naming(path), open(temporary, "wb") as file:
             if callable(data):
                 data(file)
             else:
@@ -36,9 +37,18 @@ def write_atomically(path: PathLike, data: bytes | str | Callable[[BinaryIO], ob
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException as error:
+    except BaseException:
         temporary.unlink(missing_ok=True)  # on a full disk it takes the room of what follows
-        if isinstance(error, OSError) and error.errno:
+        raise
+
+
+@contextlib.contextmanager
+def naming(path: PathLike) -> Iterator[None]:
+    """Let an error of the system, such as that of a full disk, name this file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno:
             error.filename = str(path)
         raise
 
@@ -116,15 +126,11 @@ def read_json_lines(
 def append_json_line(path: PathLike, record: Mapping[str, Any]) -> None:
     """Append a record to a JSON-lines file, on a line of its own after an unfinished one too."""
     line = f"{json.dumps(record)}\n".encode()
-    try:
-        with open(path, "ab+") as file:
-            if file.tell():
-                file.seek(-1, os.SEEK_END)
-                line = line if file.read() == b"\n" else b"\n" + line
-            file.write(line)
-    except OSError as error:
-        error.filename = str(path)
-        raise
+    with naming(path), open(path, "ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read() == b"\n" else b"\n" + line
+        file.write(line)
 
 
 def set_lines_aside(path: PathLike, keep: Callable[[dict[str, Any]], bool], what: str) -> None:

@@ -1,12 +1,14 @@
 """Checkpoints of a run: the latest two and the best, checked when loaded."""
 
 import contextlib
+import errno
 import json
 import math
 import os
 import pathlib
+import sys
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -46,6 +48,10 @@ class Checkpoints:
         For each of the ``weights``, names of ``Averaging.weights``, the best checkpoint is kept.
         """
         self.directory = pathlib.Path(directory).absolute()
+        self._manager: Any = None
+        if sys.unraisablehook != _report_unraisable:
+            _reporters.append(sys.unraisablehook)
+            sys.unraisablehook = _report_unraisable
         if read_only:
             return
         if sharding.is_main():
@@ -100,7 +106,7 @@ class Checkpoints:
     def best_step(self, weights: str = "raw") -> int | None:
         """Return the step with the best robust accuracy of the weights, if any was evaluated.
 
-        A line says so if a better one was recorded, whose checkpoint is gone.
+        A line says so if a better one was recorded that has no checkpoint.
         """
         metric = metric_name(weights, ROBUST_ACCURACY)
         steps = self.steps()
@@ -108,10 +114,10 @@ class Checkpoints:
         ranked = sorted((found[metric], step) for step, found in saved.items() if metric in found)
         best = max((one for one in ranked if one[1] in steps), default=None)
         if best and best != ranked[-1]:
-            accuracy, step = ranked[-1]
             print(
-                f"warning: {self.directory}: the best checkpoint was of step {step} (robust "
-                f"accuracy {accuracy:.2%}) and is gone; left is {best[1]} ({best[0]:.2%})",
+                f"warning: {self.directory}: step {ranked[-1][1]} with {metric} "
+                f"{ranked[-1][0]:.2%} has no checkpoint; the best there is: step {best[1]}, "
+                f"{best[0]:.2%}",
                 flush=True,
             )
         return best[1] if best else None
@@ -197,24 +203,25 @@ class Checkpoints:
     def close(self) -> None:
         """Finish all writes."""
         with self._writing():
-            self._manager.close()
+            if self._manager:
+                self._manager.close()
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # whatever a full disk makes the writers raise
-            reason = " ".join(str(error).split())[:300]
+            full = os.strerror(errno.ENOSPC)
+            reason = full if full in str(error) else " ".join(str(error).split())[:200]
             raise UsageError(f"{self.directory}: cannot write a checkpoint: {reason}") from error
 
     def _recorded(self) -> dict[int, dict[str, float]]:
-        """Return accuracies by step from the run's metrics.jsonl, as far as checkpoints go."""
-        last = max(self.steps(), default=0)
+        """Return accuracies by step from the run's metrics.jsonl."""
         path = self.directory.parent / workdir.METRICS
         return {
             record["step"]: {name: record[name] for name in record if name.endswith("accuracy")}
             for record in files.read_json_lines(path, workdir.is_metric)
-            if record["kind"] == "selection" and record["step"] <= last
+            if record["kind"] == "selection"
         }
 
     def _mend_metrics(self) -> None:
@@ -249,6 +256,18 @@ class Checkpoints:
         number = len(list(target.iterdir()))
         os.replace(self.directory / str(step), target / f"{step}.{number}")
         print(f"warning: moved the damaged checkpoint {step} to {target}", flush=True)
+
+
+_reporters: list[Callable[..., object]] = [sys.unraisablehook]
+
+
+def _report_unraisable(found: Any) -> None:
+    """Report an error of a thread, except those that follow when a file cannot be read or written.
+
+    Orbax works on all files of a checkpoint at once, and leaves at the first error.
+    """
+    if "Event loop is closed" not in str(found.exc_value):
+        _reporters[-1](found)
 
 
 def _read_object(path: pathlib.Path) -> dict[str, Any] | None:

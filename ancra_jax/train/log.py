@@ -51,11 +51,10 @@ class TrainingLog:
                 lambda record: record["step"] <= first_step,
                 f"of steps after {first_step}, which are computed again",
             )
-            self._tell_missing(first_step)
-            directory = Path(workdir) / "tensorboard"
-            files.check_writable(directory, "--workdir")
+            self._shown = Path(workdir) / "tensorboard"
+            files.check_writable(self._shown, "--workdir")
             # Written by this thread, which sees the errors; no two starts share a file.
-            self._events = EventsWriter(str(directory / "events"), f".{os.getpid()}.{first_step}")
+            self._events = EventsWriter(str(self._shown / "events"), f".{os.getpid()}.{first_step}")
             # TensorBoard leaves out what an earlier attempt wrote after the first step.
             again = SessionLog(status=SessionLog.START)
             self._event(first_step + 1, session_log=again)
@@ -67,7 +66,8 @@ class TrainingLog:
     def __exit__(self, *error: object) -> None:
         self._bar.__exit__(*error)
         if self._is_main:
-            self._events.close()
+            with files.naming(self._shown):
+                self._events.close()
 
     def add(self, step: int, metrics: Metrics) -> None:
         """Take a step's metrics, which may still be under way, and wait for older steps."""
@@ -113,7 +113,8 @@ class TrainingLog:
     def save(self) -> None:
         """Write what TensorBoard is to show to the disk, before a checkpoint of the same step."""
         if self._is_main:
-            self._events.flush()
+            with files.naming(self._shown):
+                self._events.flush()
 
     def selection(self, step: int, epoch: int, accuracies: dict[str, float]) -> None:
         """Show and write what was found on the selection split after an epoch."""
@@ -136,20 +137,25 @@ class TrainingLog:
 
     def _event(self, step: int, **content: Any) -> None:
         """Write an event for TensorBoard."""
-        self._events.write_event(Event(wall_time=time.time(), step=step, **content))
-
-    def _tell_missing(self, first_step: int) -> None:
-        """Say which steps that are done have no record; there is one at the end of every epoch."""
-        ends = {*range(self._steps_per_epoch, first_step, self._steps_per_epoch), first_step} - {0}
-        records = files.read_json_lines(self._path)
-        missing = ends - {record["step"] for record in records if record["kind"] == "train"}
-        if missing:
-            print(
-                f"warning: {self._path}: the records of training up to step "
-                f"{', '.join(map(str, sorted(missing)))} are missing; the run goes on without them",
-                flush=True,
-            )
+        with files.naming(self._shown):
+            self._events.write_event(Event(wall_time=time.time(), step=step, **content))
 
     def _restart_clock(self) -> None:
         self._since = time.monotonic()
         self._timed = 0
+
+
+def tell_missing(workdir: str, step: int, steps_per_epoch: int) -> None:
+    """Say which training records of a run that got to a step are missing from metrics.jsonl.
+
+    There is one at the end of every epoch and where a checkpoint was saved.
+    """
+    path = Path(workdir) / workdir_lib.METRICS
+    ends = {*range(steps_per_epoch, step, steps_per_epoch), step} - {0}
+    records = files.read_json_lines(path)
+    if missing := ends - {record["step"] for record in records if record["kind"] == "train"}:
+        print(
+            f"warning: {path}: the records of training up to step "
+            f"{', '.join(map(str, sorted(missing)))} are missing; the run goes on without them",
+            flush=True,
+        )

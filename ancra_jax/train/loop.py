@@ -27,7 +27,7 @@ from ancra_jax.run import averaging as averaging_lib
 from ancra_jax.run import build, sharding
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.checkpoint import Checkpoints
-from ancra_jax.train.log import TrainingLog
+from ancra_jax.train.log import TrainingLog, tell_missing
 from ancra_jax.train.selection import make_select
 from ancra_jax.train.step import (
     TrainState,
@@ -69,6 +69,8 @@ def train(config: Config, workdir: str) -> TrainState:
         stack.callback(checkpoints.close)
         state = training.first_state(checkpoints)
         first_step = int(state.step)
+        if sharding.is_main():
+            tell_missing(workdir, first_step, training.steps_per_epoch)
         if first_step >= training.last_step:
             print(f"{workdir}: finished already, at step {first_step}; nothing to do")
             return state
