@@ -37,7 +37,7 @@ def run(main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[
     def guarded(argv: Sequence[str]) -> int | None:
         if len(argv) > 1:
             fail(f"unexpected argument {argv[1]!r}: every setting is a flag, --name=value")
-        logging.set_verbosity(logging.ERROR)  # Orbax reports its every step as a warning
+        logging.set_verbosity(logging.FATAL)  # Orbax reports every step, and errors twice
         keep_compiled_programs()
         try:
             for name in flags.FLAGS.plugin:
@@ -45,6 +45,8 @@ def run(main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[
             return main(flags.FLAGS)
         except UsageError as error:
             fail(str(error))
+        except OSError as error:  # a full disk, a file that may not be read, ...
+            fail(f"{error.filename or type(error).__name__}: {error.strerror or error}")
 
     app.run(guarded, flags_parser=_parse_flags)
 

@@ -102,43 +102,44 @@ def evaluate(
         )
     transfer_from = [local_path(directory, "--transfer_from") for directory in transfer_from]
     check(config, num_examples, max_minutes, seed, weights, transfer_from)
-    dataset = components.load_dataset(config.data)
-    limit = len(dataset.test)
-    num_examples = num_examples or limit
-    check_count("--num_examples", num_examples, limit)
-    mesh = sharding.create_mesh()
-    network = components.create_network(config, dataset.num_classes, dtype="float32")
-    variables, step, extra = load_weights(
-        workdir, network, dataset.image_shape, mesh, checkpoint=checkpoint, weights=weights
-    )
-    trained_on = extra.get("data", dataset.fingerprint)  # older checkpoints do not say it
-    if trained_on != dataset.fingerprint:
-        raise UsageError(
-            f"--data_dir={config.data.data_dir}: holds other data than those that {workdir} was "
-            f"trained on (fingerprint {dataset.fingerprint}, was {trained_on})"
+    with workdir_lib.one_writer(workdir):
+        dataset = components.load_dataset(config.data)
+        limit = len(dataset.test)
+        num_examples = num_examples or limit
+        check_count("--num_examples", num_examples, limit)
+        mesh = sharding.create_mesh()
+        network = components.create_network(config, dataset.num_classes, dtype="float32")
+        variables, step, extra = load_weights(
+            workdir, network, dataset.image_shape, mesh, checkpoint=checkpoint, weights=weights
         )
-    model = jax.tree_util.Partial(network.apply, variables)
-    size = min(batch_size or config.batch_size, num_examples)
-    size += -size % mesh.size
-    target = Target(model, dataset.test, size, sharding.batch_sharded(mesh))
-    defences = declared(network, model)
-    sources = load_sources(transfer_from, dataset, mesh)
-    adaptive = adaptive_spec(config, adaptive_budget, max_minutes, defences, sources)
-    name = evaluation_name(checkpoint, weights)
-    identity = {
-        "method": config.name,
-        "data": dataset.title,
-        "data_fingerprint": dataset.fingerprint,
-        "checkpoint": name,
-        "step": step,
-        "num_examples": num_examples,
-        "seed": seed,
-    }
-    store = ResultStore(workdir, name)
-    specs = _specs(config, suite, autoattack_version, adaptive)
-    for spec in () if force else specs:  # before anything is computed
-        store.finished({"attack": spec.name, **identity, "settings": spec.settings})
-    return [compute(spec, target, store, identity, force=force) for spec in specs]
+        trained_on = extra.get("data", dataset.fingerprint)  # older checkpoints do not say it
+        if trained_on != dataset.fingerprint:
+            raise UsageError(
+                f"--data_dir={config.data.data_dir}: holds other data than {workdir} was "
+                f"trained on (fingerprint {dataset.fingerprint}, was {trained_on})"
+            )
+        model = jax.tree_util.Partial(network.apply, variables)
+        size = min(batch_size or config.batch_size, num_examples)
+        size += -size % mesh.size
+        target = Target(model, dataset.test, size, sharding.batch_sharded(mesh))
+        defences = declared(network, model)
+        sources = load_sources(transfer_from, dataset, mesh)
+        adaptive = adaptive_spec(config, adaptive_budget, max_minutes, defences, sources)
+        name = evaluation_name(checkpoint, weights)
+        identity = {
+            "method": config.name,
+            "data": dataset.title,
+            "data_fingerprint": dataset.fingerprint,
+            "checkpoint": name,
+            "step": step,
+            "num_examples": num_examples,
+            "seed": seed,
+        }
+        store = ResultStore(workdir, name)
+        specs = _specs(config, suite, autoattack_version, adaptive)
+        for spec in () if force else specs:  # before anything is computed
+            store.finished({"attack": spec.name, **identity, "settings": spec.settings})
+        return [compute(spec, target, store, identity, force=force) for spec in specs]
 
 
 def check(

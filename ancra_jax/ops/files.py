@@ -1,11 +1,15 @@
 """Write files whole or not at all; read arrays, without executing anything, and JSON lines."""
 
+import contextlib
 import json
 import math
 import os
 import pathlib
+import re
+import tempfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -21,6 +25,8 @@ _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # what a killed `write_atomically` leaves
+_DAMAGES = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def write_atomically(path: PathLike, data: bytes | str | Callable[[BinaryIO], object]) -> None:
@@ -30,14 +36,55 @@ def write_atomically(path: PathLike, data: bytes | str | Callable[[BinaryIO], ob
     """
     path = pathlib.Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        if callable(data):
-            data(file)
-        else:
-            file.write(data.encode() if isinstance(data, str) else data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with naming(path), open(temporary, "wb") as file:
+            if callable(data):
+                data(file)
+            else:
+                file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # on a full disk it takes the room of what follows
+        raise
+
+
+@contextlib.contextmanager
+def naming(path: PathLike) -> Iterator[None]:
+    """Let an error of the system, such as that of a full disk, name this file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno:
+            error.filename = str(path)
+        raise
+
+
+def is_temporary(path: PathLike) -> bool:
+    """Return whether a file has the name of one that `write_atomically` had not finished."""
+    return _TEMPORARY.fullmatch(os.path.basename(path)) is not None
+
+
+def remove_temporaries(directory: PathLike) -> None:
+    """Remove what killed processes left unfinished in a directory that nothing else writes to."""
+    for path in pathlib.Path(directory).rglob(".*.tmp"):
+        if is_temporary(path):
+            path.unlink(missing_ok=True)
+
+
+def check_writable(directory: PathLike, field: str) -> None:
+    """Create a directory if need be, and check that files can be written to it.
+
+    Raises:
+      UsageError: they cannot; the message begins with ``field``.
+    """
+    try:
+        os.makedirs(directory, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise UsageError(f"{field}: cannot write to {directory}: {error.strerror}") from error
 
 
 def write_arrays(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:
@@ -119,16 +166,57 @@ def parse_json(text: bytes | str) -> Any:
     raise ValueError(f"it is nested more than {_DEPTH} deep")
 
 
-def read_json_lines(path: PathLike) -> list[dict[str, Any]]:
-    """Return the records of a JSON-lines file, without the unfinished last line of a killed run.
+def read_json_lines(
+    path: PathLike, keep: Callable[[dict[str, Any]], bool] = lambda record: True
+) -> list[dict[str, Any]]:
+    """Return the records of a JSON-lines file for which ``keep`` returns True.
 
-    A file that does not exist has none.
+    Damaged lines, such as the unfinished last one of a killed run, are left out; a file that does
+    not exist has none.
+    """
+    return [record for _, record in _json_lines(path) if record is not None and keep(record)]
+
+
+def append_json_line(path: PathLike, record: Mapping[str, Any]) -> None:
+    """Append a record to a JSON-lines file, on a line of its own after an unfinished one too."""
+    line = f"{json.dumps(record)}\n".encode()
+    with naming(path), open(path, "ab+") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read() == b"\n" else b"\n" + line
+        file.write(line)
+
+
+def set_lines_aside(path: PathLike, keep: Callable[[dict[str, Any]], bool], what: str) -> None:
+    """Leave in a JSON-lines file, if there is one, the records that ``keep`` returns True for.
+
+    All other lines, which are ``what``, are appended to ``<path>.set_aside``; a line says so.
     """
     path = pathlib.Path(path)
-    records = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    kept: list[bytes] = []
+    others: list[bytes] = []
+    for line, record in _json_lines(path):
+        (kept if record is not None and keep(record) else others).append(line + b"\n")
+    if others:
+        target = path.with_name(f"{path.name}.set_aside")
+        with open(target, "ab") as file:
+            file.writelines(others)
+            file.flush()
+            os.fsync(file.fileno())
+        write_atomically(path, b"".join(kept))
+        print(
+            f"warning: {path}: {len(others)} of {len(others) + len(kept)} lines, {what}, are set "
+            f"aside in {target.name}",
+            flush=True,
+        )
+
+
+def _json_lines(path: PathLike) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+    """Yield the lines of a file with their records; None for a line that holds no JSON object."""
+    lines = pathlib.Path(path).read_bytes().splitlines() if os.path.exists(path) else []
+    for line in filter(bytes.strip, lines):
         try:
-            records.append(parse_json(line))
+            record = parse_json(line)
         except ValueError:
-            continue
-    return records
+            record = None
+        yield line, record if isinstance(record, dict) else None

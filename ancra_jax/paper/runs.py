@@ -6,7 +6,6 @@ What is finished is skipped, and a command that fails ends its own run alone.
 import contextlib
 import fcntl
 import fnmatch
-import json
 import os
 import pathlib
 import shlex
@@ -23,7 +22,7 @@ from ancra_jax.cli import read_settings
 from ancra_jax.config import Config, path_list
 from ancra_jax.data import check_count
 from ancra_jax.errors import Problems, UsageError
-from ancra_jax.ops.files import read_json_lines
+from ancra_jax.ops.files import append_json_line, read_json_lines
 from ancra_jax.paper.claims import TABLES, TableRow
 from ancra_jax.run import build
 
@@ -196,8 +195,7 @@ def run_one(run: Run) -> str:
                 how = f"exit status {status}" if status > 0 else f"signal {-status}"
                 return f"{command[2]} ended with {how}"
             seconds = round(time.monotonic() - started, 1)
-            with open(run.record, "a") as file:
-                file.write(json.dumps({"command": _identity(command), "seconds": seconds}) + "\n")
+            append_json_line(run.record, {"command": _identity(command), "seconds": seconds})
     return ""
 
 

@@ -218,18 +218,20 @@ def labels_of(configs: Sequence[Config]) -> list[str]:
 
 
 def _load_curves(workdir: str) -> tuple[dict[str, Any], ...]:
-    path = pathlib.Path(workdir) / "metrics.jsonl"
+    path = pathlib.Path(workdir) / workdir_lib.METRICS
     try:
         records = read_json_lines(path)
-        num_lines = len(path.read_text().splitlines()) if path.exists() else 0
-        curves = [record for record in records if record["kind"] in ("train", "selection")]
-        placed = all({"epoch", "step"} <= record.keys() for record in curves)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path}: is not a file of training metrics: {error!r}") from error
+        lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     # A killed run leaves at most its last line unfinished.
-    if not placed or len(records) < num_lines - 1:
-        raise UsageError(f"{path}: is damaged: it holds lines that are no records of training")
-    return tuple(curves)
+    whole = sum(map(bool, lines)) - lines[-1].startswith(b"{")
+    if not all(map(workdir_lib.is_metric, records)) or len(records) < whole:
+        raise UsageError(
+            f"{path}: is damaged: it holds lines that are no records of training; the command that "
+            "trained it sets them aside"
+        )
+    return tuple(record for record in records if record["kind"] in ("train", "selection"))
 
 
 def check_correct(correct: np.ndarray, record: Mapping[str, Any], name: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ancra_jax.config import path_list
 from ancra_jax.errors import UsageError
-from ancra_jax.ops.files import read_json, write_arrays, write_atomically
+from ancra_jax.ops.files import check_writable, read_json, write_arrays, write_atomically
 from ancra_jax.results.names import ADAPTIVE, AUTOATTACK, NATURAL, parse
 from ancra_jax.run.workdir import provenance
 
@@ -34,10 +34,7 @@ class ResultStore:
     def __init__(self, workdir: str | pathlib.Path, checkpoint: str):
         """Create the directory; ``checkpoint`` is an ``evaluation_name``."""
         self.directory = pathlib.Path(workdir) / "evaluation" / checkpoint
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"--workdir={workdir}: cannot be written: {error.strerror}") from error
+        check_writable(self.directory, f"--workdir={workdir}")
 
     def finished(self, identity: dict[str, Any]) -> dict[str, Any] | None:
         """Return the finished result of an attack, if there is one; refuse another identity's.

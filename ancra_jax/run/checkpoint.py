@@ -1,10 +1,14 @@
 """Checkpoints of a run: the latest two and the best, checked when loaded."""
 
+import contextlib
+import errno
+import json
 import math
 import os
 import pathlib
+import sys
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +18,8 @@ from jaxtyping import PyTree
 from orbax.checkpoint import checkpoint_managers
 
 from ancra_jax.errors import UsageError
-from ancra_jax.run import sharding
+from ancra_jax.ops import files
+from ancra_jax.run import sharding, workdir
 from ancra_jax.run.averaging import ROBUST_ACCURACY, metric_name
 
 
@@ -43,21 +48,25 @@ class Checkpoints:
         For each of the ``weights``, names of ``Averaging.weights``, the best checkpoint is kept.
         """
         self.directory = pathlib.Path(directory).absolute()
+        self._manager: Any = None
+        if sys.unraisablehook != _report_unraisable:
+            _reporters.append(sys.unraisablehook)
+            sys.unraisablehook = _report_unraisable
+        if read_only:
+            return
+        if sharding.is_main():
+            files.check_writable(self.directory, "--workdir")
+            self._mend_metrics()
+        sharding.barrier("checkpoints")
         options = ocp.CheckpointManagerOptions(
             best_fn=lambda saved: saved[ROBUST_ACCURACY],
             best_mode="max",
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(
                 [checkpoint_managers.LatestN(2), *map(_keep_best, weights)]
             ),
-            read_only=read_only,
+            cleanup_tmp_directories=True,
         )
-        try:
-            if not read_only and sharding.is_main():
-                self.directory.mkdir(parents=True, exist_ok=True)
-            sharding.barrier("checkpoints")
-            self._manager = ocp.CheckpointManager(self.directory, options=options)
-        except OSError as error:
-            raise UsageError(f"--workdir: cannot use {self.directory}: {error.strerror}") from error
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def save(
         self,
@@ -83,7 +92,8 @@ class Checkpoints:
             state=ocp.args.StandardSave(host_state),
             extra=ocp.args.JsonSave({**(extra or {}), "checksums": checksums}),
         )
-        self._manager.save(step, args=arguments, metrics=metrics)
+        with self._writing():
+            self._manager.save(step, args=arguments, metrics=metrics)
 
     def reached_preemption(self, step: int) -> bool:
         """Return whether the processes of a pod agreed to stop after this step."""
@@ -91,14 +101,48 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Return the steps that have a checkpoint, ascending."""
-        return sorted(self._manager.all_steps())
+        return sorted(ocp.utils.checkpoint_steps(self.directory) if self.directory.exists() else [])
 
     def best_step(self, weights: str = "raw") -> int | None:
-        """Return the step with the best robust accuracy of the weights, if any was evaluated."""
+        """Return the step with the best robust accuracy of the weights, if any was evaluated.
+
+        A line says so if a better one was recorded that has no checkpoint.
+        """
         metric = metric_name(weights, ROBUST_ACCURACY)
-        saved = {step: self._manager.metrics(step) or {} for step in self.steps()}
-        ranked = [(metrics[metric], step) for step, metrics in saved.items() if metric in metrics]
-        return max(ranked)[1] if ranked else None
+        steps = self.steps()
+        saved = self._recorded() | {step: self.metrics(step) for step in steps}
+        ranked = sorted((found[metric], step) for step, found in saved.items() if metric in found)
+        best = max((one for one in ranked if one[1] in steps), default=None)
+        if best and best != ranked[-1]:
+            print(
+                f"warning: {self.directory}: step {ranked[-1][1]} with {metric} "
+                f"{ranked[-1][0]:.2%} has no checkpoint; the best there is: step {best[1]}, "
+                f"{best[0]:.2%}",
+                flush=True,
+            )
+        return best[1] if best else None
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """Return a checkpoint's accuracies on the selection split; none if it was not evaluated.
+
+        Where its own file is damaged, they are taken from the run's metrics.jsonl.
+
+        Raises:
+          DamagedCheckpointError: they are in neither, or not the same in both.
+        """
+        path = self.directory / str(step)
+        saved, recorded = _read_object(path / "metrics/metrics"), self._recorded().get(step)
+        if saved is None and recorded is None:
+            # Checkpoints between the ends of epochs have none.
+            description = _read_object(path / "_CHECKPOINT_METADATA") or {}
+            if "metrics" not in description.get("item_handlers", ["metrics"]):
+                return {}
+        elif saved is None or recorded is None or saved == recorded:
+            return recorded or saved or {}
+        raise DamagedCheckpointError(
+            f"checkpoint {path}: its metrics are lost or were changed, so that the best is not "
+            "known; the command that trained it mends what can be mended"
+        )
 
     def restore(self, step: int, abstract: PyTree) -> tuple[PyTree, dict[str, Any]]:
         """Load and check the parts of a checkpoint that ``abstract`` names, and its ``extra`` data.
@@ -147,29 +191,92 @@ class Checkpoints:
                 print(f"warning: {error}; falling back to the checkpoint before it", flush=True)
                 damaged.append(step)
                 continue
-            for bad in damaged:
-                self._set_aside(bad)
+            if damaged:
+                for bad in damaged if sharding.is_main() else ():
+                    self._set_aside(bad)
+                sharding.barrier("damaged checkpoints")
+                self._manager.reload()
             return restored
-        if damaged:
-            raise UsageError(
-                f"--workdir: every checkpoint in {self.directory} is damaged (steps {damaged}); "
-                "move that directory away to train from the start"
-            )
+        self._check_any_whole(damaged)
         return None
 
     def close(self) -> None:
         """Finish all writes."""
-        self._manager.close()
+        with self._writing():
+            if self._manager:
+                self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever a full disk makes the writers raise
+            full = os.strerror(errno.ENOSPC)
+            reason = full if full in str(error) else " ".join(str(error).split())[:200]
+            raise UsageError(f"{self.directory}: cannot write a checkpoint: {reason}") from error
+
+    def _recorded(self) -> dict[int, dict[str, float]]:
+        """Return accuracies by step from the run's metrics.jsonl."""
+        path = self.directory.parent / workdir.METRICS
+        return {
+            record["step"]: {name: record[name] for name in record if name.endswith("accuracy")}
+            for record in files.read_json_lines(path, workdir.is_metric)
+            if record["kind"] == "selection"
+        }
+
+    def _mend_metrics(self) -> None:
+        """Write metrics that are damaged once more, or set their checkpoints aside."""
+        damaged = []
+        for step in self.steps():
+            path = self.directory / f"{step}/metrics/metrics"
+            try:
+                found = self.metrics(step)
+            except DamagedCheckpointError as error:
+                print(f"warning: {error}", flush=True)
+                damaged.append(step)
+                continue
+            if found and found != _read_object(path):
+                print(f"warning: {path}: was damaged; written again from metrics.jsonl", flush=True)
+                path.parent.mkdir(exist_ok=True)
+                files.write_atomically(path, json.dumps(found))
+        self._check_any_whole(damaged)
+        for step in damaged:
+            self._set_aside(step)
+
+    def _check_any_whole(self, damaged: list[int]) -> None:
+        if damaged and len(damaged) == len(self.steps()):
+            raise UsageError(
+                f"--workdir: every checkpoint in {self.directory} is damaged (steps {damaged}); "
+                "move that directory away to train from the start"
+            )
 
     def _set_aside(self, step: int) -> None:
-        if sharding.is_main():
-            target = self.directory.with_name(f"{self.directory.name}_damaged")
-            target.mkdir(exist_ok=True)
-            number = len(list(target.iterdir()))
-            os.replace(self.directory / str(step), target / f"{step}.{number}")
-            print(f"warning: moved the damaged checkpoint {step} to {target}", flush=True)
-        sharding.barrier("damaged checkpoint")
-        self._manager.reload()
+        target = self.directory.with_name(f"{self.directory.name}_damaged")
+        target.mkdir(exist_ok=True)
+        number = len(list(target.iterdir()))
+        os.replace(self.directory / str(step), target / f"{step}.{number}")
+        print(f"warning: moved the damaged checkpoint {step} to {target}", flush=True)
+
+
+_reporters: list[Callable[..., object]] = [sys.unraisablehook]
+
+
+def _report_unraisable(found: Any) -> None:
+    """Report an error of a thread, except those that follow when a file cannot be read or written.
+
+    Orbax works on all files of a checkpoint at once, and leaves at the first error.
+    """
+    if "Event loop is closed" not in str(found.exc_value):
+        _reporters[-1](found)
+
+
+def _read_object(path: pathlib.Path) -> dict[str, Any] | None:
+    """Return the content of a JSON file; None if it is not there or damaged."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def _keep_best(weights: str) -> checkpoint_managers.BestN:

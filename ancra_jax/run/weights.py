@@ -1,6 +1,5 @@
 """The weights that a run left: the optimiser's own, or one of their averages."""
 
-import contextlib
 from typing import Any
 
 import jax
@@ -65,15 +64,15 @@ def load_weights(
         averages = jax.eval_shape(averaging.init, parts["params"], parts["batch_stats"])
         parts["averages"] = {weights: averages[weights]}
     abstract = sharding.abstract_on(parts, sharding.replicated(mesh))
-    with contextlib.closing(Checkpoints(f"{workdir}/checkpoints", read_only=True)) as checkpoints:
-        if checkpoint == "best":
-            step = checkpoints.best_step(weights)
-        else:
-            step = max(checkpoints.steps(), default=None)
-        if step is None:
-            which = checkpoint if weights == "raw" else f"{checkpoint} {weights}"
-            raise UsageError(f"{fields[0]}={workdir}: has no {which} checkpoint yet; train first")
-        restored, extra = checkpoints.restore(step, abstract)
+    checkpoints = Checkpoints(f"{workdir}/checkpoints", read_only=True)
+    if checkpoint == "best":
+        step = checkpoints.best_step(weights)
+    else:
+        step = max(checkpoints.steps(), default=None)
+    if step is None:
+        which = checkpoint if weights == "raw" else f"{checkpoint} {weights}"
+        raise UsageError(f"{fields[0]}={workdir}: has no {which} checkpoint yet; train first")
+    restored, extra = checkpoints.restore(step, abstract)
     averages = restored.get("averages", {})
     if weights == "swa" and not int(averages["swa"]["count"]):
         raise UsageError(

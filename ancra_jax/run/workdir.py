@@ -1,10 +1,14 @@
 """The directory of a run: its configuration, and with which code it was started and continued."""
 
+import contextlib
 import datetime
+import fcntl
 import json
+import os
 import pathlib
 import platform
 import subprocess
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -14,16 +18,16 @@ from flax.traverse_util import flatten_dict
 from ancra_jax import config as config_lib
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError
-from ancra_jax.ops.files import read_json, read_json_lines, write_atomically
+from ancra_jax.ops import files
 
-STARTS = "starts.jsonl"
+STARTS, METRICS = "starts.jsonl", "metrics.jsonl"
 # Settings that do not change what a run computes, only where it finds its data, how often it
 # writes, and how far it goes.
 FREE_SETTINGS = {"data.data_dir", "log_every_steps", "checkpoint_every_steps", "max_steps"}
 
 
-def open_for_training(workdir: str, config: Config) -> None:
-    """Create the directory, or check that it has the same configuration, and write config.json."""
+def check_for_training(workdir: str, config: Config) -> None:
+    """Check that a directory is new, or holds a run of the same configuration that nobody uses."""
     path = pathlib.Path(workdir)
     file = path / "config.json"
     if file.exists():
@@ -34,38 +38,85 @@ def open_for_training(workdir: str, config: Config) -> None:
                 f"({'; '.join(differences[:4])}{'; ...' if len(differences) > 4 else ''}); "
                 "give this run another --workdir"
             )
-    elif path.is_dir() and any(path.iterdir()):
+        with one_writer(workdir):
+            pass
+    elif path.is_dir() and not all(map(files.is_temporary, path.iterdir())):
         raise UsageError(
             f"--workdir={workdir}: is not empty and holds no run (there is no config.json)"
         )
+
+
+def open_for_training(workdir: str, config: Config) -> None:
+    """Create the directory, or check that it has the same configuration, and write config.json."""
+    check_for_training(workdir, config)
+    path = pathlib.Path(workdir)
     try:
         path.mkdir(parents=True, exist_ok=True)
         text = json.dumps(config_lib.to_mapping(config), indent=2) + "\n"
-        write_atomically(file, text)
+        files.write_atomically(path / "config.json", text)
     except OSError as error:
         raise UsageError(f"--workdir={workdir}: cannot be written: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def one_writer(workdir: str) -> Iterator[None]:
+    """Keep all other processes from writing to a run's directory, and tidy it up.
+
+    The lock ends with the process, whatever ends that. Damaged lines of the JSON-lines files are
+    set aside, and unfinished files of killed processes removed.
+
+    Raises:
+      UsageError: another process writes to it, or it cannot be written to.
+    """
+    path = pathlib.Path(workdir)
+    try:
+        file = open(path / ".lock", "a+")  # noqa: SIM115  closed below
+    except OSError as error:
+        raise UsageError(f"--workdir={workdir}: cannot be written: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read() or "another process"
+            raise UsageError(f"--workdir={workdir}: in use by {owner}") from None
+        except OSError as error:
+            print(f"warning: {workdir}: cannot be locked ({error.strerror}); start no other "
+                  "process on it", flush=True)  # fmt: skip
+        file.truncate(0)
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        file.write(f"process {os.getpid()} on {platform.node()} since {now}")
+        file.flush()
+        files.remove_temporaries(path)
+        files.set_lines_aside(path / METRICS, is_metric, "damaged")
+        files.set_lines_aside(path / STARTS, lambda record: "step" in record, "damaged")
+        yield
+
+
+def is_metric(record: Mapping[str, Any]) -> bool:
+    """Return whether a line of metrics.jsonl is a record of training or selection."""
+    return {"kind", "epoch"} <= record.keys() and type(record.get("step")) is int
 
 
 def read_config(workdir: str, field: str = "--workdir") -> Config:
     """Return the configuration of the run in a directory, which errors call ``field``."""
     file = pathlib.Path(config_lib.local_path(workdir, field)) / "config.json"
     try:
-        return config_lib.from_mapping(read_json(file), "config")
+        return config_lib.from_mapping(files.read_json(file), "config")
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(f"{field}={workdir}: holds no run (there is no config.json)") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise UsageError(f"{field}={workdir}: config.json cannot be read: {error}") from error
 
 
 def record_start(workdir: str, step: int) -> None:
     """Append to starts.jsonl at which step, and with which code, the training starts or goes on."""
-    with open(pathlib.Path(workdir) / STARTS, "a") as file:
-        file.write(json.dumps({"step": step, **provenance()}) + "\n")
+    files.append_json_line(pathlib.Path(workdir) / STARTS, {"step": step, **provenance()})
 
 
 def read_starts(workdir: str) -> list[dict[str, Any]]:
     """Return what `record_start` wrote; empty for runs from before it existed."""
-    return read_json_lines(pathlib.Path(workdir) / STARTS)
+    return files.read_json_lines(pathlib.Path(workdir) / STARTS)
 
 
 def provenance() -> dict[str, Any]:

@@ -1,19 +1,23 @@
 """The numbers of a run: fetched together, late, then checked, shown and written."""
 
-import json
 import math
+import os
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
 
 from ancra_jax.cli.progress import Bar
 from ancra_jax.config.schema import WEIGHTS, Config
 from ancra_jax.errors import NonFiniteLossError
 from ancra_jax.methods.core import Metrics
-from ancra_jax.ops.files import read_json_lines, write_atomically
+from ancra_jax.ops import files
 from ancra_jax.run import sharding
+from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.averaging import NATURAL_ACCURACY, ROBUST_ACCURACY, metric_name
 
 IN_FLIGHT_STEPS = 2  # dispatched ahead of the device: enough to keep it busy, few to wait for
@@ -41,13 +45,19 @@ class TrainingLog:
         self._since = 0.0  # when the clock for the rate was started
         self._timed = 0  # steps since then
         if self._is_main:
-            path = Path(workdir) / "metrics.jsonl"
-            kept = [record for record in read_json_lines(path) if record["step"] <= first_step]
-            write_atomically(path, "".join(json.dumps(record) + "\n" for record in kept))
-            self._file = open(path, "a", buffering=1)  # noqa: SIM115  closed on exit
-            self._tensorboard = SummaryWriter(
-                f"{workdir}/tensorboard", purge_step=first_step + 1 if first_step else None
+            self._path = Path(workdir) / workdir_lib.METRICS
+            files.set_lines_aside(
+                self._path,
+                lambda record: record["step"] <= first_step,
+                f"of steps after {first_step}, which are computed again",
             )
+            self._shown = Path(workdir) / "tensorboard"
+            files.check_writable(self._shown, "--workdir")
+            # Written by this thread, which sees the errors; no two starts share a file.
+            self._events = EventsWriter(str(self._shown / "events"), f".{os.getpid()}.{first_step}")
+            # TensorBoard leaves out what an earlier attempt wrote after the first step.
+            again = SessionLog(status=SessionLog.START)
+            self._event(first_step + 1, session_log=again)
 
     def __enter__(self) -> "TrainingLog":
         self._bar.__enter__()
@@ -56,8 +66,8 @@ class TrainingLog:
     def __exit__(self, *error: object) -> None:
         self._bar.__exit__(*error)
         if self._is_main:
-            self._file.close()
-            self._tensorboard.close()
+            with files.naming(self._shown):
+                self._events.close()
 
     def add(self, step: int, metrics: Metrics) -> None:
         """Take a step's metrics, which may still be under way, and wait for older steps."""
@@ -100,6 +110,12 @@ class TrainingLog:
         values = {"epoch": round(epoch, 4), "images_per_second": rate, **means}
         self._write("train", steps[-1], values)
 
+    def save(self) -> None:
+        """Write what TensorBoard is to show to the disk, before a checkpoint of the same step."""
+        if self._is_main:
+            with files.naming(self._shown):
+                self._events.flush()
+
     def selection(self, step: int, epoch: int, accuracies: dict[str, float]) -> None:
         """Show and write what was found on the selection split after an epoch."""
         found = []
@@ -115,10 +131,31 @@ class TrainingLog:
     def _write(self, kind: str, step: int, values: dict[str, float | int]) -> None:
         """Record numbers of one kind (``'train'``, ``'selection'``) at a step."""
         if self._is_main:
-            self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+            files.append_json_line(self._path, {"kind": kind, "step": step, **values})
             for name, value in values.items():
-                self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+                self._event(step, summary=scalar(f"{kind}/{name}", value))
+
+    def _event(self, step: int, **content: Any) -> None:
+        """Write an event for TensorBoard."""
+        with files.naming(self._shown):
+            self._events.write_event(Event(wall_time=time.time(), step=step, **content))
 
     def _restart_clock(self) -> None:
         self._since = time.monotonic()
         self._timed = 0
+
+
+def tell_missing(workdir: str, step: int, steps_per_epoch: int) -> None:
+    """Say which training records of a run that got to a step are missing from metrics.jsonl.
+
+    There is one at the end of every epoch and where a checkpoint was saved.
+    """
+    path = Path(workdir) / workdir_lib.METRICS
+    ends = {*range(steps_per_epoch, step, steps_per_epoch), step} - {0}
+    records = files.read_json_lines(path)
+    if missing := ends - {record["step"] for record in records if record["kind"] == "train"}:
+        print(
+            f"warning: {path}: the records of training up to step "
+            f"{', '.join(map(str, sorted(missing)))} are missing; the run goes on without them",
+            flush=True,
+        )

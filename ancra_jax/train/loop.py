@@ -29,7 +29,7 @@ from ancra_jax.run import averaging as averaging_lib
 from ancra_jax.run import build, sharding
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.checkpoint import Checkpoints
-from ancra_jax.train.log import TrainingLog
+from ancra_jax.train.log import TrainingLog, tell_missing
 from ancra_jax.train.selection import make_select
 from ancra_jax.train.step import (
     TrainState,
@@ -56,23 +56,28 @@ def train(config: Config, workdir: str) -> TrainState:
       NonFiniteLossError: the loss diverged; checkpoints from before it are kept.
       Interrupted: by a signal, after saving a checkpoint.
     """
-    # ---- Prepare ----
     workdir = listable_path(workdir, "--workdir")
     mesh = sharding.create_mesh()
-    problems = Problems()
-    build.check(config, problems, devices=mesh.size)
-    problems.raise_all()
-    training = Training(config, mesh)
-    if sharding.is_main():
-        workdir_lib.open_for_training(workdir, config)
-    sharding.barrier("workdir")
-
     with contextlib.ExitStack() as stack:
+        # ---- Prepare ----
+        if sharding.is_main():
+            workdir_lib.check_for_training(workdir, config)
+        problems = Problems()
+        build.check(config, problems, devices=mesh.size)
+        problems.raise_all()
+        training = Training(config, mesh)
+        if sharding.is_main():
+            workdir_lib.open_for_training(workdir, config)
+            stack.enter_context(workdir_lib.one_writer(workdir))
+        sharding.barrier("workdir")
+
         # ---- Start or continue ----
         checkpoints = Checkpoints(Path(workdir) / "checkpoints", weights=training.averaging.weights)
         stack.callback(checkpoints.close)
         state = training.first_state(checkpoints)
         first_step = int(state.step)
+        if sharding.is_main():
+            tell_missing(workdir, first_step, training.steps_per_epoch)
         if first_step >= training.last_step:
             print(f"{workdir}: finished already, at step {first_step}; nothing to do")
             return state
@@ -244,6 +249,7 @@ class Training:
                 accuracies = self.select({name: state.variables_of(name) for name in weights})
                 log.selection(step, epoch + 1, accuracies)
             if save:
+                log.save()
                 checkpoints.save(step, state, accuracies, {"epoch": epoch + 1, **self.facts})
             if stopping and step < self.last_step:
                 raise Interrupted(stop.number or signal.SIGTERM, step)
