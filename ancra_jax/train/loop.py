@@ -6,6 +6,7 @@ parameters, bit for bit, as a run that was never interrupted (on the same machin
 
 import contextlib
 import math
+import signal
 from pathlib import Path
 
 import jax
