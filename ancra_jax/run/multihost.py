@@ -147,16 +147,21 @@ def ending_together() -> Iterator[None]:
         yield
         return
     _end_when_aborted()
+    interruption = None
     try:
-        yield
-    except Interrupted:  # by agreement
-        raise
+        try:
+            yield
+        except Interrupted as error:  # by agreement
+            interruption = error
+        jax.distributed.shutdown()
     except BaseException as error:
         if reason := _runtime_error(error):
             _end(_lost(reason), 1)
         if isinstance(error, UsageError):
             _end(f"error: {error}", 2)
         _end("".join(traceback.format_exception(error)).rstrip(), 1)
+    if interruption:
+        raise interruption
 
 
 def _end_when_aborted() -> None:
@@ -203,9 +208,9 @@ class _Filter:
             for line in lines:
                 if entry := re.match(rb"([IWEF])\d{4} \S+ +\d+ ([\w.]+):\d+\]", line):
                     severity, file = entry.groups()
-                    hidden = file.startswith(b"coordination_service") or file == b"client.h"
+                    hidden = file.startswith((b"coordination_service", b"client."))
                     self.lost_process |= hidden and severity == b"F"
-                if not hidden:
+                if not (hidden or self.lost_process):
                     os.write(self._shown, line)
 
 
