@@ -13,6 +13,7 @@ from ancra_jax.data.cache import default_directory
 from ancra_jax.errors import UsageError
 
 _MOST_DEVICES = 8  # with more, a batch leaves a device too few rows
+_SILENT_SECONDS = 20  # after which a process that is not heard of counts as dead, and all end
 
 
 def keep_compiled_programs() -> None:
@@ -78,8 +79,13 @@ def join_processes(arguments: flags.FlagValues) -> None:
                 f"--process_id={arguments.process_id}: must be less than "
                 f"--num_processes={arguments.num_processes}"
             )
+    # Its handler of SIGTERM would keep signals from ours, or ours from it.
+    jax.config.update("jax_enable_preemption_service", False)
     try:
-        jax.distributed.initialize(*named)
+        address, count, number = named
+        jax.distributed.initialize(
+            address, count, number, heartbeat_timeout_seconds=_SILENT_SECONDS
+        )
     except (RuntimeError, ValueError) as error:
         raise UsageError(f"--distributed: cannot join the other processes: {error}") from error
 

@@ -95,10 +95,6 @@ class Checkpoints:
         with self._writing():
             self._manager.save(step, args=arguments, metrics=metrics)
 
-    def reached_preemption(self, step: int) -> bool:
-        """Return whether the processes of a pod agreed to stop after this step."""
-        return jax.process_count() > 1 and self._manager.reached_preemption(step)
-
     def steps(self) -> list[int]:
         """Return the steps that have a checkpoint, ascending."""
         return sorted(ocp.utils.checkpoint_steps(self.directory) if self.directory.exists() else [])

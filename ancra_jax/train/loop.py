@@ -11,8 +11,6 @@ import math
 import signal
 from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +24,10 @@ from ancra_jax.config import listable_path
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import Problems, UsageError
 from ancra_jax.run import averaging as averaging_lib
-from ancra_jax.run import build, sharding
+from ancra_jax.run import build, multihost, sharding
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.checkpoint import Checkpoints
+from ancra_jax.run.multihost import Interrupted, StoppableStep, StopSignal
 from ancra_jax.train.log import TrainingLog, tell_missing
 from ancra_jax.train.selection import make_select
 from ancra_jax.train.step import (
@@ -58,6 +57,7 @@ def train(config: Config, workdir: str) -> TrainState:
     """
     workdir = listable_path(workdir, "--workdir")
     mesh = sharding.create_mesh()
+    multihost.connect(mesh)
     with contextlib.ExitStack() as stack:
         # ---- Prepare ----
         if sharding.is_main():
@@ -73,7 +73,7 @@ def train(config: Config, workdir: str) -> TrainState:
 
         # ---- Start or continue ----
         checkpoints = Checkpoints(Path(workdir) / "checkpoints", weights=training.averaging.weights)
-        stack.callback(checkpoints.close)
+        stack.push(multihost.if_all_come(checkpoints.close))
         state = training.first_state(checkpoints)
         first_step = int(state.step)
         if sharding.is_main():
@@ -95,37 +95,6 @@ def train(config: Config, workdir: str) -> TrainState:
         for epoch in range(first_step // training.steps_per_epoch, num_epochs):
             state = training.train_epoch(state, epoch, checkpoints, log, stop)
     return state
-
-
-class Interrupted(Exception):
-    """A signal stopped the run after a checkpoint was saved."""
-
-    def __init__(self, number: int, step: int):
-        super().__init__(f"stopped at step {step}, which is saved; the same command continues")
-        self.exit_status = 128 + number
-
-
-class StopSignal:
-    """Takes SIGTERM and SIGINT as a wish to stop after the step; a second one acts at once."""
-
-    number: int | None = None  # of the signal that came
-
-    def __enter__(self) -> "StopSignal":
-        self._previous: dict[int, Any] = {}
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self._previous[number] = signal.signal(number, self._request)
-            except ValueError:  # not in the main thread, as in some notebooks and tests
-                break
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
-        signal.signal(number, self._previous[number])
 
 
 class Training:
@@ -183,7 +152,8 @@ class Training:
         self.create_state = jax.jit(create_state, out_shardings=everywhere)
         self.abstract_state = sharding.abstract_on(jax.eval_shape(create_state), everywhere)
         self.permutation = jax.jit(permutation, out_shardings=everywhere)  # of an epoch, from 0
-        self.step = make_train_step(network.apply, method, optimizer, batches, averaging)
+        step = make_train_step(network.apply, method, optimizer, batches, averaging)
+        self.step = StoppableStep(step, mesh)
         self.refresh_statistics = averaging_lib.make_refresh_statistics(network.apply, batches)
         self.select = make_select(network.apply, config, selection_key, splits.selection, mesh)
 
@@ -228,7 +198,7 @@ class Training:
         end = min((epoch + 1) * self.steps_per_epoch, self.last_step)
         permutation = self.permutation(epoch)
         for step in range(int(state.step) + 1, end + 1):
-            state, metrics = self.step(state, self.train_data, permutation, self.teacher)
+            state, metrics = self.step(stop, state, self.train_data, permutation, self.teacher)
             log.add(step, metrics)
 
             weights = self.averaging.weights_after(step // self.steps_per_epoch)
@@ -238,7 +208,7 @@ class Training:
                 )
                 state = state._replace(averages=averages)
 
-            stopping = stop.number or checkpoints.reached_preemption(step)
+            stopping = self.step.stopping(stop)
             every = config.checkpoint_every_steps
             save = step == end or stopping or (every and step % every == 0)
             if save or step % config.log_every_steps == 0:
@@ -294,7 +264,8 @@ def main(arguments: flags.FlagValues) -> int | None:
     problems.raise_all()
     backend.join_processes(arguments)
     try:
-        train(config, arguments.workdir)
+        with multihost.ending_together():
+            train(config, arguments.workdir)
     except Interrupted as interruption:
         print(interruption)
         return interruption.exit_status

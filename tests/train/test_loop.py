@@ -1,6 +1,5 @@
 """What a run leaves, and how it ends, stops and continues."""
 
-import functools
 import json
 import os
 import shutil
@@ -69,7 +68,9 @@ def test_a_run_stopped_and_continued_equals_an_uninterrupted_one(finished, tmp_p
 def start_process(workdir, method, *flags, **environment):
     run = [f"--config=configs/digits.py:{method}", f"--workdir={workdir}", *small_flags()]
     command = [sys.executable, "-c", TRAIN_COMMAND, *run, *flags]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, env=ENVIRONMENT | environment)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=ENVIRONMENT | environment
+    )
 
 
 @pytest.mark.slow
@@ -92,17 +93,56 @@ def test_a_killed_run_continues_to_the_same_parameters(tmp_path, number):
     chex.assert_trees_all_equal(arrays(continued), arrays(expected))
 
 
-@pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path):
+def start_two(workdir, method, *flags):
     with socket.socket() as listener:
         listener.bind(("localhost", 0))
         address = f"localhost:{listener.getsockname()[1]}"
-    flags = ["--config.max_steps=1", "--distributed", f"--coordinator_address={address}"]
-    flags += ["--num_processes=2", "--process_id"]
-    start = functools.partial(start_process, tmp_path / "two", "pgd_at", *flags)
-    processes = [start(number, JAX_NUM_CPU_DEVICES="2") for number in "01"]
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
+    flags = [*flags, "--distributed", f"--coordinator_address={address}", "--num_processes=2"]
+    variables = {"JAX_NUM_CPU_DEVICES": "2"}
+    return [start_process(workdir, method, *flags, f"--process_id={i}", **variables) for i in "01"]
+
+
+def ends_of(processes):
+    """The exit statuses of all, and the last line of each."""
+    outputs = [process.communicate(timeout=300)[0].decode().splitlines() for process in processes]
+    return [process.returncode for process in processes], [lines[-1] for lines in outputs]
+
+
+@pytest.mark.slow
+def test_two_processes_stop_and_end_together_and_continue(tmp_path):
+    workdir = tmp_path / "run"
+    flags = ["natural", "--config.epochs=15", "--config.checkpoint_every_steps=1"]
+    for number, hit in ((signal.SIGTERM, 1), (signal.SIGKILL, 0)):
+        before = Checkpoints(workdir / "checkpoints", read_only=True).steps()
+        processes = start_two(workdir, *flags)
+        new = workdir / f"checkpoints/{max(before, default=0) + 1}"
+        deadline = time.monotonic() + 240
+        while not new.is_dir():
+            assert time.monotonic() < deadline, "no checkpoint"
+            time.sleep(0.01)
+        processes[hit].send_signal(number)
+        told = time.monotonic()
+        statuses, lines = ends_of(processes)
+        assert time.monotonic() - told < 30
+        if number == signal.SIGTERM:
+            assert statuses == [128 + number] * 2
+            assert lines[0] == lines[1] and "the same command continues" in lines[0]
+        else:
+            assert statuses == [-number, 1]
+            assert lines[1].startswith("error: process")
+    assert ends_of(start_two(workdir, *flags))[0] == [0, 0]
+    assert ends_of(start_two(tmp_path / "uninterrupted", *flags))[0] == [0, 0]
+    checksums = [
+        json.loads((path / "checkpoints/60/extra/metadata").read_text())["checksums"]
+        for path in (workdir, tmp_path / "uninterrupted")
+    ]
+    assert checksums[0] == checksums[1]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path):
+    processes = start_two(tmp_path / "two", "pgd_at", "--config.max_steps=1")
+    assert ends_of(processes)[0] == [0, 0]
 
     one = train(small_config("pgd_at", max_steps=1), str(tmp_path / "one"))
     abstract = sharding.abstract_on(one, sharding.replicated(sharding.create_mesh()))

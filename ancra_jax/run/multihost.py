@@ -1,0 +1,242 @@
+"""Several processes: they connect before they compile, stop at the same step, and end together."""
+
+import contextlib
+import ctypes
+import os
+import platform
+import re
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.errors import JaxRuntimeError
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool
+
+from ancra_jax.errors import NonFiniteLossError, UsageError
+from ancra_jax.run import sharding
+
+_CONNECT_SECONDS = 600  # how long the first of the processes waits for the last
+
+
+def connect(mesh: Mesh) -> None:
+    """Connect the devices of all processes; at once, if there is one process.
+
+    Connections are made by the first collective that needs them, and on CPU that waits no longer
+    than 30 seconds for the others. Later ones wait for as long as it takes, so that processes may
+    compile and load their data at a speed of their own.
+    """
+    if jax.process_count() == 1:
+        return
+    ocp.multihost.get_barrier_sync_fn()(key="connect", timeout_ms=1000 * _CONNECT_SECONDS)
+    add = jax.jit(jnp.sum, out_shardings=sharding.replicated(mesh))
+    jax.block_until_ready(add(_per_device(mesh, False)))
+    multihost_utils.sync_global_devices("connect")  # Orbax connects the processes in this way
+
+
+# ---- To stop at the same step ----
+
+
+class Interrupted(Exception):
+    """A signal stopped the run after a checkpoint was saved."""
+
+    def __init__(self, number: int, step: int):
+        super().__init__(f"stopped at step {step}, which is saved; the same command continues")
+        self.exit_status = 128 + number
+
+
+class StopSignal:
+    """Takes SIGTERM and SIGINT as a wish to stop after the step; a second one acts at once."""
+
+    number: int | None = None  # of the signal that came
+
+    def __enter__(self) -> "StopSignal":
+        self._previous: dict[int, Any] = {}
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._previous[number] = signal.signal(number, self._request)
+            except ValueError:  # not in the main thread, as in some notebooks and tests
+                break
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.number = number
+        signal.signal(number, self._previous[number])
+
+
+class StoppableStep:
+    """A step of training, after which the processes agree whether to stop.
+
+    A signal reaches one process, perhaps, and not in the same step as another: each gives its wish
+    to a step, which returns whether there was any. All look at the answer after the next step, when
+    it is there without waiting. One process asks itself, after the step.
+    """
+
+    def __init__(self, step: Callable[..., tuple[Any, Any]], mesh: Mesh):
+        """Take a jitted step ``(state, *rest) -> (state, metrics)`` that donates its state."""
+        self._step = step
+        self._answer: Bool[Array, ""] | None = None  # to the wishes given to the step before
+        self._wishes: dict[bool, Bool[Array, "devices"]] = {}
+        if jax.process_count() > 1:
+            self._wishes = {wish: _per_device(mesh, wish) for wish in (False, True)}
+
+            def agree(wishes: Bool[Array, "devices"], *arguments: Any) -> tuple[Any, ...]:
+                return *step(*arguments), jnp.any(wishes)
+
+            self._step = jax.jit(agree, donate_argnums=1)
+
+    def __call__(self, stop: StopSignal, *arguments: Any) -> tuple[Any, Any]:
+        """Take the step."""
+        if not self._wishes:
+            return self._step(*arguments)
+        before = self._answer
+        *results, self._answer = self._step(self._wishes[stop.number is not None], *arguments)
+        self._stopping = before is not None and bool(before)
+        return results[0], results[1]
+
+    def stopping(self, stop: StopSignal) -> bool:
+        """Return whether to stop after the last step; the same in all processes."""
+        return self._stopping if self._wishes else stop.number is not None
+
+
+def _per_device(mesh: Mesh, value: bool) -> Bool[Array, "devices"]:
+    values = np.full(mesh.size, value)
+    place = sharding.batch_sharded(mesh)
+    return jax.make_array_from_callback(values.shape, place, lambda index: values[index])
+
+
+# ---- To end together ----
+
+
+def if_all_come(finish: Callable[[], None]) -> Callable[..., None]:
+    """Return an exit of a context, which calls a function that waits for the other processes.
+
+    It does not where an error ended one of several processes, which the others know nothing of.
+    """
+
+    def leave(kind: type | None, *error: object) -> None:
+        agreed = kind is None or issubclass(kind, Interrupted | NonFiniteLossError)
+        if agreed or jax.process_count() == 1:
+            finish()
+
+    return leave
+
+
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+    """End this process at once when an error ends it, if it is one of several.
+
+    Python's own end would wait for processes that wait for this one. That another process was
+    killed is said in one line. Enter it once `jax.distributed` is initialised.
+    """
+    if not jax.distributed.is_initialized():
+        yield
+        return
+    _end_when_aborted()
+    interruption = None
+    try:
+        try:
+            yield
+        except Interrupted as error:  # by agreement
+            interruption = error
+        jax.distributed.shutdown()
+    except BaseException as error:
+        if reason := _runtime_error(error):
+            _end(_lost(reason), 1)
+        if isinstance(error, UsageError):
+            _end(f"error: {error}", 2)
+        _end("".join(traceback.format_exception(error)).rstrip(), 1)
+    if interruption:
+        raise interruption
+
+
+def _end_when_aborted() -> None:
+    """Say in one line that another process is gone, where JAX's runtime aborts this one.
+
+    It does so from a thread of its own, when the process that coordinates the others was killed or
+    another one was silent for too long, and writes some twenty lines and a stack trace. So what the
+    runtime writes on standard error goes through a filter; Python writes as before.
+    """
+    shown = os.dup(2)
+    sys.stderr = open(shown, "w", buffering=1, closefd=False)  # noqa: SIM115  until the end
+    filtered = _Filter(shown)
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_int)
+    def aborted(number: int) -> None:
+        os.dup2(shown, 2)  # and so the filter comes to its end
+        filtered.thread.join(5.0)
+        if filtered.lost_process:
+            _end(_lost("another process has ended, or was not heard of for too long"), 1)
+
+    # Python's own handlers run in the main thread, after the abort.
+    library = ctypes.CDLL(None)
+    library.signal.argtypes = (ctypes.c_int, ctypes.c_void_p)
+    library.signal(signal.SIGABRT, ctypes.cast(aborted, ctypes.c_void_p))
+    _kept.append(aborted)
+
+
+class _Filter:
+    """Passes on what is written to file descriptor 2, without the words of a lost process."""
+
+    lost_process = False
+
+    def __init__(self, shown: int):
+        self._shown = shown
+        self._source, written = os.pipe()
+        os.dup2(written, 2)
+        os.close(written)
+        self.thread = threading.Thread(target=self._forward, daemon=True)
+        self.thread.start()
+
+    def _forward(self) -> None:
+        hidden = False
+        with open(self._source, "rb") as lines:
+            for line in lines:
+                if entry := re.match(rb"([IWEF])\d{4} \S+ +\d+ ([\w.]+):\d+\]", line):
+                    severity, file = entry.groups()
+                    hidden = file.startswith((b"coordination_service", b"client."))
+                    self.lost_process |= hidden and severity == b"F"
+                if not (hidden or self.lost_process):
+                    os.write(self._shown, line)
+
+
+_kept: list[Any] = []  # C code calls it
+_ending = threading.Lock()
+
+
+def _lost(reason: str) -> str:
+    return (
+        f"error: process {os.getpid()} on {platform.node()} cannot go on without the others "
+        f"({reason}); when all are started again, they continue from the last checkpoint"
+    )
+
+
+def _runtime_error(error: BaseException | None) -> str | None:
+    """Return the first line of the error of JAX's runtime that is behind an error, if one is."""
+    while error is not None:
+        if isinstance(error, JaxRuntimeError):
+            return str(error).partition("\n")[0][:300]
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _end(text: str, status: int) -> NoReturn:
+    if not _ending.acquire(blocking=False):
+        time.sleep(60)  # another thread is doing it
+    sys.stdout.flush()
+    print(text, file=sys.stderr, flush=True)
+    os._exit(status)
