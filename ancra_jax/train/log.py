@@ -3,10 +3,12 @@
 import math
 import os
 import time
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
@@ -31,17 +33,25 @@ class TrainingLog:
     """
 
     def __init__(
-        self, config: Config, workdir: str, first_step: int, last_step: int, steps_per_epoch: int
+        self,
+        config: Config,
+        workdir: str,
+        first_step: int,
+        last_step: int,
+        steps_per_epoch: int,
+        unwritten: Sequence[Mapping[str, float]] = (),
     ):
         """Open the files of a work directory, which exists, to go on after ``first_step``.
 
         What an earlier attempt wrote after that step is dropped, so that every step is there once.
+        ``unwritten`` is what `unwritten` was when the checkpoint of that step was saved.
         """
         self._config = config
         self._steps_per_epoch = steps_per_epoch
         self._is_main = sharding.is_main()
         self._bar = Bar(config.name, last_step, first_step, quiet=not self._is_main)
         self._pending: list[tuple[int, Metrics]] = []
+        self._rows = [{name: np.float32(row[name]) for name in row} for row in unwritten]
         self._since = 0.0  # when the clock for the rate was started
         self._timed = 0  # steps since then
         if self._is_main:
@@ -80,35 +90,47 @@ class TrainingLog:
             self._restart_clock()
         self._bar.update(step)
 
-    def flush(self) -> None:
-        """Fetch the metrics, check each step's and write their means.
+    def fetch(self) -> None:
+        """Fetch the metrics of the steps since the last call, and check each step's.
 
         Raises:
           NonFiniteLossError: a loss or a gradient is infinite or NaN.
         """
-        if not self._pending:
-            return
-        steps, metrics = zip(*self._pending, strict=True)
+        steps = [step for step, _ in self._pending]
+        rows = jax.device_get([metrics for _, metrics in self._pending])
         self._pending = []
-        rows = jax.device_get(metrics)
         for step, row in zip(steps, rows, strict=True):
             if bad := [name for name in ("loss", "gradient_norm") if not math.isfinite(row[name])]:
                 raise NonFiniteLossError(
                     f"{' and '.join(bad)} not finite at step {step}; the checkpoints from before "
                     "it are kept. A smaller config.optimizer.learning_rate may help"
                 )
+            self._rows.append({name: np.float32(row[name]) for name in row})
+
+    @property
+    def unwritten(self) -> list[dict[str, float]]:
+        """The metrics of each step since the last record; a checkpoint keeps them.
+
+        So the records of a run that was stopped between two of them are those of an uninterrupted
+        one.
+        """
+        return [{name: float(row[name]) for name in row} for row in self._rows]
+
+    def record(self, step: int) -> None:
+        """Write the means of the metrics since the last record, which were fetched."""
+        rows, self._rows = self._rows, []
         means = {name: float(sum(row[name] for row in rows) / len(rows)) for name in rows[0]}
         elapsed = max(time.monotonic() - self._since, 1e-9)
         rate = self._timed * self._config.batch_size / elapsed
         self._restart_clock()
-        epoch = (steps[-1] - 1) / self._steps_per_epoch
+        epoch = (step - 1) / self._steps_per_epoch
         self._bar.update(
-            steps[-1],
+            step,
             f"epoch {int(epoch) + 1}/{self._config.epochs}, loss {means['loss']:.4f}, "
             f"{rate:.3g} images/s",
         )
         values = {"epoch": round(epoch, 4), "images_per_second": rate, **means}
-        self._write("train", steps[-1], values)
+        self._write("train", step, values)
 
     def save(self) -> None:
         """Write what TensorBoard is to show to the disk, before a checkpoint of the same step."""
@@ -145,15 +167,11 @@ class TrainingLog:
         self._timed = 0
 
 
-def tell_missing(workdir: str, step: int, steps_per_epoch: int) -> None:
-    """Say which training records of a run that got to a step are missing from metrics.jsonl.
-
-    There is one at the end of every epoch and where a checkpoint was saved.
-    """
+def tell_missing(workdir: str, steps: Collection[int]) -> None:
+    """Say which of the steps, at whose ends a record was written, have none in metrics.jsonl."""
     path = Path(workdir) / workdir_lib.METRICS
-    ends = {*range(steps_per_epoch, step, steps_per_epoch), step} - {0}
     records = files.read_json_lines(path)
-    if missing := ends - {record["step"] for record in records if record["kind"] == "train"}:
+    if missing := set(steps) - {record["step"] for record in records if record["kind"] == "train"}:
         print(
             f"warning: {path}: the records of training up to step "
             f"{', '.join(map(str, sorted(missing)))} are missing; the run goes on without them",

@@ -74,10 +74,11 @@ def train(config: Config, workdir: str) -> TrainState:
         # ---- Start or continue ----
         checkpoints = Checkpoints(Path(workdir) / "checkpoints", weights=training.averaging.weights)
         stack.push(multihost.if_all_come(checkpoints.close))
-        state = training.first_state(checkpoints)
-        first_step = int(state.step)
+        state, unwritten = training.first_state(checkpoints)
+        first_step, every = int(state.step), training.steps_per_epoch
         if sharding.is_main():
-            tell_missing(workdir, first_step, training.steps_per_epoch)
+            ends = range(every, first_step + 1, every)  # of epochs
+            tell_missing(workdir, ends if unwritten else {*ends, first_step} - {0})
         if first_step >= training.last_step:
             print(f"{workdir}: finished already, at step {first_step}; nothing to do")
             return state
@@ -86,7 +87,7 @@ def train(config: Config, workdir: str) -> TrainState:
             if first_step:
                 print(f"continuing {workdir} at step {first_step}")
         log = stack.enter_context(
-            TrainingLog(config, workdir, first_step, training.last_step, training.steps_per_epoch)
+            TrainingLog(config, workdir, first_step, training.last_step, every, unwritten)
         )
         stop = stack.enter_context(StopSignal())
 
@@ -157,15 +158,15 @@ class Training:
         self.refresh_statistics = averaging_lib.make_refresh_statistics(network.apply, batches)
         self.select = make_select(network.apply, config, selection_key, splits.selection, mesh)
 
-    def first_state(self, checkpoints: Checkpoints) -> TrainState:
-        """Return the state of the latest checkpoint, or the initial one.
+    def first_state(self, checkpoints: Checkpoints) -> tuple[TrainState, list[dict[str, float]]]:
+        """Return the state of the latest checkpoint, or the initial one; and unwritten metrics.
 
         Raises:
           UsageError: the checkpoint's run was trained on other data, or with another teacher.
         """
         restored = checkpoints.restore_latest(self.abstract_state)
         if restored is None:
-            return self.create_state()
+            return self.create_state(), []
         state, saved = restored
         settings = {
             "data": "--config.data",
@@ -179,7 +180,7 @@ class Training:
                     f"{checkpoints.directory.parent} was trained on (fingerprint "
                     f"{self.facts[name]}, was {saved[name]})"
                 )
-        return state
+        return state, saved.get("unwritten_metrics", [])
 
     def train_epoch(
         self,
@@ -211,8 +212,11 @@ class Training:
             stopping = self.step.stopping(stop)
             every = config.checkpoint_every_steps
             save = step == end or stopping or (every and step % every == 0)
-            if save or step % config.log_every_steps == 0:
-                log.flush()  # and so no state is saved whose loss was not looked at
+            record = step == end or step % config.log_every_steps == 0
+            if save or record:
+                log.fetch()  # and so no state is saved whose loss was not looked at
+            if record:
+                log.record(step)
             accuracies = None
             selects = (epoch + 1) % config.selection.every_epochs == 0 or step == self.last_step
             if step == end and selects:
@@ -220,7 +224,8 @@ class Training:
                 log.selection(step, epoch + 1, accuracies)
             if save:
                 log.save()
-                checkpoints.save(step, state, accuracies, {"epoch": epoch + 1, **self.facts})
+                extra = {"epoch": epoch + 1, "unwritten_metrics": log.unwritten, **self.facts}
+                checkpoints.save(step, state, accuracies, extra)
             if stopping and step < self.last_step:
                 raise Interrupted(stop.number or signal.SIGTERM, step)
         return state

@@ -74,7 +74,7 @@ def reopen(workdir, state):
         checkpoints = Checkpoints(workdir / "checkpoints")
         restored = checkpoints.restore_latest(abstract)
         step = int(restored[0].step) if restored else 0
-        tell_missing(str(workdir), step, 4)
+        tell_missing(str(workdir), range(4, step + 1, 4))
         with TrainingLog(small_config(), str(workdir), step, 8, 4):
             pass
         best = checkpoints.best_step()

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from ancra_jax.errors import NonFiniteLossError, UsageError
 from ancra_jax.ops.files import read_json_lines
@@ -65,6 +67,25 @@ def test_a_run_stopped_and_continued_equals_an_uninterrupted_one(finished, tmp_p
     assert [start["step"] for start in read_starts(str(tmp_path / "run"))] == [0, stop_at]
 
 
+def numbers(workdir):
+    """A run's records and what TensorBoard shows, without the speed."""
+    records = read_json_lines(workdir / "metrics.jsonl")
+    for record in records:
+        record.pop("images_per_second", None)
+    shown = {}
+    for file in sorted((workdir / "tensorboard").iterdir(), key=os.path.getctime):
+        data = file.read_bytes()
+        while data:
+            end = 12 + struct.unpack("<Q", data[:8])[0]
+            event = Event.FromString(data[12:end])
+            data = data[end + 4 :]
+            if event.HasField("session_log"):  # what was shown from this step on is purged
+                shown = {key: value for key, value in shown.items() if key[0] < event.step}
+            for value in event.summary.value:
+                shown[event.step, value.tag] = value.simple_value
+    return records, {key: shown[key] for key in shown if "images_per_second" not in key[1]}
+
+
 def start_process(workdir, method, *flags, **environment):
     run = [f"--config=configs/digits.py:{method}", f"--workdir={workdir}", *small_flags()]
     command = [sys.executable, "-c", TRAIN_COMMAND, *run, *flags]
@@ -91,6 +112,7 @@ def test_a_killed_run_continues_to_the_same_parameters(tmp_path, number):
     assert [start["step"] > 1 for start in read_starts(str(tmp_path / "run"))] == [False, True]
     expected = train(small_config(epochs=10), str(tmp_path / "uninterrupted"))
     chex.assert_trees_all_equal(arrays(continued), arrays(expected))
+    assert numbers(tmp_path / "run") == numbers(tmp_path / "uninterrupted")
 
 
 def start_two(workdir, method, *flags):
@@ -137,6 +159,7 @@ def test_two_processes_stop_and_end_together_and_continue(tmp_path):
         for path in (workdir, tmp_path / "uninterrupted")
     ]
     assert checksums[0] == checksums[1]
+    assert numbers(workdir) == numbers(tmp_path / "uninterrupted")
 
 
 @pytest.mark.slow
