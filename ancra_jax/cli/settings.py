@@ -163,6 +163,8 @@ def _value(text: str, kind: Any, given: str) -> Any:
         except ValueError:
             what = "a whole number" if kind is int else "a number"
             raise UsageError(f"{given}: must be {what}") from None
+    if kind is None and text in ("true", "false"):  # of an option of somebody's own
+        return text == "true"
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):

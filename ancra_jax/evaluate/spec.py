@@ -96,6 +96,10 @@ class Spec(NamedTuple):
     # further entries of the result's JSON file.
     run: Callable[[Task], tuple[Arrays, dict[str, Any]]]
 
+    def record(self, identity: dict[str, Any]) -> dict[str, Any]:
+        """Return what determines the numbers of a result, given what all attacks have in common."""
+        return {"attack": self.name, **identity, "settings": self.settings}
+
 
 def compute(
     spec: Spec, target: Target, store: ResultStore, identity: dict[str, Any], *, force: bool
@@ -105,7 +109,7 @@ def compute(
     ``identity`` is what determines the numbers, but for the attack and its settings. A result of
     another identity, or an interrupted attack's unusable state, raises a `UsageError`.
     """
-    identity = {"attack": spec.name, **identity, "settings": spec.settings}
+    identity = spec.record(identity)
     if not force and (finished := store.finished(identity)):
         return finished
     started = time.monotonic()

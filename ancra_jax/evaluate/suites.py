@@ -81,8 +81,7 @@ def evaluate(
         images, AutoAttack and the attacks made for the network's defence; ``'diagnostics'``, which
         compare the results that are there; ``'all'``: everything.
       autoattack_version: which list of attacks, ``'standard'`` or ``'plus'``.
-      adaptive_budget: what the adaptive attacks may spend, ``'quick'``, ``'standard'`` or
-        ``'thorough'``.
+      adaptive_budget: of the adaptive attacks: ``'quick'``, ``'standard'`` or ``'thorough'``.
       max_minutes: stop the adaptive attacks after so many; 0: no limit. The same call goes on.
       transfer_from: directories of runs whose adversarial images the adaptive attacks try.
       data_dir: where the data lie now, if not where they were in training; they must be the same.
@@ -94,30 +93,19 @@ def evaluate(
       UsageError: a setting, the directory, or what an interrupted call left there cannot be used.
     """
     workdir = local_path(workdir, "--workdir")
-    config = workdir_lib.read_config(workdir)
-    if data_dir:
-        config = replace(
-            config,
-            data=replace(config.data, data_dir=path_text(data_dir, "--data_dir", remote=True)),
-        )
+    config = _with_data(workdir_lib.read_config(workdir), data_dir)
     transfer_from = [local_path(directory, "--transfer_from") for directory in transfer_from]
     check(config, num_examples, max_minutes, seed, weights, transfer_from)
     with workdir_lib.one_writer(workdir):
         dataset = components.load_dataset(config.data)
-        limit = len(dataset.test)
-        num_examples = num_examples or limit
-        check_count("--num_examples", num_examples, limit)
+        num_examples = num_examples or len(dataset.test)
+        check_count("--num_examples", num_examples, len(dataset.test))
         mesh = sharding.create_mesh()
         network = components.create_network(config, dataset.num_classes, dtype="float32")
         variables, step, extra = load_weights(
             workdir, network, dataset.image_shape, mesh, checkpoint=checkpoint, weights=weights
         )
-        trained_on = extra.get("data", dataset.fingerprint)  # older checkpoints do not say it
-        if trained_on != dataset.fingerprint:
-            raise UsageError(
-                f"--data_dir={config.data.data_dir}: holds other data than {workdir} was "
-                f"trained on (fingerprint {dataset.fingerprint}, was {trained_on})"
-            )
+        _check_data(config, dataset, extra)
         model = jax.tree_util.Partial(network.apply, variables)
         size = min(batch_size or config.batch_size, num_examples)
         size += -size % mesh.size
@@ -137,9 +125,27 @@ def evaluate(
         }
         store = ResultStore(workdir, name)
         specs = _specs(config, suite, autoattack_version, adaptive)
-        for spec in () if force else specs:  # before anything is computed
-            store.finished({"attack": spec.name, **identity, "settings": spec.settings})
+        for spec in () if force else specs:  # errors come before anything is computed
+            store.finished(spec.record(identity))
         return [compute(spec, target, store, identity, force=force) for spec in specs]
+
+
+def _with_data(config: Config, data_dir: str) -> Config:
+    """Return the configuration of a run whose data may now lie in another directory."""
+    if not data_dir:
+        return config
+    data_dir = path_text(data_dir, "--data_dir", remote=True)
+    return replace(config, data=replace(config.data, data_dir=data_dir))
+
+
+def _check_data(config: Config, dataset: Dataset, extra: dict[str, Any]) -> None:
+    """Refuse other data than those a run was trained on; older checkpoints do not say which."""
+    trained_on = extra.get("data", dataset.fingerprint)
+    if trained_on != dataset.fingerprint:
+        raise UsageError(
+            f"--data_dir={config.data.data_dir}: holds other data than the run was trained on "
+            f"(fingerprint {dataset.fingerprint}, was {trained_on})"
+        )
 
 
 def check(

@@ -153,8 +153,8 @@ class Training:
         self.create_state = jax.jit(create_state, out_shardings=everywhere)
         self.abstract_state = sharding.abstract_on(jax.eval_shape(create_state), everywhere)
         self.permutation = jax.jit(permutation, out_shardings=everywhere)  # of an epoch, from 0
-        step = make_train_step(network.apply, method, optimizer, batches, averaging)
-        self.step = StoppableStep(step, mesh)
+        self.step = make_train_step(network.apply, method, optimizer, batches, averaging)
+        self.stoppable_step = StoppableStep(self.step, mesh)
         self.refresh_statistics = averaging_lib.make_refresh_statistics(network.apply, batches)
         self.select = make_select(network.apply, config, selection_key, splits.selection, mesh)
 
@@ -199,7 +199,8 @@ class Training:
         end = min((epoch + 1) * self.steps_per_epoch, self.last_step)
         permutation = self.permutation(epoch)
         for step in range(int(state.step) + 1, end + 1):
-            state, metrics = self.step(stop, state, self.train_data, permutation, self.teacher)
+            operands = (state, self.train_data, permutation, self.teacher)
+            state, metrics = self.stoppable_step(stop, *operands)
             log.add(step, metrics)
 
             weights = self.averaging.weights_after(step // self.steps_per_epoch)
@@ -209,7 +210,7 @@ class Training:
                 )
                 state = state._replace(averages=averages)
 
-            stopping = self.step.stopping(stop)
+            stopping = self.stoppable_step.stopping(stop)
             every = config.checkpoint_every_steps
             save = step == end or stopping or (every and step % every == 0)
             record = step == end or step % config.log_every_steps == 0

@@ -36,7 +36,7 @@ WRONG = {
     int: ("many", "1.5", "", "nan"),
     float: ("high", "nan", "-inf", "0,1"),
     bool: ("maybe", "2"),
-    tuple[int, ...]: ("soon", "(1, 2.5)", "(True,)"),
+    tuple[int, ...]: ("soon", "(1,2.5)", "(True,)"),
 }
 
 

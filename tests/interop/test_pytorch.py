@@ -101,7 +101,7 @@ def test_variables_of_another_network_or_without_statistics_are_refused():
         pytorch.from_variables("wide_resnet16_2", variables)
     with pytest.raises(UsageError, match=r"running_mean"):
         pytorch.from_variables("resnet18", {"params": variables["params"]})
-    with pytest.raises(UsageError, match=r"model 'resnet50'"):
+    with pytest.raises(UsageError, match=r"'resnet50'"):
         pytorch.from_variables("resnet50", variables)
 
 
