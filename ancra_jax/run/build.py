@@ -63,7 +63,7 @@ def _check_counts(config: Config, problems: Problems, train: int) -> None:
         held_out = config.data.selection_examples
         with problems.collect():
             data.check_held_out(held_out, train, "--config.data.selection_examples")
-        train = max(train - held_out, 1)
+            train -= held_out
     with problems.collect():
         own = config.batch_size - extra_examples(config)
         data.batches_per_epoch(train, own, "--config.batch_size")
