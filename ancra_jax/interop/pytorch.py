@@ -7,6 +7,7 @@ twin has. Reverse attention adds no weights, so networks with and without it sha
 import math
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -215,7 +216,9 @@ def _read_torch(path: Path) -> StateDict:
     import torch
 
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of its own use of what it deprecates
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the exceptions of a damaged or unsafe file are not documented
         told = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
         reason = re.split(r"[.] |[.]?\n|[.]?$", told)[0]

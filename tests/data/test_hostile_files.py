@@ -74,6 +74,7 @@ def test_names_that_are_no_text_are_escaped(tmp_path):
     assert str(error.value).isprintable() and r"\udc80\u202e\x07" in str(error.value)
 
 
+@pytest.mark.filterwarnings("default:torch.quantize_per_tensor")
 def test_tensors_that_are_not_dense_floats_are_refused(tmp_path):
     torch = pytest.importorskip("torch")
     tensors = {
