@@ -3,7 +3,6 @@
 import contextlib
 import re
 from collections.abc import Iterator
-from importlib.abc import MetaPathFinder
 
 
 class UsageError(ValueError):
@@ -129,7 +128,7 @@ for _name in ("", "_claims", "_comparison", "_groups", "_pages", "_record"):
     MOVED[f"ancra_jax.publish{_name}"] = "tools.publish, in the repository"
 
 
-class MovedNames(MetaPathFinder):
+class MovedNames:
     """Explains imports by names of version 0.1; asked last, for what no other finder has found."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:

@@ -21,9 +21,9 @@ ensure_environment() {
   # Installed again only when what the project needs has changed.
   stamp=".venv/installed-${extras:-base}"
   if ! cmp -s pyproject.toml "$stamp"; then
-    echo "installing ancra_jax${extras:+[$extras]} and what it needs into .venv"
+    echo "installing ancra_jax[all${extras:+,$extras}] and what it needs into .venv"
     .venv/bin/python -m pip install --quiet --upgrade pip
-    .venv/bin/python -m pip install --quiet --editable ".${extras:+[$extras]}"
+    .venv/bin/python -m pip install --quiet --editable ".[all${extras:+,$extras}]"
     cp pyproject.toml "$stamp"
   fi
 }

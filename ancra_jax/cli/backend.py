@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from ancra_jax.data.cache import default_directory
 from ancra_jax.errors import UsageError
 
 _MOST_DEVICES = 8  # with more, a batch leaves a device too few rows
@@ -24,6 +23,8 @@ def keep_compiled_programs() -> None:
     processor has its own: programs for one may not run on another that shares the home directory.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
+        from ancra_jax.data.cache import default_directory  # only what trains needs images
+
         directory = default_directory() / "compiled" / _processor()
         jax.config.update("jax_compilation_cache_dir", str(directory))
 

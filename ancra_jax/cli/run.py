@@ -1,28 +1,41 @@
 """Run a command: flags, plug-ins, and one clear line for everything a user can get wrong."""
 
+import contextlib
 import csv
 import importlib
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from absl import app, flags, logging
 
-from ancra_jax.cli.backend import keep_compiled_programs
 from ancra_jax.cli.settings import error_of, import_file, join_arguments
 from ancra_jax.config import local_path
 from ancra_jax.errors import UsageError
+from ancra_jax.extras import explained
 
 _REPEAT = ";\n    repeat this option"  # what absl adds to the help of such a flag
-_HELP = ("--help", "-help", "-h", "-?", "--helpshort", "-helpshort")
+HELP = ("--help", "-help", "-h", "-?", "--helpshort", "-helpshort")
+
+
+def start(package: str) -> None:
+    """Run the command of a package, ``main`` and ``define_flags`` in it, as `run` does.
+
+    Where a module is missing that it needs, one line says which extra brings it.
+    """
+    with errors_in_one_line():
+        command = importlib.import_module(package)
+        main, define_flags = command.main, command.define_flags
+    run(main, define_flags)
 
 
 def run(main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[], None]) -> None:
     """Parse the flags, call ``main`` and exit; a ``UsageError`` prints one line and exits 2."""
     others = set(flags.FLAGS)
-    define_flags()
+    with errors_in_one_line():
+        define_flags()
     flags.DEFINE_list(
         "plugin",
         [],
@@ -30,25 +43,35 @@ def run(main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[
         "networks, data sets and so on of one's own.",
     )
 
-    if any(argument.split("=")[0] in _HELP for argument in sys.argv[1:]):
+    if any(argument.split("=")[0] in HELP for argument in sys.argv[1:]):
         print(_help(main, list(set(flags.FLAGS) - others)))
         raise SystemExit(0)
 
     def guarded(argv: Sequence[str]) -> int | None:
         if len(argv) > 1:
             fail(f"unexpected argument {argv[1]!r}: every setting is a flag, --name=value")
+        from ancra_jax.cli.backend import keep_compiled_programs  # JAX takes a second to import
+
         logging.set_verbosity(logging.FATAL)  # Orbax reports every step, and errors twice
         keep_compiled_programs()
-        try:
+        with errors_in_one_line():
             for name in flags.FLAGS.plugin:
                 import_plugin(name)
             return main(flags.FLAGS)
-        except UsageError as error:
-            fail(str(error))
-        except OSError as error:  # a full disk, a file that may not be read, ...
-            fail(f"{error.filename or type(error).__name__}: {error.strerror or error}")
 
     app.run(guarded, flags_parser=_parse_flags)
+
+
+@contextlib.contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """Print what a user can mend in one line and exit with status 2; let other errors pass."""
+    try:
+        with explained():
+            yield
+    except UsageError as error:
+        fail(str(error))
+    except OSError as error:  # a full disk, a file that may not be read, ...
+        fail(f"{error.filename or type(error).__name__}: {error.strerror or error}")
 
 
 def fail(message: str) -> NoReturn:

@@ -1,20 +1,21 @@
 """The configuration that ``--config=FILE.py:METHOD`` and ``--config.NAME=VALUE`` make."""
 
 import ast
+import contextlib
 import dataclasses
 import importlib.util
 import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from ancra_jax.config import Config, local_path, read
 from ancra_jax.errors import Problems, UsageError
+from ancra_jax.registry import did_you_mean
 
 Check = Callable[[Config, Problems], object]
 _SETTING = re.compile(r"\.[^/=]*=")  # unlike ./configs/digits.py:trades,beta=3
@@ -50,7 +51,8 @@ def read_settings(arguments: Sequence[str], check: Check = lambda config, proble
     """Return the configuration of a file with settings changed.
 
     Args:
-      arguments: ``FILE.py:METHOD``, and settings as ``.NAME=VALUE``.
+      arguments: ``FILE.py:METHOD``, and settings as ``.NAME=VALUE``. A file that is not there may
+        be one of those that come with the package, ``digits.py``.
       check: what else may be wrong with it; is not called where it cannot be read at all.
 
     Raises:
@@ -58,7 +60,7 @@ def read_settings(arguments: Sequence[str], check: Check = lambda config, proble
     """
     files = [argument for argument in arguments if not _SETTING.match(argument)]
     if len(files) != 1:
-        wrong = "is missing, for instance --config=configs/digits.py:trades"
+        wrong = "is missing, for instance --config=digits.py:trades"
         raise UsageError(f"--config {f'is given {len(files)} times' if files else wrong}")
     values = _load(files[0])
     problems = Problems()
@@ -84,6 +86,13 @@ def import_file(path: Path, name: str) -> Any:
     return module
 
 
+def import_shipped(name: str) -> Any:
+    """Import a module of the ``configs/`` that comes with the package."""
+    path = shipped() / f"{name}.py"
+    with _configs_can_be_imported(path):
+        return import_file(path, f"configs.{name}")
+
+
 def error_of(field: str, path: Path, error: Exception) -> UsageError:
     """Return what to say of an error in a user's file: the field, the line and the error."""
     frames = traceback.extract_tb(error.__traceback__)
@@ -96,20 +105,17 @@ def _load(argument: str) -> dict[str, Any]:
     """Call ``get_config`` of a file, which may import its neighbours from any directory."""
     name, colon, method = argument.partition(":")
     field = f"--config={argument}"
-    path = Path(local_path(name, "--config", directory=False)).absolute()
-    if not path.is_file():
-        raise UsageError(f"{field}: there is no file {path}")
-    if path.suffix != ".py":
-        raise UsageError(f"{field}: must be a Python file with get_config, FILE.py:METHOD")
+    path = _find(name, field)
     sys.path.append(str(path.parents[1]))
     try:
-        get_config = getattr(import_file(path, "config_file"), "get_config", None)
-        if not callable(get_config):
-            raise UsageError(f"{field}: has no function get_config")
-        takes = inspect.signature(get_config).parameters
-        if colon and not takes:
-            raise UsageError(f"{field}: its get_config takes no method; leave {colon}{method} out")
-        values = get_config(method) if colon else get_config()
+        with _configs_can_be_imported(path):
+            get_config = getattr(import_file(path, "config_file"), "get_config", None)
+            if not callable(get_config):
+                raise UsageError(f"{field}: has no function get_config")
+            takes = inspect.signature(get_config).parameters
+            if colon and not takes:
+                raise UsageError(f"{field}: its get_config takes no method; leave :{method} out")
+            values = get_config(method) if colon else get_config()
     except UsageError:
         raise
     except LookupError as error:  # such as an unknown method, in words of the file's own
@@ -118,11 +124,63 @@ def _load(argument: str) -> dict[str, Any]:
         raise UsageError(f"{field}: {error}") from error
     except Exception as error:  # whatever the user's code raises
         raise error_of(field, path, error) from error
-    if isinstance(values, ConfigDict):
-        return values.to_dict()
     if isinstance(values, Mapping):
         return dict(values)
+    if hasattr(values, "to_dict"):  # a ConfigDict
+        return values.to_dict()
     raise UsageError(f"{field}: its get_config returns {type(values).__name__}, no settings")
+
+
+def _find(name: str, field: str) -> Path:
+    """Return the file of a configuration: one's own, or else one that comes with the package."""
+    path = Path(local_path(name, "--config", directory=False)).absolute()
+    if path.is_file():
+        if path.suffix != ".py":
+            raise UsageError(f"{field}: must be a Python file with get_config, FILE.py:METHOD")
+        return path
+    name = name.removeprefix("./").removeprefix("configs/")
+    if name not in shipped_files():
+        raise UsageError(
+            f"{field}: there is no file {path}; {did_you_mean(name, shipped_files())}"
+            f"of the package's own there are {', '.join(shipped_files())}"
+        )
+    return shipped() / name
+
+
+def shipped_files() -> list[str]:
+    """Return the names of the configurations that come with the package."""
+    return sorted(path.name for path in shipped().glob("*.py") if path.name != "common.py")
+
+
+def shipped() -> Path:
+    """Return ``configs/``: within the package where it is installed, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.with_name("configs")
+
+
+@contextlib.contextmanager
+def _configs_can_be_imported(path: Path) -> Iterator[None]:
+    """Let a file import ``configs.NAME``: its neighbours, or else what comes with the package.
+
+    The name ``configs`` means what it meant before afterwards.
+    """
+    names = lambda: [name for name in sys.modules if name.partition(".")[0] == "configs"]  # noqa: E731
+    before = {name: sys.modules.pop(name) for name in names()}
+    spec = PathFinder.find_spec("configs", [str(path.parents[1]), *sys.path])
+    if spec is None or path.parent == shipped():
+        spec = ModuleSpec("configs", None, is_package=True)
+    package = importlib.util.module_from_spec(spec)
+    package.__path__ = [str(path.parent), *getattr(package, "__path__", ()), str(shipped())]
+    sys.modules["configs"] = package
+    try:
+        if spec.loader is not None:
+            spec.loader.exec_module(package)
+        yield
+    finally:
+        for name in names():
+            del sys.modules[name]
+        sys.modules.update(before)
 
 
 def _change(values: dict[str, Any], name: str, text: str) -> None:

@@ -9,8 +9,6 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from ancra_jax.config.paths import path_text
 from ancra_jax.errors import Problems, UsageError
 from ancra_jax.registry import did_you_mean
@@ -40,6 +38,11 @@ def path(*, remote: bool = False) -> Any:
     return dataclasses.field(default="", metadata={"remote": remote})
 
 
+def is_mapping(value: Any) -> bool:
+    """Return whether it is a mapping or a ConfigDict, of a package that may not be installed."""
+    return hasattr(value, "items")
+
+
 def build(cls: Any, values: Any, name: str, problems: Problems) -> Any:
     """Read nested plain data into a dataclass of such fields, or of such dataclasses.
 
@@ -52,7 +55,7 @@ def build(cls: Any, values: Any, name: str, problems: Problems) -> Any:
 
 def _build(cls: Any, values: Any, path: str, problems: Problems, known: list[str]) -> Any:
     fields = {field.name: field for field in dataclasses.fields(cls)}
-    if not isinstance(values, Mapping | ConfigDict):
+    if not is_mapping(values):
         problems.add(f"{path}={values!r}: is a group of settings: {', '.join(fields)}")
         values = {}
     missing = dataclasses.MISSING
@@ -145,7 +148,7 @@ def _checked(field: dataclasses.Field[Any], value: Any, path: str) -> Any:
 
 def _plain(value: Any, path: str) -> Any:
     """Return plain data as dictionaries, tuples, words and numbers that JSON can hold."""
-    if isinstance(value, Mapping | ConfigDict):
+    if is_mapping(value):
         return {str(name): _plain(item, f"{path}.{name}") for name, item in value.items()}
     if isinstance(value, list | tuple):
         return tuple(_plain(item, path) for item in value)

@@ -7,11 +7,8 @@ batch size 128. ``configs/`` states where data sets and methods differ.
 import dataclasses
 import json
 import operator
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-from ml_collections import ConfigDict
 
 from ancra_jax.config.fields import Options, build, choice, number, path
 from ancra_jax.errors import Problems
@@ -208,11 +205,11 @@ class Config:
     distillation: DistillationConfig = DistillationConfig()
 
 
-def from_mapping(values: Mapping[str, Any] | ConfigDict, name: str = "--config") -> Config:
+def from_mapping(values: Any, name: str = "--config") -> Config:
     """Check plain nested data and freeze it.
 
     Args:
-      values: a configuration of ``configs/`` or a nested dictionary (as ``config.json`` holds).
+      values: a ConfigDict, as of ``configs/``, or a nested dictionary (as ``config.json`` holds).
         Every setting has a default but ``name``, ``data.name`` and ``method.name``.
       name: what errors call it.
 

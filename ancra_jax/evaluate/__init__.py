@@ -1,5 +1,7 @@
 """Which attacks run on a checkpoint, and what is kept of them."""
 
-from ancra_jax.evaluate.suites import SUITES, define_flags, evaluate, main
+from ancra_jax.extras import lazy
 
 __all__ = ["SUITES", "define_flags", "evaluate", "main"]
+
+__getattr__ = lazy(__name__, dict.fromkeys(__all__, "suites"))

@@ -1,4 +1,4 @@
-"""Evaluates a trained network: ``python -m ancra_jax.evaluate --workdir=DIR --suite=paper``.
+"""Evaluates a trained network: ``ancra evaluate --workdir=DIR --suite=paper``.
 
 Interrupted, the same command continues; a finished result is never overwritten without ``--force``.
 """

@@ -70,8 +70,6 @@ def runs_of(options: Namespace) -> list[Run]:
 
 def check(runs: Sequence[Run], options: Namespace) -> None:
     """Check the configurations of runs and the numbers of examples; all errors are reported."""
-    if not pathlib.Path("configs/common.py").exists():
-        raise UsageError("there is no configs/ here: run it in the root of the repository")
     problems = Problems()
     settings = {
         tuple(

@@ -1,5 +1,7 @@
 """Reports on runs: tables, figures and pages."""
 
-from ancra_jax.report.write import define_flags, main, report
+from ancra_jax.extras import lazy
 
 __all__ = ["define_flags", "main", "report"]
+
+__getattr__ = lazy(__name__, dict.fromkeys(__all__, "write"))

@@ -1,4 +1,4 @@
-"""Reports on runs: ``python -m ancra_jax.report --workdirs=DIR[,DIR...] --output=OUT``.
+"""Reports on runs: ``ancra report --workdirs=DIR[,DIR...] --output=OUT``.
 
 Writes tables from the claim to the worst case, the paper's tables, what adaptive attacks and
 diagnostics found, training curves and figures for every model, as Markdown, as one HTML page and as
@@ -81,7 +81,7 @@ def report(workdirs: Sequence[str], output: str) -> str:
         if not run.curves
     ]
     origin = {
-        "command": "python -m ancra_jax.report "
+        "command": "ancra report "
         + shlex.join([f"--workdirs={path_list(workdirs)}", f"--output={output}"]),
         "version": f"ancra-jax {metadata.version('ancra-jax')}",
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -97,7 +97,7 @@ def load_runs(workdirs: Sequence[str]) -> list[Run]:
     if not any(run.curves or run.evaluations for run in runs):
         raise UsageError(
             "--workdirs: neither training metrics nor an evaluation in "
-            f"{', '.join(workdirs)}; run python -m ancra_jax.train, then ancra_jax.evaluate"
+            f"{', '.join(workdirs)}; run ancra train, then ancra evaluate"
         )
     return runs
 

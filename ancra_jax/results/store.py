@@ -97,7 +97,7 @@ def evaluate_command(workdir: str, checkpoint: str = "best") -> str:
     name, _, weights = checkpoint.partition("_")
     flags = "" if name == "best" else f" --checkpoint={name}"
     flags += f" --weights={weights}" if weights else ""
-    return f"python -m ancra_jax.evaluate {shlex.quote(f'--workdir={workdir}')}{flags}"
+    return f"ancra evaluate {shlex.quote(f'--workdir={workdir}')}{flags}"
 
 
 def evaluate_commands(

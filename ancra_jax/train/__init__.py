@@ -1,5 +1,7 @@
 """Training: the loop, the one jitted step, the optimiser."""
 
-from ancra_jax.train.loop import define_flags as define_flags
-from ancra_jax.train.loop import main as main
-from ancra_jax.train.loop import train as train
+from ancra_jax.extras import lazy
+
+__all__ = ["define_flags", "main", "train"]
+
+__getattr__ = lazy(__name__, dict.fromkeys(__all__, "loop"))

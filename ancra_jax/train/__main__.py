@@ -1,7 +1,6 @@
-"""``python -m ancra_jax.train``."""
+"""``ancra train``, or ``python -m ancra_jax.train``."""
 
 from ancra_jax import cli
-from ancra_jax.train import define_flags, main
 
 if __name__ == "__main__":
-    cli.run(main, define_flags)
+    cli.start("ancra_jax.train")

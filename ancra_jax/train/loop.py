@@ -1,4 +1,4 @@
-"""Train a network: ``python -m ancra_jax.train --config=configs/digits.py:trades --workdir=DIR``.
+"""Train a network: ``ancra train --config=digits.py:trades --workdir=DIR``.
 
 The same command on the same directory continues where the run stopped, and ends with the same
 parameters, bit for bit, as a run that was never interrupted (on the same machine).
@@ -6,7 +6,6 @@ parameters, bit for bit, as a run that was never interrupted (on the same machin
 
 import contextlib
 import dataclasses
-import importlib
 import math
 import signal
 from functools import partial
@@ -20,6 +19,7 @@ from jaxtyping import Array, Int, Int32
 
 from ancra_jax import cli, data, methods, models
 from ancra_jax.cli import backend
+from ancra_jax.cli.settings import import_shipped, shipped_files
 from ancra_jax.config import listable_path
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import Problems, UsageError
@@ -241,14 +241,13 @@ def define_flags() -> None:
 
 def _help() -> str:
     """Return where the settings are, and what there is to choose from."""
-    recipes = "the file's own"
-    with contextlib.suppress(ImportError):  # configs/ is in the repository, not in the package
-        recipes = ", ".join(importlib.import_module("configs.common").METHODS)
     groups = [field.name for field in dataclasses.fields(Config)]
     return "\n".join(
         [
-            "Configuration: FILE.py:METHOD, for instance configs/cifar10.py:trades_ancra.",
-            f"Methods of configs/*.py: {recipes}. docs/methods.md describes them.",
+            "Configuration: FILE.py:METHOD, for instance cifar10.py:trades_ancra. FILE.py is one's "
+            f"own, or comes with the package: {', '.join(shipped_files())}.",
+            f"Their methods: {', '.join(import_shipped('common').METHODS)}. docs/methods.md "
+            "describes them.",
             f"--config.method.name: {', '.join(methods.available())}.",
             f"--config.data.name: {', '.join(data.names())}. docs/data.md describes them.",
             f"--config.model.name: {', '.join(models.available())}.",

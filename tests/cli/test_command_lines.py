@@ -12,7 +12,7 @@ import pytest
 
 from ancra_jax import data, evaluate, report, train
 from ancra_jax.config import Config, path_list
-from ancra_jax.paper import __main__ as paper
+from ancra_jax.paper import command as paper
 from ancra_jax.train import loop
 from tests.support import ROOT
 from tests.support.fake_runs import make_run
@@ -395,7 +395,7 @@ def test_a_report_and_a_printed_command_read_what_train_accepts(trained, tmp_pat
     finished = run_command(report, f"--workdirs={path_list([str(made)])}", f"--output={out}")
     assert finished.status in (None, 0), finished.error
     text = (out / "report.md").read_text()
-    commands = [shlex.split(line) for line in text.splitlines() if line.startswith("    python")]
+    commands = [shlex.split(line) for line in text.splitlines() if line.startswith("    ancra")]
     assert any(f"--workdir={made}" in command for command in commands), commands
     assert any(f"--workdirs={made}" in command for command in commands), commands
 

@@ -19,8 +19,8 @@ import pytest
 from ancra_jax import config as config_lib
 from ancra_jax import methods
 from ancra_jax.ops.files import read_json_lines
-from ancra_jax.paper.__main__ import main, parse
 from ancra_jax.paper.claims import TABLES, PaperTable, TableRow
+from ancra_jax.paper.command import main, parse
 from ancra_jax.paper.measured import claim_rows, markdown
 from ancra_jax.paper.runs import Run, run_all, run_one, runs_of, stopped_by_signals
 from ancra_jax.run import build as components

@@ -49,7 +49,7 @@ def test_the_json_holds_the_numbers(tmp_path, no_figures):
     assert diagnosis["verdict"] == "masked" and diagnosis["checks"][0]["value"] == 0.25
     assert "losses" not in diagnosis and second["diagnosis"] is None
     assert not {"config", "evaluation"} & set(first)
-    command = f"python -m ancra_jax.evaluate --workdir={workdirs[1]} --num_examples=10 --seed=7"
+    command = f"ancra evaluate --workdir={workdirs[1]} --num_examples=10 --seed=7"
     assert second["evaluate"][0] == command
     (seeds,) = content["seeds"]
     assert seeds["seeds"] == [0, 1] and seeds["accuracy"]["natural"] == {"mean": 0.9, "std": 0.0}

@@ -38,7 +38,7 @@ def test_names_of_attacks():
 def test_the_commands_of_an_evaluation(tmp_path, attack, num_examples, flags):
     workdir = make_run(tmp_path / "run", PAPER | {attack: PAPER["fgsm"][:num_examples]})
     (row,) = rows_in(workdir)
-    command = f"python -m ancra_jax.evaluate --workdir={workdir}"
+    command = f"ancra evaluate --workdir={workdir}"
     expected = [f"{command}{one} --seed=7" for one in (" --num_examples=10", *flags)]
     assert list(row.evaluate) == expected
 

@@ -144,7 +144,7 @@ def test_without_an_evaluation_there_are_dashes_and_the_command(tmp_path):
     row = tables_in(fake.make_run(tmp_path / "a"), tmp_path / "b")[FINAL][1]
     assert {row[name] for name in ("Worst case", "Nat", "PGD-40", "FGSM")} == {MISSING}
     ((note,),) = notes_of(tmp_path / "b")
-    assert f"`python -m ancra_jax.evaluate --workdir={tmp_path / 'b'}`" in note
+    assert f"`ancra evaluate --workdir={tmp_path / 'b'}`" in note
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def test_from_the_claim_to_the_worst_case(hidden_gradient):
 
 
 def test_notes_say_what_is_missing(tmp_path, hidden_gradient):
-    command = f"`python -m ancra_jax.evaluate --workdir={hidden_gradient}"
+    command = f"`ancra evaluate --workdir={hidden_gradient}"
     (notes,) = notes_of(hidden_gradient)
     assert any("upper bound" in one and f"{command} --suite=adaptive`" in one for one in notes)
     assert any(f"{command} --suite=diagnostics`" in one for one in notes)

@@ -57,7 +57,7 @@ def test_a_row_holds_what_made_it(tmp_path, site):
     assert record["setting"] == "width 4, 160 images, 2 epochs: not the paper's setting"
     assert record["evaluation"]["device"] == ["1 x cpu"]
     assert record["evaluate"] == [
-        "python -m ancra_jax.evaluate --workdir=runs/trades-3 --num_examples=10 --seed=7"
+        "ancra evaluate --workdir=runs/trades-3 --num_examples=10 --seed=7"
     ]
     natural = record["attacks"]["natural"]
     assert (natural["num_correct"], natural["accuracy"], natural["correct"]) == (9, 0.9, "ff80")

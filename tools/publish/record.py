@@ -284,7 +284,7 @@ def _train_command(config: Config, overrides: dict[str, Any], workdir: str) -> s
         *(["--config.data.data_dir=DATA"] if config.data.data_dir else []),
         f"--workdir={workdir}",
     ]
-    return f"python -m ancra_jax.train {shlex.join(arguments)}"
+    return f"ancra train {shlex.join(arguments)}"
 
 
 def _check_fields(record: Any, fields: Mapping[type, str], name: str) -> None:

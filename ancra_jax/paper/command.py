@@ -1,0 +1,137 @@
+"""Computes one of the paper's tables: ``ancra paper TABLE``, or ``launch/reproduce.sh TABLE``.
+
+Trains and evaluates every row, reports, and sets the paper's claims beside what was measured.
+Interrupted, the same command continues; finished rows are skipped, a row that fails is named at the
+end.
+"""
+
+import argparse
+import pathlib
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from ancra_jax import cli
+from ancra_jax.config import listable_path, path_text
+from ancra_jax.errors import UsageError
+from ancra_jax.evaluate import SUITES
+from ancra_jax.paper import runs as runs_lib
+from ancra_jax.paper.claims import TABLES
+from ancra_jax.paper.measured import REHEARSAL, write_claims
+from ancra_jax.paper.runs import TINY_EXAMPLES
+from ancra_jax.registry import did_you_mean
+
+OUTPUTS = {"full": "runs/reproduce", "tiny": "runs/reproduce-tiny"}
+# What is set by a flag of this command, and names or places the runs.
+_RESERVED = {"--config.seed": "--seeds", "--config.data.data_dir": "--data_dir"}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        cli.fail(message)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line; exit with one line if it cannot be understood.
+
+    Besides the flags, the result has ``overrides``, those of the training, and ``report``, the
+    directory of the table's report.
+    """
+    tables = "\n".join(f"  {name:14} {table.title}" for name, table in TABLES.items())
+    parser = _Parser(
+        prog="ancra paper",
+        usage="%(prog)s TABLE [--scale=tiny] [--dry_run] [options] [--config.x=y ...]",
+        description=__doc__,
+        epilog=f"tables:\n{tables}\n\n--config.x=y is passed on to the training of every row. "
+        "See docs/reproduce.md.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("table", metavar="TABLE", choices=TABLES, help="which table; see below")
+    scale = "tiny: a rehearsal for a CPU, narrow networks and few epochs; no reproduction"
+    add("--scale", choices=tuple(OUTPUTS), default="full", help=scale)
+    add("--dry_run", action="store_true", help="print the commands and run nothing")
+    add("--data_dir", default="", help="of the data sets; see docs/data.md")
+    output = (
+        "directory of all runs and reports; tables share the runs they have in common "
+        f"(default: {OUTPUTS['full']}, tiny: {OUTPUTS['tiny']})"
+    )
+    add("--output", help=output)
+    add("--seeds", type=_seeds, default=(0,), help="of the training, N[,N...] (default: 0)")
+    rows = "only these, NAME[,NAME...], for instance trades_ancra or 'cifar10/*'"
+    add("--rows", type=lambda text: tuple(text.split(",")), default=(), help=rows)
+    add("--suite", choices=SUITES, default="", help="of attacks (default: the row's own)")
+    examples = f"evaluate the first N test examples (default 0: all, tiny: {TINY_EXAMPLES})"
+    add("--num_examples", type=_count, default=0, help=examples)
+    options, overrides = parser.parse_known_args(arguments)
+    for argument in overrides:
+        name, equals, _ = argument.partition("=")
+        if name in _RESERVED:
+            cli.fail(f"{name}: use {_RESERVED[name]}")
+        if not name.startswith("--config."):
+            hint = did_you_mean(name, parser._option_string_actions)
+            cli.fail(f"unknown argument {argument!r}; {hint}--help lists what there is")
+        if not equals:
+            cli.fail(f"{argument}: needs a value, {argument}=VALUE")
+    try:
+        options.output = listable_path(options.output or OUTPUTS[options.scale], "--output")
+        options.data_dir = path_text(options.data_dir, "--data_dir", remote=True)
+    except UsageError as error:
+        cli.fail(str(error))
+    options.overrides = overrides
+    options.report = pathlib.Path(options.output) / options.table
+    return options
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    seeds = tuple(_count(part) for part in text.split(","))
+    if len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"{text!r} has a seed twice")
+    return seeds
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command and return its exit status."""
+    options = parse(arguments)
+    try:
+        runs = runs_lib.runs_of(options)
+        runs_lib.check(runs, options)
+        if options.dry_run:
+            report = runs_lib.report_command(runs, options)
+            for run in runs:
+                print(f"# {run.title}", *map(shlex.join, run.commands), sep="\n")
+            print("# report", shlex.join(report), sep="\n")
+            return 0
+        with runs_lib.stopped_by_signals():
+            return _reproduce(runs, options)
+    except UsageError as error:
+        cli.fail(str(error))
+    except OSError as error:
+        cli.fail(f"--output={options.output}: {error}")
+
+
+def _reproduce(runs: Sequence[runs_lib.Run], options: argparse.Namespace) -> int:
+    if options.scale == "tiny":
+        print(REHEARSAL)
+    failures = runs_lib.run_all(runs)
+    started = [run for run in runs if (pathlib.Path(run.workdir) / "config.json").exists()]
+    if started and runs_lib.call(runs_lib.report_command(started, options)):
+        failures["report"] = "it could not be written"
+    elif started:
+        print(f"\n{write_claims(started, options)}\n")
+        print(f"written to {options.report}: claims.md, claims.json, report.html, ...")
+    for title, problem in failures.items():
+        print(f"failed: {title}: {problem}", file=sys.stderr)
+    if failures:
+        print("The same command tries again what failed.", file=sys.stderr)
+    return 1 if failures else 0
