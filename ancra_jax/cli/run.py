@@ -11,10 +11,10 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
+from ancra_jax.cli.extras import explained
 from ancra_jax.cli.settings import error_of, import_file, join_arguments
 from ancra_jax.config import local_path
 from ancra_jax.errors import UsageError
-from ancra_jax.extras import explained
 
 _REPEAT = ";\n    repeat this option"  # what absl adds to the help of such a flag
 HELP = ("--help", "-help", "-h", "-?", "--helpshort", "-helpshort")

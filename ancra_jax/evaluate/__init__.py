@@ -1,6 +1,6 @@
 """Which attacks run on a checkpoint, and what is kept of them."""
 
-from ancra_jax.extras import lazy
+from ancra_jax.cli.extras import lazy
 
 __all__ = ["SUITES", "define_flags", "evaluate", "main"]
 

@@ -1,6 +1,6 @@
 """Reports on runs: tables, figures and pages."""
 
-from ancra_jax.extras import lazy
+from ancra_jax.cli.extras import lazy
 
 __all__ = ["define_flags", "main", "report"]
 

@@ -55,18 +55,20 @@ def explained() -> Iterator[None]:
 
 
 def extra_of(module: str) -> str | None:
-    """Return the name of the extra that brings a module; None if there is none."""
+    """Return the name of the smallest extra that brings a module; None if there is none."""
+    top = module.partition(".")[0]
+    wanted = _normalised(_DISTRIBUTIONS.get(top, top))
+    extras: dict[str, set[str]] = {}
     try:
         requirements = metadata.requires("ancra-jax") or []
     except metadata.PackageNotFoundError:  # it is not installed, only on the path
         return None
-    top = module.partition(".")[0]
-    wanted = _DISTRIBUTIONS.get(top, top)
     for requirement in requirements:
         found = re.match(r"([\w.-]+).*;.*\bextra == ['\"]([\w-]+)", requirement)
-        if found and _normalised(found[1]) == _normalised(wanted):
-            return found[2]
-    return None
+        if found:
+            extras.setdefault(found[2], set()).add(_normalised(found[1]))
+    fitting = [extra for extra, names in extras.items() if wanted in names]
+    return min(fitting, key=lambda extra: len(extras[extra]), default=None)
 
 
 def _normalised(name: str) -> str:
