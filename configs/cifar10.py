@@ -1,6 +1,6 @@
 """CIFAR-10 with a ResNet-18, as in Tables 1 to 4 of the paper.
 
-    python -m ancra_jax.train --config=configs/cifar10.py:trades_ancra --workdir=runs/trades_ancra
+    ancra train --config=cifar10.py:trades_ancra --workdir=runs/trades_ancra
 
 docs/methods.md lists all methods, their settings and what their papers claim.
 The paper's claims (natural / PGD-40 / FGSM / C&W-40 / AutoAttack, %) for 120 epochs:

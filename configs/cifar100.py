@@ -1,6 +1,6 @@
 """CIFAR-100 with a ResNet-18, as in Table 1 of the paper; settings as for CIFAR-10.
 
-    python -m ancra_jax.train --config=configs/cifar100.py:trades_ancra --workdir=runs/c100_ancra
+    ancra train --config=cifar100.py:trades_ancra --workdir=runs/c100_ancra
 
 The paper's claims (natural / PGD-40 / FGSM / C&W-40 / AutoAttack, %):
 TRADES-ANCRA 53.73 / 51.24 / 52.17 / 52.55 / 35.81.

@@ -1,6 +1,6 @@
 """scikit-learn's digits, 8x8 grey images: the example that runs anywhere in a minute.
 
-    python -m ancra_jax.train --config=configs/digits.py:trades_ancra --workdir=runs/digits_ancra
+    ancra train --config=digits.py:trades_ancra --workdir=runs/digits_ancra
 
 Nothing is downloaded. The network is a ResNet-18 of width 8; epsilon is 0.1 (26/255): these images
 are larger strokes on a clean background, and 8/255 would be no challenge.

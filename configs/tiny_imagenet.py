@@ -1,6 +1,6 @@
 """Tiny-ImageNet (64x64, 200 classes) with a PreActResNet-18.
 
-    python -m ancra_jax.train --config=configs/tiny_imagenet.py:trades_ancra \
+    ancra train --config=tiny_imagenet.py:trades_ancra \
         --config.data.data_dir=tiny-imagenet-200.zip --workdir=runs/tiny_imagenet_ancra
 
 The learning rate is the paper's, 0.01; the authors' code uses 0.1

@@ -2,7 +2,7 @@
 # Trains on a TPU VM or pod slice. Call it on every host, which gcloud does for all at once:
 #
 #   gcloud compute tpus tpu-vm ssh NAME --worker=all --command='
-#     cd ancra_jax && ./launch/tpu_vm.sh --config=configs/cifar10.py:trades_ancra \
+#     cd ancra_jax && ./launch/tpu_vm.sh --config=cifar10.py:trades_ancra \
 #       --config.data.data_dir=gs://BUCKET/tensorflow_datasets --workdir=/mnt/shared/trades_ancra'
 #
 # The work directory has to be on a disk that all hosts see (a Filestore share, a mounted bucket). All

@@ -43,3 +43,7 @@ def main() -> None:
     else:
         sys.argv = [f"ancra {name}", *arguments]
         runpy.run_module(COMMANDS[name][0], run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

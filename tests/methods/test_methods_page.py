@@ -16,7 +16,7 @@ from tests.support.small_runs import small_flags
 
 PAGE = (ROOT / "docs/methods.md").read_text()
 (EXAMPLE,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-(COMMANDS,) = re.findall(r"```\n(python [^`]*--plugin=.*?)```", PAGE, re.DOTALL)
+(COMMANDS,) = re.findall(r"```\n(ancra [^`]*--plugin=.*?)```", PAGE, re.DOTALL)
 
 
 def test_every_method_has_a_row():
@@ -37,11 +37,10 @@ def test_a_method_of_ones_own_trains_and_is_evaluated(tmp_path):
     def run(command, *flags):
         command = command.replace("my_method.py", str(plug_in)).replace("\\\n", "")
         _, *arguments = shlex.split(command.replace("runs/consistency", str(workdir)))
-        subprocess.run([sys.executable, *arguments, *flags], cwd=ROOT, env=ENVIRONMENT, check=True)
+        ancra = [sys.executable, "-m", "ancra_jax.cli.commands"]
+        subprocess.run([*ancra, *arguments, *flags], cwd=ROOT, env=ENVIRONMENT, check=True)
 
-    training, evaluation = re.findall(
-        r"^python .*?consistency$", COMMANDS, re.DOTALL | re.MULTILINE
-    )
+    training, evaluation = re.findall(r"^ancra .*?consistency$", COMMANDS, re.DOTALL | re.MULTILINE)
     small = [flag for flag in small_flags() if "model." not in flag]
     run(training, *small, "--config.max_steps=6")
     (_, *steps) = [r for r in read_json_lines(workdir / "metrics.jsonl") if "loss" in r]

@@ -1,0 +1,65 @@
+"""The wheel, as somebody uses it who has no checkout."""
+
+import pytest
+
+from tests.support.environments import build_wheel, make_environment, run
+
+pytestmark = pytest.mark.slow
+
+SMALL = (
+    "--config.max_steps=2",
+    "--config.epochs=1",
+    "--config.model.width=4",
+    "--config.data.train_examples=160",
+    "--config.data.selection_examples=32",
+    "--config.selection.num_steps=1",
+    "--config.evaluation.num_steps=2",
+)
+ATTACK = """
+import jax, jax.numpy as jnp
+from ancra_jax import attacks, losses, models
+assert models.create("resnet18", num_classes=3)
+weights = jax.random.normal(jax.random.key(0), (12, 3))
+images = jnp.full((4, 2, 2, 3), 0.5)
+model = jax.tree_util.Partial(lambda w, x: x.reshape(len(x), -1) @ w, weights)
+labels = jnp.argmax(model(images), axis=-1)
+result = attacks.autoattack(model, images, labels, attacks.Linf(0.5), key=0)
+assert result.robust_accuracy == 0.0
+assert losses.cross_entropy(model(images), labels) >= 0.0
+"""
+OWN_CONFIG = """
+from configs import common
+
+def get_config(method):
+    return common.config_of(method, {"data.name": "digits", "epochs": 0})
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    pytest.importorskip("hatchling", reason="of the extra dev")
+    return build_wheel(tmp_path_factory.mktemp("dist"))
+
+
+def test_attacks_and_networks_need_the_core_alone(wheel, tmp_path):
+    commands = make_environment(tmp_path / "core", wheel)
+    run([commands / "python", "-c", ATTACK], tmp_path)
+    train = [commands / "ancra", "train", "--config=digits.py:trades", "--workdir=run"]
+    report = [commands / "python", "-m", "ancra_jax.report", "--workdirs=run", "--output=out"]
+    for command, extra in ((train, "train"), (report, "report")):
+        (line,) = run(command, tmp_path, status=2).splitlines()
+        assert line.startswith("error: ") and f'pip install "ancra-jax[{extra}]"' in line
+
+
+def test_digits_are_trained_evaluated_and_reported(wheel, tmp_path):
+    commands = make_environment(tmp_path / "env", wheel, "train", "data", "report")
+    ancra = commands / "ancra"
+    run([ancra, "train", "--config=digits.py:natural", "--workdir=run", *SMALL], tmp_path)
+    run([ancra, "evaluate", "--workdir=run", "--suite=quick", "--num_examples=8"], tmp_path)
+    run([ancra, "report", "--workdirs=run", "--output=out"], tmp_path)
+    assert "worst case" in (tmp_path / "out/report.md").read_text().lower()
+    dry_run = run([ancra, "paper", "figure1", "--dry_run"], tmp_path, status=2)
+    assert "cifar10" in dry_run and "configs" not in dry_run  # they are there, the data are not
+    (tmp_path / "digits.py").write_text(OWN_CONFIG)
+    again = [ancra, "train", "--config=digits.py:natural", "--workdir=run2"]
+    assert "epochs=0" in run(again, tmp_path, status=2)
