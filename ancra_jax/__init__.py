@@ -2,7 +2,7 @@
 
 - ``ancra_jax.attacks``: PGD, APGD, FAB, Square, AutoAttack, adaptive attacks on any JAX model;
 - ``ancra_jax.losses``, ``ancra_jax.models``: the equations and networks of the ANCRA paper;
-- ``ancra train``, ``evaluate``, ``report``, ``paper``: the commands, also ``python -m ancra_jax.train``.
+- ``ancra train``, ``evaluate``, ``report``, ``paper``: the commands.
 """
 
 import importlib

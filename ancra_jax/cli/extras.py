@@ -27,15 +27,16 @@ def lazy(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
 
     Args:
       package: its ``__name__``.
-      homes: the module of every name, below the package.
+      homes: the module of every name, below the package; these modules are names too.
     """
 
     def get(name: str) -> Any:
-        if name not in homes:
+        home = homes.get(name, name)
+        if home not in homes.values():
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         with explained():
-            module = importlib.import_module(f"{package}.{homes[name]}")
-        return getattr(module, name)
+            module = importlib.import_module(f"{package}.{home}")
+        return getattr(module, name) if name in homes else module
 
     return get
 
