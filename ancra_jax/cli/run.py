@@ -12,7 +12,8 @@ from typing import NoReturn
 from absl import app, flags, logging
 
 from ancra_jax.cli.extras import explained
-from ancra_jax.cli.settings import error_of, import_file, join_arguments
+from ancra_jax.cli.files import import_file
+from ancra_jax.cli.settings import error_of, join_arguments
 from ancra_jax.config import local_path
 from ancra_jax.errors import UsageError
 

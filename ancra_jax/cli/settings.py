@@ -1,21 +1,18 @@
 """The configuration that ``--config=FILE.py:METHOD`` and ``--config.NAME=VALUE`` make."""
 
 import ast
-import contextlib
 import dataclasses
-import importlib.util
 import inspect
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.machinery import ModuleSpec, PathFinder
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ancra_jax.config import Config, local_path, read
+from ancra_jax.cli.files import configs_can_be_imported, find, import_file, shipped
+from ancra_jax.config import Config, read
 from ancra_jax.errors import Problems, UsageError
-from ancra_jax.registry import did_you_mean
 
 Check = Callable[[Config, Problems], object]
 _SETTING = re.compile(r"\.[^/=]*=")  # unlike ./configs/digits.py:trades,beta=3
@@ -76,23 +73,6 @@ def read_settings(arguments: Sequence[str], check: Check = lambda config, proble
     return config
 
 
-def import_file(path: Path, name: str) -> Any:
-    """Import a file, under ``name``, as `user_code` says its errors."""
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-def import_shipped(name: str) -> Any:
-    """Import a module of the ``configs/`` that comes with the package."""
-    path = shipped() / f"{name}.py"
-    with _configs_can_be_imported(path):
-        return import_file(path, f"configs.{name}")
-
-
 def error_of(field: str, path: Path, error: Exception) -> UsageError:
     """Return what to say of an error in a user's file: the field, the line and the error."""
     frames = traceback.extract_tb(error.__traceback__)
@@ -105,10 +85,11 @@ def _load(argument: str) -> dict[str, Any]:
     """Call ``get_config`` of a file, which may import its neighbours from any directory."""
     name, colon, method = argument.partition(":")
     field = f"--config={argument}"
-    path = _find(name, field)
-    sys.path.append(str(path.parents[1]))
+    path = find(name, field)
+    if path.parent != shipped():
+        sys.path.append(str(path.parent.parent))
     try:
-        with _configs_can_be_imported(path):
+        with configs_can_be_imported(path):
             get_config = getattr(import_file(path, "config_file"), "get_config", None)
             if not callable(get_config):
                 raise UsageError(f"{field}: has no function get_config")
@@ -129,58 +110,6 @@ def _load(argument: str) -> dict[str, Any]:
     if hasattr(values, "to_dict"):  # a ConfigDict
         return values.to_dict()
     raise UsageError(f"{field}: its get_config returns {type(values).__name__}, no settings")
-
-
-def _find(name: str, field: str) -> Path:
-    """Return the file of a configuration: one's own, or else one that comes with the package."""
-    path = Path(local_path(name, "--config", directory=False)).absolute()
-    if path.is_file():
-        if path.suffix != ".py":
-            raise UsageError(f"{field}: must be a Python file with get_config, FILE.py:METHOD")
-        return path
-    name = name.removeprefix("./").removeprefix("configs/")
-    if name not in shipped_files():
-        raise UsageError(
-            f"{field}: there is no file {path}; {did_you_mean(name, shipped_files())}"
-            f"of the package's own there are {', '.join(shipped_files())}"
-        )
-    return shipped() / name
-
-
-def shipped_files() -> list[str]:
-    """Return the names of the configurations that come with the package."""
-    return sorted(path.name for path in shipped().glob("*.py") if path.name != "common.py")
-
-
-def shipped() -> Path:
-    """Return ``configs/``: within the package where it is installed, beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.with_name("configs")
-
-
-@contextlib.contextmanager
-def _configs_can_be_imported(path: Path) -> Iterator[None]:
-    """Let a file import ``configs.NAME``: its neighbours, or else what comes with the package.
-
-    The name ``configs`` means what it meant before afterwards.
-    """
-    names = lambda: [name for name in sys.modules if name.partition(".")[0] == "configs"]  # noqa: E731
-    before = {name: sys.modules.pop(name) for name in names()}
-    spec = PathFinder.find_spec("configs", [str(path.parents[1]), *sys.path])
-    if spec is None or path.parent == shipped():
-        spec = ModuleSpec("configs", None, is_package=True)
-    package = importlib.util.module_from_spec(spec)
-    package.__path__ = [str(path.parent), *getattr(package, "__path__", ()), str(shipped())]
-    sys.modules["configs"] = package
-    try:
-        if spec.loader is not None:
-            spec.loader.exec_module(package)
-        yield
-    finally:
-        for name in names():
-            del sys.modules[name]
-        sys.modules.update(before)
 
 
 def _change(values: dict[str, Any], name: str, text: str) -> None:

@@ -19,7 +19,7 @@ from jaxtyping import Array, Int, Int32
 
 from ancra_jax import cli, data, methods, models
 from ancra_jax.cli import backend
-from ancra_jax.cli.settings import import_shipped, shipped_files
+from ancra_jax.cli.files import import_shipped, shipped_files
 from ancra_jax.config import listable_path
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import Problems, UsageError

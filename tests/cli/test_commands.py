@@ -11,7 +11,7 @@ import pytest
 
 from ancra_jax.cli import commands, read_settings
 from ancra_jax.cli.extras import MissingExtraError, explained, extra_of, lazy
-from ancra_jax.cli.settings import import_shipped
+from ancra_jax.cli.files import import_shipped
 from ancra_jax.errors import UsageError
 from tests.support import ENVIRONMENT, ROOT
 
@@ -130,8 +130,9 @@ VALUES = "common.config_of(method, {'data.name': 'digits', 'epochs': 7})"
 )
 def test_configurations_of_the_package_are_found_from_anywhere(monkeypatch, tmp_path, name):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    before = [*sys.path]
     assert read_settings([f"{name}:trades,beta=2"]).method.beta == 2.0
+    assert sys.path == before
 
 
 @pytest.mark.parametrize("folder", [".", "configs", "experiments"])
