@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -103,13 +103,48 @@ def open_image(encoded: bytes) -> ImageFile.ImageFile:
         raise ValueError(str(error)) from error
 
 
+def decode_to(
+    encoded: bytes, shape: tuple[int, int, int]
+) -> UInt8[np.ndarray, "height width channels"]:
+    """Decode an image as `decode_images` does, and fit it to a shape as `fit` does.
+
+    Raises:
+      OSError, ValueError: it cannot be decoded, has more than 8 bits a channel or too many pixels.
+    """
+    with _checked(encoded) as image:
+        return fit(image, shape)
+
+
+def fit(
+    image: Image.Image, shape: tuple[int, int, int]
+) -> UInt8[np.ndarray, "height width channels"]:
+    """Cut an image to the largest centred part of a shape's proportions, and resample that.
+
+    An image of that size stays as it is. Three channels are RGB, one is grey.
+    """
+    height, width, channels = shape
+    rgb = image.convert("RGB")
+    if rgb.size != (width, height):
+        rgb = ImageOps.fit(rgb, (width, height), Image.Resampling.BICUBIC)
+    return np.asarray(rgb.convert("L"))[..., None] if channels == 1 else np.asarray(rgb)
+
+
 def _decode(
     encoded: bytes, image_size: int | None, largest: int
 ) -> tuple[UInt8[np.ndarray, "height width 3"], bool]:
     """Return an image as RGB, and whether it is grey; raise a ValueError if it is refused."""
+    with _checked(encoded, None if image_size else largest) as image:
+        is_grey = image.mode in ("1", "L", "LA")  # before it is loaded, which may change it
+        height, width = (image_size, image_size) if image_size else (image.height, image.width)
+        return fit(image, (height, width, 3)), is_grey
+
+
+@contextlib.contextmanager
+def _checked(encoded: bytes, largest: int | None = None) -> Iterator[ImageFile.ImageFile]:
+    """Open an image, large ones one at a time, and raise a ValueError if it is refused."""
     with open_image(encoded) as image:
         pixels = image.width * image.height
-        if image_size is None and max(image.size) > largest:
+        if largest is not None and max(image.size) > largest:
             raise ValueError(
                 f"it has {image.width}x{image.height} pixels; at most {largest}x{largest} are "
                 "allowed (the data set 'folder' makes images smaller with image_size)"
@@ -119,11 +154,7 @@ def _decode(
         if _bits(image, encoded) > 8:
             raise ValueError("it has more than 8 bits a channel; save it with 8")
         with _alone if pixels > _ALONE else contextlib.nullcontext():
-            mode = image.mode
-            rgb = image.convert("RGB")
-            if image_size is not None:
-                rgb = ImageOps.fit(rgb, (image_size, image_size), Image.Resampling.BICUBIC)
-    return np.asarray(rgb), mode in ("1", "L", "LA")
+            yield image
 
 
 def _bits(image: ImageFile.ImageFile, encoded: bytes) -> int:
