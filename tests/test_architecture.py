@@ -18,7 +18,7 @@ LAYERS = (
     {"methods"},
     {"run"},
     {"results", "train"},
-    {"evaluate", "report"},
+    {"evaluate", "report", "predict"},
     {"paper"},
 )
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}

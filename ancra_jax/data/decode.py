@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from ancra_jax.errors import UsageError
 
@@ -99,6 +99,8 @@ def open_image(encoded: bytes) -> ImageFile.ImageFile:
     """Open an image of the formats that are allowed; raise an OSError or ValueError if damaged."""
     try:
         return Image.open(io.BytesIO(encoded), formats=_FORMATS)
+    except UnidentifiedImageError as error:  # whose text names no file
+        raise ValueError(f"cannot identify it; allowed are {', '.join(_FORMATS)}") from error
     except SyntaxError as error:  # which is what Pillow says of some damaged files
         raise ValueError(str(error)) from error
 
