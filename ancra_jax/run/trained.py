@@ -172,11 +172,12 @@ class TrainedModel:
                 raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
         return exported
 
-    def _final(self, images: Images) -> Logits:
-        if images.shape[1:] != self.image_shape:
+    def _final(self, images: Array) -> Logits:
+        is_float = jnp.issubdtype(images.dtype, jnp.floating)
+        if images.shape[1:] != self.image_shape or not is_float:
             raise UsageError(
-                f"images of shape {tuple(images.shape)}: the network takes "
-                f"[batch, {', '.join(map(str, self.image_shape))}]; predict resizes images"
+                f"images of dtype {images.dtype} and shape {tuple(images.shape)}: must be floats in "
+                f"[0, 1] of [batch, {', '.join(map(str, self.image_shape))}]; predict takes others"
             )
         outputs: Outputs = self.outputs(images)
         return outputs.logits
