@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -48,9 +48,11 @@ def decode_images(
         differs in size.
     """
 
+    size = (image_size, image_size) if image_size else None
+
     def decode(i: int) -> tuple[UInt8[np.ndarray, "height width 3"], bool]:
         try:
-            return _decode(read(i), image_size, largest)
+            return _decode(read(i), size, largest)
         except UsageError:
             raise
         except Exception as error:  # Decoders raise whatever they like.
@@ -95,26 +97,16 @@ def decode_images(
     return images, all(grey)
 
 
-def open_image(encoded: bytes) -> ImageFile.ImageFile:
-    """Open an image of the formats that are allowed; raise an OSError or ValueError if damaged."""
-    try:
-        return Image.open(io.BytesIO(encoded), formats=_FORMATS)
-    except UnidentifiedImageError as error:  # whose text names no file
-        raise ValueError(f"cannot identify it; allowed are {', '.join(_FORMATS)}") from error
-    except SyntaxError as error:  # which is what Pillow says of some damaged files
-        raise ValueError(str(error)) from error
-
-
 def decode_to(
     encoded: bytes, shape: tuple[int, int, int]
 ) -> UInt8[np.ndarray, "height width channels"]:
-    """Decode an image as `decode_images` does, and fit it to a shape as `fit` does.
+    """Decode an image as `decode_images` does, and give it a shape as `fit` does.
 
     Raises:
       OSError, ValueError: it cannot be decoded, has more than 8 bits a channel or too many pixels.
     """
-    with _checked(encoded) as image:
-        return fit(image, shape)
+    rgb, _ = _decode(encoded, (shape[1], shape[0]), _MAX_SIDE)
+    return fit(Image.fromarray(rgb), shape)
 
 
 def fit(
@@ -125,28 +117,27 @@ def fit(
     An image of that size stays as it is. Three channels are RGB, one is grey.
     """
     height, width, channels = shape
-    rgb = image.convert("RGB")
-    if rgb.size != (width, height):
-        rgb = ImageOps.fit(rgb, (width, height), Image.Resampling.BICUBIC)
+    rgb = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.BICUBIC)
     return np.asarray(rgb.convert("L"))[..., None] if channels == 1 else np.asarray(rgb)
 
 
+def open_image(encoded: bytes) -> ImageFile.ImageFile:
+    """Open an image of the formats that are allowed; raise an OSError or ValueError if damaged."""
+    try:
+        return Image.open(io.BytesIO(encoded), formats=_FORMATS)
+    except UnidentifiedImageError as error:  # whose text names no file
+        raise ValueError(f"cannot identify it; allowed are {', '.join(_FORMATS)}") from error
+    except SyntaxError as error:  # which is what Pillow says of some damaged files
+        raise ValueError(str(error)) from error
+
+
 def _decode(
-    encoded: bytes, image_size: int | None, largest: int
+    encoded: bytes, size: tuple[int, int] | None, largest: int
 ) -> tuple[UInt8[np.ndarray, "height width 3"], bool]:
     """Return an image as RGB, and whether it is grey; raise a ValueError if it is refused."""
-    with _checked(encoded, None if image_size else largest) as image:
-        is_grey = image.mode in ("1", "L", "LA")  # before it is loaded, which may change it
-        height, width = (image_size, image_size) if image_size else (image.height, image.width)
-        return fit(image, (height, width, 3)), is_grey
-
-
-@contextlib.contextmanager
-def _checked(encoded: bytes, largest: int | None = None) -> Iterator[ImageFile.ImageFile]:
-    """Open an image, large ones one at a time, and raise a ValueError if it is refused."""
     with open_image(encoded) as image:
         pixels = image.width * image.height
-        if largest is not None and max(image.size) > largest:
+        if size is None and max(image.size) > largest:
             raise ValueError(
                 f"it has {image.width}x{image.height} pixels; at most {largest}x{largest} are "
                 "allowed (the data set 'folder' makes images smaller with image_size)"
@@ -156,7 +147,11 @@ def _checked(encoded: bytes, largest: int | None = None) -> Iterator[ImageFile.I
         if _bits(image, encoded) > 8:
             raise ValueError("it has more than 8 bits a channel; save it with 8")
         with _alone if pixels > _ALONE else contextlib.nullcontext():
-            yield image
+            mode = image.mode
+            rgb = image.convert("RGB")
+            if size is not None:
+                rgb = ImageOps.fit(rgb, size, Image.Resampling.BICUBIC)
+    return np.asarray(rgb), mode in ("1", "L", "LA")
 
 
 def _bits(image: ImageFile.ImageFile, encoded: bytes) -> int:

@@ -56,7 +56,7 @@ class TrainedModel:
       network: a module with ``apply``.
       classes: their names, in the order of the logits.
       image_shape: height, width and channels of the images.
-      norm, epsilon: of the threat model that it was trained for, the epsilon on the [0, 1] pixel
+      norm, epsilon: of the threat model that it is evaluated under, the epsilon on the [0, 1] pixel
         scale.
       info: where it comes from, a dictionary that JSON can hold; None in what a transformation of
         JAX returns.
@@ -93,7 +93,7 @@ class TrainedModel:
 
     @property
     def threat_model(self) -> ThreatModel:
-        """The perturbations that it was trained to withstand."""
+        """The perturbations that it is to withstand."""
         return threat_model(self.norm, self.epsilon)
 
     @property
@@ -176,8 +176,9 @@ class TrainedModel:
         is_float = jnp.issubdtype(images.dtype, jnp.floating)
         if images.shape[1:] != self.image_shape or not is_float:
             raise UsageError(
-                f"images of dtype {images.dtype} and shape {tuple(images.shape)}: must be floats in "
-                f"[0, 1] of [batch, {', '.join(map(str, self.image_shape))}]; predict takes others"
+                f"images of dtype {images.dtype} and shape {tuple(images.shape)}: must be floats "
+                f"in [0, 1] of [batch, {', '.join(map(str, self.image_shape))}]; predict takes "
+                "others"
             )
         outputs: Outputs = self.outputs(images)
         return outputs.logits
