@@ -11,7 +11,8 @@ Attacks, called as ``attack(model, images, labels, threat_model, *, key, ...) ->
 Threat models: ``Linf(epsilon)``, ``L2(epsilon)``, or ``threat_model("linf", epsilon)``.
 
 Whole evaluations: ``autoattack`` (the standard ensemble), ``adaptive`` (attacks on what a defence
-declares of itself), ``diagnose`` (whether attacks fail for want of a gradient).
+declares of itself), ``diagnose`` (whether attacks fail for want of a gradient). They take
+``epsilon=`` and ``norm=`` as well in place of the threat model.
 
 Adaptive attacks: ``Defence``, ``Surrogate``, ``SurrogateAttack``, ``AdaptiveBudget``.
 

@@ -161,10 +161,11 @@ def adaptive(
     model: Model,
     images: AnyImages,
     labels: AnyLabels,
+    threat_model: ThreatModel | None = None,
     *,
-    epsilon: Number,
+    epsilon: Number | None = None,
     norm: str | Number = "linf",
-    defences: Sequence[Defence] = (),
+    defences: Sequence[Defence] | None = None,
     transfer_from: Mapping[str, Model] | None = None,
     budget: Level | AdaptiveBudget = "standard",
     key: AnyKey | None = None,
@@ -182,9 +183,10 @@ def adaptive(
 
     Args:
       model: the model itself, with nothing replaced.
-      images, labels, epsilon, norm, key, indices, batch_size, devices, state_path, max_seconds,
-        progress: as in ``autoattack``.
-      defences: what the model is known to do; without any it is attacked by transfer and by Square.
+      images, labels, threat_model, epsilon, norm, key, indices, batch_size, devices, state_path,
+        max_seconds, progress: as in ``autoattack``.
+      defences: what the model is known to do; if None the model's own attribute ``defences``. If
+        there are none it is attacked by transfer and by Square.
       transfer_from: other models by name. APGD on each of them is judged by ``model``, and its best
         points are where APGD on the model's own decision starts.
       budget: ``'quick'``, ``'standard'``, ``'thorough'``, or numbers of your own (which include all
@@ -202,6 +204,8 @@ def adaptive(
     else:
         check_one_of(budget, "budget", BUDGETS)
         chosen, levels = BUDGETS[budget], LEVELS[: LEVELS.index(budget) + 1]
+    if defences is None:
+        defences = getattr(model, "defences", ())
     if not isinstance(defences, Sequence) or not all(isinstance(d, Defence) for d in defences):
         raise TypeError(f"defences={shown(defences)}: expected a list of attacks.Defence")
     if not isinstance(transfer_from, Mapping | None):
@@ -212,6 +216,7 @@ def adaptive(
         model,
         images,
         labels,
+        threat_model,
         epsilon=epsilon,
         norm=norm,
         version="custom",

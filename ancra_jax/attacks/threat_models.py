@@ -143,7 +143,7 @@ class L2(_Ball):
         return gaussian_noise(keys, natural)
 
 
-def threat_model(norm: str | Number, epsilon: Number) -> Linf | L2:
+def threat_model(norm: str | Number, epsilon: Any) -> Linf | L2:
     """Return the threat model of a norm: ``'linf'``, ``'Linf'``, ``'inf'``, ``np.inf``; or of L2.
 
     Raises:
@@ -155,3 +155,18 @@ def threat_model(norm: str | Number, epsilon: Number) -> Linf | L2:
     if name not in balls:
         raise ValueError(f"norm={shown(norm)}: allowed are 'linf' (np.inf) and 'l2' (2)")
     return balls[name](epsilon)
+
+
+def ball_of(given: Any, norm: str | Number, epsilon: Number | None) -> Linf | L2:
+    """Return the threat model of a whole evaluation, which is given, or as norm and epsilon.
+
+    Raises:
+      ValueError: as `threat_model`, or another threat model than Linf and L2.
+      TypeError: as `threat_model`, or both are given.
+    """
+    if given is None:
+        return threat_model(norm, epsilon)
+    if epsilon is not None:
+        raise TypeError(f"epsilon={shown(epsilon)}: the threat model {shown(given)} has its own")
+    is_linf(given)
+    return given

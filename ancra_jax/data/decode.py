@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from ancra_jax.errors import UsageError
 
@@ -48,9 +48,11 @@ def decode_images(
         differs in size.
     """
 
+    size = (image_size, image_size) if image_size else None
+
     def decode(i: int) -> tuple[UInt8[np.ndarray, "height width 3"], bool]:
         try:
-            return _decode(read(i), image_size, largest)
+            return _decode(read(i), size, largest)
         except UsageError:
             raise
         except Exception as error:  # Decoders raise whatever they like.
@@ -95,21 +97,47 @@ def decode_images(
     return images, all(grey)
 
 
+def decode_to(
+    encoded: bytes, shape: tuple[int, int, int]
+) -> UInt8[np.ndarray, "height width channels"]:
+    """Decode an image as `decode_images` does, and give it a shape as `fit` does.
+
+    Raises:
+      OSError, ValueError: it cannot be decoded, has more than 8 bits a channel or too many pixels.
+    """
+    rgb, _ = _decode(encoded, (shape[1], shape[0]), _MAX_SIDE)
+    return fit(Image.fromarray(rgb), shape)
+
+
+def fit(
+    image: Image.Image, shape: tuple[int, int, int]
+) -> UInt8[np.ndarray, "height width channels"]:
+    """Cut an image to the largest centred part of a shape's proportions, and resample that.
+
+    An image of that size stays as it is. Three channels are RGB, one is grey.
+    """
+    height, width, channels = shape
+    rgb = ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.BICUBIC)
+    return np.asarray(rgb.convert("L"))[..., None] if channels == 1 else np.asarray(rgb)
+
+
 def open_image(encoded: bytes) -> ImageFile.ImageFile:
     """Open an image of the formats that are allowed; raise an OSError or ValueError if damaged."""
     try:
         return Image.open(io.BytesIO(encoded), formats=_FORMATS)
+    except UnidentifiedImageError as error:  # whose text names no file
+        raise ValueError(f"cannot identify it; allowed are {', '.join(_FORMATS)}") from error
     except SyntaxError as error:  # which is what Pillow says of some damaged files
         raise ValueError(str(error)) from error
 
 
 def _decode(
-    encoded: bytes, image_size: int | None, largest: int
+    encoded: bytes, size: tuple[int, int] | None, largest: int
 ) -> tuple[UInt8[np.ndarray, "height width 3"], bool]:
     """Return an image as RGB, and whether it is grey; raise a ValueError if it is refused."""
     with open_image(encoded) as image:
         pixels = image.width * image.height
-        if image_size is None and max(image.size) > largest:
+        if size is None and max(image.size) > largest:
             raise ValueError(
                 f"it has {image.width}x{image.height} pixels; at most {largest}x{largest} are "
                 "allowed (the data set 'folder' makes images smaller with image_size)"
@@ -121,8 +149,8 @@ def _decode(
         with _alone if pixels > _ALONE else contextlib.nullcontext():
             mode = image.mode
             rgb = image.convert("RGB")
-            if image_size is not None:
-                rgb = ImageOps.fit(rgb, (image_size, image_size), Image.Resampling.BICUBIC)
+            if size is not None:
+                rgb = ImageOps.fit(rgb, size, Image.Resampling.BICUBIC)
     return np.asarray(rgb), mode in ("1", "L", "LA")
 
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import jax
 from absl import flags
 from jax.sharding import Mesh
 from rich.console import Console
@@ -22,7 +21,6 @@ from ancra_jax.attacks.adaptive import LEVELS, Level
 from ancra_jax.cli.backend import use_a_device_per_core
 from ancra_jax.config import WEIGHTS, Config, local_path, path_text
 from ancra_jax.data import Dataset, check_count
-from ancra_jax.defences import declared
 from ancra_jax.errors import Problems, UsageError
 from ancra_jax.evaluate import paper
 from ancra_jax.evaluate.sequences import Source, adaptive_spec, run_autoattack, run_diagnostics
@@ -36,7 +34,7 @@ from ancra_jax.results.tables.columns import ADAPTIVE_ATTACK, CHECKS, masks_tabl
 from ancra_jax.run import build as components
 from ancra_jax.run import sharding
 from ancra_jax.run import workdir as workdir_lib
-from ancra_jax.run.weights import check_weights, load_weights
+from ancra_jax.run.weights import check_weights, load_run
 
 SUITES = {
     "quick": ("paper",),
@@ -101,25 +99,20 @@ def evaluate(
         num_examples = num_examples or len(dataset.test)
         check_count("--num_examples", num_examples, len(dataset.test))
         mesh = sharding.create_mesh()
-        network = components.create_network(config, dataset.num_classes, dtype="float32")
-        variables, step, extra = load_weights(
-            workdir, network, dataset.image_shape, mesh, checkpoint=checkpoint, weights=weights
-        )
-        _check_data(config, dataset, extra)
-        model = jax.tree_util.Partial(network.apply, variables)
+        model = load_run(workdir, mesh, dataset=dataset, checkpoint=checkpoint, weights=weights)
+        _check_data(config, dataset, model.info["data"])
         size = min(batch_size or config.batch_size, num_examples)
         size += -size % mesh.size
-        target = Target(model, dataset.test, size, sharding.batch_sharded(mesh))
-        defences = declared(network, model)
+        target = Target(model.outputs, dataset.test, size, sharding.batch_sharded(mesh))
         sources = load_sources(transfer_from, dataset, mesh)
-        adaptive = adaptive_spec(config, adaptive_budget, max_minutes, defences, sources)
+        adaptive = adaptive_spec(config, adaptive_budget, max_minutes, model.defences, sources)
         name = evaluation_name(checkpoint, weights)
         identity = {
             "method": config.name,
             "data": dataset.title,
             "data_fingerprint": dataset.fingerprint,
             "checkpoint": name,
-            "step": step,
+            "step": model.info["step"],
             "num_examples": num_examples,
             "seed": seed,
         }
@@ -138,10 +131,9 @@ def _with_data(config: Config, data_dir: str) -> Config:
     return replace(config, data=replace(config.data, data_dir=data_dir))
 
 
-def _check_data(config: Config, dataset: Dataset, extra: dict[str, Any]) -> None:
+def _check_data(config: Config, dataset: Dataset, trained_on: str | None) -> None:
     """Refuse other data than those a run was trained on; older checkpoints do not say which."""
-    trained_on = extra.get("data", dataset.fingerprint)
-    if trained_on != dataset.fingerprint:
+    if trained_on not in (None, dataset.fingerprint):
         raise UsageError(
             f"--data_dir={config.data.data_dir}: holds other data than the run was trained on "
             f"(fingerprint {dataset.fingerprint}, was {trained_on})"
@@ -200,14 +192,11 @@ def load_sources(directories: Sequence[str], dataset: Dataset, mesh: Mesh) -> li
     """Load the best checkpoints of other runs on the data set, of any method and network."""
     sources = []
     for directory in directories:
-        config = workdir_lib.read_config(directory, "--transfer_from")
-        network = components.create_network(config, dataset.num_classes, dtype="float32")
-        variables, step, _ = load_weights(
-            directory, network, dataset.image_shape, mesh, fields=("--transfer_from", "--weights")
-        )
+        fields = ("--transfer_from", "--weights")
+        model = load_run(directory, mesh, dataset=dataset, fields=fields)
         name = pathlib.Path(directory).resolve().name
-        model = jax.tree_util.Partial(network.apply, variables)
-        sources.append(Source(name, config.name, step, model))
+        method, step = model.info["config"]["name"], model.info["step"]
+        sources.append(Source(name, method, step, model.outputs))
     return sources
 
 

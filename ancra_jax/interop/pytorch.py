@@ -4,11 +4,10 @@ Both directions read one table: every leaf of the network's variables with the n
 twin has. Reverse attention adds no weights, so networks with and without it share their names.
 """
 
-import math
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +18,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ancra_jax import models
 from ancra_jax.errors import UsageError
+from ancra_jax.interop import safetensors
 from ancra_jax.ops.archives import open_zip, unpacked_limit
-from ancra_jax.ops.files import parse_json
 
 StateDict = dict[str, np.ndarray]
 
 _LEAF_NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 # HWIO -> OIHW and (in, out) -> (out, in).
 _TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
-
-_MAX_HEADER = 16 << 20  # bytes of the header of a safetensors file
-_SAFETENSORS: dict[str, Any] = {
-    **{f"F{8 * size}": f"<f{size}" for size in (2, 4, 8)},
-    "BF16": jnp.bfloat16,
-    **{f"{kind}{8 * size}": f"<{kind.lower()}{size}" for kind in "IU" for size in (1, 2, 4, 8)},
-    "BOOL": "?",
-}
 
 # What an architecture's modules are called in PyTorch; the first fitting pattern counts.
 _Names = tuple[tuple[str, str], ...]
@@ -128,7 +119,11 @@ def load_state_dict(path: str | os.PathLike[str]) -> StateDict:
         floats and whole numbers, or needs PyTorch, which is not installed.
     """
     path = Path(path)
-    readers = {".pt": _read_torch, ".pth": _read_torch, ".safetensors": _read_safetensors}
+    readers: dict[str, Callable[[Path], StateDict]] = {
+        ".pt": _read_torch,
+        ".pth": _read_torch,
+        ".safetensors": lambda path: safetensors.read(path, f"weights {path}")[0],
+    }
     if path.suffix not in readers:
         raise UsageError(f"weights {path}: {', '.join(readers)} files are allowed")
     if not path.is_file():
@@ -249,41 +244,3 @@ def _read_torch(path: Path) -> StateDict:
         tensor = value.detach().float() if value.is_floating_point() else value
         state_dict[str(key)] = tensor.resolve_conj().resolve_neg().numpy()
     return state_dict
-
-
-def _read_safetensors(path: Path) -> StateDict:
-    """Read the format: 8 bytes with the length of a JSON header, the header, all arrays' bytes."""
-    field = f"weights {path}"
-    try:
-        content = np.asarray(np.memmap(path, np.uint8, "r"))
-        length = int.from_bytes(content[:8].tobytes(), "little")
-        if not 0 < length <= min(len(content) - 8, _MAX_HEADER):
-            raise ValueError(f"its header claims {length:,} bytes")
-        header = parse_json(content[8 : 8 + length].tobytes())
-        header.pop("__metadata__", None)
-        arrays, end = {}, 8 + length
-        for key, one in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-            if one["dtype"] not in _SAFETENSORS:
-                raise UsageError(
-                    f"{field}: {key!r} is of dtype {one['dtype']!r}; allowed are "
-                    f"{', '.join(_SAFETENSORS)}"
-                )
-            dtype = np.dtype(_SAFETENSORS[one["dtype"]])
-            start, end = end, end + math.prod(one["shape"]) * dtype.itemsize
-            place = [offset + 8 + length for offset in one["data_offsets"]]
-            if place != [start, end] or end > len(content) or min(one["shape"], default=0) < 0:
-                raise ValueError(f"{key!r} of shape {one['shape']} is not at {one['data_offsets']}")
-            if end > unpacked_limit(path):
-                raise ValueError(f"{key!r} is larger than what the file holds")
-            array = content[start:end].view(dtype).reshape(one["shape"])
-            is_float = jnp.issubdtype(dtype, jnp.floating)
-            arrays[key] = array.astype(np.float32 if is_float else dtype)
-        if end != len(content):
-            raise ValueError(f"{len(content) - end} bytes belong to no array")
-        return arrays
-    except UsageError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise UsageError(
-            f"{field}: not a readable safetensors file ({type(error).__name__}: {error})"
-        ) from error

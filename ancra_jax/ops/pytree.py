@@ -14,7 +14,9 @@ T = TypeVar("T")
 
 
 @dataclass_transform(frozen_default=True)
-def pytree_dataclass(*, static: tuple[str, ...] = ()) -> Callable[[type[T]], type[T]]:
+def pytree_dataclass(
+    *, static: tuple[str, ...] = (), left_out: tuple[str, ...] = ()
+) -> Callable[[type[T]], type[T]]:
     """Make a class a frozen dataclass and a pytree.
 
     Not ``jax.tree_util.register_dataclass``: the tree structures of two classes registered by it
@@ -23,11 +25,12 @@ def pytree_dataclass(*, static: tuple[str, ...] = ()) -> Callable[[type[T]], typ
     program it compiled for that.
 
     ``static`` names fields that are constants of a compiled program; others hold pytrees of arrays.
+    Those ``left_out`` are no part of the pytree: what JAX makes of it has their defaults.
     """
 
     def register(cls: type[T]) -> type[T]:
         made: Any = dataclass(frozen=True)(cls)
-        names = [field.name for field in fields(made) if field.name not in static]
+        names = [field.name for field in fields(made) if field.name not in static + left_out]
 
         def flatten(tree: T) -> tuple[Any, Any]:
             children = [(jax.tree_util.GetAttrKey(name), getattr(tree, name)) for name in names]

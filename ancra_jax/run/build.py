@@ -11,11 +11,12 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from ancra_jax import data, methods, models
+from ancra_jax import data, methods
 from ancra_jax.config import local_path
 from ancra_jax.config.schema import Config, DataConfig, extra_examples
 from ancra_jax.data import Augmentation, BatchPlan, Dataset, ExtraDraws, Split
 from ancra_jax.errors import Problems, UsageError
+from ancra_jax.run import trained
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.averaging import Averaging
 from ancra_jax.run.sharding import batch_sharded
@@ -154,13 +155,7 @@ def create_network(config: Config, num_classes: int, *, dtype: str | None = None
     It computes in ``dtype``, or in the configured one where that is None.
     """
     with _renamed("--config.model."):
-        return models.create(
-            config.model.name,
-            num_classes=num_classes,
-            width=config.model.width or None,
-            reverse_attention=config.model.reverse_attention,
-            dtype=jnp.dtype(dtype or config.model.dtype),
-        )
+        return trained.create_network(config.model, num_classes, dtype or config.model.dtype)
 
 
 def check_attention(config: Config, network: Any, image_shape: tuple[int, int, int]) -> None:

@@ -140,8 +140,18 @@ class Checkpoints:
             "known; the command that trained it mends what can be mended"
         )
 
+    def facts(self, step: int) -> dict[str, Any]:
+        """Return the JSON data beside a checkpoint's state.
+
+        Raises:
+          DamagedCheckpointError: they are missing or cannot be read.
+        """
+        path = self.directory / str(step)
+        with _reading(path), ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            return reader.restore(path / "extra", args=ocp.args.JsonRestore())
+
     def restore(self, step: int, abstract: PyTree) -> tuple[PyTree, dict[str, Any]]:
-        """Load and check the parts of a checkpoint that ``abstract`` names, and its ``extra`` data.
+        """Load and check the parts of a checkpoint that ``abstract`` names, and its `facts`.
 
         The leaves of ``abstract`` are ``jax.ShapeDtypeStruct`` with shardings.
 
@@ -151,10 +161,9 @@ class Checkpoints:
           UsageError: the checkpoint is of another network.
         """
         path = self.directory / str(step)
-        try:
-            with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-                extra = reader.restore(path / "extra", args=ocp.args.JsonRestore())
-            _check_shapes(path, abstract, extra["checksums"])
+        facts = self.facts(step)
+        with _reading(path):
+            _check_shapes(path, abstract, facts["checksums"])
             arguments = ocp.args.PyTreeRestore(
                 abstract,
                 restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
@@ -162,17 +171,12 @@ class Checkpoints:
             )
             with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
                 state = reader.restore(path / "state", args=arguments)
-        except UsageError:
-            raise
-        except Exception as error:  # whatever a damaged file makes the readers raise
-            reason = " ".join(str(error).split())[:200]
-            raise DamagedCheckpointError(f"checkpoint {path}: cannot be read: {reason}") from error
         for name, leaf in _named_leaves(jax.tree.map(_to_host, state)):
-            if zlib.crc32(leaf.tobytes()) != extra["checksums"][name][0]:
+            if zlib.crc32(leaf.tobytes()) != facts["checksums"][name][0]:
                 raise DamagedCheckpointError(
                     f"checkpoint {path}: {name} is not what was written (its checksum differs)"
                 )
-        return state, extra
+        return state, facts
 
     def restore_latest(self, abstract: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
         """Load the latest checkpoint that is whole, as `restore`; None if there is none yet.
@@ -264,6 +268,18 @@ def _report_unraisable(found: Any) -> None:
     """
     if "Event loop is closed" not in str(found.exc_value):
         _reporters[-1](found)
+
+
+@contextlib.contextmanager
+def _reading(path: pathlib.Path) -> Iterator[None]:
+    """Let whatever a damaged file makes the readers raise speak of the checkpoint."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DamagedCheckpointError(f"checkpoint {path}: cannot be read: {reason}") from error
 
 
 def _read_object(path: pathlib.Path) -> dict[str, Any] | None:

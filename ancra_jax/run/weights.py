@@ -1,17 +1,20 @@
 """The weights that a run left: the optimiser's own, or one of their averages."""
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from ancra_jax.config import Config
+from ancra_jax.config import Config, to_mapping
+from ancra_jax.data import Dataset
 from ancra_jax.errors import UsageError
 from ancra_jax.run import build, sharding
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.averaging import variables_of
 from ancra_jax.run.checkpoint import Checkpoints
+from ancra_jax.run.trained import TrainedModel
 from ancra_jax.types import Variables
 
 
@@ -26,45 +29,69 @@ def check_weights(config: Config, weights: str, field: str = "--weights") -> Non
         )
 
 
-def load_weights(
+class SavedWeights(NamedTuple):
+    """Weights that were found in a checkpoint, and what is known of them before they are loaded."""
+
+    workdir: str
+    config: Config  # of the run
+    checkpoint: str
+    weights: str
+    step: int
+    facts: dict[str, Any]  # of the data and the training; see ``Checkpoints.facts``
+    fields: tuple[str, str]  # what errors call the directory and the choice of weights
+
+    def load(self, network: Any, image_shape: tuple[int, int, int], mesh: Mesh) -> Variables:
+        """Load parameters and batch statistics.
+
+        Args:
+          network: that was trained, with ``init``.
+          image_shape: height, width, channels.
+          mesh: the devices, each of which gets a copy.
+
+        Raises:
+          UsageError: there is no such average yet, or the checkpoint is damaged or of another
+            network.
+        """
+        averaging = build.averaging(self.config)
+        shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
+        parts = {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
+        if self.weights != "raw":
+            averages = jax.eval_shape(averaging.init, parts["params"], parts["batch_stats"])
+            parts["averages"] = {self.weights: averages[self.weights]}
+        abstract = sharding.abstract_on(parts, sharding.replicated(mesh))
+        restored, _ = _checkpoints(self.workdir).restore(self.step, abstract)
+        averages = restored.get("averages", {})
+        if self.weights == "swa" and not int(averages["swa"]["count"]):
+            raise UsageError(
+                f"{self.fields[1]}=swa: the {self.checkpoint} checkpoint of {self.workdir} (step "
+                f"{self.step}) is from before the end of epoch {averaging.swa_start_epoch} "
+                "(config.swa.start_epoch)"
+            )
+        return variables_of(self.weights, restored["params"], restored["batch_stats"], averages)
+
+
+def find_weights(
     workdir: str,
-    network: Any,
-    image_shape: tuple[int, int, int],
-    mesh: Mesh,
     *,
     checkpoint: str = "best",
     weights: str = "raw",
     fields: tuple[str, str] = ("--workdir", "--weights"),
-) -> tuple[Variables, int, dict[str, Any]]:
-    """Load parameters and batch statistics of a run's best or last checkpoint.
+) -> SavedWeights:
+    """Find the weights of a run's best or last checkpoint.
 
     Args:
       workdir: of the run.
-      network: that was trained, with ``init``.
-      image_shape: height, width, channels.
-      mesh: the devices, each of which gets a copy.
       checkpoint: ``'best'``, by the accuracy of these weights on the selection split, or
         ``'last'``.
       weights: one of ``ancra_jax.config.WEIGHTS``.
       fields: what errors call the directory and the choice of weights.
 
-    Returns:
-      The variables on the devices, the checkpoint's step, and what was saved beside its state.
-
     Raises:
-      UsageError: there is no such run, checkpoint or average, or it is damaged or of another
-        network.
+      UsageError: there is no such run, checkpoint or average, or it is damaged.
     """
     config = workdir_lib.read_config(workdir, fields[0])
     check_weights(config, weights, fields[1])
-    averaging = build.averaging(config)
-    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
-    parts = {"params": shapes["params"], "batch_stats": shapes.get("batch_stats", {})}
-    if weights != "raw":
-        averages = jax.eval_shape(averaging.init, parts["params"], parts["batch_stats"])
-        parts["averages"] = {weights: averages[weights]}
-    abstract = sharding.abstract_on(parts, sharding.replicated(mesh))
-    checkpoints = Checkpoints(f"{workdir}/checkpoints", read_only=True)
+    checkpoints = _checkpoints(workdir)
     if checkpoint == "best":
         step = checkpoints.best_step(weights)
     else:
@@ -72,12 +99,52 @@ def load_weights(
     if step is None:
         which = checkpoint if weights == "raw" else f"{checkpoint} {weights}"
         raise UsageError(f"{fields[0]}={workdir}: has no {which} checkpoint yet; train first")
-    restored, extra = checkpoints.restore(step, abstract)
-    averages = restored.get("averages", {})
-    if weights == "swa" and not int(averages["swa"]["count"]):
-        raise UsageError(
-            f"{fields[1]}=swa: the {checkpoint} checkpoint of {workdir} (step {step}) is from "
-            f"before the end of epoch {averaging.swa_start_epoch} (config.swa.start_epoch)"
-        )
-    variables = variables_of(weights, restored["params"], restored["batch_stats"], averages)
-    return variables, step, extra
+    facts = checkpoints.facts(step)
+    return SavedWeights(workdir, config, checkpoint, weights, step, facts, fields)
+
+
+def load_run(
+    workdir: str,
+    mesh: Mesh,
+    *,
+    dataset: Dataset | None = None,
+    checkpoint: str = "best",
+    weights: str = "raw",
+    fields: tuple[str, str] = ("--workdir", "--weights"),
+) -> TrainedModel:
+    """Load the network of a run, on every device of a mesh.
+
+    Its classes and images are those that the checkpoint names; those of ``dataset`` where one is
+    given, or that the run's configuration loads where the checkpoint, of an older version, names
+    none. The other arguments and the errors are those of `find_weights`.
+    """
+    found = find_weights(workdir, checkpoint=checkpoint, weights=weights, fields=fields)
+    config, facts = found.config, found.facts
+    if dataset is None and "class_names" not in facts:
+        dataset = build.load_dataset(config.data)
+    if dataset is not None:
+        facts = facts | {"class_names": dataset.class_names, "image_shape": dataset.image_shape}
+    classes, shape = tuple(facts["class_names"]), tuple(facts["image_shape"])
+    network = build.create_network(config, len(classes), dtype="float32")
+    info = {
+        "config": to_mapping(config),
+        "checkpoint": checkpoint,
+        "weights": weights,
+        "step": found.step,
+        "data": found.facts.get("data"),
+        "provenance": next(reversed(workdir_lib.read_starts(workdir)), None),
+    }
+    return TrainedModel(
+        found.load(network, shape, mesh),
+        replace(config.model, dtype="float32"),
+        network,
+        classes,
+        shape,
+        config.evaluation.norm,
+        config.evaluation.epsilon,
+        info,
+    )
+
+
+def _checkpoints(workdir: str) -> Checkpoints:
+    return Checkpoints(f"{workdir}/checkpoints", read_only=True)

@@ -14,9 +14,8 @@ from ancra_jax.data import Dataset
 from ancra_jax.errors import UsageError
 from ancra_jax.methods.core import Model
 from ancra_jax.run import build
-from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.checkpoint import DamagedCheckpointError
-from ancra_jax.run.weights import load_weights
+from ancra_jax.run.weights import find_weights
 
 
 class Teacher(NamedTuple):
@@ -33,18 +32,16 @@ def load_teacher(config: DistillationConfig, dataset: Dataset, mesh: Mesh) -> Te
     field = "--config.distillation.teacher"
     shape = dataset.image_shape
     directory = local_path(config.teacher, field)
-    teacher_config = workdir_lib.read_config(directory, field)
+    found = find_weights(
+        directory,
+        checkpoint=config.teacher_checkpoint,
+        weights=config.teacher_weights,
+        fields=(field, "--config.distillation.teacher_weights"),
+    )
+    facts = found.facts
     try:
-        network = build.create_network(teacher_config, dataset.num_classes)
-        variables, _, extra = load_weights(
-            directory,
-            network,
-            shape,
-            mesh,
-            checkpoint=config.teacher_checkpoint,
-            weights=config.teacher_weights,
-            fields=(field, "--config.distillation.teacher_weights"),
-        )
+        network = build.create_network(found.config, dataset.num_classes)
+        variables = found.load(network, shape, mesh)
     except UsageError as error:
         if isinstance(error, DamagedCheckpointError) or str(error).startswith(field):
             raise
@@ -53,15 +50,15 @@ def load_teacher(config: DistillationConfig, dataset: Dataset, mesh: Mesh) -> Te
             f"{dataset.num_classes} classes: {error}"
         ) from error
     # Checkpoints of older versions do not say this; their parameters have fitted.
-    trained_on = extra.get("image_shape", list(shape))
-    classes = extra.get("class_names", list(dataset.class_names))
+    trained_on = facts.get("image_shape", list(shape))
+    classes = facts.get("class_names", list(dataset.class_names))
     if trained_on != list(shape) or classes != list(dataset.class_names):
         raise UsageError(
             f"{field}={config.teacher}: was trained on images of shape {tuple(trained_on)} and "
             f"the {len(classes)} classes {_shortened(classes)}; must be {shape} and "
             f"{_shortened(dataset.class_names)}"
         )
-    checksums = json.dumps(extra["checksums"], sort_keys=True)
+    checksums = json.dumps(facts["checksums"], sort_keys=True)
     fingerprint = hashlib.sha256(checksums.encode()).hexdigest()[:16]
     return Teacher(jax.tree_util.Partial(network.apply, variables), fingerprint)
 

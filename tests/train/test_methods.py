@@ -9,7 +9,7 @@ import pytest
 from ancra_jax import config as config_lib
 from ancra_jax import evaluate, methods
 from ancra_jax.run import build, sharding
-from ancra_jax.run.weights import load_weights
+from ancra_jax.run.weights import find_weights
 from ancra_jax.train.loop import train
 from configs import cifar10, cifar100, common, digits, tiny_imagenet
 from tests.support.processes import run_python
@@ -46,8 +46,9 @@ def test_two_steps_equal_one_and_another_after_it_was_resumed(name, tmp_path):
     check_state(name, expected.method_state)
 
     network, mesh = build.create_network(config, 10), sharding.create_mesh()
-    variables, step, _ = load_weights(str(tmp_path), network, (8, 8, 1), mesh, checkpoint="last")
-    assert step == 2
+    found = find_weights(str(tmp_path), checkpoint="last")
+    variables = found.load(network, (8, 8, 1), mesh)
+    assert found.step == 2
     chex.assert_trees_all_equal(arrays(variables), expected.variables_of("raw"))
 
     if name in ("natural", "trades_ancra"):  # an evaluation sees nothing but the network

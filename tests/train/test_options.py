@@ -16,7 +16,7 @@ from ancra_jax.ops.files import read_json_lines
 from ancra_jax.results.store import read_result
 from ancra_jax.run import build, sharding
 from ancra_jax.run.checkpoint import Checkpoints
-from ancra_jax.run.weights import load_weights
+from ancra_jax.run.weights import find_weights
 from ancra_jax.run.workdir import open_for_training
 from ancra_jax.train.loop import Training, train
 from tests.support.reference_weights import random_variables
@@ -120,7 +120,7 @@ def test_averages_do_not_touch_the_training_and_one_that_has_not_begun_is_refuse
     averages = {"ema__decay": 0.9, "swa__start_epoch": 2}
     state = arrays(train(small_config("natural", max_steps=2, **averages), str(tmp_path)))
     network, mesh = build.create_network(small_config("natural"), 10), sharding.create_mesh()
-    without, _, _ = load_weights(str(teacher), network, (8, 8, 1), mesh, checkpoint="last")
+    without = find_weights(str(teacher), checkpoint="last").load(network, (8, 8, 1), mesh)
     # The compiler may fuse the same arithmetic otherwise.
     chex.assert_trees_all_close(state.variables_of("raw"), arrays(without), rtol=1e-5, atol=1e-7)
     with pytest.raises(UsageError, match=r"--weights=swa: .* epoch 2 "):

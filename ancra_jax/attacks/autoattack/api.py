@@ -24,7 +24,7 @@ from ancra_jax.attacks.autoattack.result import BROKEN, WITHSTOOD, AutoAttackRes
 from ancra_jax.attacks.job import CLEAN, Batch, Job, Progress, checked_outputs, print_progress
 from ancra_jax.attacks.model import Model, as_pytree, forward
 from ancra_jax.attacks.renamed import explains_old_calls
-from ancra_jax.attacks.threat_models import threat_model
+from ancra_jax.attacks.threat_models import ThreatModel, ball_of
 from ancra_jax.ops.images import AnyImages, AnyLabels
 
 
@@ -33,8 +33,9 @@ def autoattack(
     model: Model,
     images: AnyImages,
     labels: AnyLabels,
+    threat_model: ThreatModel | None = None,
     *,
-    epsilon: Number,
+    epsilon: Number | None = None,
     norm: str | Number = "linf",
     version: str = "standard",
     attacks_to_run: Sequence[str | Attack] | None = None,
@@ -63,16 +64,15 @@ def autoattack(
     Args:
       model, labels: as everywhere, see ``ancra_jax.attacks``.
       images: natural images, pixels in [0, 1]; they stay on the host but for one batch.
-      epsilon: radius of the threat model, on the [0, 1] pixel scale.
-      norm: ``'linf'`` or ``'l2'``.
+      threat_model: ``Linf`` or ``L2``, or in its place:
+      epsilon, norm: its radius, on the [0, 1] pixel scale; ``'linf'`` or ``'l2'``.
       version: ``'standard'``, ``'plus'``, ``'rand'`` (for randomised models), or ``'custom'``.
       attacks_to_run: for ``'custom'``: names of attacks, or ``Attack`` objects, in their order.
       key: source of all randomness; ``jax.random.key(0)`` if None.
       indices: data-set indices, from which each example's randomness is derived; 0, 1 ... if None.
       batch_size: of the largest batch; batches are equal and few. 32 on CPU, else 256 if None.
       n_target_classes: most targets of apgd-t and fab-t, in the order of the natural logits.
-      num_steps: gradient steps of APGD and FAB.
-      num_queries: queries of Square.
+      num_steps, num_queries: gradient steps of APGD and FAB; queries of Square.
       randomized: whether the model is called as ``model(images, key=key)``.
       gradient_draws: gradients averaged in a step on a randomised model.
       devices: what batches are spread over; all devices if None.
@@ -94,7 +94,7 @@ def autoattack(
     exhaustive, checks = as_flag(exhaustive, "exhaustive"), as_flag(checks, "checks")
     store_path = checked_outputs(state_path, progress, matmul_precision, max_seconds)
     budget = Budget(num_steps, num_queries, gradient_draws, randomized)
-    ball = threat_model(norm, epsilon)
+    ball = ball_of(threat_model, norm, epsilon)
     with jax.default_matmul_precision(matmul_precision):
         job = Job.create(
             model, images, labels, indices, ball, key, devices, batch_size, randomized, num_steps

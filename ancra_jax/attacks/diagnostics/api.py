@@ -35,7 +35,7 @@ from ancra_jax.attacks.job import (
 from ancra_jax.attacks.model import Model
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.saved_state import check_same, read_arrays, write_arrays
-from ancra_jax.attacks.threat_models import threat_model
+from ancra_jax.attacks.threat_models import ThreatModel, ball_of
 from ancra_jax.ops.images import AnyImages, AnyLabels
 
 Flags = Bool[np.ndarray, "examples"]
@@ -109,8 +109,9 @@ def diagnose(
     model: Model,
     images: AnyImages,
     labels: AnyLabels,
+    threat_model: ThreatModel | None = None,
     *,
-    epsilon: Number,
+    epsilon: Number | None = None,
     norm: str | Number = "linf",
     results: Mapping[str, Bool[np.ndarray, "examples"]] | None = None,
     key: AnyKey | None = None,
@@ -131,8 +132,8 @@ def diagnose(
     and a narrow network this takes minutes on a CPU.
 
     Args:
-      model, images, labels, epsilon, norm, key, indices, batch_size, randomized, devices,
-        matmul_precision: as in ``autoattack``.
+      model, images, labels, threat_model, epsilon, norm, key, indices, batch_size, randomized,
+        devices, matmul_precision: as in ``autoattack``.
       results: which examples stayed correct under attacks that were run elsewhere, by name; each
         counts for "robust accuracy above clean accuracy", and 'autoattack' and 'adaptive' are
         compared with each other. Two names stand for parts of such results: 'white-box' says what
@@ -158,7 +159,7 @@ def diagnose(
         for name, flags in (results or {}).items()
     }
     directory = checked_outputs(state_path, progress, matmul_precision)
-    ball = threat_model(norm, epsilon)
+    ball = ball_of(threat_model, norm, epsilon)
     with jax.default_matmul_precision(matmul_precision):
         job = Job.create(
             model, images, labels, indices, ball, key, devices, batch_size, randomized, num_steps

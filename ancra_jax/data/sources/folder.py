@@ -110,7 +110,7 @@ def _images(directory: Path, class_names: tuple[str, ...]) -> list[tuple[Path, i
     ranked = []
     for label, name in enumerate(class_names):
         folder = directory / name
-        paths = [path for path in sorted(folder.rglob("*")) if _is_image(path, folder)]
+        paths = images_below(folder)
         if not paths and directory.name == "train":
             raise UsageError(f"{folder} has no images ({', '.join(sorted(_SUFFIXES))})")
         ranked += [(rank, label, path) for rank, path in enumerate(paths)]
@@ -119,6 +119,14 @@ def _images(directory: Path, class_names: tuple[str, ...]) -> list[tuple[Path, i
     return [(path, label) for _, label, path in sorted(ranked)]
 
 
-def _is_image(path: Path, folder: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return not hidden and path.suffix.lower() in _SUFFIXES and path.is_file()
+def images_below(folder: Path) -> list[Path]:
+    """Return the files in a folder that are images by their names and not hidden, sorted."""
+
+    def is_hidden(path: Path) -> bool:
+        return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in _SUFFIXES and not is_hidden(path) and path.is_file()
+    ]

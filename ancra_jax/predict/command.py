@@ -1,0 +1,178 @@
+"""Classify images: ``python -m ancra_jax.predict --workdir=DIR --images=FOLDER --output=FILE.csv``.
+
+Prints the two most probable classes of every image, and writes the probabilities of all classes
+where there is an ``--output``. The exit status is 1 if some of the images cannot be read.
+"""
+
+import csv
+import io
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from absl import flags
+from jaxtyping import Float
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ancra_jax.cli.progress import Bar
+from ancra_jax.config import WEIGHTS, local_path
+from ancra_jax.data.inputs import as_image
+from ancra_jax.data.sources.folder import images_below
+from ancra_jax.errors import Problems, UsageError, printable
+from ancra_jax.ops.files import write_atomically
+from ancra_jax.run.trained import TrainedModel, load
+
+_AT_ONCE = 64  # images that are in memory
+_HEADERS = ("image", "class", "probability", "second", "probability")
+
+
+class Prediction(NamedTuple):
+    """What a network sees in one image."""
+
+    path: str
+    error: str = ""  # why the image cannot be used; then there are no probabilities
+    probabilities: Float[np.ndarray, "classes"] | None = None
+
+
+def predict(model: TrainedModel, paths: list[Path]) -> Iterator[Prediction]:
+    """Yield what a network sees in images, in their order; damaged ones do not stop the others."""
+
+    def read(path: Path) -> Float[np.ndarray, "height width channels"] | str:
+        try:
+            return as_image(path, model.image_shape)
+        except (UsageError, OSError) as error:
+            return printable(str(error))
+
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(paths), _AT_ONCE):
+            chunk = paths[start : start + _AT_ONCE]
+            images = list(pool.map(read, chunk))
+            whole = [image for image in images if not isinstance(image, str)]
+            probabilities = iter(model.predict(whole).probabilities if whole else ())
+            for path, image in zip(chunk, images, strict=True):
+                if isinstance(image, str):
+                    yield Prediction(str(path), image)
+                else:
+                    yield Prediction(str(path), probabilities=next(probabilities))
+
+
+def find_images(images: str) -> list[Path]:
+    """Return the images in a folder and below it, hidden ones left out, or the file that it is.
+
+    Raises:
+      UsageError: there are none.
+    """
+    path = Path(local_path(images, "--images", directory=False))
+    if path.is_dir():
+        if found := images_below(path):
+            return found
+        raise UsageError(f"--images={images}: there are no images in this folder")
+    if not path.is_file():
+        raise UsageError(f"--images={images}: there is no such folder or file")
+    return [path]
+
+
+def show(found: list[Prediction], classes: tuple[str, ...]) -> None:
+    """Print the two most probable classes of every image: on a terminal a table, else lines."""
+    console = Console(highlight=False)
+    rows = []
+    for one in found:
+        assert one.probabilities is not None
+        row = [printable(one.path)]
+        for i in np.argsort(-one.probabilities, kind="stable")[:2]:
+            row += [printable(classes[i]), f"{one.probabilities[i]:.2%}"]
+        rows.append(row)
+    if console.is_terminal:
+        table = Table(*_HEADERS)
+        for column in table.columns[2::2]:
+            column.justify = "right"
+        for row in rows:
+            table.add_row(*map(escape, row))
+        console.print(table)
+        return
+    widths = [max(map(len, cells)) for cells in zip(_HEADERS, *rows, strict=True)]
+    for row in [list(_HEADERS), *rows]:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        print("  ".join(cells).rstrip())
+
+
+def csv_text(found: list[Prediction], classes: tuple[str, ...]) -> str:
+    """Return a line an image: its path, its class, and the probability of every class."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["image", "class", *(f"p({name})" for name in classes)])
+    for one in found:
+        assert one.probabilities is not None
+        name = classes[one.probabilities.argmax()]
+        writer.writerow([one.path, name, *(f"{p:.6f}" for p in one.probabilities)])
+    return file.getvalue()
+
+
+def define_flags() -> None:
+    """Define the command's flags."""
+    flags.DEFINE_string(
+        "workdir", None, "Directory of a run of ancra_jax.train, or a file of TrainedModel.save."
+    )
+    flags.DEFINE_string(
+        "images",
+        None,
+        "Folder of images, with all below it that is not hidden, or one image. They are resized as "
+        "in training.",
+    )
+    flags.DEFINE_string("output", None, "File that the probabilities are written to, FILE.csv.")
+    flags.DEFINE_enum(
+        "checkpoint",
+        "best",
+        ["best", "last"],
+        "Of the directory: 'best' on the selection split, or 'last'.",
+    )
+    flags.DEFINE_enum(
+        "weights",
+        "raw",
+        WEIGHTS,
+        "Of the directory: 'raw' (the optimiser's), or an average that the run keeps.",
+    )
+
+
+def main(arguments: flags.FlagValues) -> int:
+    """Run the command; return 1 if an image cannot be read."""
+    problems = Problems()
+    for name in ("workdir", "images"):
+        if not arguments[name].value:
+            problems.add(f"--{name} is missing: {arguments[name].help}")
+    problems.raise_all()
+    output = arguments.output
+    if output is not None:
+        output = Path(local_path(output, "--output", directory=False))
+        if output.is_dir() or not output.parent.is_dir():
+            raise UsageError(f"--output={output}: must be a file in a directory that there is")
+    paths = find_images(arguments.images)
+    model = load(
+        arguments.workdir,
+        checkpoint=arguments.checkpoint,
+        weights=arguments.weights,
+        fields=("--workdir", "--weights"),
+    )
+    found = []
+    with Bar("predict", len(paths)) as bar:
+        for number, one in enumerate(predict(model, paths), start=1):
+            found.append(one)
+            bar.update(number)
+    damaged = [one for one in found if one.error]
+    for one in damaged:
+        print(f"error: {one.error}", file=sys.stderr)
+    if found := [one for one in found if not one.error]:
+        show(found, model.classes)
+    if output is not None:
+        text = csv_text(found, model.classes).encode(errors="backslashreplace")
+        try:
+            write_atomically(output, text)
+        except OSError as error:
+            raise UsageError(f"--output={output}: cannot be written: {error.strerror}") from error
+        print(f"written to {output}")
+    return 1 if damaged else 0
