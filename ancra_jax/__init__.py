@@ -2,7 +2,8 @@
 
 - ``ancra_jax.attacks``: PGD, APGD, FAB, Square, AutoAttack, adaptive attacks on any JAX model;
 - ``ancra_jax.losses``, ``ancra_jax.models``: the equations and networks of the ANCRA paper;
-- ``python -m ancra_jax.train``, ``.evaluate``, ``.report``, ``.paper``: the commands.
+- ``python -m ancra_jax.train``, ``.evaluate``, ``.report``, ``.paper``: the commands;
+- ``ancra_jax.train.run``, ``.evaluate.run``, ``.report.run``: the same from Python.
 """
 
 import importlib
@@ -12,7 +13,7 @@ from typing import Any
 from ancra_jax.errors import MovedNames
 
 __version__ = "0.2.0.dev0"
-_LAZY = ("attacks", "losses", "models")
+_LAZY = ("attacks", "evaluate", "losses", "models", "report", "train")
 
 sys.meta_path.append(MovedNames())
 

@@ -4,7 +4,7 @@ import csv
 import importlib
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,10 +29,7 @@ def run(main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[
         "Files FILE.py or modules to import first, separated by commas: they register methods, "
         "networks, data sets and so on of one's own.",
     )
-
-    if any(argument.split("=")[0] in _HELP for argument in sys.argv[1:]):
-        print(_help(main, list(set(flags.FLAGS) - others)))
-        raise SystemExit(0)
+    names = set(flags.FLAGS) - others
 
     def guarded(argv: Sequence[str]) -> int | None:
         if len(argv) > 1:
@@ -48,7 +45,13 @@ def run(main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[
         except OSError as error:  # a full disk, a file that may not be read, ...
             fail(f"{error.filename or type(error).__name__}: {error.strerror or error}")
 
-    app.run(guarded, flags_parser=_parse_flags)
+    try:
+        if any(argument.split("=")[0] in _HELP for argument in sys.argv[1:]):
+            print(_help(main, names))
+            raise SystemExit(0)
+        app.run(guarded, flags_parser=_parse_flags)
+    finally:
+        flags.FLAGS.remove_flag_values(names)  # so that another command can define them
 
 
 def fail(message: str) -> NoReturn:
@@ -95,7 +98,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         fail(f"the flags cannot be read: {error}")
 
 
-def _help(main: Callable[..., object], names: Sequence[str]) -> str:
+def _help(main: Callable[..., object], names: Collection[str]) -> str:
     """Return what a command does, and its flags."""
     parts = [(sys.modules[main.__module__].__doc__ or "").strip(), "Flags:"]
     for name in sorted(names):

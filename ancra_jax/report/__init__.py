@@ -1,5 +1,5 @@
 """Reports on runs: tables, figures and pages."""
 
-from ancra_jax.report.write import define_flags, main, report
+from ancra_jax.report.write import Report, define_flags, main, run
 
-__all__ = ["define_flags", "main", "report"]
+__all__ = ["Report", "define_flags", "main", "run"]

@@ -2,4 +2,5 @@
 
 from ancra_jax.train.loop import define_flags as define_flags
 from ancra_jax.train.loop import main as main
-from ancra_jax.train.loop import train as train
+from ancra_jax.train.loop import run as run
+from ancra_jax.train.result import TrainingResult as TrainingResult
