@@ -77,7 +77,7 @@ class EvaluationResult:
 
     def print(self) -> None:
         """Print it on the terminal."""
-        console = Console(highlight=False)
+        console = Console(highlight=False, force_jupyter=False)
         number, meaning = self.claim
         if number:
             console.print(Panel(f"[bold]{number}[/bold] {escape(meaning)}", expand=False))
