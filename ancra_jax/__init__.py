@@ -3,7 +3,8 @@
 - ``ancra_jax.attacks``: PGD, APGD, FAB, Square, AutoAttack, adaptive attacks on any JAX model;
 - ``ancra_jax.load``: a trained network, as one of these models;
 - ``ancra_jax.losses``, ``ancra_jax.models``: the equations and networks of the ANCRA paper;
-- ``ancra train``, ``evaluate``, ``report``, ``paper``: the commands.
+- ``ancra train``, ``evaluate``, ``report``, ``predict``, ``paper``: the commands;
+- ``ancra_jax.train.run``, ``.evaluate.run``, ``.report.run``: the same from Python.
 """
 
 import importlib
@@ -13,7 +14,7 @@ from typing import Any
 from ancra_jax.errors import MovedNames
 
 __version__ = "0.2.0.dev0"
-_LAZY = ("attacks", "load", "losses", "models")
+_LAZY = ("attacks", "evaluate", "load", "losses", "models", "report", "train")
 
 sys.meta_path.append(MovedNames())
 

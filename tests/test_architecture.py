@@ -17,8 +17,8 @@ LAYERS = (
     {"losses", "defences", "cli", "interop"},
     {"methods"},
     {"run"},
-    {"results", "train"},
-    {"evaluate", "report", "predict"},
+    {"results"},
+    {"train", "evaluate", "report", "predict"},
     {"paper"},
 )
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}

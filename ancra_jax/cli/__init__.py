@@ -5,3 +5,4 @@ from ancra_jax.cli.run import fail as fail
 from ancra_jax.cli.run import run as run
 from ancra_jax.cli.run import start as start
 from ancra_jax.cli.settings import read_settings as read_settings
+from ancra_jax.cli.settings import settings_of as settings_of

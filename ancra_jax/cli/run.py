@@ -5,7 +5,7 @@ import csv
 import importlib
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -43,10 +43,7 @@ def run(main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[
         "Files FILE.py or modules to import first, separated by commas: they register methods, "
         "networks, data sets and so on of one's own.",
     )
-
-    if any(argument.split("=")[0] in HELP for argument in sys.argv[1:]):
-        print(_help(main, list(set(flags.FLAGS) - others)))
-        raise SystemExit(0)
+    names = set(flags.FLAGS) - others
 
     def guarded(argv: Sequence[str]) -> int | None:
         if len(argv) > 1:
@@ -60,7 +57,13 @@ def run(main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[
                 import_plugin(name)
             return main(flags.FLAGS)
 
-    app.run(guarded, flags_parser=_parse_flags)
+    try:
+        if any(argument.split("=")[0] in HELP for argument in sys.argv[1:]):
+            print(_help(main, names))
+            raise SystemExit(0)
+        app.run(guarded, flags_parser=_parse_flags)
+    finally:
+        flags.FLAGS.remove_flag_values(names)  # so that another command can define them
 
 
 @contextlib.contextmanager
@@ -119,7 +122,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
         fail(f"the flags cannot be read: {error}")
 
 
-def _help(main: Callable[..., object], names: Sequence[str]) -> str:
+def _help(main: Callable[..., object], names: Collection[str]) -> str:
     """Return what a command does, and its flags."""
     parts = [(sys.modules[main.__module__].__doc__ or "").strip(), "Flags:"]
     for name in sorted(names):

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import inspect
+import os
 import re
 import sys
 import traceback
@@ -10,11 +11,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
+
 from ancra_jax.cli.files import configs_can_be_imported, find, import_file, shipped
 from ancra_jax.config import Config, read
 from ancra_jax.errors import Problems, UsageError
 
 Check = Callable[[Config, Problems], object]
+Source = str | os.PathLike[str] | Config | ConfigDict | Mapping[str, Any]
+"""``FILE.py:METHOD`` or all settings: a configuration, its plain data, or a `ConfigDict`."""
 _SETTING = re.compile(r"\.[^/=]*=")  # unlike ./configs/digits.py:trades,beta=3
 _WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -63,8 +69,42 @@ def read_settings(arguments: Sequence[str], check: Check = lambda config, proble
     problems = Problems()
     for argument in arguments:
         if _SETTING.match(argument):
+            name, text = argument[1:].split("=", 1)
             with problems.collect():
-                _change(values, *argument[1:].split("=", 1))
+                value = _value(text, _kind_of(name), f"--config.{name}={text}")
+                _change(values, name, value)
+    return _checked(values, check, problems)
+
+
+def settings_of(
+    source: Source,
+    changes: Mapping[str, Any],
+    check: Check = lambda config, problems: None,
+) -> Config:
+    """Return the configuration that Python code names, with settings changed.
+
+    Args:
+      source: stays as it is.
+      changes: values by dotted name, ``{"attack.epsilon": 0.1}``, or nested.
+      check: as for `read_settings`.
+
+    Raises:
+      UsageError: with everything that is wrong.
+    """
+    if isinstance(source, Config):
+        values = dataclasses.asdict(source)
+    elif isinstance(source, str | os.PathLike):
+        values = _load(os.fspath(source))
+    else:
+        values = _plain(source, f"config={source!r}")
+    problems = Problems()
+    for name, value in flatten_dict(_plain(changes, "settings"), sep=".").items():
+        with problems.collect():
+            _change(values, name, value)
+    return _checked(values, check, problems)
+
+
+def _checked(values: Mapping[str, Any], check: Check, problems: Problems) -> Config:
     config = read(values, "--config", problems)
     if config is not None:
         check(config, problems)
@@ -105,26 +145,29 @@ def _load(argument: str) -> dict[str, Any]:
         raise UsageError(f"{field}: {error}") from error
     except Exception as error:  # whatever the user's code raises
         raise error_of(field, path, error) from error
-    if isinstance(values, Mapping):
-        return dict(values)
-    if hasattr(values, "to_dict"):  # a ConfigDict
-        return values.to_dict()
-    raise UsageError(f"{field}: its get_config returns {type(values).__name__}, no settings")
+    return _plain(values, f"{field}: what its get_config returns")
 
 
-def _change(values: dict[str, Any], name: str, text: str) -> None:
-    """Change the setting of a dotted name to what a text says."""
+def _plain(values: Any, what: str) -> dict[str, Any]:
+    """Return settings as dictionaries that no one else holds; errors call them ``what``."""
+    if not isinstance(values, Mapping | ConfigDict):
+        raise UsageError(f"{what} is of type {type(values).__name__}, which holds no settings")
+    return {
+        str(name): _plain(value, what) if isinstance(value, Mapping | ConfigDict) else value
+        for name, value in values.items()
+    }
+
+
+def _change(values: dict[str, Any], name: str, value: Any) -> None:
+    """Change the setting of a dotted name."""
     *groups, last = name.split(".")
-    kind = _kind_of(name)
     for position, group in enumerate(groups, start=1):
-        if group not in values and kind is None:
-            values[group] = {}  # is refused when the settings are read, where it is not allowed
-        below = values.setdefault(group, {})
+        below = values.setdefault(group, {})  # refused when they are read, if there is no such
         if not isinstance(below, dict):
             setting = ".".join(groups[:position])
             raise UsageError(f"--config.{name}: {setting} is one setting, with none below it")
         values = below
-    values[last] = _value(text, kind, f"--config.{name}={text}")
+    values[last] = value
 
 
 def _kind_of(name: str) -> Any:

@@ -2,6 +2,8 @@
 
 from ancra_jax.cli.extras import lazy
 
-__all__ = ["SUITES", "define_flags", "evaluate", "main"]
+_HOMES = dict.fromkeys(("SUITES", "define_flags", "main", "run"), "suites")
+_HOMES["EvaluationResult"] = "result"
+__all__ = sorted(_HOMES)
 
-__getattr__ = lazy(__name__, dict.fromkeys(__all__, "suites"))
+__getattr__ = lazy(__name__, _HOMES)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from ancra_jax.attacks.job import Progress, default_batch_size
 from ancra_jax.attacks.saved_state import StateError
-from ancra_jax.cli.progress import Bar, format_seconds
+from ancra_jax.cli.progress import Bar
 from ancra_jax.data import Split
 from ancra_jax.errors import UsageError
 from ancra_jax.results.store import ResultStore
@@ -77,12 +77,12 @@ class Task:
 
     def show(self, progress: Progress) -> None:
         """Tell the bar where the attack stands."""
-        left = f", {format_seconds(progress.remaining)} left in all" if progress.remaining else ""
         self.bar.update(
             progress.done,
             f"{progress.attack} {progress.round}/{progress.rounds}, "
-            f"robust accuracy {progress.robust_accuracy:.2%}{left}",
+            f"robust accuracy {progress.robust_accuracy:.2%}",
             total=progress.todo,
+            left=progress.remaining,
         )
 
 

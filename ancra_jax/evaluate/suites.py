@@ -6,16 +6,15 @@ Interrupted, the same command continues; a finished result is never overwritten 
 import collections
 import inspect
 import math
+import os
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from absl import flags
 from jax.sharding import Mesh
-from rich.console import Console
-from rich.panel import Panel
 
 from ancra_jax.attacks.adaptive import LEVELS, Level
 from ancra_jax.cli.backend import use_a_device_per_core
@@ -23,14 +22,11 @@ from ancra_jax.config import WEIGHTS, Config, local_path, path_text
 from ancra_jax.data import Dataset, check_count
 from ancra_jax.errors import Problems, UsageError
 from ancra_jax.evaluate import paper
+from ancra_jax.evaluate.result import EvaluationResult, read_evaluation
 from ancra_jax.evaluate.sequences import Source, adaptive_spec, run_autoattack, run_diagnostics
 from ancra_jax.evaluate.spec import Spec, Target, compute
-from ancra_jax.results.load import load_evaluation
 from ancra_jax.results.names import AUTOATTACK, DIAGNOSTICS
-from ancra_jax.results.rows import row_of
 from ancra_jax.results.store import ResultStore, evaluation_name
-from ancra_jax.results.tables import Column, all_attacks, build, escaped, reading_notes, row_notes
-from ancra_jax.results.tables.columns import ADAPTIVE_ATTACK, CHECKS, masks_table
 from ancra_jax.run import build as components
 from ancra_jax.run import sharding
 from ancra_jax.run import workdir as workdir_lib
@@ -45,10 +41,17 @@ SUITES = {
     "all": ("paper", "autoattack", "adaptive", "diagnostics"),
 }
 """The parts of each suite, in the order in which they run: the cheap ones first."""
+_CHOICES: dict[str, Sequence[str]] = {
+    "suite": list(SUITES),
+    "autoattack_version": ("standard", "plus"),
+    "adaptive_budget": LEVELS,
+    "checkpoint": ("best", "last"),
+    "weights": WEIGHTS,
+}
 
 
-def evaluate(
-    workdir: str,
+def run(
+    workdir: str | os.PathLike[str],
     *,
     checkpoint: str = "best",
     weights: str = "raw",
@@ -62,7 +65,7 @@ def evaluate(
     max_minutes: float = 0.0,
     transfer_from: Sequence[str] = (),
     data_dir: str = "",
-) -> list[dict[str, Any]]:
+) -> EvaluationResult:
     """Run a suite on a checkpoint; results that are there already are kept.
 
     Args:
@@ -85,7 +88,7 @@ def evaluate(
       data_dir: where the data lie now, if not where they were in training; they must be the same.
 
     Returns:
-      The results, as their JSON files hold them.
+      All results of the checkpoint, those of earlier calls too.
 
     Raises:
       UsageError: a setting, the directory, or what an interrupted call left there cannot be used.
@@ -93,7 +96,7 @@ def evaluate(
     workdir = local_path(workdir, "--workdir")
     config = _with_data(workdir_lib.read_config(workdir), data_dir)
     transfer_from = [local_path(directory, "--transfer_from") for directory in transfer_from]
-    check(config, num_examples, max_minutes, seed, weights, transfer_from)
+    check(config, locals())
     with workdir_lib.one_writer(workdir):
         dataset = components.load_dataset(config.data)
         num_examples = num_examples or len(dataset.test)
@@ -101,8 +104,7 @@ def evaluate(
         mesh = sharding.create_mesh()
         model = load_run(workdir, mesh, dataset=dataset, checkpoint=checkpoint, weights=weights)
         _check_data(config, dataset, model.info["data"])
-        size = min(batch_size or config.batch_size, num_examples)
-        size += -size % mesh.size
+        size = math.ceil(min(batch_size or config.batch_size, num_examples) / mesh.size) * mesh.size
         target = Target(model.outputs, dataset.test, size, sharding.batch_sharded(mesh))
         sources = load_sources(transfer_from, dataset, mesh)
         adaptive = adaptive_spec(config, adaptive_budget, max_minutes, model.defences, sources)
@@ -120,7 +122,8 @@ def evaluate(
         specs = _specs(config, suite, autoattack_version, adaptive)
         for spec in () if force else specs:  # errors come before anything is computed
             store.finished(spec.record(identity))
-        return [compute(spec, target, store, identity, force=force) for spec in specs]
+        results = [compute(spec, target, store, identity, force=force) for spec in specs]
+    return read_evaluation(workdir, name, results)
 
 
 def _with_data(config: Config, data_dir: str) -> Config:
@@ -140,16 +143,17 @@ def _check_data(config: Config, dataset: Dataset, trained_on: str | None) -> Non
         )
 
 
-def check(
-    config: Config,
-    num_examples: int,
-    max_minutes: float,
-    seed: int,
-    weights: str,
-    transfer_from: Sequence[str],
-) -> None:
-    """Check what can be checked of an evaluation before anything is loaded; see `evaluate`."""
+def check(config: Config, options: Mapping[str, Any]) -> None:
+    """Check what can be checked of the options of `run` before anything is loaded."""
+    max_minutes, seed, weights = (options[name] for name in ("max_minutes", "seed", "weights"))
+    num_examples, transfer_from = options["num_examples"], options["transfer_from"]
     problems = Problems()
+    for name, allowed in _CHOICES.items():
+        if options[name] not in allowed:
+            problems.add(f"--{name}={options[name]!r}: allowed are {', '.join(allowed)}")
+    for name in ("batch_size", "num_examples"):
+        if options[name] < 0:
+            problems.add(f"--{name}={options[name]}: must be at least 0")
     if not 0 <= max_minutes < math.inf:
         problems.add(f"--max_minutes={max_minutes}: must be a finite number of at least 0")
     if not 0 <= seed < 2**32:
@@ -201,19 +205,16 @@ def load_sources(directories: Sequence[str], dataset: Dataset, mesh: Mesh) -> li
 
 
 def define_flags() -> None:
-    """Define a flag for each parameter of ``evaluate``, whose docstring has the help texts."""
-    texts = re.findall(r"^ {6}(\w+): (.*(?:\n {8}.*)*)", evaluate.__doc__ or "", re.MULTILINE)
+    """Define a flag for each parameter of ``run``, whose docstring has the help texts."""
+    texts = re.findall(r"^ {6}(\w+): (.*(?:\n {8}.*)*)", run.__doc__ or "", re.MULTILINE)
     about = collections.defaultdict(str, {name: " ".join(text.split()) for name, text in texts})
     flags.DEFINE_string("workdir", None, about["workdir"])
-    flags.DEFINE_enum("suite", "paper", list(SUITES), about["suite"])
-    versions = ["standard", "plus"]
-    flags.DEFINE_enum("autoattack_version", "standard", versions, about["autoattack_version"])
-    flags.DEFINE_enum("adaptive_budget", "standard", LEVELS, about["adaptive_budget"])
+    for name, allowed in _CHOICES.items():
+        default = inspect.signature(run).parameters[name].default
+        flags.DEFINE_enum(name, default, allowed, about[name])
     flags.DEFINE_float("max_minutes", 0.0, about["max_minutes"], lower_bound=0.0)
     flags.DEFINE_list("transfer_from", [], about["transfer_from"])
     flags.DEFINE_string("data_dir", "", about["data_dir"])
-    flags.DEFINE_enum("checkpoint", "best", ["best", "last"], about["checkpoint"])
-    flags.DEFINE_enum("weights", "raw", WEIGHTS, about["weights"])
     for name in ("num_examples", "batch_size", "seed"):
         flags.DEFINE_integer(name, 0, about[name], lower_bound=0)
     flags.DEFINE_bool("force", False, about["force"])
@@ -221,46 +222,10 @@ def define_flags() -> None:
 
 def main(arguments: flags.FlagValues) -> None:
     """Run the command."""
-    workdir = local_path(arguments.workdir or "", "--workdir")
+    local_path(arguments.workdir or "", "--workdir")
     use_a_device_per_core()
     # Every parameter is a flag of the same name.
     options: dict[str, Any] = {
-        name: arguments[name].value for name in inspect.signature(evaluate).parameters
+        name: arguments[name].value for name in inspect.signature(run).parameters
     }
-    evaluate(**options)
-    print_summary(workdir, evaluation_name(arguments.checkpoint, arguments.weights))
-
-
-def print_summary(workdir: str, checkpoint: str) -> None:
-    """Print the worst case first, then every attack, then what should make a reader wary.
-
-    Shown is all that is in the directory of the checkpoint, which an ``evaluation_name`` names.
-    """
-    config = workdir_lib.read_config(workdir)
-    row = row_of(workdir, config, config.name, load_evaluation(workdir, checkpoint))
-    console = Console(highlight=False)
-    if row.worst_case:
-        low, high = row.worst_case.interval
-        text = (
-            f"[bold]robust accuracy: {row.worst_case.accuracy:.2%}[/bold] [95 %: {low:.2%} to "
-            f"{high:.2%}]\ncorrect on the natural image and under every attack below"
-        )
-        console.print(Panel(text, expand=False))
-    step = row.diagnosis.step if row.diagnosis else row.step
-    setting = ", ".join(filter(None, row.setting.values()))
-    console.print(
-        f"{row.title}, step {step}: {setting} test examples", soft_wrap=True, markup=False
-    )
-    label = Column("", lambda row: row.label, "always")
-    tables = [build("Accuracy in %", [label, *all_attacks([row])], [row]).transposed()]
-    if row.adaptive:
-        attacks = [(row, attack) for attack in row.adaptive]
-        tables.append(build("Adaptive attacks, in their order", ADAPTIVE_ATTACK, attacks))
-    if row.masks:
-        tables.append(masks_table([row], [label]).transposed())
-    if found := row.diagnosis:
-        tables.append(build(f"Diagnosis: {escaped(found.verdict)}", CHECKS, found.checks))
-    for table in tables:
-        console.print(table.rich())
-    for note in (*reading_notes([row], []), *row_notes(row)):
-        console.print(f"- {note}", soft_wrap=True, markup=False)
+    run(**options).print()

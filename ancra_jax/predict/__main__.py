@@ -1,4 +1,4 @@
-"""``python -m ancra_jax.predict``."""
+"""``ancra predict``, or ``python -m ancra_jax.predict``."""
 
 from ancra_jax import cli
 from ancra_jax.predict import define_flags, main

@@ -1,4 +1,4 @@
-"""Classify images: ``python -m ancra_jax.predict --workdir=DIR --images=FOLDER --output=FILE.csv``.
+"""Classify images: ``ancra predict --workdir=DIR --images=FOLDER --output=FILE.csv``.
 
 Prints the two most probable classes of every image, and writes the probabilities of all classes
 where there is an ``--output``. The exit status is 1 if some of the images cannot be read.

@@ -2,6 +2,6 @@
 
 from ancra_jax.cli.extras import lazy
 
-__all__ = ["define_flags", "main", "report"]
+__all__ = ["Report", "define_flags", "main", "run"]
 
 __getattr__ = lazy(__name__, dict.fromkeys(__all__, "write"))

@@ -9,9 +9,11 @@ import base64
 import datetime
 import html
 import json
+import os
 import pathlib
 import shlex
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
 
@@ -23,7 +25,7 @@ from ancra_jax.errors import UsageError, printable
 from ancra_jax.ops.files import write_atomically
 from ancra_jax.report import figures as figures_lib
 from ancra_jax.results.load import Run, load_runs
-from ancra_jax.results.rows import rows_of, seeds_rows
+from ancra_jax.results.rows import Row, rows_of, seeds_rows
 from ancra_jax.results.tables import build, caption, escaped, reading_notes, row_notes, tables_of
 from ancra_jax.results.tables.columns import RUNS
 
@@ -53,64 +55,97 @@ _MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table")
 _MARKDOWN.disable(["link", "image", "autolink", "reference", "html_inline", "html_block"])
 
 
-def report(workdirs: Sequence[str], output: str) -> str:
-    """Write ``report.md``, ``report.html``, ``report.json`` and their figures.
+@dataclass(frozen=True, repr=False)
+class Report:
+    """Tables, notes and figures on runs, which a notebook shows.
+
+    Attributes:
+      text: Markdown of the tables and notes.
+      pictures: by file name.
+      runs: their curves and evaluations.
+      rows: the numbers, one for each checkpoint.
+      output: the directory of its files; '' where none were written.
+    """
+
+    text: str
+    pictures: dict[str, figures_lib.Picture]
+    runs: list[Run]
+    rows: list[Row]
+    output: str = ""
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows, without style and configurations."""
+        return "\n".join([_MARKDOWN.render(self.text), *map(_figure, self.pictures.values())])
+
+
+def run(workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str] = "") -> Report:
+    """Report on runs; write ``report.md``, ``report.html``, ``report.json`` and their figures.
 
     Args:
       workdirs: of runs; those without an evaluation get dashes.
-      output: the directory for the files; created if need be.
-
-    Returns:
-      The Markdown of the tables and notes.
+      output: the directory for the files; created if need be. '': nothing is written.
 
     Raises:
       UsageError: a directory or a file in it cannot be used, or the output not be written.
     """
-    if not workdirs or not all(workdirs):
-        raise UsageError(f"--workdirs={','.join(workdirs)}: must name directories, DIR[,DIR...]")
-    workdirs = [local_path(workdir, "--workdirs") for workdir in workdirs]
-    output = local_path(output, "--output")
-    runs = load_runs(workdirs)
+    named = [os.fspath(workdir) for workdir in workdirs]
+    if not named or not all(named):
+        raise UsageError(f"--workdirs={','.join(named)}: must name directories, DIR[,DIR...]")
+    directories = [local_path(workdir, "--workdirs") for workdir in named]
+    output = local_path(output, "--output") if output else ""
+    runs = load_runs(directories)
     rows = rows_of(runs)
     seeds = seeds_rows(rows)
     notes = [*reading_notes(rows, seeds)]
     notes += [f"{escaped(row.title)}: {note}" for row in rows for note in row_notes(row)]
     notes += [
-        escaped(f"{run.label} (seed {run.config.seed}): no training metrics in {run.workdir}.")
-        for run in runs
-        if not run.curves
+        escaped(f"{one.label} (seed {one.config.seed}): no training metrics in {one.workdir}.")
+        for one in runs
+        if not one.curves
     ]
-    origin = {
-        "command": "ancra report "
-        + shlex.join([f"--workdirs={path_list(workdirs)}", f"--output={output}"]),
-        "version": f"ancra-jax {metadata.version('ancra-jax')}",
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
     parts = [caption(rows)]
     for table in tables_of(rows, seeds):
         parts += [f"## {table.title}", table.markdown()]
     text = "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)])
-    before = f"# Robustness report\n\n{text}"
-    commands = "\n".join(_block(command) for row in rows for command in row.evaluate)
+    report = Report(text, figures_lib.draw(runs, rows), runs, rows, output)
+    if output:
+        _write(report, {"rows": rows, "seeds": seeds, "notes": notes})
+    return report
+
+
+def _write(report: Report, content: dict[str, Any]) -> None:
+    """Write a report's files, ``content`` and its origin as JSON."""
+    directories = path_list([one.workdir for one in report.runs])
+    origin = {
+        "command": "ancra report "
+        + shlex.join([f"--workdirs={directories}", f"--output={report.output}"]),
+        "version": f"ancra-jax {metadata.version('ancra-jax')}",
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    before = f"# Robustness report\n\n{report.text}"
+    commands = "\n".join(_block(command) for row in report.rows for command in row.evaluate)
     after = (
-        f"## Runs\n\n{build('', RUNS, rows).markdown()}\n\nThe evaluations:\n\n{commands}\n\n"
-        f"This report, by {origin['version']} at {origin['created']}:\n\n"
+        f"## Runs\n\n{build('', RUNS, report.rows).markdown()}\n\nThe evaluations:\n\n{commands}"
+        f"\n\nThis report, by {origin['version']} at {origin['created']}:\n\n"
         f"{_block(origin['command'])}"
     )
-    figures = figures_lib.draw(runs, rows)
-    images = "\n\n".join(f"![{escaped(figure.title)}]({name})" for name, figure in figures.items())
-    files: dict[str, bytes | str] = {name: figure.png for name, figure in figures.items()}
+    pictures = report.pictures
+    images = "\n\n".join(f"![{escaped(one.title)}]({name})" for name, one in pictures.items())
+    files: dict[str, bytes | str] = {name: picture.png for name, picture in pictures.items()}
     files["report.md"] = f"{before}\n\n{images}\n\n{after}\n"
-    files["report.html"] = _page(before, figures.values(), after, runs)
-    content = {"schema": SCHEMA, **origin, "rows": rows, "seeds": seeds, "notes": notes}
+    files["report.html"] = _page(before, pictures.values(), after, report.runs)
+    content = {"schema": SCHEMA, **origin, **content}
     files["report.json"] = json.dumps(content, indent=2, default=_plain) + "\n"
+    directory = pathlib.Path(report.output)
     try:
-        pathlib.Path(output).mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         for name, one in files.items():
-            write_atomically(pathlib.Path(output) / name, one)
+            write_atomically(directory / name, one)
     except OSError as error:
-        raise UsageError(f"--output={output}: cannot be written: {error.strerror}") from error
-    return text
+        raise UsageError(f"--output={directory}: cannot be written: {error.strerror}") from error
 
 
 def _block(command: str) -> str:
@@ -122,20 +157,22 @@ def _page(
     before: str, pictures: Iterable[figures_lib.Picture], after: str, runs: Sequence[Run]
 ) -> str:
     """Return the whole page: Markdown, the figures, Markdown, and the runs' configurations."""
-    parts = [_HEAD, _MARKDOWN.render(before)]
-    for picture in pictures:
-        title = html.escape(picture.title)
-        data = base64.b64encode(picture.png).decode()
-        parts.append(
-            f'<figure><img alt="{title}" src="data:image/png;base64,{data}">'
-            f"<figcaption>{title}</figcaption></figure>"
-        )
-    parts.append(_MARKDOWN.render(after))
+    parts = [_HEAD, _MARKDOWN.render(before), *map(_figure, pictures), _MARKDOWN.render(after)]
     for run in runs:
         title = html.escape(f"Configuration of {run.workdir}")
         text = html.escape(json.dumps(to_mapping(run.config), indent=2))
         parts.append(f"<details><summary>{title}</summary><pre>{text}</pre></details>")
     return "\n".join([*parts, "</body></html>\n"])
+
+
+def _figure(picture: figures_lib.Picture) -> str:
+    """Return a picture as HTML that needs no file."""
+    title = html.escape(picture.title)
+    data = base64.b64encode(picture.png).decode()
+    return (
+        f'<figure><img alt="{title}" src="data:image/png;base64,{data}">'
+        f"<figcaption>{title}</figcaption></figure>"
+    )
 
 
 def _plain(value: Any) -> dict[str, Any]:
@@ -154,5 +191,5 @@ def define_flags() -> None:
 def main(arguments: flags.FlagValues) -> None:
     """Run the command."""
     local_path(arguments.output or "", "--output")
-    print(report(arguments.workdirs, arguments.output))
+    print(run(arguments.workdirs, arguments.output))
     print(f"\nwritten to {arguments.output}: report.md, report.html, report.json and figures")

@@ -4,7 +4,7 @@ import math
 import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax.traverse_util import flatten_dict
@@ -17,6 +17,7 @@ from ancra_jax.ops.files import read_arrays, read_json_lines
 from ancra_jax.results.names import DIAGNOSTICS, NATURAL, attack_order, display_name
 from ancra_jax.results.store import evaluate_command, evaluation_name, read_result
 from ancra_jax.run import workdir as workdir_lib
+from ancra_jax.run.averaging import NATURAL_ACCURACY, ROBUST_ACCURACY, metric_name
 
 CHECKPOINTS = tuple(
     evaluation_name(checkpoint, weights) for weights in WEIGHTS for checkpoint in ("best", "last")
@@ -77,6 +78,15 @@ class Run:
     evaluations: tuple[Evaluation, ...]  # in the order of ``CHECKPOINTS``, where there are any
 
 
+class Selected(NamedTuple):
+    """What was found of a checkpoint on the selection split."""
+
+    step: int
+    epoch: int
+    natural: float  # accuracy, as a fraction
+    robust: float  # accuracy under PGD
+
+
 def load_runs(workdirs: Sequence[str]) -> list[Run]:
     """Read work directories.
 
@@ -93,7 +103,7 @@ def load_runs(workdirs: Sequence[str]) -> list[Run]:
     for workdir, config, label in zip(workdirs, configs, labels_of(configs), strict=True):
         found = (load_evaluation(workdir, checkpoint) for checkpoint in CHECKPOINTS)
         evaluations = tuple(one for one in found if one.records or one.diagnosis)
-        runs.append(Run(workdir, config, label, _load_curves(workdir), evaluations))
+        runs.append(Run(workdir, config, label, load_curves(workdir), evaluations))
     if not any(run.curves or run.evaluations for run in runs):
         raise UsageError(
             "--workdirs: neither training metrics nor an evaluation in "
@@ -217,7 +227,12 @@ def labels_of(configs: Sequence[Config]) -> list[str]:
     return labels
 
 
-def _load_curves(workdir: str) -> tuple[dict[str, Any], ...]:
+def load_curves(workdir: str) -> tuple[dict[str, Any], ...]:
+    """Return the records of a run's ``metrics.jsonl``, ``'train'`` and ``'selection'``.
+
+    Raises:
+      UsageError: it cannot be read or is damaged.
+    """
     path = pathlib.Path(workdir) / workdir_lib.METRICS
     try:
         records = read_json_lines(path)
@@ -232,6 +247,23 @@ def _load_curves(workdir: str) -> tuple[dict[str, Any], ...]:
             "trained it sets them aside"
         )
     return tuple(record for record in records if record["kind"] in ("train", "selection"))
+
+
+def selected(curves: Sequence[dict[str, Any]]) -> dict[str, Selected]:
+    """Return what was found of the best and of the last checkpoint, by ``evaluation_name``."""
+    chosen = {}
+    for weights in WEIGHTS:
+        natural, robust = (metric_name(weights, one) for one in (NATURAL_ACCURACY, ROBUST_ACCURACY))
+        found = [
+            Selected(one["step"], one["epoch"], one[natural], one[robust])
+            for one in curves
+            if robust in one
+        ]
+        if found:  # of equally good ones the later is the best
+            best = max(found, key=lambda one: (one.robust, one.step))
+            chosen[evaluation_name("best", weights)] = best
+            chosen[evaluation_name("last", weights)] = found[-1]
+    return chosen
 
 
 def check_correct(correct: np.ndarray, record: Mapping[str, Any], name: str) -> None:

@@ -2,6 +2,8 @@
 
 from ancra_jax.cli.extras import lazy
 
-__all__ = ["define_flags", "main", "train"]
+_HOMES = dict.fromkeys(("define_flags", "main", "run"), "loop")
+_HOMES["TrainingResult"] = "result"
+__all__ = sorted(_HOMES)
 
-__getattr__ = lazy(__name__, dict.fromkeys(__all__, "loop"))
+__getattr__ = lazy(__name__, _HOMES)

@@ -146,7 +146,7 @@ class TrainingLog:
                 natural = accuracies[metric_name(weights, NATURAL_ACCURACY)]
                 name = "" if weights == "raw" else f"{weights} "
                 found.append(f"{name}natural {natural:.2%}, robust {robust:.2%}")
-        self._bar.print(f"epoch {epoch}: {'; '.join(found)} on the selection split")
+        self._bar.note(f"epoch {epoch}: {'; '.join(found)} on the selection split")
         self._write("selection", step, {"epoch": epoch, **accuracies})
         self._restart_clock()
 

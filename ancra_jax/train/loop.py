@@ -7,9 +7,12 @@ parameters, bit for bit, as a run that was never interrupted (on the same machin
 import contextlib
 import dataclasses
 import math
+import os
 import signal
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +23,7 @@ from jaxtyping import Array, Int, Int32
 from ancra_jax import cli, data, methods, models
 from ancra_jax.cli import backend
 from ancra_jax.cli.files import import_shipped, shipped_files
+from ancra_jax.cli.settings import Source
 from ancra_jax.config import listable_path
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import Problems, UsageError
@@ -29,6 +33,7 @@ from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.checkpoint import Checkpoints
 from ancra_jax.run.multihost import Interrupted, StoppableStep, StopSignal
 from ancra_jax.train.log import TrainingLog, tell_missing
+from ancra_jax.train.result import TrainingResult
 from ancra_jax.train.selection import make_select
 from ancra_jax.train.step import (
     TrainState,
@@ -39,11 +44,40 @@ from ancra_jax.train.step import (
 from ancra_jax.train.teacher import load_teacher
 
 
+def run(
+    config: Source,
+    workdir: str | os.PathLike[str],
+    settings: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> TrainingResult:
+    """Train as the command does; continue the run that the directory holds.
+
+    Args:
+      config: ``'digits.py:trades'``, the path of a file of one's own, or all settings: what
+        ``get_config`` of such a file returns, a `Config`, or a mapping.
+      workdir: as for `train`.
+      settings: changes to it by dotted name, ``{'attack.epsilon': 0.1}``, or nested.
+      **more: further ones, ``epochs=2``.
+
+    Raises:
+      UsageError: with everything that is wrong; and as `train`.
+    """
+    problems = Problems()
+    with problems.collect():
+        workdir = listable_path(workdir, "--workdir")
+    with problems.collect():
+        check = partial(build.check, devices=jax.device_count())
+        config = cli.settings_of(config, {**(settings or {}), **more}, check)
+    problems.raise_all()
+    assert isinstance(config, Config) and isinstance(workdir, str)
+    return TrainingResult(workdir, config, train(config, workdir))
+
+
 def train(config: Config, workdir: str) -> TrainState:
     """Train until the configured end; continue the run that the directory holds.
 
     Args:
-      config: see ``configs/``.
+      config: all settings, which are not changed.
       workdir: gets ``config.json``, ``starts.jsonl``, ``checkpoints/``, ``metrics.jsonl`` and
         ``tensorboard/``.
 

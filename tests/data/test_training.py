@@ -4,7 +4,7 @@ import chex
 import pytest
 
 from ancra_jax import config as config_lib
-from ancra_jax.evaluate import evaluate
+from ancra_jax import evaluate
 from ancra_jax.train.loop import train
 from configs import cifar10, cifar100, tiny_imagenet
 from tests.support import archives
@@ -37,6 +37,7 @@ def test_two_steps_and_an_evaluation(file, method, num_classes, tmp_path):
     assert int(state.step) == 2
     assert state.params["fc"]["bias"].shape == (num_classes,)
     chex.assert_tree_all_finite(state.params)
-    (natural, *attacks) = evaluate(workdir, suite="quick", num_examples=2, checkpoint="last")
+    evaluation = evaluate.run(workdir, suite="quick", num_examples=2, checkpoint="last")
+    natural, *attacks = evaluation.results
     assert natural["step"] == 2 and natural["num_examples"] == 2
     assert len(attacks) == (6 if "ancra" in method else 3)

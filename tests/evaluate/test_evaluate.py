@@ -13,8 +13,8 @@ from ancra_jax.attacks.adaptive import BUDGETS
 from ancra_jax.attacks.diagnostics import measurements
 from ancra_jax.cli.progress import Bar
 from ancra_jax.errors import UsageError
-from ancra_jax.evaluate import evaluate, sequences, suites
 from ancra_jax.evaluate import paper as paper_suite
+from ancra_jax.evaluate import run, sequences, suites
 from ancra_jax.ops.files import read_arrays
 from ancra_jax.results.load import load_evaluation
 from ancra_jax.train.loop import train
@@ -29,6 +29,11 @@ NAMES = ["natural", "fgsm", "pgd3", "cw3", "fgsm_with_p", "pgd3_with_p", "cw3_wi
 TINY = attacks.AdaptiveBudget(
     num_steps=2, num_targets=1, num_restarts=1, num_queries=4, exhaustive=False
 )
+
+
+def evaluate(*arguments, **options):
+    """The results of an evaluation, as their JSON files hold them."""
+    return run(*arguments, **options).results
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -14,7 +14,7 @@ from PIL import Image
 from ancra_jax.errors import UsageError
 from ancra_jax.report import figures as figures_lib
 from ancra_jax.report import write
-from ancra_jax.report.write import report
+from ancra_jax.report.write import run
 from ancra_jax.results.tables import Column, build
 from tests.support import fake_runs as fake
 from tests.support.processes import run_command
@@ -33,8 +33,8 @@ def test_the_json_holds_the_numbers(tmp_path, no_figures):
     for workdir in workdirs:
         fake.write_adaptive(workdir, fake.PGD)
     fake.write_diagnosis(workdirs[0])
-    text = report(workdirs, str(tmp_path / "out"))
-    assert text in (tmp_path / "out/report.md").read_text()
+    report = run(workdirs, str(tmp_path / "out"))
+    assert report.text in (tmp_path / "out/report.md").read_text()
     content = json.loads((tmp_path / "out/report.json").read_text())
     assert content["schema"] == 1
     assert {"command", "version", "created", "rows", "seeds", "notes"} <= set(content)
@@ -65,7 +65,7 @@ def test_the_page_is_self_contained(tmp_path):
         fake.PAPER | {"fgsm": (1,) * fake.EXAMPLES},
         name="<script>![x](http://evil/x.png)[y](http://evil)<http://evil>",
     )
-    report([workdir], str(tmp_path / "out"))
+    run([workdir], str(tmp_path / "out"))
     page = (tmp_path / "out/report.html").read_text()
     images = re.findall(r'src="([^"]+)"', page)
     assert len(images) == 2
@@ -87,7 +87,7 @@ def test_figures(tmp_path):
     fake.write_result(workdirs[0], "natural", fake.PGD, "last", step=30)
     fake.write_adaptive(workdirs[0], fake.FGSM)
     fake.write_diagnosis(workdirs[0])
-    report(workdirs, str(tmp_path / "out"))
+    run(workdirs, str(tmp_path / "out"))
     rows = json.loads((tmp_path / "out/report.json").read_text())["rows"]
     steps = [("best", 20), ("last", 30), ("best", 20)]
     assert [(row["checkpoint"], row["step"]) for row in rows] == steps
@@ -102,19 +102,19 @@ def test_figures(tmp_path):
 def test_what_a_user_can_get_wrong(tmp_path, no_figures):
     workdir = fake.make_run(tmp_path / "run")
     with pytest.raises(UsageError, match="--workdirs="):
-        report([workdir, ""], str(tmp_path / "out"))
+        run([workdir, ""], str(tmp_path / "out"))
     with pytest.raises(UsageError, match=f"--output={workdir}/config.json"):
-        report([workdir], f"{workdir}/config.json")
+        run([workdir], f"{workdir}/config.json")
     assert not (tmp_path / "out").exists()
 
 
 def test_the_command_replaces_report_files_and_keeps_others(tmp_path, no_figures):
-    run = fake.make_run(tmp_path / "run")
+    workdir = fake.make_run(tmp_path / "run")
     out = tmp_path / "out"
     out.mkdir()
     (out / "report.md").write_text("old")
     (out / "notes.txt").write_text("mine")
-    finished = run_command(write, f"--workdirs={run}", f"--output={out}")
+    finished = run_command(write, f"--workdirs={workdir}", f"--output={out}")
     assert not finished.status, finished.error
     assert finished.output.startswith("Accuracy in %") and str(out) in finished.output
     assert (out / "report.html").exists()

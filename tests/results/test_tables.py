@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ancra_jax.evaluate.suites import print_summary
+from ancra_jax.evaluate.result import read_evaluation
 from ancra_jax.results.load import load_runs
 from ancra_jax.results.rows import rows_of, seeds_rows
 from ancra_jax.results.statistics import Spread
@@ -210,7 +210,7 @@ def test_a_diagnosis_alone_has_its_verdict(tmp_path):
 def test_the_terminal_shows_what_is_in_the_directory(hidden_gradient, capsys):
     fake.write_adaptive(hidden_gradient, (1,) * 2 + (0,) * 8)
     fake.write_diagnosis(hidden_gradient)
-    print_summary(str(hidden_gradient), "best")
+    read_evaluation(str(hidden_gradient), "best").print()
     printed = capsys.readouterr().out
     assert printed.index("20.00%") < printed.index("PGD-40")
     shown = ("AA", "FGSM (heads)", "a2-yk", "argmax f = c_2", "not run", "masked", "step 20")

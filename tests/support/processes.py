@@ -8,7 +8,7 @@ from typing import NamedTuple
 from unittest import mock
 
 import jax
-from absl import flags, logging
+from absl import logging
 
 from ancra_jax import cli
 from tests.support import ENVIRONMENT, ROOT
@@ -25,10 +25,10 @@ class Finished(NamedTuple):
 def run_command(package, *arguments) -> Finished:
     """Runs the command of ``ancra_jax.train``, ``.evaluate`` or ``.report`` in this process.
 
-    Flags, the import path and the level of logging are as before afterwards.
+    The import path and the level of logging are as before afterwards.
     """
     jax.devices()  # a command may choose the number of devices where JAX has not started
-    flags_before, level = set(flags.FLAGS), logging.get_verbosity()
+    level = logging.get_verbosity()
     output, error = io.StringIO(), io.StringIO()
     argv = [package.__name__, *map(str, arguments)]
     try:
@@ -43,8 +43,6 @@ def run_command(package, *arguments) -> Finished:
     except SystemExit as finished:
         return Finished(finished.code, output.getvalue(), error.getvalue())
     finally:
-        for name in set(flags.FLAGS) - flags_before:
-            delattr(flags.FLAGS, name)
         logging.set_verbosity(level)
     raise AssertionError("the command did not exit")
 

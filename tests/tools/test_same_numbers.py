@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from ancra_jax.evaluate.suites import print_summary
-from ancra_jax.report.write import report
+from ancra_jax import report
+from ancra_jax.evaluate.result import read_evaluation
 from tests.support.fake_runs import make_run, table_under
 from tools.publish.__main__ import publish
 
@@ -57,7 +57,7 @@ def test_every_page_shows_the_same_numbers(case, tmp_path, capsys):
     run = make_run(tmp_path / "run", results, curves=False, method="trades_ra")
     numbers = expected(results)
 
-    text = report([run], str(tmp_path / "out"))
+    text = report.run([run], str(tmp_path / "out")).text
     titles = ("## Attacks on the final logits", "## Attacks on the auxiliary heads too")
     assert in_tables(*(table_under(text, title)[0] for title in titles)) == numbers
 
@@ -79,7 +79,7 @@ def test_every_page_shows_the_same_numbers(case, tmp_path, capsys):
     assert dict(zip(SHOWN, found, strict=True)) == numbers
 
     capsys.readouterr()
-    print_summary(run, "best")
+    read_evaluation(run, "best").print()
     printed = capsys.readouterr().out
     lines = re.findall(r"^ (\S.+?)  +(\S.+?) *$", printed, re.MULTILINE)
     assert {name: dict(lines).get(name) for name in SHOWN} == numbers

@@ -136,7 +136,7 @@ def test_one_writer(finished, tmp_path, monkeypatch, capsys):
     workdir = str(shutil.copytree(finished[0], tmp_path / "run"))
     owner = rf"--workdir={workdir}: in use by process {os.getpid()} on \S+ since 20"
     with workdir_lib.one_writer(workdir):
-        for write in (lambda: train(small_config(), workdir), lambda: evaluate.evaluate(workdir)):
+        for write in (lambda: train(small_config(), workdir), lambda: evaluate.run(workdir)):
             with pytest.raises(UsageError, match=owner):
                 write()
     (tmp_path / "run/.lock").write_text("process 1 on elsewhere since 2020")  # which has ended

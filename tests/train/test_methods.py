@@ -52,7 +52,7 @@ def test_two_steps_equal_one_and_another_after_it_was_resumed(name, tmp_path):
     chex.assert_trees_all_equal(arrays(variables), expected.variables_of("raw"))
 
     if name in ("natural", "trades_ancra"):  # an evaluation sees nothing but the network
-        results = evaluate.evaluate(str(tmp_path), suite="quick", num_examples=8, checkpoint="last")
+        results = evaluate.run(tmp_path, suite="quick", num_examples=8, checkpoint="last").results
         assert len(results) == (7 if config.model.reverse_attention else 4)
         assert {(result["step"], result["num_examples"]) for result in results} == {(2, 8)}
 

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ancra_jax import models
+from ancra_jax import evaluate, models
 from ancra_jax.errors import UsageError
-from ancra_jax.evaluate import evaluate
 from ancra_jax.ops.files import read_json_lines
 from ancra_jax.results.store import read_result
 from ancra_jax.run import build, sharding
@@ -100,7 +99,9 @@ def test_each_of_the_weights_is_evaluated_beside_the_others(all_on):
     images = jnp.asarray(build.load_dataset(config.data).test.images[:20] / np.float32(255))
     network = build.create_network(config, 10)
     for weights in ("raw", "ema", "swa"):
-        evaluate(str(workdir), suite="quick", checkpoint="last", weights=weights, num_examples=20)
+        evaluate.run(
+            str(workdir), suite="quick", checkpoint="last", weights=weights, num_examples=20
+        )
         name = "last" if weights == "raw" else f"last_{weights}"
         assert read_result(workdir / f"evaluation/{name}/natural.json")["checkpoint"] == name
         variables = jax.tree.map(jnp.asarray, state.variables_of(weights))
@@ -111,7 +112,7 @@ def test_each_of_the_weights_is_evaluated_beside_the_others(all_on):
 
 def test_weights_that_a_run_does_not_keep_are_refused(teacher):
     with pytest.raises(UsageError, match=r"--weights=ema: .* raw "):
-        evaluate(str(teacher), weights="ema")
+        evaluate.run(str(teacher), weights="ema")
 
 
 def test_averages_do_not_touch_the_training_and_one_that_has_not_begun_is_refused(
@@ -124,9 +125,9 @@ def test_averages_do_not_touch_the_training_and_one_that_has_not_begun_is_refuse
     # The compiler may fuse the same arithmetic otherwise.
     chex.assert_trees_all_close(state.variables_of("raw"), arrays(without), rtol=1e-5, atol=1e-7)
     with pytest.raises(UsageError, match=r"--weights=swa: .* epoch 2 "):
-        evaluate(str(tmp_path), weights="swa", checkpoint="last")
+        evaluate.run(str(tmp_path), weights="swa", checkpoint="last")
     with pytest.raises(UsageError, match="best swa checkpoint"):
-        evaluate(str(tmp_path), weights="swa")
+        evaluate.run(str(tmp_path), weights="swa")
 
 
 def test_a_run_of_an_older_version_is_continued(finished, tmp_path):

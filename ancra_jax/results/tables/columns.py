@@ -118,6 +118,13 @@ ADAPTIVE_ATTACK = (
     Column("Left after it", lambda pair: pair[1]["accuracy_after"]),
     Column("By it alone", lambda pair: pair[1].get("own_accuracy")),
 )
+# The rows of this table are pairs: a checkpoint's name, and what was found in training.
+SELECTION = (
+    TextColumn("Checkpoint", lambda pair: pair[0]),
+    Column("Epoch", lambda pair: pair[1].epoch),
+    Column("Nat", lambda pair: pair[1].natural),
+    Column("Robust", lambda pair: pair[1].robust),
+)
 # The rows of this table have a diagnosis.
 DIAGNOSES = (
     *IDENTITY,
