@@ -1,5 +1,7 @@
 """What a trained network sees in images."""
 
-from ancra_jax.predict.command import define_flags, main, predict
+from ancra_jax.cli.extras import lazy
 
 __all__ = ["define_flags", "main", "predict"]
+
+__getattr__ = lazy(__name__, dict.fromkeys(__all__, "command"))
