@@ -7,20 +7,18 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from flax.traverse_util import flatten_dict
-from ml_collections import ConfigDict
-
 from ancra_jax.cli.files import configs_can_be_imported, find, import_file, shipped
 from ancra_jax.config import Config, read
+from ancra_jax.config.fields import is_mapping
 from ancra_jax.errors import Problems, UsageError
 
 Check = Callable[[Config, Problems], object]
-Source = str | os.PathLike[str] | Config | ConfigDict | Mapping[str, Any]
-"""``FILE.py:METHOD`` or all settings: a configuration, its plain data, or a `ConfigDict`."""
+Source = Any
+"""``FILE.py:METHOD`` or all settings: a `Config`, its plain data, or a ``ConfigDict``."""
 _SETTING = re.compile(r"\.[^/=]*=")  # unlike ./configs/digits.py:trades,beta=3
 _WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
@@ -98,10 +96,19 @@ def settings_of(
     else:
         values = _plain(source, f"config={source!r}")
     problems = Problems()
-    for name, value in flatten_dict(_plain(changes, "settings"), sep=".").items():
+    for name, value in _flat(_plain(changes, "settings")):
         with problems.collect():
             _change(values, name, value)
     return _checked(values, check, problems)
+
+
+def _flat(changes: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the dotted names of nested settings, and their values."""
+    for name, value in changes.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value
 
 
 def _checked(values: Mapping[str, Any], check: Check, problems: Problems) -> Config:
@@ -150,10 +157,10 @@ def _load(argument: str) -> dict[str, Any]:
 
 def _plain(values: Any, what: str) -> dict[str, Any]:
     """Return settings as dictionaries that no one else holds; errors call them ``what``."""
-    if not isinstance(values, Mapping | ConfigDict):
+    if not is_mapping(values):
         raise UsageError(f"{what} is of type {type(values).__name__}, which holds no settings")
     return {
-        str(name): _plain(value, what) if isinstance(value, Mapping | ConfigDict) else value
+        str(name): _plain(value, what) if is_mapping(value) else value
         for name, value in values.items()
     }
 

@@ -2,8 +2,6 @@
 
 from ancra_jax.cli.extras import lazy
 
-_HOMES = dict.fromkeys(("SUITES", "define_flags", "main", "run"), "suites")
-_HOMES["EvaluationResult"] = "result"
-__all__ = sorted(_HOMES)
+__all__ = ["SUITES", "EvaluationResult", "define_flags", "main", "run"]
 
-__getattr__ = lazy(__name__, _HOMES)
+__getattr__ = lazy(__name__, dict.fromkeys(__all__, "suites") | {"EvaluationResult": "result"})

@@ -2,8 +2,6 @@
 
 from ancra_jax.cli.extras import lazy
 
-_HOMES = dict.fromkeys(("define_flags", "main", "run"), "loop")
-_HOMES["TrainingResult"] = "result"
-__all__ = sorted(_HOMES)
+__all__ = ["TrainingResult", "define_flags", "main", "run"]
 
-__getattr__ = lazy(__name__, _HOMES)
+__getattr__ = lazy(__name__, dict.fromkeys(__all__, "loop") | {"TrainingResult": "result"})
