@@ -40,6 +40,9 @@ class Problems:
         self._messages: list[str] = []
         self._fields: set[str] = set()
 
+    def __len__(self) -> int:
+        return len(self._messages)
+
     def add(self, message: str) -> None:
         """Take an error, unless it speaks of a field that another error is about already.
 

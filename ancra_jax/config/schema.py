@@ -23,11 +23,11 @@ class DataConfig:
 
     name: str  # of a registered data set
     data_dir: str = path(remote=True)  # empty: the default place of the source
-    image_size: int = number(0, at_least=0)  # pixels; for folders of images; 0 keeps their size
+    image_size: int = number(0, at_least=0)  # pixels; for folders; 0: theirs, or chosen by them
     train_examples: int = number(0, at_least=0)  # 0: all
     test_examples: int = number(0, at_least=0)  # 0: all
     selection_split: str = choice("holdout", "test")
-    selection_examples: int = number(1000, at_least=1)
+    selection_examples: int = number(1000, at_least=0)  # 0: chosen by the number of examples
     crop_padding: int = number(4, at_least=0)  # pixels; 0: no random crop
     horizontal_flip: bool = True
     options: Options = dataclasses.field(default_factory=dict)  # of a plugged-in data set
@@ -184,7 +184,7 @@ class Config:
     seed: int = number(0, at_least=0, at_most=2**32 - 1)
     epochs: int = number(120, at_least=1)
     max_steps: int = number(0, at_least=0)  # stop after so many steps; 0: after the last epoch
-    batch_size: int = number(128, at_least=1)
+    batch_size: int = number(128, at_least=0)  # 0: chosen by the number of examples
     log_every_steps: int = number(50, at_least=1)
     checkpoint_every_steps: int = number(0, at_least=0)  # 0: after every epoch only
     data: DataConfig
@@ -288,7 +288,7 @@ def _check_combinations(config: Config, name: str, problems: Problems) -> None:
                 f"{name}.{group}.{source}={given!r}: is of no use while {name}.{group}.{share} is 0"
             )
     extra, size = extra_examples(config), config.batch_size
-    if config.extra_data.fraction and not 0 < extra < size:
+    if config.extra_data.fraction and size and not 0 < extra < size:
         problems.add(
             f"{name}.extra_data.fraction={config.extra_data.fraction}: makes {extra} of the {size} "
             f"examples of a batch; must be 1 to {size - 1} of them"

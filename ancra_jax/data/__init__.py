@@ -13,13 +13,14 @@ from ancra_jax.data.pipeline import (
     put_on_device,
     to_float,
 )
-from ancra_jax.data.registry import SourceOptions, inspect, load, names, register
+from ancra_jax.data.registry import Contents, SourceOptions, inspect, load, names, register
 from ancra_jax.data.sources import cifar, digits, folder, tiny_imagenet  # noqa: F401 (they register)
 from ancra_jax.data.splits import check_count, check_held_out, extend, hold_out, load_extra, subset
 
 __all__ = [
     "Augmentation",
     "BatchPlan",
+    "Contents",
     "Dataset",
     "DeviceSplit",
     "ExtraDraws",

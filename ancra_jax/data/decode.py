@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
@@ -20,6 +21,8 @@ _MAX_PIXELS = 32 << 20  # of an image that is made smaller
 _DECODED = 256 << 20  # bytes that all images may take whatever their files' sizes, and ...
 _RATIO = 128  # ... by their files' sizes, which photographs and drawings do not come near to
 _MAX_SIDE = 2048  # of one that is not
+_HEADER = 64  # bytes of a file that tell the depth of a PNG image
+_NAMED = 10  # images that an error names, of all that cannot be decoded
 _ALONE = 4 << 20  # pixels of images that take so much memory that they are decoded one at a time
 _alone = threading.Lock()
 
@@ -45,55 +48,57 @@ def decode_images(
 
     Raises:
       UsageError: an image cannot be decoded, has more than 8 bits a channel or too many pixels, or
-        differs in size.
+        differs in size; all that cannot be decoded are named, as `shortened` has room.
     """
 
     size = (image_size, image_size) if image_size else None
+    damaged: dict[int, str] = {}  # what is wrong with which image
 
-    def decode(i: int) -> tuple[UInt8[np.ndarray, "height width 3"], bool]:
+    def decode(i: int) -> tuple[UInt8[np.ndarray, "height width 3"], bool] | None:
         try:
             return _decode(read(i), size, largest)
-        except UsageError:
-            raise
+        except UsageError as error:
+            damaged[i] = str(error)
         except Exception as error:  # Decoders raise whatever they like.
-            raise UsageError(f"{describe(i)} is not an image that can be used: {error}") from error
-
-    first, _ = decode(0)
-    too_large = (
-        image_size is None
-        and encoded_bytes is not None
-        and first.nbytes * count > max(_DECODED, _RATIO * encoded_bytes)
-    )
-    try:
-        if too_large:
-            raise MemoryError(f"more than {_RATIO} times the bytes of its files; set image_size")
-        images = np.empty((count, *first.shape), np.uint8)
-    except MemoryError as error:
-        raise UsageError(
-            f"{describe(0)} and the other images, {count} in all, take "
-            f"{count * first.nbytes:,} bytes of memory: {error}"
-        ) from error
+            damaged[i] = f"{describe(i)} is not an image that can be used: {error}"
+        return None
 
     def decode_chunk(start: int) -> bool:
         all_grey = True
         for i in range(start, min(start + _CHUNK, count)):
-            image, is_grey = decode(i)
-            if image.shape != first.shape:
-                (height, width, _), (first_height, first_width, _) = image.shape, first.shape
-                raise UsageError(
-                    f"{describe(i)} has {width}x{height} pixels but {describe(0)} has "
-                    f"{first_width}x{first_height}; make them equal (the data set 'folder' does "
-                    "with image_size)"
-                )
-            images[i] = image
-            all_grey &= is_grey
+            if decoded := decode(i):
+                image, is_grey = decoded
+                if image.shape != shape:
+                    raise UsageError(
+                        f"{describe(i)} has {_size(image.shape)} pixels but {describe(usable)} has "
+                        f"{_size(shape)}; make them equal (the data set 'folder' does with "
+                        "image_size)"
+                    )
+                images[i] = image
+                all_grey &= is_grey
         return all_grey
 
+    usable, first = next(((i, found) for i in range(count) if (found := decode(i))), (0, None))
+    if first is None:
+        raise UsageError(*shortened([damaged[i] for i in sorted(damaged)]))
+    shape = first[0].shape
+    most = None if image_size or not encoded_bytes else max(_DECODED, _RATIO * encoded_bytes)
+    try:
+        if most and first[0].nbytes * count > most:
+            raise MemoryError(f"more than {_RATIO} times the bytes of its files; set image_size")
+        images = np.empty((count, *shape), np.uint8)
+    except MemoryError as error:
+        raise UsageError(
+            f"{describe(usable)} and the other images, {count} in all, take "
+            f"{count * first[0].nbytes:,} bytes of memory: {error}"
+        ) from error
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         grey = list(pool.map(decode_chunk, range(0, count, _CHUNK)))
     finally:
         pool.shutdown(cancel_futures=True)
+    if damaged:
+        raise UsageError(*shortened([damaged[i] for i in sorted(damaged)]))
     return images, all(grey)
 
 
@@ -121,10 +126,31 @@ def fit(
     return np.asarray(rgb.convert("L"))[..., None] if channels == 1 else np.asarray(rgb)
 
 
-def open_image(encoded: bytes) -> ImageFile.ImageFile:
+def shortened(messages: list[str]) -> list[str]:
+    """Return the first of many messages, and how many more there are."""
+    more = len(messages) - _NAMED
+    return [*messages[:_NAMED], f"and {more} more like these"] if more > 0 else messages
+
+
+def measure(path: Path) -> tuple[int, int]:
+    """Return the width and the height of an image, of which only the header is read.
+
+    Raises:
+      UsageError: `decode_images` would refuse it for what the header says.
+    """
+    try:
+        with path.open("rb") as file, open_image(file) as image:
+            with path.open("rb") as again:
+                _check_header(image, again.read(_HEADER))
+            return image.size
+    except Exception as error:  # Decoders raise whatever they like.
+        raise UsageError(f"{path} is not an image that can be used: {error}") from error
+
+
+def open_image(file: io.BufferedIOBase) -> ImageFile.ImageFile:
     """Open an image of the formats that are allowed; raise an OSError or ValueError if damaged."""
     try:
-        return Image.open(io.BytesIO(encoded), formats=_FORMATS)
+        return Image.open(file, formats=_FORMATS)  # type: ignore[arg-type]
     except UnidentifiedImageError as error:  # whose text names no file
         raise ValueError(f"cannot identify it; allowed are {', '.join(_FORMATS)}") from error
     except SyntaxError as error:  # which is what Pillow says of some damaged files
@@ -135,23 +161,32 @@ def _decode(
     encoded: bytes, size: tuple[int, int] | None, largest: int
 ) -> tuple[UInt8[np.ndarray, "height width 3"], bool]:
     """Return an image as RGB, and whether it is grey; raise a ValueError if it is refused."""
-    with open_image(encoded) as image:
-        pixels = image.width * image.height
+    with open_image(io.BytesIO(encoded)) as image:
         if size is None and max(image.size) > largest:
             raise ValueError(
                 f"it has {image.width}x{image.height} pixels; at most {largest}x{largest} are "
                 "allowed (the data set 'folder' makes images smaller with image_size)"
             )
-        if pixels > _MAX_PIXELS:
-            raise ValueError(f"it has {pixels:,} pixels; at most {_MAX_PIXELS:,} are allowed")
-        if _bits(image, encoded) > 8:
-            raise ValueError("it has more than 8 bits a channel; save it with 8")
-        with _alone if pixels > _ALONE else contextlib.nullcontext():
+        _check_header(image, encoded)
+        with _alone if image.width * image.height > _ALONE else contextlib.nullcontext():
             mode = image.mode
             rgb = image.convert("RGB")
             if size is not None:
                 rgb = ImageOps.fit(rgb, size, Image.Resampling.BICUBIC)
     return np.asarray(rgb), mode in ("1", "L", "LA")
+
+
+def _check_header(image: ImageFile.ImageFile, encoded: bytes) -> None:
+    """Raise a ValueError for an image of too many pixels or too many bits a channel."""
+    pixels = image.width * image.height
+    if pixels > _MAX_PIXELS:
+        raise ValueError(f"it has {pixels:,} pixels; at most {_MAX_PIXELS:,} are allowed")
+    if _bits(image, encoded) > 8:
+        raise ValueError("it has more than 8 bits a channel; save it with 8")
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}x{shape[0]}"
 
 
 def _bits(image: ImageFile.ImageFile, encoded: bytes) -> int:

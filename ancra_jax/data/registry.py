@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ancra_jax.config import options_of, path_text
 from ancra_jax.data.dataset import Dataset
@@ -37,8 +37,17 @@ The keyword-only arguments are the source's own settings, ``config.data.options`
 """
 
 
-Inspect = Callable[[SourceOptions, Problems], tuple[int, int] | None]
-"""Returns how many training and test examples there are, before anything is loaded, or None.
+class Contents(NamedTuple):
+    """What there is to load."""
+
+    train: int  # number of training examples
+    test: int  # number of test examples
+    image_size: int = 0  # that suits the images, where theirs cannot be kept; 0: theirs
+    note: str = ""  # a line that says how it was understood
+
+
+Inspect = Callable[[SourceOptions, Problems], Contents | tuple[int, int] | None]
+"""Returns what there is, before anything is loaded, or None.
 
 What is wrong with the options or with what lies there is added to the problems.
 """
@@ -112,8 +121,8 @@ def inspect(
     train_examples: int | None = None,
     test_examples: int | None = None,
     options: Mapping[str, Any] | None = None,
-) -> tuple[int, int] | None:
-    """Return how many examples `load` would give, training and test; None if that is not known.
+) -> Contents | None:
+    """Return how many examples `load` would give, and of which size; None if that is not known.
 
     What is wrong with the arguments is added to the problems, as far as it can be told without
     loading; of a split whose number of examples is wrong all are counted.
@@ -125,13 +134,19 @@ def inspect(
         if name not in _inspections:
             return None
         found = _inspections[name](SourceOptions(data_dir, image_size), problems)
-    if found is not None:
-        counts = {"train_examples": train_examples, "test_examples": test_examples}
-        for (field, count), available in zip(counts.items(), found, strict=True):
-            with problems.collect():
-                check_count(field, count, available)
-        found = min(train_examples or found[0], found[0]), min(test_examples or found[1], found[1])
-    return found
+    if found is None:
+        return None
+    contents = Contents(*found)
+    for field, count, available in (
+        ("train_examples", train_examples, contents.train),
+        ("test_examples", test_examples, contents.test),
+    ):
+        with problems.collect():
+            check_count(field, count, available)
+    return contents._replace(
+        train=min(train_examples or contents.train, contents.train),
+        test=min(test_examples or contents.test, contents.test),
+    )
 
 
 def _source_of(

@@ -14,9 +14,9 @@ from jaxtyping import Array, Key
 from ancra_jax import data, methods
 from ancra_jax.config import local_path
 from ancra_jax.config.schema import Config, DataConfig, extra_examples
-from ancra_jax.data import Augmentation, BatchPlan, Dataset, ExtraDraws, Split
+from ancra_jax.data import Augmentation, BatchPlan, Contents, Dataset, ExtraDraws, Split
 from ancra_jax.errors import Problems, UsageError
-from ancra_jax.run import trained
+from ancra_jax.run import automatic, trained
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.averaging import Averaging
 from ancra_jax.run.sharding import batch_sharded
@@ -39,9 +39,14 @@ def check(config: Config, problems: Problems, *, devices: int = 1) -> None:
         methods.create(config)
     with problems.collect():
         create_network(config, num_classes=2)
-    with problems.collect():
-        if counts := inspect_dataset(config.data, problems):
-            _check_counts(config, problems, counts[0])
+    others = len(problems)
+    contents = inspect_dataset(config.data, problems)
+    config = automatic.choose(config, contents, devices=devices)
+    if contents:
+        _check_counts(config, problems, contents.train)
+    elif len(problems) == others:
+        for message in automatic.missing(config):
+            problems.add(message)
     if config.extra_data.fraction:
         field = "--config.extra_data.path"
         with problems.collect():
@@ -70,13 +75,13 @@ def _check_counts(config: Config, problems: Problems, train: int) -> None:
         data.batches_per_epoch(train, own, "--config.batch_size")
 
 
-def inspect_dataset(config: DataConfig, problems: Problems) -> tuple[int, int] | None:
-    """Return how many examples there are, or None; see ``ancra_jax.data.inspect``."""
-    counts, found = None, Problems()
+def inspect_dataset(config: DataConfig, problems: Problems) -> Contents | None:
+    """Return what there is to load, or None; see ``ancra_jax.data.inspect``."""
+    contents, found = None, Problems()
     with problems.collect(), _renamed("--config.data."):
-        counts = data.inspect(found, **_what_to_load(config))
+        contents = data.inspect(found, **_what_to_load(config))
         found.raise_all()
-    return counts
+    return contents
 
 
 def load_dataset(config: DataConfig) -> Dataset:

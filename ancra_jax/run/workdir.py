@@ -46,6 +46,11 @@ def check_for_training(workdir: str, config: Config) -> None:
         )
 
 
+def holds_run(workdir: str) -> bool:
+    """Return whether a directory has the configuration of a run."""
+    return (pathlib.Path(workdir) / "config.json").exists()
+
+
 def open_for_training(workdir: str, config: Config) -> None:
     """Create the directory, or check that it has the same configuration, and write config.json."""
     check_for_training(workdir, config)

@@ -27,8 +27,8 @@ from ancra_jax.cli.settings import Source
 from ancra_jax.config import listable_path
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import Problems, UsageError
+from ancra_jax.run import automatic, build, multihost, sharding
 from ancra_jax.run import averaging as averaging_lib
-from ancra_jax.run import build, multihost, sharding
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.checkpoint import Checkpoints
 from ancra_jax.run.multihost import Interrupted, StoppableStep, StopSignal
@@ -94,6 +94,7 @@ def train(config: Config, workdir: str) -> TrainState:
     multihost.connect(mesh)
     with contextlib.ExitStack() as stack:
         # ---- Prepare ----
+        config = choose_settings(config, workdir, mesh.size)
         if sharding.is_main():
             workdir_lib.check_for_training(workdir, config)
         problems = Problems()
@@ -130,6 +131,17 @@ def train(config: Config, workdir: str) -> TrainState:
         for epoch in range(first_step // training.steps_per_epoch, num_epochs):
             state = training.train_epoch(state, epoch, checkpoints, log, stop)
     return state
+
+
+def choose_settings(config: Config, workdir: str, devices: int) -> Config:
+    """Return the configuration with what it leaves to be chosen by the data, or by its run."""
+    recorded = workdir_lib.read_config(workdir) if workdir_lib.holds_run(workdir) else None
+    contents = build.inspect_dataset(config.data, Problems())  # others report what is wrong
+    chosen = automatic.choose(config, contents, devices=devices, recorded=recorded)
+    if contents and not recorded and sharding.is_main():
+        for line in filter(None, (contents.note, automatic.describe(config, chosen))):
+            print(line)
+    return chosen
 
 
 class Training:

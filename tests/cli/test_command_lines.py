@@ -299,14 +299,14 @@ def test_a_line_that_cannot_be_is_refused(run, tmp_path, command, line):
 def test_all_errors_of_a_configuration_are_reported_together(tmp_path):
     rng = pytest.importorskip("numpy").random.default_rng(0)
     image = pytest.importorskip("PIL.Image")
-    for part in ("train", "test"):
+    for part in ("train/cat", "train/dog", "test/cat", "test/dog"):
         for number in range(4):
-            path = tmp_path / part / "cat" / f"{number}.png"
+            path = tmp_path / part / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             pixels = rng.integers(0, 256, (8 + number, 8, 3), "uint8")
             image.fromarray(pixels).save(path)
     wrong = {
-        "data.image_size": "0", "data.selection_examples": "10", "data.test_examples": "9",
+        "batch_size": "20", "data.selection_examples": "10", "data.test_examples": "9",
         "data.train_examples": "9", "optimizer.learning_rat": "1", "model.name": "resnet19",
         "method.name": "tradse", "attack.norm": "l3", "swa.start_epoch": "99",
     }  # fmt: skip

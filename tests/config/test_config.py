@@ -6,10 +6,11 @@ import pytest
 from ancra_jax import config as config_lib
 from ancra_jax.config import schema
 from ancra_jax.errors import UsageError
-from configs import cifar10, cifar100, common, digits, tiny_imagenet
+from configs import cifar10, cifar100, common, digits, folder, tiny_imagenet
 from tests.support.processes import run_python
 
-FILES = {"cifar10": cifar10, "cifar100": cifar100, "digits": digits, "tiny_imagenet": tiny_imagenet}
+MODULES = (cifar10, cifar100, digits, folder, tiny_imagenet)
+FILES = {module.__name__.rpartition(".")[2]: module for module in MODULES}
 
 
 def config_of(method, file=cifar10):

@@ -1,0 +1,102 @@
+"""Settings that are chosen by the data, through the folder of images that they are made for."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from ancra_jax import evaluate, report, train
+from ancra_jax.config import from_mapping
+from ancra_jax.data import Contents
+from ancra_jax.run import automatic
+from ancra_jax.train import loop
+from configs import common, folder
+from tests.support.archives import encode, write_files
+from tests.support.processes import run_command
+
+CONFIG = from_mapping(folder.get_config("trades"))
+CHOSEN = {  # training images, devices -> batch size, held-out examples
+    (5, 1): (4, 1),
+    (72, 1): (16, 9),
+    (300, 1): (32, 37),
+    (1000, 1): (64, 125),
+    (1000, 3): (63, 125),
+    (50_000, 1): (128, 1000),
+    (50_000, 8): (128, 1000),
+}
+
+
+@pytest.mark.parametrize(("train_examples", "devices"), CHOSEN)
+def test_sizes_follow_the_number_of_images(train_examples, devices):
+    contents = Contents(train_examples, 10, 32)
+    chosen = automatic.choose(CONFIG, contents, devices=devices)
+    found = chosen.batch_size, chosen.data.selection_examples
+    assert found == CHOSEN[train_examples, devices] and chosen.data.image_size == 32
+    assert automatic.choose(chosen, Contents(9, 9, 64)) == chosen  # nothing is left to choose
+    assert f"--config.batch_size={found[0]}" in automatic.describe(CONFIG, chosen)
+
+
+def test_a_run_that_is_continued_keeps_its_own():
+    recorded = automatic.choose(CONFIG, Contents(1000, 100))
+    again = automatic.choose(CONFIG, Contents(72, 18, 32), recorded=recorded)
+    assert again == recorded and again.data.image_size == 0
+    given = dataclasses.replace(CONFIG, batch_size=7)
+    assert automatic.choose(given, Contents(72, 18), recorded=recorded).batch_size == 7
+
+
+@pytest.mark.parametrize("method", common.METHODS)
+def test_every_method_fits_the_epochs(method):
+    assert from_mapping(folder.get_config(method)).epochs == 40
+    assert folder.get_config(f"{method},scale=tiny").data.train_examples == 0
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Three classes of 30 images each, JPEG and PNG of different sizes."""
+    root = tmp_path_factory.mktemp("images")
+    draw = np.random.default_rng(0)
+    for label, name in enumerate(("ant", "bee", "cat")):
+        for i in range(30):
+            pixels = draw.integers(0, 100, (*draw.integers(40, 90, 2), 3), np.uint8)
+            pixels[..., label] += 120
+            kind, suffix = (("PNG", "png"), ("JPEG", "jpg"))[i % 2]
+            write_files(root, {f"{name}/{i:02}.{suffix}": encode(pixels, kind)})
+    return root
+
+
+@pytest.mark.parametrize("method", ["trades_ancra", "natural"])
+def test_the_command_needs_nothing_but_the_folder(images, tmp_path, monkeypatch, method):
+    taken = []
+    monkeypatch.setattr(loop, "train", lambda config, workdir: taken.append(config))
+    finished = run_command(
+        train,
+        f"--config=configs/folder.py:{method}",
+        f"--config.data.data_dir={images}",
+        f"--workdir={tmp_path}/run",
+    )
+    assert finished.status in (None, 0), finished.error
+    assert taken[0].data.data_dir == str(images)
+
+
+@pytest.mark.slow
+@pytest.mark.optimized
+def test_four_commands_of_a_line_each(images, tmp_path):
+    run, limits = tmp_path / "run", ("--config.epochs=2", "--config.attack.num_steps=2")
+    start = ("--config=configs/folder.py:trades", f"--config.data.data_dir={images}")
+    finished = run_command(train, *start, f"--workdir={run}", *limits, "--config.max_steps=4")
+    assert finished.status in (None, 0), finished.error
+    assert "no test folder" in finished.output and "--config.batch_size=16" in finished.output
+    settings = json.loads((run / "config.json").read_text())
+    assert (settings["batch_size"], settings["data"]["image_size"]) == (16, 32)
+    assert settings["data"]["selection_examples"] == 9
+
+    finished = run_command(train, *start, f"--workdir={run}", *limits)  # goes on
+    assert finished.status in (None, 0), finished.error
+    assert "chosen" not in finished.output
+    assert json.loads((run / "config.json").read_text()) == settings | {"max_steps": 0}
+    finished = run_command(evaluate, f"--workdir={run}", "--suite=quick")
+    assert finished.status in (None, 0), finished.error
+    finished = run_command(report, f"--workdirs={run}", f"--output={tmp_path}/report")
+    assert finished.status in (None, 0), finished.error
+    assert "18" in (tmp_path / "report/report.md").read_text()
