@@ -211,6 +211,9 @@ def test_a_saved_network_is_the_same(model, file):
     assert jax.tree.structure(loaded) == jax.tree.structure(model)
     assert loaded.info == model.info
     np.testing.assert_array_equal(loaded(IMAGES), model(IMAGES))
+
+
+def test_the_package_safetensors_reads_a_saved_network(model, file):
     package = pytest.importorskip("safetensors")
     with package.safe_open(file, "numpy") as opened:
         about = json.loads(opened.metadata()["ancra_jax"])
