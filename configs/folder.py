@@ -1,7 +1,6 @@
 """A folder of your own images, ``<class>/*``, or ``train/<class>/*`` and ``test/<class>/*``.
 
-    python -m ancra_jax.train --config=configs/folder.py:trades --config.data.data_dir=DIR \\
-        --workdir=runs/mine
+    ancra train --config=folder.py:trades --config.data.data_dir=DIR --workdir=runs/mine
 
 Settings that are 0 are chosen by what is in the folder, printed, and kept in the run's config.json:
 the side to which images are cut and resized (32 pixels, from 2,000 images on 64; small images of

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from ancra_jax import evaluate, report, train
+from ancra_jax import evaluate, predict, report, train
 from ancra_jax.config import from_mapping
 from ancra_jax.data import Contents
 from ancra_jax.run import automatic
@@ -83,7 +83,7 @@ def test_the_command_needs_nothing_but_the_folder(images, tmp_path, monkeypatch,
 @pytest.mark.optimized
 def test_four_commands_of_a_line_each(images, tmp_path):
     run, limits = tmp_path / "run", ("--config.epochs=2", "--config.attack.num_steps=2")
-    start = ("--config=configs/folder.py:trades", f"--config.data.data_dir={images}")
+    start = ("--config=folder.py:trades", f"--config.data.data_dir={images}")
     finished = run_command(train, *start, f"--workdir={run}", *limits, "--config.max_steps=4")
     assert finished.status in (None, 0), finished.error
     assert "no test folder" in finished.output and "--config.batch_size=16" in finished.output
@@ -100,3 +100,7 @@ def test_four_commands_of_a_line_each(images, tmp_path):
     finished = run_command(report, f"--workdirs={run}", f"--output={tmp_path}/report")
     assert finished.status in (None, 0), finished.error
     assert "18" in (tmp_path / "report/report.md").read_text()
+    table = tmp_path / "seen.csv"
+    finished = run_command(predict, f"--workdir={run}", f"--images={images}", f"--output={table}")
+    assert finished.status in (None, 0), finished.error
+    assert len(table.read_text().splitlines()) == 1 + 90
