@@ -1,6 +1,8 @@
 """The wheel, as somebody uses it who has no checkout."""
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.support.environments import build_wheel, make_environment, run
 
@@ -51,13 +53,16 @@ def test_attacks_and_networks_need_the_core_alone(wheel, tmp_path):
         assert line.startswith("error: ") and f'pip install "ancra-jax[{extra}]"' in line
 
 
-def test_digits_are_trained_evaluated_and_reported(wheel, tmp_path):
+def test_digits_are_trained_evaluated_reported_and_predicted(wheel, tmp_path):
     commands = make_environment(tmp_path / "env", wheel, "train", "data", "report")
     ancra = commands / "ancra"
     run([ancra, "train", "--config=digits.py:natural", "--workdir=run", *SMALL], tmp_path)
     run([ancra, "evaluate", "--workdir=run", "--suite=quick", "--num_examples=8"], tmp_path)
     run([ancra, "report", "--workdirs=run", "--output=out"], tmp_path)
     assert "worst case" in (tmp_path / "out/report.md").read_text().lower()
+    Image.fromarray(np.arange(0, 256, 4, np.uint8).reshape(8, 8)).save(tmp_path / "digit.png")
+    told = run([ancra, "predict", "--workdir=run", "--images=digit.png"], tmp_path)
+    assert "digit.png" in told and "%" in told
     (tmp_path / "cifar").mkdir()
     table = ["paper", "table3", "--rows=trades_ancra", "--data_dir=cifar", "--dry_run"]
     assert "--config=configs/cifar10.py:trades_ancra" in run([ancra, *table], tmp_path)
