@@ -160,6 +160,9 @@ def create_network(config: Config, num_classes: int, *, dtype: str | None = None
             width=config.model.width or None,
             reverse_attention=config.model.reverse_attention,
             dtype=jnp.dtype(dtype or config.model.dtype),
+            activation=config.model.activation or None,
+            mean=config.model.mean,
+            std=config.model.std,
         )
 
 
