@@ -17,7 +17,7 @@ LAYERS = (
     {"losses", "defences", "cli", "interop"},
     {"methods"},
     {"run"},
-    {"results", "train"},
+    {"results", "train", "convert"},
     {"evaluate", "report"},
     {"paper"},
 )

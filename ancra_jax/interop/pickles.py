@@ -23,6 +23,7 @@ from ancra_jax.ops.archives import open_zip, read_member, unpacked_limit
 _LEGACY = 0x1950A86A20F9469CFC6C  # what files of PyTorch before 1.6 begin with, pickled
 _DTYPES: dict[str, Any] = {
     "Double": "<f8", "Float": "<f4", "Half": "<f2", "BFloat16": jnp.bfloat16,
+    "ComplexDouble": "<c16", "ComplexFloat": "<c8",
     "Long": "<i8", "Int": "<i4", "Short": "<i2", "Char": "i1", "Byte": "u1", "Bool": "?",
 }  # fmt: skip
 # Names that checkpoints have beside weights: of settings, optimisers, NumPy's numbers. All others,
@@ -30,7 +31,7 @@ _DTYPES: dict[str, Any] = {
 _HARMLESS = re.compile(
     r"torch\.(_utils\._rebuild_\w+|_tensor\.\w+|storage\.\w+|\w+Storage|\w*Tensor|Size|device|dtype"
     r"|serialization\._get_layout|nn\.parameter\.(Buffer|Parameter)|optim\.\w+\.\w+"
-    r"|b?float\d+|u?int\d+)"
+    r"|b?float\d+\w*|u?int\d+)"
     r"|numpy\.(_?core\.multiarray\.(scalar|_reconstruct)|ndarray|dtype|dtypes\.\w+"
     r"|bool_?|u?int\d+|float\d+|random\._pickle\.\w+)"
     r"|(builtins|__builtin__)\.(bool|bytearray|complex|dict|frozenset|list|object|set|slice|tuple)"
@@ -169,6 +170,8 @@ class _Tensors:
         self, storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
     ) -> np.ndarray:
         dtype = _dtype(storage.kind)
+        if dtype.kind == "c":
+            raise UsageError("holds complex numbers; dense tensors of floats are allowed")
         whole = [offset, *shape, *strides]
         if not all(type(n) is int and n >= 0 for n in whole) or len(shape) != len(strides):
             raise UsageError(f"has the shape {shape} and the strides {strides}")
@@ -192,7 +195,7 @@ class _Unpickler(pickle.Unpickler):
         super().__init__(file)
         # Made anew for every file, so that none can change what the next one meets.
         self.made: dict[str, type] = {
-            "collections.OrderedDict": type("Dict", (dict,), {"__setstate__": Note._ignored})
+            "collections.OrderedDict": type("dict", (dict,), {"__setstate__": Note._ignored})
         }
         self.kinds = kinds
 
@@ -203,11 +206,11 @@ class _Unpickler(pickle.Unpickler):
             self.made[full] = type("Note", (Note,), {"name": full})
         return self.made[full]
 
-    def persistent_load(self, place: Any) -> Storage:
+    def persistent_load(self, place: Any) -> Any:
         """Return where in the file a tensor's numbers are."""
-        what, kind, key, _, _, *more = place
-        if what != "storage" or not issubclass(kind, Note):
-            raise ValueError(f"it refers to a {what!r}")
+        if place[0] != "storage":  # the code of a whole network, before PyTorch 1.6
+            return place[1]
+        _, kind, key, _, _, *more = place
         self.kinds[str(key)] = kind.name
         view = more[0][1] if more and more[0] else 0
         return Storage(kind.name, str(key), view)

@@ -109,7 +109,7 @@ class ResidualNetwork(Network):
 
     def trunk(self, images: FeatureMap, *, train: bool) -> Trunk:
         """Compute the stem, and make the residual blocks and the final activation."""
-        conv = partial(Conv, dtype=self.dtype, **self.conv_options)
+        conv: Callable[..., nn.Module] = partial(Conv, dtype=self.dtype, **self.conv_options)
         activation = ACTIVATIONS[self.activation]
         x = conv(self.width, name="conv1")(images)
         if self.stem_norm:
