@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import flags
 
 from ancra_jax.config import Config, listable_path, local_path
@@ -121,7 +122,7 @@ def _normalisation(
         return mean, std
     for field, asked, there in (("--mean", mean, found.mean), ("--std", std, found.std)):
         wide = asked * found.channels if len(asked) == 1 else asked
-        if asked and not (len(wide) == len(there) and bool(jnp.allclose(jnp.array(wide), there))):
+        if asked and not (len(wide) == len(there) and np.allclose(wide, there)):
             raise UsageError(f"{field}={asked}: the file says {there}")
     return found.mean, found.std
 

@@ -12,7 +12,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +30,7 @@ _DTYPES: dict[str, Any] = {
 # above all of functions, make a file suspicious.
 _HARMLESS = re.compile(
     r"torch\.(_utils\._rebuild_\w+|_tensor\.\w+|storage\.\w+|\w+Storage|\w*Tensor|Size|device|dtype"
-    r"|serialization\._get_layout|nn\.parameter\.(Buffer|Parameter)|optim\.\w+\.\w+"
+    r"|serialization\._get_layout|per_\w+|nn\.parameter\.(Buffer|Parameter)|optim\.\w+\.\w+"
     r"|b?float\d+\w*|u?int\d+)"
     r"|numpy\.(_?core\.multiarray\.(scalar|_reconstruct)|ndarray|dtype|dtypes\.\w+"
     r"|bool_?|u?int\d+|float\d+|random\._pickle\.\w+)"
@@ -119,7 +119,7 @@ def _read_zip(path: Path, field: str) -> Pickled:
     return Pickled(content, _Tensors(numbers, path, field))
 
 
-def _read_legacy(path: Path, file: BinaryIO, field: str) -> Pickled:
+def _read_legacy(path: Path, file: io.BufferedIOBase, field: str) -> Pickled:
     """Read the format before PyTorch 1.6: five pickles, then the numbers of all storages."""
     if _unpickle(file, field) != _LEGACY or _unpickle(file, field) != 1001:
         raise ValueError("it does not begin as one")
@@ -164,11 +164,13 @@ class _Tensors:
             array = self._dense(*value.args[:4])
         except UsageError as error:
             raise UsageError(f"{self.field}: {name!r} {error}") from error
+        except Exception as error:  # whatever wrong arguments and missing numbers make it run into
+            raise UsageError(
+                f"{self.field}: {name!r} is damaged ({type(error).__name__}: {str(error)[:200]})"
+            ) from error
         return array.astype("f4") if jnp.issubdtype(array.dtype, jnp.floating) else array.copy()
 
-    def _dense(
-        self, storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
-    ) -> np.ndarray:
+    def _dense(self, storage: Any, offset: Any, shape: Any, strides: Any) -> np.ndarray:
         dtype = _dtype(storage.kind)
         if dtype.kind == "c":
             raise UsageError("holds complex numbers; dense tensors of floats are allowed")
@@ -191,7 +193,7 @@ class _Tensors:
 class _Unpickler(pickle.Unpickler):
     """Unpickles names as notes, and numbers as places in the file."""
 
-    def __init__(self, file: BinaryIO, kinds: dict[str, str]):
+    def __init__(self, file: io.BufferedIOBase, kinds: dict[str, str]):
         super().__init__(file)
         # Made anew for every file, so that none can change what the next one meets.
         self.made: dict[str, type] = {
@@ -216,7 +218,7 @@ class _Unpickler(pickle.Unpickler):
         return Storage(kind.name, str(key), view)
 
 
-def _unpickle(file: BinaryIO, field: str, kinds: dict[str, str] | None = None) -> Any:
+def _unpickle(file: io.BufferedIOBase, field: str, kinds: dict[str, str] | None = None) -> Any:
     unpickler = _Unpickler(file, {} if kinds is None else kinds)
     content = unpickler.load()
     if suspects := [name for name in unpickler.made if not _HARMLESS.fullmatch(name)]:

@@ -141,7 +141,7 @@ def _candidates(name: str, arrays: StateDict) -> list[_Candidate]:
     for key, layout in layouts(name).items():
         stem = layout.name(_STEM)
         prefixes = [one.removesuffix(stem) for one in arrays if f".{one}".endswith(f".{stem}")]
-        for prefix in sorted(prefixes, key=len) or [""]:
+        for prefix in sorted({"", *prefixes}, key=len):
             found.append(
                 _Candidate(key, prefix, {prefix + layout.name(one): one for one in leaves})
             )
