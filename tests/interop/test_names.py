@@ -22,11 +22,11 @@ PUBLISHED = {
     ("preact_resnet18_raw_shortcut", "linear"): (86, "layer1.0.bn1.running_var linear.bias"),
     ("preact_resnet34_no_final_norm", "linear"): (166, "layer3.5.bn2.weight"),
     ("wide_resnet34_10", "fc"): (
-        162,
+        160,
         "conv1.weight block1.layer.0.convShortcut.weight block3.layer.4.bn2.bias bn1.running_mean",
     ),
     ("dm_wide_resnet28_10", "deepmind"): (
-        132,
+        130,
         "init_conv.weight layer.0.block.0.batchnorm_0.running_mean layer.2.block.3.conv_1.weight "
         "layer.1.block.0.shortcut.weight batchnorm.weight logits.bias",
     ),
