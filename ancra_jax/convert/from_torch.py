@@ -77,6 +77,11 @@ def import_checkpoint(
     weights = reading.read_weights(checkpoint, entry)
     found = pytorch.identify(arch, weights.arrays)
     mean, std = _normalisation(found, tuple(mean), tuple(std))
+    if arch.startswith("dm_") and not mean:
+        raise UsageError(
+            f"--arch={arch}: these networks normalise their images, and the file does not say how: "
+            "give --mean and --std (0 and 1 if it does not); docs/pytorch.md has those of DeepMind"
+        )
     config = config_from(
         {
             "name": name,
