@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
+from ancra_jax import models
 from ancra_jax.config import Config, listable_path, local_path
 from ancra_jax.config import from_mapping as config_from
 from ancra_jax.errors import UsageError
@@ -36,8 +37,8 @@ def import_checkpoint(
     data: str = "cifar10",
     data_dir: str = "",
     image_size: int = 0,
-    mean: Sequence[float] = (),
-    std: Sequence[float] = (),
+    mean: Sequence[float | int] = (),
+    std: Sequence[float | int] = (),
     activation: str = "",
     reverse_attention: bool = False,
     entry: str = "",
@@ -76,19 +77,20 @@ def import_checkpoint(
     workdir = listable_path(workdir, "--workdir")
     weights = reading.read_weights(checkpoint, entry)
     found = pytorch.identify(arch, weights.arrays)
-    mean, std = _normalisation(found, tuple(mean), tuple(std))
+    mean, std = _normalisation(found, tuple(map(float, mean)), tuple(map(float, std)))
     if arch.startswith("dm_") and not mean:
         raise UsageError(
             f"--arch={arch}: these networks normalise their images, and the file does not say how: "
             "give --mean and --std (0 and 1 if it does not); docs/pytorch.md has those of DeepMind"
         )
+    usual = models.create(arch, num_classes=2).width
     config = config_from(
         {
             "name": name,
             "data": {"name": data, "data_dir": data_dir, "image_size": image_size},
             "model": {
                 "name": arch,
-                "width": found.width,
+                "width": 0 if found.width == usual else found.width,
                 "activation": activation,
                 "mean": mean,
                 "std": std,

@@ -10,7 +10,7 @@ import math
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,8 +113,8 @@ def _read_zip(path: Path, field: str) -> Pickled:
         content = _unpickle(io.BytesIO(read_member(archive, main)), field)
 
     def numbers(key: str) -> bytes:
-        with zipfile.ZipFile(path) as archive, archive.open(f"{root}data/{key}") as member:
-            return member.read()
+        with zipfile.ZipFile(path) as archive:
+            return read_member(archive, f"{root}data/{key}", unpacked_limit(path))
 
     return Pickled(content, _Tensors(numbers, path, field))
 
@@ -243,8 +243,3 @@ def _dtype(kind: str) -> np.dtype:
 def is_tensor(value: Any) -> bool:
     """Return whether a note is of a tensor, of whatever kind."""
     return isinstance(value, Note) and value.name.startswith("torch._utils._rebuild_")
-
-
-def tensors_in(content: Mapping[Any, Any]) -> Iterator[Any]:
-    """Yield the keys of those entries that are tensors."""
-    return (key for key, value in content.items() if is_tensor(value))

@@ -22,7 +22,7 @@ from ancra_jax.interop.reading import load_state_dict as load_state_dict
 # HWIO -> OIHW and (in, out) -> (out, in).
 _TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
 # Counters, and the first group that TRADES' WideResNet builds twice and never uses.
-_IGNORED = re.compile(r"(.*\.)?(sub_block1\..*|num_batches_tracked)")
+_IGNORED = re.compile(r"(.*\.)?(sub_block1\..*|num_batches_tracked|n_averaged)")
 # What a normalisation of the images keeps, in the network itself or in a wrapper around it.
 _MEAN, _STD = (re.compile(rf"(?:.*\.)?(?:new_)?(?:{names})") for names in ("mean|mu", "std|sigma"))
 _STEM, _CLASSIFIER = ("params", "conv1", "kernel"), ("params", "fc", "kernel")

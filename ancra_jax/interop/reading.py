@@ -28,6 +28,8 @@ ENTRIES = (
 )
 """What the weights of a checkpoint are called in it; the first of them is taken."""
 
+_DEPTH = 8  # of entries in one another; a dict may hold itself
+
 
 class Weights(NamedTuple):
     """Arrays by name, and where they were found."""
@@ -92,7 +94,7 @@ def _find(content: Any, entry: str, field: str) -> tuple[Mapping[Any, Any], str,
             )
         content = content[key]
         taken.append(key)
-    while isinstance(content, Mapping):
+    while isinstance(content, Mapping) and len(taken) < _DEPTH:
         found = [key for key in ENTRIES if isinstance(content.get(key), Mapping)]
         if not found:
             break

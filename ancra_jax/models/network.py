@@ -46,8 +46,8 @@ def create(
     reverse_attention: bool = False,
     dtype: Any = jnp.float32,
     activation: str | None = None,
-    mean: Sequence[float] = (),
-    std: Sequence[float] = (),
+    mean: Sequence[float | int] = (),
+    std: Sequence[float | int] = (),
 ) -> nn.Module:
     """Create a network.
 

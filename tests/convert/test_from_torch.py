@@ -3,7 +3,6 @@
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -90,13 +89,15 @@ def test_unusable_settings_are_refused_before_anything_is_written(tmp_path, opti
 
 
 def test_networks_for_other_data_are_refused(tmp_path):
-    for shape, message in (((8, 8, 3), "channels|have 3"), ((64, 64, 1), "2 features; .* takes")):
+    for shape, message in (
+        ((8, 8, 3), "the network's have 3"),
+        ((64, 64, 1), r"make 16 features; .* takes 64"),
+    ):
         np.savez(
             tmp_path / "w.npz",
             **pytorch.from_variables("resnet18", variables(shape=shape)),
         )
-        pattern = message if shape[2] == 3 else r"make 16 features; .* takes 64"
-        with pytest.raises(UsageError, match=pattern):
+        with pytest.raises(UsageError, match=message):
             import_checkpoint(
                 str(tmp_path / "w.npz"), str(tmp_path / "run"), arch="resnet18", data="digits"
             )
@@ -145,24 +146,3 @@ def test_imported_weights_are_evaluated_and_trained_further(tmp_path):
         np.testing.assert_allclose(ours, theirs, atol=1e-12)
     start = json.loads((tmp_path / "further/starts.jsonl").read_text().splitlines()[0])
     assert start["init_from"]["step"] == 0
-
-
-def test_networks_take_an_activation_and_a_normalisation():
-    images = jax.random.uniform(jax.random.key(0), (2, *SHAPE))
-    outputs = [
-        models.create("resnet18", num_classes=10, width=2, **options).apply(variables(), images)
-        for options in ({}, {"activation": "relu"}, {"activation": "silu"})
-    ]
-    assert jnp.array_equal(outputs[0].logits, outputs[1].logits)
-    assert not jnp.array_equal(outputs[0].logits, outputs[2].logits)
-    for options, message in (
-        ({"activation": "tanh"}, "activation='tanh'"),
-        ({"mean": (0.5,)}, "mean="),
-        ({"mean": (0.5,), "std": (0,)}, "std="),
-        ({"mean": (0.5,), "std": (float("nan"),)}, "std="),
-    ):
-        with pytest.raises(UsageError, match=message):
-            models.create("resnet18", num_classes=10, **options)
-    two = models.create("resnet18", num_classes=10, width=2, mean=(0.5, 0.5), std=(1.0, 1.0))
-    with pytest.raises(UsageError, match="has 2 numbers for images of 1 channels"):
-        two.apply(variables(), images)

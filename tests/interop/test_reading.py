@@ -93,6 +93,12 @@ def test_one_of_several_networks_is_chosen(save, tensors):
         load_state_dict(save({"weights": tensors}))
 
 
+def test_a_dict_that_holds_itself_is_refused(tmp_path):
+    path = in_a_zip(tmp_path / "w.pt", b"\x80\x02}q\x00X\x05\x00\x00\x00modelh\x00s.")
+    with pytest.raises(UsageError, match=r"'model' is a dict, not a tensor"):
+        load_state_dict(path)
+
+
 def test_half_precision_strides_and_parameters(save, tensors):
     torch = pytest.importorskip("torch")
     whole = {"a.weight": ARRAYS["a.weight"], "a.bias": ARRAYS["a.bias"]}
