@@ -18,7 +18,7 @@ LAYERS = (
     {"methods"},
     {"run"},
     {"results"},
-    {"train", "evaluate", "report", "predict"},
+    {"train", "evaluate", "report", "predict", "convert"},
     {"paper"},
 )
 LAYER = {part: number for number, parts in enumerate(LAYERS) for part in parts}

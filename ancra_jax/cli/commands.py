@@ -13,6 +13,7 @@ COMMANDS = {
     "report": ("ancra_jax.report", "write tables, figures and a page on runs"),
     "paper": ("ancra_jax.paper", "compute one of the paper's tables"),
     "predict": ("ancra_jax.predict", "say what images show"),
+    "import": ("ancra_jax.convert.from_torch", "make a work directory of PyTorch's weights"),
 }
 """The package of each command, whose ``__main__`` runs it, and what it does."""
 

@@ -1,0 +1,1 @@
+"""Commands between work directories and other libraries' files of weights."""
