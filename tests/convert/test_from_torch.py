@@ -6,15 +6,15 @@ import jax
 import numpy as np
 import pytest
 
-from ancra_jax import models, train
+from ancra_jax import evaluate, models
 from ancra_jax.convert.from_torch import import_checkpoint
 from ancra_jax.errors import UsageError
-from ancra_jax.evaluate import evaluate
 from ancra_jax.interop import pytorch
 from ancra_jax.results.load import load_results
 from ancra_jax.run import build, initial, sharding
 from ancra_jax.run import workdir as workdir_lib
-from ancra_jax.run.weights import load_weights
+from ancra_jax.run.weights import find_weights
+from ancra_jax.train.loop import train
 from tests.support.reference_weights import random_variables
 from tests.support.small_runs import small_config
 
@@ -58,11 +58,10 @@ def test_best_and_last_are_the_weights_of_the_file(tmp_path):
     _, config = imported(tmp_path)
     network = build.create_network(config, 10)
     for checkpoint in ("best", "last"):
-        loaded, step, extra = load_weights(
-            str(tmp_path / "run"), network, SHAPE, sharding.create_mesh(), checkpoint=checkpoint
-        )
+        found = find_weights(str(tmp_path / "run"), checkpoint=checkpoint)
+        loaded = found.load(network, SHAPE, sharding.create_mesh())
         jax.tree.map(np.testing.assert_array_equal, loaded, variables())
-        assert step == 0 and extra["image_shape"] == list(SHAPE)
+        assert found.step == 0 and found.facts["image_shape"] == list(SHAPE)
     images = jax.random.uniform(jax.random.key(0), (4, *SHAPE))
     plain = models.create("resnet18", num_classes=10, width=2)
     expected = plain.apply(variables(), (images - 0.25) / 0.5)
@@ -134,12 +133,12 @@ def test_initial_weights_are_those_of_a_file_or_a_directory(tmp_path, kind):
 @pytest.mark.slow
 def test_imported_weights_are_evaluated_and_trained_further(tmp_path):
     imported(tmp_path)
-    evaluate(str(tmp_path / "run"), suite="quick", num_examples=8)
+    evaluate.run(str(tmp_path / "run"), suite="quick", num_examples=8)
     records = load_results(tmp_path / "run" / "evaluation" / "best")
     assert {"natural", "fgsm"} <= records.keys() and records["fgsm"][0]["step"] == 0
 
     slow = starting_from(tmp_path / "run", optimizer__learning_rate=1e-20)
-    state = train.train(slow, str(tmp_path / "further"))
+    state = train(slow, str(tmp_path / "further"))
     for ours, theirs in zip(
         jax.tree.leaves(state.params), jax.tree.leaves(variables()["params"]), strict=True
     ):
