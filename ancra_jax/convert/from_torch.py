@@ -27,6 +27,7 @@ from ancra_jax.interop import pytorch, reading
 from ancra_jax.run import build
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.checkpoint import Checkpoints
+from ancra_jax.types import Variables
 
 
 def import_checkpoint(
@@ -77,12 +78,7 @@ def import_checkpoint(
     workdir = listable_path(workdir, "--workdir")
     weights = reading.read_weights(checkpoint, entry)
     found = pytorch.identify(arch, weights.arrays)
-    mean, std = _normalisation(found, tuple(map(float, mean)), tuple(map(float, std)))
-    if arch.startswith("dm_") and not mean:
-        raise UsageError(
-            f"--arch={arch}: these networks normalise their images, and the file does not say how: "
-            "give --mean and --std (0 and 1 if it does not); docs/pytorch.md has those of DeepMind"
-        )
+    mean, std = _normalisation(arch, found, tuple(map(float, mean)), tuple(map(float, std)))
     usual = models.create(arch, num_classes=2).width
     config = config_from(
         {
@@ -101,9 +97,6 @@ def import_checkpoint(
         }
     )
     facts = _facts(config, found)
-    if (pathlib.Path(workdir) / "config.json").exists():
-        raise UsageError(f"--workdir={workdir}: holds a run already; name a new directory")
-    workdir_lib.open_for_training(workdir, config)
     source = {
         "file": str(pathlib.Path(checkpoint).resolve()),
         "sha256": _sha256(checkpoint),
@@ -111,21 +104,41 @@ def import_checkpoint(
         "layout": found.layout,
         "prefix": found.prefix,
     }
-    with workdir_lib.one_writer(workdir):
-        workdir_lib.record_start(workdir, 0, imported=source)
-        checkpoints = Checkpoints(f"{workdir}/checkpoints")
-        checkpoints.save(0, found.variables, extra={**facts, "imported": source})
-        checkpoints.close()
+    _write(workdir, config, found.variables, facts, source)
     if weights.others:
         print(f"taken: {weights.entry}; --entry can be {', '.join(weights.others)} as well")
     return config
 
 
+def _write(
+    workdir: str,
+    config: Config,
+    variables: Variables,
+    facts: dict[str, Any],
+    source: dict[str, str],
+) -> None:
+    """Make the work directory, with a checkpoint of step 0 and where its weights are from."""
+    if (pathlib.Path(workdir) / "config.json").exists():
+        raise UsageError(f"--workdir={workdir}: holds a run already; name a new directory")
+    workdir_lib.open_for_training(workdir, config)
+    with workdir_lib.one_writer(workdir):
+        workdir_lib.record_start(workdir, 0, imported=source)
+        checkpoints = Checkpoints(f"{workdir}/checkpoints")
+        checkpoints.save(0, variables, extra={**facts, "imported": source})
+        checkpoints.close()
+
+
 def _normalisation(
-    found: pytorch.Imported, mean: tuple[float, ...], std: tuple[float, ...]
+    arch: str, found: pytorch.Imported, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the file's own normalisation, or the one that was asked for."""
     if not found.mean:
+        if arch.startswith("dm_") and not mean:
+            raise UsageError(
+                f"--arch={arch}: these networks normalise their images, and the file does not say "
+                "how: give --mean and --std (0 and 1 if it does not); docs/pytorch.md has "
+                "DeepMind's"
+            )
         return mean, std
     for field, asked, there in (("--mean", mean, found.mean), ("--std", std, found.std)):
         wide = asked * found.channels if len(asked) == 1 else asked

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from ancra_jax import evaluate, models
+from ancra_jax.convert import from_torch
 from ancra_jax.convert.from_torch import import_checkpoint
 from ancra_jax.errors import UsageError
 from ancra_jax.interop import pytorch
@@ -15,6 +16,7 @@ from ancra_jax.run import build, initial, sharding
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.weights import find_weights
 from ancra_jax.train.loop import train
+from tests.support.processes import run_command
 from tests.support.reference_weights import random_variables
 from tests.support.small_runs import small_config
 
@@ -103,6 +105,25 @@ def test_networks_for_other_data_are_refused(tmp_path):
     imported(tmp_path)
     with pytest.raises(UsageError, match="holds a run already"):
         imported(tmp_path)
+
+
+def test_the_command(tmp_path):
+    file = write(tmp_path / "w.npz")
+    given = [f"--checkpoint={file}", "--arch=resnet18", "--data=digits"]
+    wrong = {
+        "": "--workdir is missing",
+        f"--workdir={tmp_path}/run --mean=a,b --std=1": "--mean=a,b: must be numbers",
+        f"--workdir={tmp_path}/run --mean=0.3 --std=0.5": "--mean=(0.3,): the file says (0.25,)",
+        f"--workdir={tmp_path}/run --checkpoint={tmp_path}/v.npz": "v.npz: no such file",
+        f"--workdir={tmp_path}/run --checkpoint={tmp_path}/v.h5": ".npz files are allowed",
+    }
+    for arguments, message in wrong.items():
+        finished = run_command(from_torch, *given, *arguments.split())
+        assert finished.status == 2 and message in finished.error, finished
+    finished = run_command(from_torch, *given, f"--workdir={tmp_path}/run", "--mean=0.25")
+    assert not finished.status and f"ancra evaluate --workdir={tmp_path}/run" in finished.output
+    help_text = run_command(from_torch, "--help").output
+    assert "--checkpoint" in help_text and "'model_ema'" in help_text
 
 
 def starting_from(path, **options):
