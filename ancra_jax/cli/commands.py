@@ -14,6 +14,7 @@ COMMANDS = {
     "paper": ("ancra_jax.paper", "compute one of the paper's tables"),
     "predict": ("ancra_jax.predict", "say what images show"),
     "import": ("ancra_jax.convert.from_torch", "make a work directory of PyTorch's weights"),
+    "export": ("ancra_jax.convert.to_torch", "write a trained network for PyTorch"),
 }
 """What runs each command, a module or the ``__main__`` of a package, and what it does."""
 

@@ -8,9 +8,7 @@ docs/pytorch.md.
 """
 
 import hashlib
-import inspect
 import pathlib
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +20,7 @@ from absl import flags
 from ancra_jax import models
 from ancra_jax.config import Config, listable_path, local_path
 from ancra_jax.config import from_mapping as config_from
+from ancra_jax.convert import options
 from ancra_jax.errors import UsageError
 from ancra_jax.interop import pytorch, reading
 from ancra_jax.run import build
@@ -174,38 +173,20 @@ def _sha256(path: str) -> str:
 
 
 def define_flags() -> None:
-    """Define a flag for each parameter of `import_checkpoint`, with its docstring's help."""
-    texts = re.findall(r"^ {6}(\w+): (.*(?:\n {8}.*)*)", import_checkpoint.__doc__ or "", re.M)
-    about = {parameter: " ".join(text.split()) for parameter, text in texts}
-    for parameter in inspect.signature(import_checkpoint).parameters.values():
-        default = None if parameter.default is parameter.empty else parameter.default
-        define: Any = flags.DEFINE_string
-        if parameter.name in ("mean", "std"):
-            define = flags.DEFINE_list
-        elif isinstance(default, bool):
-            define = flags.DEFINE_bool
-        elif isinstance(default, int):
-            define = flags.DEFINE_integer
-        elif isinstance(default, float):
-            define = flags.DEFINE_float
-        define(parameter.name, default, about[parameter.name])
+    """Define a flag for each parameter of `import_checkpoint`."""
+    options.define(import_checkpoint, lists=("mean", "std"))
 
 
 def main(arguments: flags.FlagValues) -> None:
     """Run the command."""
-    options: dict[str, Any] = {
-        name: arguments[name].value for name in inspect.signature(import_checkpoint).parameters
-    }
-    for name in ("checkpoint", "workdir", "arch"):
-        if not options[name]:
-            raise UsageError(f"--{name} is missing")
+    given = options.read(import_checkpoint, arguments)
     for name in ("mean", "std"):
         try:
-            options[name] = tuple(map(float, options[name]))
+            given[name] = tuple(map(float, given[name]))
         except ValueError as error:
-            raise UsageError(f"--{name}={','.join(options[name])}: must be numbers") from error
-    config = import_checkpoint(**options)
-    workdir = options["workdir"]
+            raise UsageError(f"--{name}={','.join(given[name])}: must be numbers") from error
+    config = import_checkpoint(**given)
+    workdir = given["workdir"]
     print(f"{workdir}: {config.model.name}; next: ancra evaluate --workdir={workdir}")
 
 

@@ -6,7 +6,7 @@
     logits = model(images)
     logits, heads = model.outputs(images)  # with the auxiliary logits of reverse attention
 
-Needs PyTorch alone, and the package safetensors for such files. The normalisation of the images is
+Needs PyTorch, and for .safetensors files that package. The normalisation of the images is
 a part of the network, so attacks and their epsilon stay on the [0, 1] pixel scale.
 """
 
@@ -38,9 +38,7 @@ class Settings(NamedTuple):
     final_norm: bool = False  # the same after the last block
     activation: str = "relu"  # or 'silu'
     reverse_attention: bool = False
-    mean: tuple[
-        float, ...
-    ] = ()  # the network computes with (images - mean) / std, if there are any
+    mean: tuple[float, ...] = ()  # if any, the network sees (images - mean) / std
     std: tuple[float, ...] = ()
     # Of a block, by its stage from 1, the same from 0, and its place in the stage from 0.
     block_name: str = "layer{stage}.{index}"
@@ -54,9 +52,9 @@ class Conv(nn.Conv2d):
     def __init__(self, inputs: int, outputs: int, size: int, stride: int, shifted: bool):
         half = size // 2
         before = max(half - stride + 1, 0) if shifted else half
-        self.sides = () if before == half else (before, half, before, half)
-        padding = 0 if self.sides else half
+        padding = half if before == half else 0
         super().__init__(inputs, outputs, size, stride, padding, bias=False)
+        self.sides = () if before == half else (before, half, before, half)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the convolution."""

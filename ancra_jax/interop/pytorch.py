@@ -211,7 +211,10 @@ def _normalisation(
     found: list[tuple[float, ...]] = []
     for what, pattern in (("mean", _MEAN), ("std", _STD)):
         given = {key: value for key, value in moments.items() if pattern.fullmatch(key)}
-        distinct = {tuple(value.astype("f4").ravel().tolist()) for value in given.values()}
+        # The shortest decimals: 0.4914, not 0.4914000034332275.
+        distinct = {
+            tuple(float(str(one)) for one in value.astype("f4").ravel()) for value in given.values()
+        }
         if len(distinct) > 1 or any(len(one) not in (1, channels) for one in distinct):
             shapes = ", ".join(f"{key} {value.shape}" for key, value in given.items())
             raise UsageError(
