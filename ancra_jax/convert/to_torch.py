@@ -199,11 +199,16 @@ def model_info(model: TrainedModel, workdir: str, kept: str) -> tuple[dict[str, 
     config = about.get("config") or {}
     records: Mapping[str, Any] = load_evaluation(workdir, kept).records if workdir else {}
     records = {name: one for name, one in records.items() if _fits(one, model, about)}
-    counts = {records[name]["num_examples"] for name in (NATURAL, AUTOATTACK) if name in records}
-    examples = min(counts, default=None)
-    started = (about.get("provenance") or {}).keys() & {"imported", "init_from"}
+    shown = [records[name] for name in (NATURAL, AUTOATTACK) if name in records]
+    examples = min((record["num_examples"] for record in shown), default=None)
+    started = config.get("init_from") or "imported" in (about.get("provenance") or {})
     extra = config.get("extra_data", {}).get("fraction")
-    limited = examples is not None and examples != _ROBUSTBENCH_TESTS
+    notes = []
+    if limit := config.get("data", {}).get("train_examples"):
+        notes.append(f"Trained on {limit} images of the data set.")
+    if shown and (examples != _ROBUSTBENCH_TESTS or shown[0]["data"].endswith(")")):
+        # A title such as 'CIFAR-10 (JPEG)' says that the images are not quite those of others.
+        notes.append(f"Accuracies on {examples} test images of {shown[0]['data']}.")
     return {
         "link": None,
         "name": None,
@@ -218,7 +223,7 @@ def model_info(model: TrainedModel, workdir: str, kept: str) -> tuple[dict[str, 
         "clean_acc": _percent(records, NATURAL),
         "reported": None,
         "autoattack_acc": _percent(records, AUTOATTACK),
-        "footnote": f"Accuracies on {examples} test images." if limited else None,
+        "footnote": " ".join(notes) or None,
         "unreliable": False,
     }, examples
 

@@ -144,7 +144,11 @@ def test_an_export_is_imported_and_exported_again(tmp_path):
 
 
 def test_what_robustbench_asks_is_filled_in_from_the_evaluation(tmp_path):
-    config = {"name": "trades", "data": {"name": "cifar10"}, "extra_data": {"fraction": 0.5}}
+    config = {
+        "name": "trades",
+        "data": {"name": "cifar10", "train_examples": 500},
+        "extra_data": {"fraction": 0.5},
+    }
     model = make("wide_resnet16_2", width=16, info={"config": config, "step": 20})
     workdir = make_run(tmp_path / "run", {"natural": [1, 1, 1, 0]})
     settings = {"norm": "linf", "epsilon": 8 / 255}
@@ -160,6 +164,7 @@ def test_what_robustbench_asks_is_filled_in_from_the_evaluation(tmp_path):
         "autoattack_acc": "25.00",
         "additional_data": True,
         "authors": None,
+        "footnote": "Trained on 500 images of the data set. Accuracies on 4 test images of digits.",
     }
     assert examples == 4 and {key: info[key] for key in expected} == expected
     for changes in ({"step": 40}, {"complete": False}, {"settings": settings | {"epsilon": 0.1}}):
