@@ -158,7 +158,7 @@ def test_imported_weights_are_evaluated_and_trained_further(tmp_path):
     records = load_results(tmp_path / "run" / "evaluation" / "best")
     assert {"natural", "fgsm"} <= records.keys() and records["fgsm"][0]["step"] == 0
 
-    slow = starting_from(tmp_path / "run", optimizer__learning_rate=1e-20)
+    slow = starting_from(tmp_path / "run", optimizer__learning_rate=1e-20, ema__decay=0.5)
     state = train(slow, str(tmp_path / "further"))
     for ours, theirs in zip(
         jax.tree.leaves(state.params), jax.tree.leaves(variables()["params"]), strict=True

@@ -67,6 +67,8 @@ def test_weights_return_bit_for_bit(tmp_path, name, layout):
     same = layouts(name)[found.layout], layouts(name)[layout]
     key = ("params", "fc", "kernel")
     assert same[0].name(key) == same[1].name(key)
+    if HAS_TORCH:  # all names and shapes are those of the module
+        module_in(directory).load(str(directory / "weights.safetensors"))
 
 
 @needs_torch
