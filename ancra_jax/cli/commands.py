@@ -4,7 +4,7 @@ import runpy
 import sys
 
 import ancra_jax
-from ancra_jax.cli.run import HELP, fail
+from ancra_jax.cli.run import HELP, errors_in_one_line, fail
 from ancra_jax.registry import did_you_mean
 
 COMMANDS = {
@@ -13,8 +13,10 @@ COMMANDS = {
     "report": ("ancra_jax.report", "write tables, figures and a page on runs"),
     "paper": ("ancra_jax.paper", "compute one of the paper's tables"),
     "predict": ("ancra_jax.predict", "say what images show"),
+    "import": ("ancra_jax.convert.from_torch", "make a work directory of PyTorch's weights"),
+    "export": ("ancra_jax.convert.to_torch", "write a trained network for PyTorch"),
 }
-"""The package of each command, whose ``__main__`` runs it, and what it does."""
+"""What runs each command, a module or the ``__main__`` of a package, and what it does."""
 
 _HELP = """Train robust image classifiers in JAX, and find out how robust they really are.
 
@@ -42,7 +44,8 @@ def main() -> None:
         fail(f"there is no command {name!r}: {hint}commands are {', '.join(COMMANDS)}")
     else:
         sys.argv = [f"ancra {name}", *arguments]
-        runpy.run_module(COMMANDS[name][0], run_name="__main__")
+        with errors_in_one_line():
+            runpy.run_module(COMMANDS[name][0], run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -206,4 +206,5 @@ def _value(text: str, kind: Any, given: str) -> Any:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
         return text
-    return (value,) if kind == tuple[int, ...] and type(value) is int else value
+    alone = kind in (tuple[int, ...], tuple[float, ...]) and type(value) in (int, float)
+    return (value,) if alone else value

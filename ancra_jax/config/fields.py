@@ -18,7 +18,11 @@ _BOUNDS = {
     "above": (operator.gt, "greater than"),
     "at_most": (operator.le, "at most"),
 }
-_CHECKED = (bool, int, float, str, tuple[int, ...])  # annotations of settings that are checked
+_SEQUENCES: dict[Any, tuple[str, tuple[type, ...]]] = {
+    tuple[int, ...]: ("whole numbers", (int,)),
+    tuple[float, ...]: ("numbers", (int, float)),
+}
+_CHECKED = (bool, int, float, str, *_SEQUENCES)  # annotations of settings that are checked
 Options = dict[str, Any]
 """Settings that a method or a data set has beside those of the schema, by name."""
 
@@ -103,7 +107,8 @@ def options_of(function: Callable[..., Any], values: Options, path: str) -> Opti
 
     Args:
       function: such as ``def consistency(config, attack, *, temperature: float = 1.0)``. Arguments
-        annotated with ``bool``, ``int``, ``float``, ``str`` or ``tuple[int, ...]`` are checked.
+        annotated with ``bool``, ``int``, ``float``, ``str``, ``tuple[int, ...]`` or
+        ``tuple[float, ...]`` are checked.
       values: those that were given; they are returned, whole numbers for ``float`` converted.
       path: what to call them in errors.
 
@@ -131,10 +136,13 @@ def _checked(field: dataclasses.Field[Any], value: Any, path: str) -> Any:
     kind: Any = field.type
     if kind == Options:
         return _plain(value, path)
-    if kind == tuple[int, ...]:
-        if not isinstance(value, list | tuple) or not all(type(n) is int for n in value):
-            raise UsageError(f"{path}={value!r}: must be a sequence of whole numbers")
-        return tuple(value)
+    if kind in _SEQUENCES:
+        what, kinds = _SEQUENCES[kind]
+        if not isinstance(value, list | tuple) or not all(type(n) in kinds for n in value):
+            raise UsageError(f"{path}={value!r}: must be a sequence of {what}")
+        for number in value:
+            _check_range(field.metadata, number, path)
+        return tuple(map(kinds[-1], value))
     if kind is float and type(value) is int:
         value = float(value)
     wrong = isinstance(kind, type) and not isinstance(value, kind)

@@ -41,6 +41,10 @@ class ModelConfig:
     width: int = number(0, at_least=0)  # channels of the first stage; 0: the paper's width
     reverse_attention: bool = False
     dtype: str = choice("float32", "bfloat16")  # of the computation, not of parameters
+    activation: str = choice("", "relu", "silu")  # empty: the network's own
+    # The network sees (images - mean) / std, by channel; the images themselves if empty.
+    mean: tuple[float, ...] = ()  # on the [0, 1] pixel scale
+    std: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +189,8 @@ class Config:
     epochs: int = number(120, at_least=1)
     max_steps: int = number(0, at_least=0)  # stop after so many steps; 0: after the last epoch
     batch_size: int = number(128, at_least=0)  # 0: chosen by the number of examples
+    # A work directory, or a file of weights by PyTorch's names, to start from; empty: at random.
+    init_from: str = path()
     log_every_steps: int = number(50, at_least=1)
     checkpoint_every_steps: int = number(0, at_least=0)  # 0: after every epoch only
     data: DataConfig
@@ -203,6 +209,11 @@ class Config:
     swa: SwaConfig = SwaConfig()
     extra_data: ExtraDataConfig = ExtraDataConfig()
     distillation: DistillationConfig = DistillationConfig()
+
+
+_LATER = (
+    "init_from", "data.options", "method.options", "model.activation", "model.mean", "model.std"
+)  # fmt: skip
 
 
 def from_mapping(values: Any, name: str = "--config") -> Config:
@@ -238,13 +249,17 @@ def read(values: Any, name: str, problems: Problems) -> Config | None:
 def to_mapping(config: Config) -> dict[str, Any]:
     """Return the settings as a nested dictionary of JSON types, which `from_mapping` reads.
 
-    A run without settings of a plugged-in part has no ``options`` in it, so that its file is the
-    one that it was before there were any.
+    Settings that are off and were not there in the first versions are left out, so that the file of
+    a run without them is the one that it was.
     """
     values = json.loads(json.dumps(dataclasses.asdict(config)))
-    for group in ("data", "method"):
-        if not values[group]["options"]:
-            del values[group]["options"]
+    for name in _LATER:
+        group = values
+        *groups, last = name.split(".")
+        for one in groups:
+            group = group[one]
+        if not group[last]:
+            del group[last]
     return values
 
 
@@ -273,6 +288,11 @@ def _check_combinations(config: Config, name: str, problems: Problems) -> None:
         problems.add(
             f"{name}.swa.start_epoch={config.swa.start_epoch}: must be at most {name}.epochs="
             f"{config.epochs}; 0 turns the average off"
+        )
+    if len(config.model.mean) != len(config.model.std) or min(config.model.std, default=1) <= 0:
+        problems.add(
+            f"{name}.model.mean={config.model.mean}, {name}.model.std={config.model.std}: must be "
+            "as many numbers each, those of std greater than 0"
         )
     # An option that lacks its source of data, and a source that no option uses.
     for group, source, share in (

@@ -1,15 +1,12 @@
-"""Weights from and to PyTorch, by the reference implementations' names.
+"""Weights by PyTorch's names as variables of a network, and back.
 
-Both directions read one table: every leaf of the network's variables with the name that its PyTorch
-twin has. Reverse attention adds no weights, so networks with and without it share their names.
+Both directions read the table in `ancra_jax.interop.names`.
 """
 
-import os
+import functools
 import re
-import warnings
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,176 +15,219 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ancra_jax import models
 from ancra_jax.errors import UsageError
-from ancra_jax.interop import safetensors
-from ancra_jax.ops.archives import open_zip, unpacked_limit
+from ancra_jax.interop.names import Path, layouts
+from ancra_jax.interop.reading import StateDict as StateDict
+from ancra_jax.interop.reading import load_state_dict as load_state_dict
 
-StateDict = dict[str, np.ndarray]
-
-_LEAF_NAMES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 # HWIO -> OIHW and (in, out) -> (out, in).
 _TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
+# Counters, and the first group that TRADES' WideResNet builds twice and never uses.
+_IGNORED = re.compile(r"(.*\.)?(sub_block1\..*|num_batches_tracked|n_averaged)")
+# What a normalisation of the images keeps, in the network itself or in a wrapper around it.
+_MEAN, _STD = (re.compile(rf"(?:.*\.)?(?:new_)?(?:{names})") for names in ("mean|mu", "std|sigma"))
+_STEM, _CLASSIFIER = ("params", "conv1", "kernel"), ("params", "fc", "kernel")
+_SHOWN = 3  # names in an error
 
-# What an architecture's modules are called in PyTorch; the first fitting pattern counts.
-_Names = tuple[tuple[str, str], ...]
-_RESNET_NAMES: _Names = (
-    (r"layer(\d+)_(\d+)", r"layer\1.\2"),
-    (r"shortcut_conv", r"shortcut.0"),
-    (r"shortcut_bn", r"shortcut.1"),
-)
-_WIDE_RESNET_NAMES: _Names = (
-    (r"block(\d+)_(\d+)", r"block\1.layer.\2"),
-    (r"shortcut_conv", r"convShortcut"),
-    (r"bn", r"bn1"),
-)
-_NAMES: dict[type, _Names] = {
-    models.ResNet18: _RESNET_NAMES,
-    models.PreActResNet18: (*_RESNET_NAMES, (r"fc", r"linear")),
-    models.WideResNet: _WIDE_RESNET_NAMES,
-}
-# Counters, and the first group that the reference WideResNet builds twice and never uses.
-_IGNORED = re.compile(r"sub_block1\..*|.*num_batches_tracked")
+
+class Imported(NamedTuple):
+    """A network that was found in a state dict."""
+
+    variables: dict[str, Any]  # ``{'params': ..., 'batch_stats': ...}``, float32
+    num_classes: int
+    width: int  # channels of the stem
+    channels: int  # of the images
+    mean: tuple[float, ...]  # of its normalisation of the images; empty if it has none
+    std: tuple[float, ...]
+    layout: str  # one of ``names.layouts``
+    prefix: str  # of all its names, ``'module.'``
 
 
 def to_variables(name: str, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """Make Flax variables of a PyTorch state dict.
+    """Make Flax variables of a PyTorch state dict; arguments and errors are those of `identify`.
 
-    Width, number of classes and of input channels follow from the shapes. A ``module.`` prefix, the
-    ``num_batches_tracked`` counters and the reference WideResNet's unused ``sub_block1`` are
-    ignored.
+    Raises:
+      UsageError: the network normalises its images, which its variables cannot say.
+    """
+    found = identify(name, state_dict)
+    if found.mean:
+        raise UsageError(
+            f"weights of {name}: it has a mean {found.mean} and a std {found.std} of images; "
+            "interop.pytorch.identify returns them"
+        )
+    return found.variables
+
+
+def identify(name: str, state_dict: Mapping[str, Any]) -> Imported:
+    """Find a network in a PyTorch state dict.
+
+    Names may have any prefix, ``module.``, ``model.``, ``_orig_mod.``, ``1.`` or several; which of
+    the known layouts they follow is found out, and number of classes, of channels and the width
+    follow from the shapes. Counters (``num_batches_tracked``) and TRADES' unused ``sub_block1`` are
+    ignored. Entries called mean and std, or mu and sigma, are the normalisation of the images.
 
     Args:
       name: a name that `ancra_jax.models.create` takes: ``'resnet18'``, ``'preact_resnet18'``,
         ``'wide_resnet28_10'`` ...
       state_dict: floating-point NumPy arrays by PyTorch name, kernels as PyTorch stores them.
 
-    Returns:
-      ``{'params': ..., 'batch_stats': ...}``, float32.
-
     Raises:
       UsageError: an unknown network, or names, shapes or dtypes that are not the network's.
     """
-    given, leaves = {}, {}
-    for key, value in state_dict.items():
-        torch_name = key.removeprefix("module.")
-        if not _IGNORED.fullmatch(torch_name):
-            given[torch_name] = _checked_array(key, value)
-    for torch_name, path in _paths(name, given).items():
-        array = given[torch_name]
-        from_torch = np.argsort(_TO_TORCH[array.ndim])
-        leaves[path] = jnp.asarray(array.transpose(from_torch), jnp.float32)
-    return unflatten_dict(leaves)
+    arrays = {
+        key: _checked_array(key, value)
+        for key, value in state_dict.items()
+        if not _IGNORED.fullmatch(key)
+    }
+    best = max(_candidates(name, arrays), key=lambda one: len(one.paths.keys() & arrays.keys()))
+    moments = {key: arrays.pop(key) for key in list(arrays) if _is_moment(key, best.paths)}
+    shapes = _check(name, best.paths, arrays)
+    num_classes, width, channels = shapes
+    mean, std = _normalisation(name, moments, channels)
+    leaves = {
+        path: jnp.asarray(
+            arrays[key].transpose(np.argsort(_TO_TORCH[arrays[key].ndim])), jnp.float32
+        )
+        for key, path in best.paths.items()
+    }
+    variables = unflatten_dict(leaves)
+    return Imported(variables, num_classes, width, channels, mean, std, best.layout, best.prefix)
 
 
-def from_variables(name: str, variables: Mapping[str, Any]) -> StateDict:
+def from_variables(
+    name: str, variables: Mapping[str, Any], *, layout: str = "", prefix: str = ""
+) -> StateDict:
     """Make a PyTorch state dict of Flax variables, which `to_variables` turns back exactly.
 
-    Load it with ``strict=False``: counters (``num_batches_tracked``) and the reference WideResNet's
-    unused ``sub_block1`` are not in it.
+    Load it with ``strict=False``: counters (``num_batches_tracked``) and TRADES' unused
+    ``sub_block1`` are not in it.
 
     Args:
-      name: of the network, as for `to_variables`.
+      name: of the network, as for `identify`.
       variables: ``{'params': ..., 'batch_stats': ...}``; other collections are left out.
+      layout: whose names, one of ``names.layouts(name)``; '' for the first of them.
+      prefix: of all names.
 
     Returns:
       Contiguous, writable float32 arrays by PyTorch name.
 
     Raises:
-      UsageError: an unknown network, or variables that are not the network's.
+      UsageError: an unknown network or layout, or variables that are not the network's.
     """
-    modules = _module_names(name)
+    known = layouts(name)
+    layout = layout or next(iter(known))
+    if layout not in known:
+        raise UsageError(f"layout={layout!r}: those of {name!r} are {', '.join(known)}")
     collections = {key: variables.get(key, {}) for key in ("params", "batch_stats")}
     given = {}
     for path, value in flatten_dict(collections).items():
         array = _checked_array("/".join(path), value)
         axes = _TO_TORCH.get(array.ndim, range(array.ndim))
-        given[_torch_name(path, modules)] = array.transpose(axes)
-    return {key: np.array(given[key], np.float32, order="C") for key in _paths(name, given)}
+        given[prefix + known[layout].name(path)] = array.transpose(axes)
+    names = {prefix + known[layout].name(path): path for path in _leaves(name)}
+    _check(name, names, given)
+    return {key: np.array(given[key], np.float32, order="C") for key in names}
 
 
-def load_state_dict(path: str | os.PathLike[str]) -> StateDict:
-    """Read the weights in a ``.pt``, ``.pth`` or ``.safetensors`` file.
+class _Candidate(NamedTuple):
+    """One way in which the names of a state dict may be meant."""
 
-    PyTorch files are read with ``weights_only=True``, which runs no code that the file may carry,
-    and need PyTorch installed. Checkpoints that keep the weights under ``state_dict``,
-    ``model_state_dict``, ``model`` or ``net`` are unwrapped.
-
-    Returns:
-      NumPy arrays by name; floating-point ones are float32.
-
-    Raises:
-      UsageError: the file is missing, of another kind, damaged, holds more than dense tensors of
-        floats and whole numbers, or needs PyTorch, which is not installed.
-    """
-    path = Path(path)
-    readers: dict[str, Callable[[Path], StateDict]] = {
-        ".pt": _read_torch,
-        ".pth": _read_torch,
-        ".safetensors": lambda path: safetensors.read(path, f"weights {path}")[0],
-    }
-    if path.suffix not in readers:
-        raise UsageError(f"weights {path}: {', '.join(readers)} files are allowed")
-    if not path.is_file():
-        raise UsageError(f"weights {path}: no such file")
-    try:
-        return readers[path.suffix](path)
-    except ImportError as error:
-        raise UsageError(f"weights {path}: pip install {error.name}, which reads them") from error
+    layout: str
+    prefix: str
+    paths: dict[str, Path]  # of the leaves, by name with the prefix
 
 
-def _module_names(name: str) -> _Names:
-    network = type(models.create(name, num_classes=2))
-    if network not in _NAMES:
-        raise UsageError(f"model {name!r}: no PyTorch names are known for a {network.__name__}")
-    return _NAMES[network]
+def _candidates(name: str, arrays: StateDict) -> list[_Candidate]:
+    leaves, found = _leaves(name), []
+    for key, layout in layouts(name).items():
+        stem = layout.name(_STEM)
+        prefixes = [one.removesuffix(stem) for one in arrays if f".{one}".endswith(f".{stem}")]
+        for prefix in sorted({"", *prefixes}, key=len):
+            found.append(
+                _Candidate(key, prefix, {prefix + layout.name(one): one for one in leaves})
+            )
+    return found
 
 
-def _torch_name(path: tuple[str, ...], names: _Names) -> str:
-    """Return ``'layer1.0.conv1.weight'`` for ``('params', 'layer1_0', 'conv1', 'kernel')``."""
-    *modules, leaf = path[1:]
-    renamed = []
-    for module in modules:
-        rules = (rule for rule in names if re.fullmatch(rule[0], module))
-        pattern, replacement = next(rules, (module, module))
-        renamed.append(re.sub(pattern, replacement, module))
-    return ".".join([*renamed, _LEAF_NAMES.get(leaf, leaf)])
-
-
-def _paths(name: str, given: StateDict) -> dict[str, tuple[str, ...]]:
-    """Return where each array belongs in the variables, or refuse those of another network."""
-    names = _module_names(name)
-    stem = _torch_name(("params", "conv1", "kernel"), names)
-    classifier = _torch_name(("params", "fc", "kernel"), names)
-    for key, ndim in ((stem, 4), (classifier, 2)):
-        if key not in given:
-            raise UsageError(f"weights of {name}: {key!r} is missing")
-        if given[key].ndim != ndim:
-            raise UsageError(f"weights of {name}: {key!r} has shape {given[key].shape}")
-    width, channels = given[stem].shape[:2]
-    num_classes, num_features = given[classifier].shape
+@functools.lru_cache(maxsize=32)
+def _leaves(
+    name: str, num_classes: int = 2, width: int = 1, channels: int = 3
+) -> dict[Path, jax.ShapeDtypeStruct]:
     network = models.create(name, num_classes=num_classes, width=width)
     images = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)
-    leaves = flatten_dict(jax.eval_shape(network.init, jax.random.key(0), images))
-    paths = {_torch_name(path, names): path for path in leaves}
-    shapes = {
-        key: tuple(leaves[path].shape[axis] for axis in _TO_TORCH[leaves[path].ndim])
-        for key, path in paths.items()
-    }
-    if num_features % shapes[classifier][1] == 0:  # larger images leave several cells per channel
-        shapes[classifier] = (num_classes, num_features)
-    wrong = [key for key in shapes if key in given and given[key].shape != shapes[key]]
-    problems = {
-        "missing": [key for key in shapes if key not in given],
-        "unexpected": [key for key in given if key not in shapes],
-        "of wrong shape": [f"{key} {given[key].shape} instead of {shapes[key]}" for key in wrong],
-    }
-    found = [
-        f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-        for kind, keys in problems.items()
-        if keys
-    ]
-    if found:
-        raise UsageError(f"weights of {name}: {'; '.join(found)}")
-    return paths
+    return flatten_dict(jax.eval_shape(network.init, jax.random.key(0), images))
+
+
+def _check(name: str, paths: Mapping[str, Path], arrays: StateDict) -> tuple[int, int, int]:
+    """Return the numbers of classes, stem channels and image channels; refuse other arrays."""
+    missing = [key for key in paths if key not in arrays]
+    unexpected = [key for key in arrays if key not in paths]
+    wrong: list[str] = []
+    by_path = {path: key for key, path in paths.items()}
+    stem, classifier = by_path[_STEM], by_path[_CLASSIFIER]
+    sizes = (0, 0, 0)
+    if stem in arrays and classifier in arrays:
+        wrong = [
+            f"{key} {arrays[key].shape} instead of {ndim} dimensions"
+            for key, ndim in ((stem, 4), (classifier, 2))
+            if arrays[key].ndim != ndim
+        ]
+        if not wrong:
+            num_classes, num_features = arrays[classifier].shape
+            width, channels = arrays[stem].shape[:2]
+            sizes = (num_classes, width, channels)
+            shapes = {
+                by_path[path]: tuple(leaf.shape[axis] for axis in _TO_TORCH[leaf.ndim])
+                for path, leaf in _leaves(name, *sizes).items()
+            }
+            if num_features % shapes[classifier][1] == 0:
+                # Larger images leave several cells per channel.
+                shapes[classifier] = (num_classes, num_features)
+            wrong = [
+                f"{key} {arrays[key].shape} instead of {shape}"
+                for key, shape in shapes.items()
+                if key in arrays and arrays[key].shape != shape
+            ]
+    problems = {"missing": missing, "unexpected": unexpected, "of wrong shape": wrong}
+    told = [f"{len(keys)} {kind} ({_few(keys)})" for kind, keys in problems.items() if keys]
+    if missing and not unexpected and arrays:
+        told.append(f"there are {_few(list(arrays))}")
+    if told:
+        raise UsageError(f"weights of {name}: {'; '.join(told)}")
+    return sizes
+
+
+def _few(keys: list[str]) -> str:
+    return ", ".join(keys[:_SHOWN]) + (", ..." if len(keys) > _SHOWN else "")
+
+
+def _is_moment(key: str, paths: Mapping[str, Path]) -> bool:
+    return key not in paths and bool(_MEAN.fullmatch(key) or _STD.fullmatch(key))
+
+
+def _normalisation(
+    name: str, moments: StateDict, channels: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and std of the images by channel; both empty if there are none."""
+    found: list[tuple[float, ...]] = []
+    for what, pattern in (("mean", _MEAN), ("std", _STD)):
+        given = {key: value for key, value in moments.items() if pattern.fullmatch(key)}
+        # The shortest decimals: 0.4914, not 0.4914000034332275.
+        distinct = {
+            tuple(float(str(one)) for one in value.astype("f4").ravel()) for value in given.values()
+        }
+        if len(distinct) > 1 or any(len(one) not in (1, channels) for one in distinct):
+            shapes = ", ".join(f"{key} {value.shape}" for key, value in given.items())
+            raise UsageError(
+                f"weights of {name}: the {what} of the images must be one number, or {channels}, "
+                f"and the same everywhere: {shapes}"
+            )
+        found += distinct
+    if len(found) == 1:
+        raise UsageError(f"weights of {name}: of mean and std there is only {_few(list(moments))}")
+    if not found:
+        return (), ()
+    mean, std = (one * channels if len(one) == 1 else one for one in found)
+    return mean, std
 
 
 def _checked_array(name: str, value: object) -> np.ndarray:
@@ -199,48 +239,3 @@ def _checked_array(name: str, value: object) -> np.ndarray:
     if not jnp.issubdtype(value.dtype, jnp.floating):
         raise UsageError(f"weights {name!r} of dtype {value.dtype}: floating point is needed")
     return np.asarray(value)
-
-
-def _read_torch(path: Path) -> StateDict:
-    field = f"weights {path}"
-    with path.open("rb") as file:
-        is_zip = file.read(2) == b"PK"
-    if is_zip:
-        with open_zip(path, field):  # What it says of its members is checked before PyTorch reads.
-            pass
-    import torch
-
-    try:
-        with warnings.catch_warnings():  # of its own use of what it deprecates
-            warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the exceptions of a damaged or unsafe file are not documented
-        told = str(error).rpartition("WeightsUnpickler error: ")[2].strip()
-        reason = re.split(r"[.] |[.]?\n|[.]?$", told)[0]
-        raise UsageError(
-            f"{field}: damaged, or holds more than weights, which is not read because it could run "
-            f"code ({reason}); write it with torch.save(model.state_dict(), FILE)"
-        ) from error
-    for key in ("state_dict", "model_state_dict", "model", "net"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not content:
-        raise UsageError(f"{field}: no dict of tensors found in it")
-    state_dict, left = {}, unpacked_limit(path)
-    for key, value in content.items():
-        if not isinstance(value, torch.Tensor):
-            raise UsageError(f"{field}: {key!r} is a {type(value).__name__}, not a tensor")
-        left -= value.numel() * max(4, value.element_size())
-        what = {
-            f"of layout {value.layout}": value.layout != torch.strided,
-            "quantised": value.is_quantized,
-            "of the device 'meta', without values": value.is_meta,
-            f"of dtype {value.dtype}": value.is_floating_point() and value.element_size() < 2,
-            "larger than its file": left < 0,
-        }
-        if wrong := [name for name, found in what.items() if found]:
-            raise UsageError(f"{field}: {key!r} is {wrong[0]}; dense tensors of floats are allowed")
-        # NumPy has no bfloat16.
-        tensor = value.detach().float() if value.is_floating_point() else value
-        state_dict[str(key)] = tensor.resolve_conj().resolve_neg().numpy()
-    return state_dict

@@ -1,4 +1,4 @@
-"""Networks: ResNet-18, PreActResNet-18 and WideResNets, plain or with reverse attention.
+"""Networks: ResNets, PreActResNets and WideResNets, plain or with reverse attention.
 
 `create` makes a network by name, ``@register("mine")`` makes one of one's own known. The one part
 of the library that knows Flax; everything else sees pure functions from variables and images to

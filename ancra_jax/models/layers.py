@@ -52,6 +52,9 @@ def gradient_rule(rule: str) -> Iterator[None]:
 class Conv(nn.Module):
     """Convolution without bias, padded by half its kernel size as PyTorch's ``padding=k//2``.
 
+    With ``shifted``, a convolution with a stride has one row and one column of padding less before
+    the image, as TensorFlow's ``'SAME'`` for images of even sides.
+
     On CPU the convolution and its input gradient are those of ``ancra_jax.ops.convolution``, which
     XLA computes faster there, above all inside a compiled loop. See `gradient_rule`.
     """
@@ -61,6 +64,7 @@ class Conv(nn.Module):
     stride: int = 1
     dtype: Any = jnp.float32  # of the computation; the kernel is float32
     kernel_init: Initializer = torch_kernel_init
+    shifted: bool = False
 
     @nn.compact
     def __call__(self, x: FeatureMap) -> NewFeatureMap:
@@ -68,7 +72,9 @@ class Conv(nn.Module):
         size, half = self.kernel_size, self.kernel_size // 2
         shape = (size, size, x.shape[-1], self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
-        geometry = convolution.Geometry((self.stride, self.stride), ((half, half), (half, half)))
+        before = max(half - self.stride + 1, 0) if self.shifted else half
+        sides = ((before, half), (before, half))
+        geometry = convolution.Geometry((self.stride, self.stride), sides)
         rule = _gradient_rule.get()
         if rule == "forward" or (rule == "auto" and jax.default_backend() == "cpu"):
             return convolution.cpu_convolution(x.astype(self.dtype), kernel, geometry)

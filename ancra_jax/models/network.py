@@ -1,6 +1,8 @@
 """Networks by name, and what they share: call, classifier, attention on their last blocks."""
 
-from collections.abc import Callable, Sequence
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -24,9 +26,12 @@ Factory = Callable[..., nn.Module]
 """``(*, num_classes, width, reverse_attention, dtype, ...) -> network``; see `create`.
 
 ``width`` is None for the network's own default; numbers in the name are integer arguments,
-``depth`` and ``factor`` for ``'wide_resnet{depth}_{factor}'``. The network is a Linen module whose
+``depth`` and ``factor`` for ``'wide_resnet{depth}_{factor}'``. ``activation``, ``mean`` and ``std``
+are arguments only where they are asked for. The network is a Linen module whose
 ``__call__(images, labels=None, *, train=False)`` gives ``ancra_jax.types.Outputs``.
 """
+
+ACTIVATIONS: Mapping[str, Callable[[FeatureMap], FeatureMap]] = {"relu": nn.relu, "silu": nn.silu}
 
 _models: Registry[Factory] = Registry("model")
 register = _models.register
@@ -40,17 +45,24 @@ def create(
     width: int | None = None,
     reverse_attention: bool = False,
     dtype: Any = jnp.float32,
+    activation: str | None = None,
+    mean: Sequence[float | int] = (),
+    std: Sequence[float | int] = (),
 ) -> nn.Module:
     """Create a network.
 
     Args:
       name: ``'resnet18'``, ``'preact_resnet18'``, ``'wide_resnet28_10'`` (any depth 6n + 4 and any
-        factor), or a name given to `register`.
+        factor), another one of `available`, or a name given to `register`.
       num_classes: number of logits, at least 2.
       width: channels of the stem; None is the paper's, 64 for ResNets and 16 for WideResNets (whose
         factor multiplies it further).
       reverse_attention: with attention and auxiliary heads (paper eq. 6) or plain.
       dtype: of the computation, float32 or bfloat16; parameters are float32.
+      activation: ``'relu'``, ``'silu'``, or None for the network's own: ReLU, but SiLU for those
+        whose names begin with ``dm_``.
+      mean, std: of every channel, or of all channels together, on the [0, 1] pixel scale: the
+        network computes with ``(images - mean) / std``; with the images themselves if empty.
 
     Returns:
       A Linen module: ``network.init(key, images)`` makes its variables,
@@ -68,11 +80,29 @@ def create(
         raise UsageError(f"{reverse_attention=}: must be True or False")
     if dtype not in ("float32", "bfloat16", jnp.float32, jnp.bfloat16):
         raise UsageError(f"{dtype=}: must be float32 or bfloat16")
+    if activation not in (None, *ACTIVATIONS):
+        raise UsageError(f"{activation=}: must be {' or '.join(map(repr, ACTIVATIONS))}, or None")
+    mean, std = tuple(map(float, mean)), tuple(map(float, std))
+    if (
+        len(mean) != len(std)
+        or not all(map(math.isfinite, (*mean, *std)))
+        or min(std, default=1) <= 0
+    ):
+        raise UsageError(
+            f"{mean=}, {std=}: must be as many finite numbers each, those of std greater than 0"
+        )
+    asked = {"activation": activation, "mean": mean, "std": std}
+    options = {key: value for key, value in asked.items() if value}
+    taken = inspect.signature(factory).parameters
+    if not any(one.kind is one.VAR_KEYWORD for one in taken.values()):
+        for option in options.keys() - taken.keys():
+            raise UsageError(f"{option}={options[option]!r}: {name!r} has no such option")
     return factory(
         num_classes=num_classes,
         width=width,
         reverse_attention=reverse_attention,
         dtype=jnp.dtype(dtype),
+        **options,
         **numbers,
     )
 
@@ -125,6 +155,9 @@ class Network(nn.Module):
     width: int  # channels of the stem, from which all others follow
     reverse_attention: bool = False
     dtype: Any = jnp.float32  # of convolutions and feature maps
+    activation: str = "relu"  # a name of ``ACTIVATIONS``
+    mean: tuple[float, ...] = ()  # of the normalisation of the images; none if empty
+    std: tuple[float, ...] = ()
 
     total_stride: ClassVar[int]
     pool_window: ClassVar[int]
@@ -165,14 +198,18 @@ class Network(nn.Module):
           ``Outputs``, float32; ``aux_logits`` has one entry per block with attention, none without.
 
         Raises:
-          UsageError: images that are not floating-point NHWC or smaller than the network's total
-            stride; labels that are missing or not one per image.
+          UsageError: images that are not floating-point NHWC, smaller than the network's total
+            stride, or of another number of channels than its normalisation; labels that are
+            missing or not one per image.
         """
         check_images(images, type(self))
         if train and self.reverse_attention:
             check_labels(labels, images)
         else:
             labels = None
+        if self.mean:
+            check_normalisation(self.mean, images)
+            images = (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
         trunk = self.trunk(images.astype(self.dtype), train=train)
         window = self.pool_window
         classifier = Classifier(self.num_classes, window, self.zero_classifier_bias, name="fc")
@@ -210,6 +247,14 @@ def check_images(images: Array, network: type[Network]) -> None:
         raise UsageError(
             f"images of {height}x{width} pixels: {network.__name__} halves them down, so each side "
             f"needs at least {network.total_stride}"
+        )
+
+
+def check_normalisation(mean: Sequence[float], images: Array) -> None:
+    """Raise ``UsageError`` for images of other channels than those that are normalised."""
+    if len(mean) not in (1, images.shape[-1]):
+        raise UsageError(
+            f"mean={tuple(mean)}: has {len(mean)} numbers for images of {images.shape[-1]} channels"
         )
 
 

@@ -1,89 +1,187 @@
-"""ResNet-18, PreActResNet-18 and WideResNets for small images: a 3x3 stem and no max-pooling."""
+"""Residual networks for small images: a 3x3 stem and no max-pooling.
 
-from collections.abc import Callable
+The classes differ in a few facts, which are their class variables.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 
 from ancra_jax.errors import UsageError
 from ancra_jax.models.layers import BatchNorm, Conv, FeatureMap, NewFeatureMap
-from ancra_jax.models.network import Network, Trunk, register, residual_blocks
+from ancra_jax.models.network import ACTIVATIONS, Network, Trunk, register, residual_blocks
+
+Activation = Callable[[FeatureMap], FeatureMap]
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut, ReLU after the sum (He et al., 2016a)."""
+    """Two 3x3 convolutions and a shortcut, the activation after the sum (He et al., 2016a)."""
 
     features: int
     stride: int = 1  # of the first convolution
     conv: Callable[..., nn.Module] = Conv
+    activation: Activation = nn.relu
 
     @nn.compact
     def __call__(self, x: FeatureMap, *, train: bool) -> NewFeatureMap:
         """Apply the block."""
         conv = partial(self.conv, self.features)
         y = conv(stride=self.stride, name="conv1")(x)
-        y = nn.relu(BatchNorm(name="bn1")(y, train=train))
+        y = self.activation(BatchNorm(name="bn1")(y, train=train))
         y = conv(name="conv2")(y)
         y = BatchNorm(name="bn2")(y, train=train)
         if self.stride != 1 or x.shape[-1] != self.features:
             x = conv(kernel_size=1, stride=self.stride, name="shortcut_conv")(x)
             x = BatchNorm(name="shortcut_bn")(x, train=train)
-        return nn.relu(y + x)
+        return self.activation(y + x)
+
+
+class BottleneckBlock(nn.Module):
+    """Convolutions of sizes 1, 3 and 1, the last to four times ``features`` (He et al., 2016a)."""
+
+    features: int
+    stride: int = 1  # of the second convolution
+    conv: Callable[..., nn.Module] = Conv
+    activation: Activation = nn.relu
+
+    @nn.compact
+    def __call__(self, x: FeatureMap, *, train: bool) -> NewFeatureMap:
+        """Apply the block."""
+        out = 4 * self.features
+        y = self.conv(self.features, kernel_size=1, name="conv1")(x)
+        y = self.activation(BatchNorm(name="bn1")(y, train=train))
+        y = self.conv(self.features, stride=self.stride, name="conv2")(y)
+        y = self.activation(BatchNorm(name="bn2")(y, train=train))
+        y = self.conv(out, kernel_size=1, name="conv3")(y)
+        y = BatchNorm(name="bn3")(y, train=train)
+        if self.stride != 1 or x.shape[-1] != out:
+            x = self.conv(out, kernel_size=1, stride=self.stride, name="shortcut_conv")(x)
+            x = BatchNorm(name="shortcut_bn")(x, train=train)
+        return self.activation(y + x)
 
 
 class PreActBlock(nn.Module):
-    """Batch normalisation and ReLU before each of two 3x3 convolutions (He et al., 2016b).
+    """Batch normalisation and activation before each of two 3x3 convolutions (He et al., 2016b).
 
-    A block that changes the shape has a convolution in its shortcut, of the activated input.
+    A block that changes the shape has a convolution in its shortcut.
     """
 
     features: int
     stride: int = 1  # of the first convolution
     conv: Callable[..., nn.Module] = Conv
+    activation: Activation = nn.relu
+    raw_shortcut: bool = False  # the shortcut's convolution is of the input before its activation
+    shortcut_size: int = 1  # side of that convolution's kernel
 
     @nn.compact
     def __call__(self, x: FeatureMap, *, train: bool) -> NewFeatureMap:
         """Apply the block."""
         conv = partial(self.conv, self.features)
-        activated = nn.relu(BatchNorm(name="bn1")(x, train=train))
+        activated = self.activation(BatchNorm(name="bn1")(x, train=train))
         if self.stride != 1 or x.shape[-1] != self.features:
-            x = conv(kernel_size=1, stride=self.stride, name="shortcut_conv")(activated)
+            shortcut = conv(
+                kernel_size=self.shortcut_size, stride=self.stride, name="shortcut_conv"
+            )
+            x = shortcut(x if self.raw_shortcut else activated)
         y = conv(stride=self.stride, name="conv1")(activated)
-        y = nn.relu(BatchNorm(name="bn2")(y, train=train))
+        y = self.activation(BatchNorm(name="bn2")(y, train=train))
         return x + conv(name="conv2")(y)
 
 
-class ResNet18(Network):
+class ResidualNetwork(Network):
+    """A stem, stages of residual blocks, and after them a normalisation where blocks begin with it.
+
+    Each stage but the first halves the map and doubles the channels.
+    """
+
+    block: ClassVar[type[nn.Module]] = BasicBlock
+    block_options: ClassVar[Mapping[str, Any]] = {}
+    stage: ClassVar[str] = "layer"  # what blocks' names begin with
+    stem_norm: ClassVar[bool] = True  # a batch normalisation and an activation after the stem
+    final_norm: ClassVar[bool] = False  # the same after the last block
+    conv_options: ClassVar[Mapping[str, Any]] = {}
+
+    def stages(self) -> tuple[int, Sequence[int]]:
+        """Return the channels of the first stage, and the number of blocks of each."""
+        raise NotImplementedError
+
+    def trunk(self, images: FeatureMap, *, train: bool) -> Trunk:
+        """Compute the stem, and make the residual blocks and the final activation."""
+        conv: Callable[..., nn.Module] = partial(Conv, dtype=self.dtype, **self.conv_options)
+        activation = ACTIVATIONS[self.activation]
+        x = conv(self.width, name="conv1")(images)
+        if self.stem_norm:
+            x = activation(BatchNorm(name="bn1")(x, train=train))
+        block = partial(self.block, conv=conv, activation=activation, **self.block_options)
+        width, sizes = self.stages()
+        blocks = residual_blocks(block, width, sizes, prefix=self.stage, train=train)
+        if not self.final_norm:
+            return Trunk(x, blocks)
+        norm = BatchNorm(name="bn")
+        return Trunk(x, blocks, lambda x: activation(norm(x, train=train)))
+
+
+class ResNet18(ResidualNetwork):
     """ResNet-18 with stages of 1, 2, 4 and 8 times ``width`` channels (paper: ``width=64``)."""
 
     width: int = 64
 
     total_stride: ClassVar[int] = 8
     pool_window: ClassVar[int] = 4
+    sizes: ClassVar[Sequence[int]] = (2, 2, 2, 2)
 
-    def trunk(self, images: FeatureMap, *, train: bool) -> Trunk:
-        """Compute the stem, and make the residual blocks."""
-        conv = partial(Conv, dtype=self.dtype)
-        x = nn.relu(BatchNorm(name="bn1")(conv(self.width, name="conv1")(images), train=train))
-        block = partial(BasicBlock, conv=conv)
-        return Trunk(x, residual_blocks(block, self.width, [2] * 4, prefix="layer", train=train))
+    def stages(self) -> tuple[int, Sequence[int]]:
+        """Return the channels of the first stage, and the number of blocks of each."""
+        return self.width, self.sizes
+
+
+class ResNet34(ResNet18):
+    """ResNet-34."""
+
+    sizes: ClassVar[Sequence[int]] = (3, 4, 6, 3)
+
+
+class ResNet50(ResNet34):
+    """ResNet-50: as many blocks as ResNet-34, with bottlenecks, so four times the channels."""
+
+    block: ClassVar[type[nn.Module]] = BottleneckBlock
 
 
 class PreActResNet18(ResNet18):
     """PreActResNet-18, stages of 1, 2, 4 and 8 times ``width`` channels (paper: ``width=64``)."""
 
-    def trunk(self, images: FeatureMap, *, train: bool) -> Trunk:
-        """Compute the stem, and make the residual blocks and the final activation."""
-        conv = partial(Conv, dtype=self.dtype)
-        x = conv(self.width, name="conv1")(images)
-        block = partial(PreActBlock, conv=conv)
-        blocks = residual_blocks(block, self.width, [2] * 4, prefix="layer", train=train)
-        norm = BatchNorm(name="bn")
-        return Trunk(x, blocks, lambda x: nn.relu(norm(x, train=train)))
+    block: ClassVar[type[nn.Module]] = PreActBlock
+    stem_norm: ClassVar[bool] = False
+    final_norm: ClassVar[bool] = True
 
 
-class WideResNet(Network):
+class PreActResNet18NoFinalNorm(PreActResNet18):
+    """PreActResNet-18 whose last sum is pooled as it is."""
+
+    final_norm: ClassVar[bool] = False
+
+
+class PreActResNet18RawShortcut(PreActResNet18NoFinalNorm):
+    """That of Wong et al. (Fast is better than free, 2020): shortcuts take the raw input."""
+
+    block_options: ClassVar[Mapping[str, Any]] = {"raw_shortcut": True}
+
+
+class DeepMindPreActResNet18(PreActResNet18):
+    """That of Gowal et al. (Uncovering the limits of adversarial training, 2020).
+
+    Shortcuts are 3x3 convolutions of the raw input, and padding is TensorFlow's.
+    """
+
+    activation: str = "silu"
+
+    block_options: ClassVar[Mapping[str, Any]] = {"raw_shortcut": True, "shortcut_size": 3}
+    conv_options: ClassVar[Mapping[str, Any]] = {"shifted": True}
+
+
+class WideResNet(ResidualNetwork):
     """WideResNet-d-k without dropout (Zagoruyko and Komodakis, 2016), of any depth ``6n + 4``.
 
     Its three groups of ``n`` blocks have 1, 2 and 4 times ``width * factor`` channels; the stem has
@@ -99,6 +197,13 @@ class WideResNet(Network):
     total_stride: ClassVar[int] = 4
     pool_window: ClassVar[int] = 8
     zero_classifier_bias: ClassVar[bool] = True
+    block: ClassVar[type[nn.Module]] = PreActBlock
+    stage: ClassVar[str] = "block"
+    stem_norm: ClassVar[bool] = False
+    final_norm: ClassVar[bool] = True
+    conv_options: ClassVar[Mapping[str, Any]] = {
+        "kernel_init": nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+    }
 
     def __post_init__(self) -> None:
         if self.depth < 10 or (self.depth - 4) % 6:
@@ -112,20 +217,37 @@ class WideResNet(Network):
             )
         super().__post_init__()
 
-    def trunk(self, images: FeatureMap, *, train: bool) -> Trunk:
-        """Compute the stem, and make the residual blocks and the final activation."""
-        kernel_init = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
-        conv = partial(Conv, dtype=self.dtype, kernel_init=kernel_init)
-        x = conv(self.width, name="conv1")(images)
-        block = partial(PreActBlock, conv=conv)
-        sizes = [(self.depth - 4) // 6] * 3
-        width = self.width * self.factor
-        blocks = residual_blocks(block, width, sizes, prefix="block", train=train)
-        norm = BatchNorm(name="bn")
-        return Trunk(x, blocks, lambda x: nn.relu(norm(x, train=train)))
+    def stages(self) -> tuple[int, Sequence[int]]:
+        """Return the channels of the first group, and the number of blocks of each."""
+        return self.width * self.factor, [(self.depth - 4) // 6] * 3
 
 
+class DeepMindWideResNet(WideResNet):
+    """That of Gowal et al. (2020): padding is TensorFlow's."""
+
+    activation: str = "silu"
+
+    conv_options: ClassVar[Mapping[str, Any]] = {**WideResNet.conv_options, "shifted": True}
+
+
+def _of_34(network: type[ResNet18]) -> type[ResNet18]:
+    """Return the network with as many blocks as ResNet-34."""
+    name = network.__name__.replace("18", "34")
+    return type(name, (network,), {"sizes": ResNet34.sizes, "__doc__": network.__doc__})
+
+
+_PREACT = {
+    "preact_resnet{}": PreActResNet18,
+    "preact_resnet{}_no_final_norm": PreActResNet18NoFinalNorm,
+    "preact_resnet{}_raw_shortcut": PreActResNet18RawShortcut,
+    "dm_preact_resnet{}": DeepMindPreActResNet18,
+}
 register("resnet18")(ResNet18.of_width)
-register("preact_resnet18")(PreActResNet18.of_width)
-_EXAMPLES = ("wide_resnet28_10", "wide_resnet34_10")
-register("wide_resnet{depth}_{factor}", examples=_EXAMPLES)(WideResNet.of_width)
+register("resnet34")(ResNet34.of_width)
+register("resnet50")(ResNet50.of_width)
+for _name, _network in _PREACT.items():
+    register(_name.format(18))(_network.of_width)
+    register(_name.format(34))(_of_34(_network).of_width)
+for _name, _wide in {"wide_resnet": WideResNet, "dm_wide_resnet": DeepMindWideResNet}.items():
+    _examples = (f"{_name}28_10", f"{_name}34_10")
+    register(_name + "{depth}_{factor}", examples=_examples)(_wide.of_width)

@@ -76,11 +76,11 @@ def open_zip(path: str | os.PathLike[str], field: str) -> Iterator[zipfile.ZipFi
         yield archive
 
 
-def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
-    """Return the contents of a member of at most 64 MiB; raise a ValueError if it is damaged."""
+def read_member(archive: zipfile.ZipFile, name: str, limit: int = _FILE) -> bytes:
+    """Return a member's contents; raise a ValueError if it is damaged or larger than ``limit``."""
     info = archive.getinfo(name)
-    if info.file_size > _FILE:
-        raise ValueError(f"it has more than {_FILE:,} bytes")
+    if info.file_size > limit:
+        raise ValueError(f"it has more than {limit:,} bytes")
     try:
         with archive.open(info) as file:
             # As many bytes as it claims: all others would be unpacked before they are left out.

@@ -102,10 +102,13 @@ class Checkpoints:
     def best_step(self, weights: str = "raw") -> int | None:
         """Return the step with the best robust accuracy of the weights, if any was evaluated.
 
-        A line says so if a better one was recorded that has no checkpoint.
+        A line says so if a better one was recorded that has no checkpoint. Of weights that were
+        imported, step 0, there is one checkpoint only.
         """
         metric = metric_name(weights, ROBUST_ACCURACY)
         steps = self.steps()
+        if steps == [0]:
+            return 0
         saved = self._recorded() | {step: self.metrics(step) for step in steps}
         ranked = sorted((found[metric], step) for step, found in saved.items() if metric in found)
         best = max((one for one in ranked if one[1] in steps), default=None)

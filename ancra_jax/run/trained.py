@@ -291,4 +291,7 @@ def create_network(architecture: ModelConfig, num_classes: int, dtype: str = "fl
         width=architecture.width or None,
         reverse_attention=architecture.reverse_attention,
         dtype=jnp.dtype(dtype),
+        activation=architecture.activation or None,
+        mean=architecture.mean,
+        std=architecture.std,
     )

@@ -114,9 +114,12 @@ def read_config(workdir: str, field: str = "--workdir") -> Config:
         raise UsageError(f"{field}={workdir}: config.json cannot be read: {error}") from error
 
 
-def record_start(workdir: str, step: int) -> None:
-    """Append to starts.jsonl at which step, and with which code, the training starts or goes on."""
-    files.append_json_line(pathlib.Path(workdir) / STARTS, {"step": step, **provenance()})
+def record_start(workdir: str, step: int, **more: Any) -> None:
+    """Append to starts.jsonl at which step, and with which code, the training starts or goes on.
+
+    ``more`` says, where weights came from elsewhere, from where.
+    """
+    files.append_json_line(pathlib.Path(workdir) / STARTS, {"step": step, **provenance(), **more})
 
 
 def read_starts(workdir: str) -> list[dict[str, Any]]:

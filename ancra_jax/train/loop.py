@@ -27,7 +27,7 @@ from ancra_jax.cli.settings import Source
 from ancra_jax.config import listable_path
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import Problems, UsageError
-from ancra_jax.run import automatic, build, multihost, sharding
+from ancra_jax.run import automatic, build, initial, multihost, sharding
 from ancra_jax.run import averaging as averaging_lib
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.checkpoint import Checkpoints
@@ -99,6 +99,9 @@ def train(config: Config, workdir: str) -> TrainState:
             workdir_lib.check_for_training(workdir, config)
         problems = Problems()
         build.check(config, problems, devices=mesh.size)
+        if config.init_from:
+            with problems.collect():
+                initial.check(config)
         problems.raise_all()
         training = Training(config, mesh)
         if sharding.is_main():
@@ -118,7 +121,7 @@ def train(config: Config, workdir: str) -> TrainState:
             print(f"{workdir}: finished already, at step {first_step}; nothing to do")
             return state
         if sharding.is_main():
-            workdir_lib.record_start(workdir, first_step)
+            workdir_lib.record_start(workdir, first_step, **training.started_from)
             if first_step:
                 print(f"continuing {workdir} at step {first_step}")
         log = stack.enter_context(
@@ -197,6 +200,8 @@ class Training:
             **{name: used.fingerprint for name, used in sources.items() if used is not None},
         }
         self.create_state = jax.jit(create_state, out_shardings=everywhere)
+        self.load_initial = partial(initial.load, config, network, image_shape, mesh)
+        self.started_from: dict[str, Any] = {}  # what the first state was taken from
         self.abstract_state = sharding.abstract_on(jax.eval_shape(create_state), everywhere)
         self.permutation = jax.jit(permutation, out_shardings=everywhere)  # of an epoch, from 0
         self.step = make_train_step(network.apply, method, optimizer, batches, averaging)
@@ -212,7 +217,14 @@ class Training:
         """
         restored = checkpoints.restore_latest(self.abstract_state)
         if restored is None:
-            return self.create_state(), []
+            state = self.create_state()
+            if self.config.init_from:
+                variables, origin = self.load_initial()
+                params, batch_stats = variables["params"], variables["batch_stats"]
+                averages = jax.jit(self.averaging.init)(params, batch_stats)
+                state = state._replace(params=params, batch_stats=batch_stats, averages=averages)
+                self.started_from = {"init_from": origin}
+            return state, []
         state, saved = restored
         settings = {
             "data": "--config.data",

@@ -12,6 +12,7 @@ import pytest
 
 from ancra_jax import data, evaluate, report, train
 from ancra_jax.config import Config, path_list
+from ancra_jax.convert import from_torch, to_torch
 from ancra_jax.paper import command as paper
 from ancra_jax.train import loop
 from tests.support import ROOT
@@ -132,6 +133,10 @@ FLAGS = (
      "--config.distillation.teacher"),
     (train, (DIGITS, "--workdir=OUT", "--config.extra_data.fraction=0.5"),
      "--config.extra_data.path"),
+    (train, (DIGITS, "--workdir=OUT"), "--config.init_from"),
+    (from_torch, ("--arch=resnet18", "--workdir=OUT"), "--checkpoint"),
+    (to_torch, ("--output=OUT",), "--workdir"),
+    (to_torch, ("--workdir=RUN",), "--output"),
 )  # fmt: skip
 
 

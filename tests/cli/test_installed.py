@@ -48,7 +48,8 @@ def test_attacks_and_networks_need_the_core_alone(wheel, tmp_path):
     run([commands / "python", "-c", ATTACK], tmp_path)
     train = [commands / "ancra", "train", "--config=digits.py:trades", "--workdir=run"]
     report = [commands / "python", "-m", "ancra_jax.report", "--workdirs=run", "--output=out"]
-    for command, extra in ((train, "train"), (report, "report")):
+    source = [commands / "ancra", "import", "--checkpoint=a.pt", "--arch=resnet18", "--workdir=a"]
+    for command, extra in ((train, "train"), (source, "train"), (report, "report")):
         (line,) = run(command, tmp_path, status=2).splitlines()
         assert line.startswith("error: ") and f'pip install "ancra-jax[{extra}]"' in line
 

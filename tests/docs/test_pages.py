@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from ancra_jax import cli, train
+from ancra_jax.cli.commands import COMMANDS
 from ancra_jax.paper import command as paper
 from tests.support import OPTIMIZED, ROOT
 from tests.support.processes import run_command
@@ -88,7 +89,8 @@ def test_a_command_is_understood(tmp_path, page, line):
     if name == "paper":
         assert paper.parse(arguments).table == arguments[0]
         return
-    command = publish if name == "tools.publish" else importlib.import_module(f"ancra_jax.{name}")
+    module = COMMANDS[name][0] if match[2] else f"ancra_jax.{name}"
+    command = publish if name == "tools.publish" else importlib.import_module(module)
     check_parsed(command, tmp_path, arguments)
 
 

@@ -15,6 +15,14 @@ from ancra_jax.types import Outputs
 from tests.support.reference_weights import random_variables
 
 NAMES = ["resnet18", "preact_resnet18", "wide_resnet16_2"]
+OTHERS = [
+    "resnet34",
+    "resnet50",
+    "preact_resnet34_no_final_norm",
+    "preact_resnet18_raw_shortcut",
+    "dm_preact_resnet34",
+    "dm_wide_resnet16_1",
+]
 
 
 def shapes(network, images, labels=None, **options):
@@ -27,7 +35,7 @@ def shapes(network, images, labels=None, **options):
     return jax.eval_shape(run, jax.random.key(0))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES + OTHERS)
 @pytest.mark.parametrize("reverse_attention", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_outputs_and_parameters_are_float32(name, reverse_attention, dtype):
@@ -176,3 +184,27 @@ def test_a_model_of_ones_own_can_be_registered():
     for taken in ("mlp{hidden}", "mlp64", "resnet18"):
         with pytest.raises(UsageError, match=f"'{taken}'"):
             models.register(taken)
+
+
+def test_networks_take_an_activation_and_a_normalisation():
+    variables = random_variables(models.create("resnet18", num_classes=10, width=2), (8, 8, 1))
+    images = jax.random.uniform(jax.random.key(0), (2, 8, 8, 1))
+    outputs = [
+        models.create("resnet18", num_classes=10, width=2, **options).apply(variables, images)
+        for options in ({}, {"activation": "relu"}, {"activation": "silu"})
+    ]
+    assert jnp.array_equal(outputs[0].logits, outputs[1].logits)
+    assert not jnp.array_equal(outputs[0].logits, outputs[2].logits)
+    for options, message in (
+        ({"activation": "tanh"}, "activation='tanh'"),
+        ({"mean": (0.5,)}, "mean="),
+        ({"mean": (0.5,), "std": (0,)}, "std="),
+        ({"mean": (0.5,), "std": (float("nan"),)}, "std="),
+    ):
+        with pytest.raises(UsageError, match=message):
+            models.create("resnet18", num_classes=10, **options)
+    two = models.create("resnet18", num_classes=10, width=2, mean=(0.5, 0.5), std=(1.0, 1.0))
+    with pytest.raises(UsageError, match="has 2 numbers for images of 1 channels"):
+        two.apply(variables, images)
+    with pytest.raises(UsageError, match=r"activation='silu': 'mlp32' has no such option"):
+        models.create("mlp32", num_classes=3, activation="silu")

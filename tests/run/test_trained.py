@@ -17,10 +17,12 @@ from ancra_jax.attacks.adaptive import BUDGETS
 from ancra_jax.errors import UsageError
 from ancra_jax.interop import safetensors
 from ancra_jax.run.checkpoint import Checkpoints
+from ancra_jax.run.trained import create_network
 from ancra_jax.train.loop import train
 from tests.support import ROOT
 from tests.support.archives import encode, random_image, write_files
 from tests.support.processes import run_python
+from tests.support.reference_weights import random_variables
 from tests.support.small_runs import small_config
 from tests.support.trained import random_model
 
@@ -210,6 +212,19 @@ def test_a_saved_network_is_the_same(model, file):
     loaded = ancra_jax.load(file)
     assert jax.tree.structure(loaded) == jax.tree.structure(model)
     assert loaded.info == model.info
+    np.testing.assert_array_equal(loaded(IMAGES), model(IMAGES))
+
+
+def test_a_file_says_all_that_a_network_is_made_from(model, tmp_path):
+    made_from = replace(
+        model.architecture, width=3, activation="silu", mean=(0.5, 0.4, 0.3), std=(0.25,) * 3
+    )
+    network = create_network(made_from, 3)
+    variables = random_variables(network, (8, 8, 3))
+    model = replace(model, variables=variables, architecture=made_from, network=network)
+    model.save(tmp_path / "m.safetensors")
+    loaded = ancra_jax.load(tmp_path / "m.safetensors")
+    assert loaded.architecture == made_from and loaded.network == network
     np.testing.assert_array_equal(loaded(IMAGES), model(IMAGES))
 
 

@@ -1,0 +1,44 @@
+"""Flags of a command that is a function: one for each parameter, with its docstring's text."""
+
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags
+
+from ancra_jax.errors import Problems
+
+
+def define(function: Callable[..., Any], *, lists: tuple[str, ...] = ()) -> None:
+    """Define the flags; parameters in ``lists`` are separated by commas."""
+    texts = re.findall(r"^ {6}(\w+): (.*(?:\n {8}.*)*)", function.__doc__ or "", re.M)
+    about = {parameter: " ".join(text.split()) for parameter, text in texts}
+    for parameter in inspect.signature(function).parameters.values():
+        default = None if parameter.default is parameter.empty else parameter.default
+        define: Any = flags.DEFINE_string
+        if parameter.name in lists:
+            define = flags.DEFINE_list
+        elif isinstance(default, bool):
+            define = flags.DEFINE_bool
+        elif isinstance(default, int):
+            define = flags.DEFINE_integer
+        elif isinstance(default, float):
+            define = flags.DEFINE_float
+        define(parameter.name, default, about[parameter.name])
+
+
+def read(function: Callable[..., Any], arguments: flags.FlagValues) -> dict[str, Any]:
+    """Return what the flags say, by parameter.
+
+    Raises:
+      UsageError: some without a default are not given.
+    """
+    problems = Problems()
+    options = {}
+    for parameter in inspect.signature(function).parameters.values():
+        options[parameter.name] = arguments[parameter.name].value
+        if parameter.default is parameter.empty and not options[parameter.name]:
+            problems.add(f"--{parameter.name} is missing: {arguments[parameter.name].help}")
+    problems.raise_all()
+    return options

@@ -1,0 +1,75 @@
+"""Weights that a run starts from, other than random ones: ``config.init_from``."""
+
+import hashlib
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
+from jax.sharding import Mesh
+
+from ancra_jax.config import Config, local_path
+from ancra_jax.errors import UsageError
+from ancra_jax.interop import pytorch, reading
+from ancra_jax.run import sharding
+from ancra_jax.run import workdir as workdir_lib
+from ancra_jax.run.weights import find_weights
+from ancra_jax.types import Variables
+
+FIELD = "--config.init_from"
+
+
+def check(config: Config) -> None:
+    """Check what can be told of ``config.init_from`` without loading it."""
+    path = local_path(config.init_from, FIELD, directory=False)
+    if not pathlib.Path(path).exists():
+        raise UsageError(f"{FIELD}={path}: there is no such directory or file")
+    if pathlib.Path(path).is_dir():
+        source = workdir_lib.read_config(path, FIELD).model
+        for name in ("name", "activation", "mean", "std"):
+            there, ours = getattr(source, name), getattr(config.model, name)
+            if there != ours:
+                raise UsageError(
+                    f"--config.model.{name}={ours!r}: must be {there!r}, as that of {FIELD}={path}"
+                )
+
+
+def load(
+    config: Config, network: Any, image_shape: tuple[int, int, int], mesh: Mesh
+) -> tuple[Variables, dict[str, Any]]:
+    """Load the weights that ``config.init_from`` names, and what identifies them.
+
+    Those of a work directory are of its best checkpoint. A file holds weights by PyTorch's names.
+
+    Raises:
+      UsageError: they are of another network, or cannot be read.
+    """
+    check(config)
+    path = local_path(config.init_from, FIELD, directory=False)
+    if pathlib.Path(path).is_dir():
+        saved = find_weights(path, fields=(FIELD, "--weights"))
+        variables = saved.load(network, image_shape, mesh)
+        return variables, {"path": path, "step": saved.step, "checksums": _digest(variables)}
+    found = pytorch.identify(config.model.name, reading.load_state_dict(path))
+    for name, there in (("mean", found.mean), ("std", found.std)):
+        ours = getattr(config.model, name)
+        if there and there != ours:
+            raise UsageError(f"--config.model.{name}={ours}: must be {there}, as in {FIELD}={path}")
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
+    for leaf, shape in flatten_dict(shapes, sep="/").items():
+        there = flatten_dict(found.variables, sep="/")[leaf].shape
+        if there != shape.shape:
+            raise UsageError(
+                f"{FIELD}={path}: {leaf} has shape {there}; the configuration's network needs "
+                f"{shape.shape}"
+            )
+    variables = jax.device_put(found.variables, sharding.replicated(mesh))
+    return variables, {"path": path, "checksums": _digest(variables)}
+
+
+def _digest(variables: Variables) -> str:
+    digest = hashlib.sha256()
+    for name, leaf in sorted(flatten_dict(jax.device_get(variables), sep="/").items()):
+        digest.update(name.encode() + leaf.tobytes())
+    return digest.hexdigest()[:16]
