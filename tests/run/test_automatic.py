@@ -12,6 +12,7 @@ from ancra_jax.data import Contents
 from ancra_jax.run import automatic
 from ancra_jax.train import loop
 from configs import common, folder
+from tests.support import small_runs
 from tests.support.archives import encode, write_files
 from tests.support.processes import run_command
 
@@ -80,9 +81,11 @@ def test_the_command_needs_nothing_but_the_folder(images, tmp_path, monkeypatch,
 
 
 @pytest.mark.slow
-@pytest.mark.optimized
 def test_four_commands_of_a_line_each(images, tmp_path):
-    run, limits = tmp_path / "run", ("--config.epochs=2", "--config.attack.num_steps=2")
+    run = tmp_path / "run"
+    assert small_runs  # registers the network
+    small = {"epochs": 2, "attack.num_steps": 2, "model.name": "tiny", "model.width": 4}
+    limits = [f"--config.{name}={value}" for name, value in small.items()]
     start = ("--config=folder.py:trades", f"--config.data.data_dir={images}")
     finished = run_command(train, *start, f"--workdir={run}", *limits, "--config.max_steps=4")
     assert finished.status in (None, 0), finished.error
