@@ -17,6 +17,7 @@ from ancra_jax.errors import UsageError
 from ancra_jax.run import build
 from ancra_jax.run.trained import TrainedModel
 
+NORMS = {"linf": "Linf", "l2": "L2"}  # as AutoAttack and RobustBench call them
 TOLERANCE = 1e-5  # of logits, as a share of the largest one
 _BATCH = 250
 
@@ -97,9 +98,13 @@ def _autoattack(
     import autoattack
 
     ours = attacks.autoattack(model, images, labels, model.threat_model, key=0, progress=None)
-    norm = {"linf": "Linf", "l2": "L2"}[model.norm]
     attack = autoattack.AutoAttack(
-        network, norm=norm, eps=model.epsilon, version="standard", device="cpu", verbose=False
+        network,
+        norm=NORMS[model.norm],
+        eps=model.epsilon,
+        version="standard",
+        device="cpu",
+        verbose=False,
     )
     pixels, classes = _tensor(images.transpose(0, 3, 1, 2)), _tensor(labels.astype("i8"))
     found = attack.run_standard_evaluation(pixels, classes, bs=_BATCH)

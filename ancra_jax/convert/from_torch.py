@@ -18,9 +18,9 @@ import numpy as np
 from absl import flags
 
 from ancra_jax import models
+from ancra_jax.cli import options
 from ancra_jax.config import Config, listable_path, local_path
 from ancra_jax.config import from_mapping as config_from
-from ancra_jax.convert import options
 from ancra_jax.errors import UsageError
 from ancra_jax.interop import pytorch, reading
 from ancra_jax.run import build

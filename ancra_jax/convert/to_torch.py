@@ -20,9 +20,9 @@ import numpy as np
 from absl import flags
 
 import ancra_jax
+from ancra_jax.cli import options
 from ancra_jax.config import local_path
-from ancra_jax.convert import options
-from ancra_jax.convert.comparison import Comparison, compare
+from ancra_jax.convert.comparison import NORMS, Comparison, compare
 from ancra_jax.errors import UsageError
 from ancra_jax.interop import pytorch, safetensors
 from ancra_jax.interop.names import layouts
@@ -34,7 +34,6 @@ from ancra_jax.run.trained import TrainedModel, load
 
 MODULE = "network.py"
 _ROBUSTBENCH_TESTS = 10_000  # test images that its accuracies are over
-_NORMS = {"linf": "Linf", "l2": "L2"}
 _BLOCKS: dict[type, str] = {
     resnet.BasicBlock: "basic",
     resnet.BottleneckBlock: "bottleneck",
@@ -216,7 +215,7 @@ def model_info(model: TrainedModel, workdir: str, kept: str) -> tuple[dict[str, 
         "additional_data": None if started or extra is None else bool(extra),
         "number_forward_passes": 1,
         "dataset": config.get("data", {}).get("name"),
-        "threat_model": _NORMS[model.norm],
+        "threat_model": NORMS[model.norm],
         "venue": None,
         "architecture": _architecture(model),
         "eps": _fraction(model.epsilon),

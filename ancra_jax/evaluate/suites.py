@@ -8,7 +8,6 @@ import inspect
 import math
 import os
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,6 +17,7 @@ from jax.sharding import Mesh
 
 from ancra_jax.attacks.adaptive import LEVELS, Level
 from ancra_jax.cli.backend import use_a_device_per_core
+from ancra_jax.cli.options import help_texts
 from ancra_jax.config import WEIGHTS, Config, local_path, path_text
 from ancra_jax.data import Dataset, check_count
 from ancra_jax.errors import Problems, UsageError
@@ -206,8 +206,7 @@ def load_sources(directories: Sequence[str], dataset: Dataset, mesh: Mesh) -> li
 
 def define_flags() -> None:
     """Define a flag for each parameter of ``run``, whose docstring has the help texts."""
-    texts = re.findall(r"^ {6}(\w+): (.*(?:\n {8}.*)*)", run.__doc__ or "", re.MULTILINE)
-    about = collections.defaultdict(str, {name: " ".join(text.split()) for name, text in texts})
+    about = collections.defaultdict(str, help_texts(run))
     flags.DEFINE_string("workdir", None, about["workdir"])
     for name, allowed in _CHOICES.items():
         default = inspect.signature(run).parameters[name].default

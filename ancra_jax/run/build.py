@@ -21,6 +21,8 @@ from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.averaging import Averaging
 from ancra_jax.run.sharding import batch_sharded
 
+INIT_FROM = "--config.init_from"
+
 
 class Splits(NamedTuple):
     """What a run is trained on and selected by."""
@@ -56,12 +58,31 @@ def check(config: Config, problems: Problems, *, devices: int = 1) -> None:
     if config.distillation.weight and config.distillation.teacher:
         with problems.collect():
             workdir_lib.read_config(config.distillation.teacher, "--config.distillation.teacher")
+    if config.init_from:
+        with problems.collect():
+            check_initial(config)
     sizes = {"batch_size": config.batch_size, "selection.batch_size": config.selection.batch_size}
     for name, size in sizes.items():
         if size % devices:
             problems.add(
                 f"--config.{name}={size}: must be divisible by the number of devices, {devices}"
             )
+
+
+def check_initial(config: Config) -> None:
+    """Check what can be told of ``config.init_from`` without loading it."""
+    path = local_path(config.init_from, INIT_FROM, directory=False)
+    if not Path(path).exists():
+        raise UsageError(f"{INIT_FROM}={path}: there is no such directory or file")
+    if Path(path).is_dir():
+        source = workdir_lib.read_config(path, INIT_FROM).model
+        for name in ("name", "activation", "mean", "std"):
+            there, ours = getattr(source, name), getattr(config.model, name)
+            if there != ours:
+                raise UsageError(
+                    f"--config.model.{name}={ours!r}: must be {there!r}, as that of "
+                    f"{INIT_FROM}={path}"
+                )
 
 
 def _check_counts(config: Config, problems: Problems, train: int) -> None:

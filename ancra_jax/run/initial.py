@@ -12,27 +12,10 @@ from jax.sharding import Mesh
 from ancra_jax.config import Config, local_path
 from ancra_jax.errors import UsageError
 from ancra_jax.interop import pytorch, reading
-from ancra_jax.run import sharding
-from ancra_jax.run import workdir as workdir_lib
+from ancra_jax.run import build, sharding
+from ancra_jax.run.build import INIT_FROM
 from ancra_jax.run.weights import find_weights
 from ancra_jax.types import Variables
-
-FIELD = "--config.init_from"
-
-
-def check(config: Config) -> None:
-    """Check what can be told of ``config.init_from`` without loading it."""
-    path = local_path(config.init_from, FIELD, directory=False)
-    if not pathlib.Path(path).exists():
-        raise UsageError(f"{FIELD}={path}: there is no such directory or file")
-    if pathlib.Path(path).is_dir():
-        source = workdir_lib.read_config(path, FIELD).model
-        for name in ("name", "activation", "mean", "std"):
-            there, ours = getattr(source, name), getattr(config.model, name)
-            if there != ours:
-                raise UsageError(
-                    f"--config.model.{name}={ours!r}: must be {there!r}, as that of {FIELD}={path}"
-                )
 
 
 def load(
@@ -45,23 +28,25 @@ def load(
     Raises:
       UsageError: they are of another network, or cannot be read.
     """
-    check(config)
-    path = local_path(config.init_from, FIELD, directory=False)
+    build.check_initial(config)
+    path = local_path(config.init_from, INIT_FROM, directory=False)
     if pathlib.Path(path).is_dir():
-        saved = find_weights(path, fields=(FIELD, "--weights"))
+        saved = find_weights(path, fields=(INIT_FROM, "--weights"))
         variables = saved.load(network, image_shape, mesh)
         return variables, {"path": path, "step": saved.step, "checksums": _digest(variables)}
     found = pytorch.identify(config.model.name, reading.load_state_dict(path))
     for name, there in (("mean", found.mean), ("std", found.std)):
         ours = getattr(config.model, name)
         if there and there != ours:
-            raise UsageError(f"--config.model.{name}={ours}: must be {there}, as in {FIELD}={path}")
+            raise UsageError(
+                f"--config.model.{name}={ours}: must be {there}, as in {INIT_FROM}={path}"
+            )
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
     for leaf, shape in flatten_dict(shapes, sep="/").items():
         there = flatten_dict(found.variables, sep="/")[leaf].shape
         if there != shape.shape:
             raise UsageError(
-                f"{FIELD}={path}: {leaf} has shape {there}; the configuration's network needs "
+                f"{INIT_FROM}={path}: {leaf} has shape {there}; the configuration's network needs "
                 f"{shape.shape}"
             )
     variables = jax.device_put(found.variables, sharding.replicated(mesh))

@@ -1,6 +1,7 @@
 """A trained network as one object: images to logits, with its classes, defences and files."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -140,7 +141,7 @@ class TrainedModel:
             "image_shape": self.image_shape,
             "norm": self.norm,
             "epsilon": self.epsilon,
-            "info": self.info,
+            "info": _without_paths(self.info),
         }  # fmt: skip
         leaves = flatten_dict(jax.device_get(self.variables), sep="/")
         safetensors.write(path, leaves, {_TEXT: json.dumps(about)})
@@ -189,6 +190,15 @@ def _file_to_write(path: PathLike) -> str:
     if Path(text).is_dir() or not Path(text).parent.is_dir():
         raise UsageError(f"path={text}: must be a file in a directory that there is")
     return text
+
+
+def _without_paths(value: Any) -> Any:
+    """Return what JSON holds without where things lie on this machine: files are given away."""
+    if isinstance(value, dict):
+        return {
+            name: "" if name == "data_dir" else _without_paths(one) for name, one in value.items()
+        }
+    return os.path.basename(value) if isinstance(value, str) and os.path.isabs(value) else value
 
 
 # Inlined: attacks look for convolutions in what they trace.

@@ -127,7 +127,7 @@ def load_run(
     classes, shape = tuple(facts["class_names"]), tuple(facts["image_shape"])
     network = build.create_network(config, len(classes), dtype="float32")
     info = {
-        "config": _without_paths(to_mapping(config)),
+        "config": to_mapping(config),
         "checkpoint": checkpoint,
         "weights": weights,
         "step": found.step,
@@ -144,15 +144,6 @@ def load_run(
         config.evaluation.epsilon,
         info,
     )
-
-
-def _without_paths(values: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration without paths of this machine, since files are given away."""
-    return {
-        name: _without_paths(value) if isinstance(value, dict) else value
-        for name, value in values.items()
-        if name not in ("data_dir", "init_from", "path", "teacher")
-    }
 
 
 def _checkpoints(workdir: str) -> Checkpoints:

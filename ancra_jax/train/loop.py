@@ -99,9 +99,6 @@ def train(config: Config, workdir: str) -> TrainState:
             workdir_lib.check_for_training(workdir, config)
         problems = Problems()
         build.check(config, problems, devices=mesh.size)
-        if config.init_from:
-            with problems.collect():
-                initial.check(config)
         problems.raise_all()
         training = Training(config, mesh)
         if sharding.is_main():

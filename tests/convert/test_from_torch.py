@@ -148,7 +148,7 @@ def test_initial_weights_are_those_of_a_file_or_a_directory(tmp_path, kind):
     with pytest.raises(UsageError, match=r"init_from=.* has shape|checkpoint .* has shape"):
         initial.load(config, build.create_network(config, 7), SHAPE, mesh)
     with pytest.raises(UsageError, match=r"init_from=.*no such"):
-        initial.check(starting_from(tmp_path / "nothing"))
+        build.check_initial(starting_from(tmp_path / "nothing"))
 
 
 @pytest.mark.slow

@@ -43,7 +43,8 @@ def model():
 def run(tmp_path_factory):
     """The directory of a run of a few steps, and its last state."""
     path = str(tmp_path_factory.mktemp("trained") / "run")
-    return path, train(small_config("trades_ra", max_steps=2, ema__decay=0.5), path)
+    where = {"data__data_dir": os.path.dirname(path)}  # digits are not read from anywhere
+    return path, train(small_config("trades_ra", max_steps=2, ema__decay=0.5, **where), path)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,7 @@ def test_a_run_gives_its_network(run):
         assert model.classes == tuple("0123456789")
         assert (model.image_shape, model.norm, model.epsilon) == ((8, 8, 1), "linf", 0.1)
         assert model.info["step"] == 2 and model.info["config"]["name"] == "trades_ra"
+        assert model.info["config"]["data"]["data_dir"] == os.path.dirname(workdir)
         images = jnp.asarray(IMAGES[..., :1])
         expected = model.network.apply(state.variables_of(weights), images)
         np.testing.assert_allclose(model(images), expected.logits, rtol=1e-5, atol=1e-5)
@@ -280,6 +282,16 @@ def test_damaged_headers_are_refused(file, tmp_path, change, message):
     safetensors.write(path, arrays, {})
     with pytest.raises(UsageError, match="no file of TrainedModel"):
         ancra_jax.load(path)
+
+
+def test_a_file_does_not_say_where_things_lie_on_this_machine(model, tmp_path):
+    config = {"data": {"name": "folder", "data_dir": "/home/me/cats"}, "init_from": "/home/me/old"}
+    told = {"config": config, "provenance": {"imported": {"file": "/home/me/w.pt"}}, "step": 3}
+    replace(model, info=told).save(tmp_path / "m.safetensors")
+    assert b"/home" not in (tmp_path / "m.safetensors").read_bytes()
+    info = ancra_jax.load(tmp_path / "m.safetensors").info
+    assert info["config"] == {"data": {"name": "folder", "data_dir": ""}, "init_from": "old"}
+    assert info["provenance"] == {"imported": {"file": "w.pt"}} and info["step"] == 3
 
 
 def test_where_a_file_cannot_be(model, tmp_path):

@@ -10,10 +10,15 @@ from absl import flags
 from ancra_jax.errors import Problems
 
 
+def help_texts(function: Callable[..., Any]) -> dict[str, str]:
+    """Return what the docstring of a function says of each parameter, on one line."""
+    texts = re.findall(r"^ {6}(\w+): (.*(?:\n {8}.*)*)", function.__doc__ or "", re.MULTILINE)
+    return {parameter: " ".join(text.split()) for parameter, text in texts}
+
+
 def define(function: Callable[..., Any], *, lists: tuple[str, ...] = ()) -> None:
     """Define the flags; parameters in ``lists`` are separated by commas."""
-    texts = re.findall(r"^ {6}(\w+): (.*(?:\n {8}.*)*)", function.__doc__ or "", re.M)
-    about = {parameter: " ".join(text.split()) for parameter, text in texts}
+    about = help_texts(function)
     for parameter in inspect.signature(function).parameters.values():
         default = None if parameter.default is parameter.empty else parameter.default
         define: Any = flags.DEFINE_string
