@@ -30,7 +30,7 @@ from ancra_jax.models import resnet
 from ancra_jax.ops.files import check_writable, write_atomically
 from ancra_jax.results import evaluation_name, load_evaluation
 from ancra_jax.results.names import AUTOATTACK, NATURAL
-from ancra_jax.run.trained import TrainedModel, load
+from ancra_jax.run.trained import TrainedModel, load, locate
 
 MODULE = "network.py"
 _ROBUSTBENCH_TESTS = 10_000  # test images that its accuracies are over
@@ -97,7 +97,7 @@ def export(
     """Write weights, module, model_info.json and README.md to a directory.
 
     Args:
-      workdir: of the run, or a file of TrainedModel.save.
+      workdir: of the run, a file of TrainedModel.save, or the name of a network of the package.
       format: of the weights, 'torch' (weights.pt) or 'safetensors'.
       output: the new directory; empty for export/CHECKPOINT in the work directory.
       layout: whose names the weights get, such as 'fc' or 'linear'; empty for the usual ones;
@@ -141,7 +141,7 @@ def export(
 
 def _paths(workdir: str | os.PathLike[str], output: str, kept: str) -> tuple[str, pathlib.Path]:
     """Return where the network is, and the directory to write to, which is new or empty."""
-    path = local_path(workdir, "--workdir", directory=False)
+    path = locate(workdir, "--workdir")
     if not output and os.path.isfile(path):
         raise UsageError(f"--output is missing: --workdir={path} is a file")
     directory = pathlib.Path(local_path(output or f"{path}/export/{kept}", "--output"))

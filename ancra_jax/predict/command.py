@@ -116,7 +116,10 @@ def csv_text(found: list[Prediction], classes: tuple[str, ...]) -> str:
 def define_flags() -> None:
     """Define the command's flags."""
     flags.DEFINE_string(
-        "workdir", None, "Directory of a run of ancra_jax.train, or a file of TrainedModel.save."
+        "workdir",
+        None,
+        "Directory of a run of ancra_jax.train, a file of TrainedModel.save, or the name of one of "
+        "the package's networks, such as cifar10-trades-w8.",
     )
     flags.DEFINE_string(
         "images",

@@ -27,10 +27,12 @@ from ancra_jax.models.layers import gradient_rule
 from ancra_jax.ops.files import PathLike, parse_json, write_atomically
 from ancra_jax.ops.images import Images
 from ancra_jax.ops.pytree import pytree_dataclass
+from ancra_jax.registry import did_you_mean
 from ancra_jax.types import Logits, Outputs, Variables
 
 SCHEMA, ENDING = 1, ".safetensors"  # of the files of `TrainedModel.save`
 _TEXT = "ancra_jax"  # the name of what a file's header says of the network, in JSON
+PRETRAINED = Path(__file__).parents[1] / "pretrained"  # files that the package has in it
 _MOST = 64  # images that `TrainedModel.predict` gives the network at a time
 
 
@@ -222,7 +224,9 @@ def load(
     """Load a trained network.
 
     Args:
-      path: the work directory of a run of ``ancra_jax.train``, or a file of `TrainedModel.save`.
+      path: the work directory of a run of ``ancra_jax.train``, a file of `TrainedModel.save`, or
+        the name of a network that the package has in it, such as ``'cifar10-trades-w8'``
+        (`pretrained` has all names).
       checkpoint: of a run: ``'best'`` on the selection split, or ``'last'``.
       weights: of a run: ``'raw'`` (the optimiser's), or an average that it keeps, ``'ema'``,
         ``'swa'``.
@@ -232,7 +236,7 @@ def load(
       UsageError: there is nothing at the path, or what is there is damaged or no network; the
         network is one of a plug-in that was not imported.
     """
-    text = local_path(path, fields[0], directory=False)
+    text = locate(path, fields[0])
     if checkpoint not in ("best", "last"):
         raise UsageError(f"checkpoint={checkpoint!r}: allowed are 'best', 'last'")
     if Path(text).is_file():
@@ -242,8 +246,6 @@ def load(
                 "choices among those of a work directory"
             )
         return _read(text, f"{fields[0]}={text}")
-    if not Path(text).exists():
-        raise UsageError(f"{fields[0]}={text}: there is no such directory or file")
     # Needs more packages than a file does.
     from ancra_jax.run import sharding
     from ancra_jax.run.weights import load_run
@@ -253,6 +255,29 @@ def load(
     # Not tied to this device, so that jit takes them along to where the images are.
     variables = jax.tree.map(jnp.asarray, jax.device_get(model.variables))
     return replace(model, variables=variables)
+
+
+def pretrained() -> list[str]:
+    """Return the names of the networks of the package; a model card is beside their files."""
+    return sorted(path.stem for path in PRETRAINED.glob(f"*{ENDING}"))
+
+
+def locate(path: PathLike, field: str) -> str:
+    """Return where a network is: a work directory or a file, which may be one of the package's.
+
+    Raises:
+      UsageError: there is none.
+    """
+    text = local_path(path, field, directory=False)
+    if Path(text).exists():
+        return text
+    names = pretrained()
+    if text in names:
+        return str(PRETRAINED / f"{text}{ENDING}")
+    raise UsageError(
+        f"{field}={text}: there is no such directory or file; {did_you_mean(text, names)}the "
+        f"package has the networks {', '.join(names)}"
+    )
 
 
 def _read(path: str, field: str) -> TrainedModel:

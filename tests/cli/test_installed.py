@@ -19,6 +19,7 @@ SMALL = (
 )
 ATTACK = """
 import jax, jax.numpy as jnp
+import ancra_jax
 from ancra_jax import attacks, losses, models
 assert models.create("resnet18", num_classes=3)
 weights = jax.random.normal(jax.random.key(0), (12, 3))
@@ -28,6 +29,7 @@ labels = jnp.argmax(model(images), axis=-1)
 result = attacks.pgd(model, images, labels, attacks.Linf(0.5), step_size=0.1, num_steps=5, key=0)
 assert result.success.all()
 assert losses.cross_entropy(model(images), labels) >= 0.0
+assert ancra_jax.load("cifar10-trades-w8")(jnp.full((1, 32, 32, 3), 0.5)).shape == (1, 10)
 """
 OWN_CONFIG = """
 from configs import common
