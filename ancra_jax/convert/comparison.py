@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from ancra_jax import attacks
 from ancra_jax.cli.files import import_file
 from ancra_jax.config import from_mapping
-from ancra_jax.data import check_count
+from ancra_jax.data import Split, check_count
 from ancra_jax.errors import UsageError
 from ancra_jax.run import build
 from ancra_jax.run.trained import TrainedModel
@@ -61,18 +61,23 @@ def _side_by_side(what: str, accuracies: tuple[float, float]) -> str:
     return f"{what}: JAX {ours:.2%}, PyTorch {theirs:.2%}"
 
 
-def compare(model: TrainedModel, directory: pathlib.Path, examples: int) -> Comparison:
-    """Compare a network with its export in a directory, on test images of its run's data.
+def check_images(model: TrainedModel, examples: int, data_dir: str) -> Split:
+    """Return the first test images of the data that a network is for.
 
     Raises:
-      UsageError: it is not known which data these are, or there are fewer.
+      UsageError: it is not known which data these are, they are not there, or there are fewer.
     """
     config = (model.info or {}).get("config")
     if not config:
         raise UsageError(f"--check={examples}: the network does not say which data it is for")
-    test = build.load_dataset(from_mapping(config).data).test
+    test = build.load_dataset(build.data_in(from_mapping(config).data, data_dir)).test
     check_count("--check", examples, len(test))
-    images, labels = test.images[:examples].astype("f4") / 255, test.labels[:examples]
+    return Split(test.images[:examples], test.labels[:examples])
+
+
+def compare(model: TrainedModel, directory: pathlib.Path, test: Split) -> Comparison:
+    """Compare a network with its export in a directory, on test images."""
+    images, labels, examples = test.images.astype("f4") / 255, test.labels, len(test)
     module = import_file(directory / "network.py", f"network_of_{directory.name}")
     (weights,) = directory.glob("weights.*")
     network = module.load(str(weights))

@@ -22,7 +22,7 @@ from absl import flags
 import ancra_jax
 from ancra_jax.cli import options
 from ancra_jax.config import local_path
-from ancra_jax.convert.comparison import NORMS, Comparison, compare
+from ancra_jax.convert.comparison import NORMS, Comparison, check_images, compare
 from ancra_jax.errors import UsageError
 from ancra_jax.interop import pytorch, safetensors
 from ancra_jax.interop.names import layouts
@@ -93,6 +93,7 @@ def export(
     checkpoint: str = "best",
     weights: str = "raw",
     check: int = 0,
+    data_dir: str = "",
 ) -> Exported:
     """Write weights, module, model_info.json and README.md to a directory.
 
@@ -106,6 +107,7 @@ def export(
       weights: 'raw' (the optimiser's), or an average that the run keeps, 'ema' or 'swa'.
       check: compare the logits of both networks on so many test images, and, where the package
         autoattack is installed, the accuracies that its AutoAttack and ours leave.
+      data_dir: where the run's data set lies for the check, if not where it lay in training.
 
     Raises:
       UsageError: the network cannot be loaded or has no counterpart, a setting is not allowed, or
@@ -129,6 +131,7 @@ def export(
         if settings[moment]:
             arrays[moment] = np.array(settings[moment], np.float32).reshape(1, -1, 1, 1)
     info, examples = model_info(model, path if os.path.isdir(path) else "", kept)
+    test = check_images(model, check, data_dir) if check else None
     check_writable(directory, f"--output={directory}")
     ending, write = _FORMATS[format]
     file = f"weights{ending}"
@@ -136,7 +139,7 @@ def export(
     write_atomically(directory / MODULE, _module(settings, file))
     write_atomically(directory / "model_info.json", json.dumps(info, indent=2) + "\n")
     write_atomically(directory / "README.md", _page(model, info, layout, file, examples))
-    return Exported(str(directory), compare(model, directory, check) if check else None)
+    return Exported(str(directory), None if test is None else compare(model, directory, test))
 
 
 def _paths(workdir: str | os.PathLike[str], output: str, kept: str) -> tuple[str, pathlib.Path]:

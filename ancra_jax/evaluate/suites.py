@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from ancra_jax.attacks.adaptive import LEVELS, Level
 from ancra_jax.cli.backend import use_a_device_per_core
 from ancra_jax.cli.options import help_texts
-from ancra_jax.config import WEIGHTS, Config, local_path, path_text
+from ancra_jax.config import WEIGHTS, Config, local_path
 from ancra_jax.data import Dataset, check_count
 from ancra_jax.errors import Problems, UsageError
 from ancra_jax.evaluate import paper
@@ -94,7 +94,8 @@ def run(
       UsageError: a setting, the directory, or what an interrupted call left there cannot be used.
     """
     workdir = local_path(workdir, "--workdir")
-    config = _with_data(workdir_lib.read_config(workdir), data_dir)
+    config = workdir_lib.read_config(workdir)
+    config = replace(config, data=components.data_in(config.data, data_dir))
     transfer_from = [local_path(directory, "--transfer_from") for directory in transfer_from]
     check(config, locals())
     with workdir_lib.one_writer(workdir):
@@ -124,14 +125,6 @@ def run(
             store.finished(spec.record(identity))
         results = [compute(spec, target, store, identity, force=force) for spec in specs]
     return read_evaluation(workdir, name, results)
-
-
-def _with_data(config: Config, data_dir: str) -> Config:
-    """Return the configuration of a run whose data may now lie in another directory."""
-    if not data_dir:
-        return config
-    data_dir = path_text(data_dir, "--data_dir", remote=True)
-    return replace(config, data=replace(config.data, data_dir=data_dir))
 
 
 def _check_data(config: Config, dataset: Dataset, trained_on: str | None) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from ancra_jax import data, methods
-from ancra_jax.config import local_path
+from ancra_jax.config import local_path, path_text
 from ancra_jax.config.schema import Config, DataConfig, extra_examples
 from ancra_jax.data import Augmentation, BatchPlan, Contents, Dataset, ExtraDraws, Split
 from ancra_jax.errors import Problems, UsageError
@@ -103,6 +104,13 @@ def inspect_dataset(config: DataConfig, problems: Problems) -> Contents | None:
         contents = data.inspect(found, **_what_to_load(config))
         found.raise_all()
     return contents
+
+
+def data_in(config: DataConfig, data_dir: str) -> DataConfig:
+    """Return the data of a run, which may now lie in another directory; '' for the run's own."""
+    if not data_dir:
+        return config
+    return replace(config, data_dir=path_text(data_dir, "--data_dir", remote=True))
 
 
 def load_dataset(config: DataConfig) -> Dataset:
