@@ -84,7 +84,8 @@ def test_the_command_needs_nothing_but_the_folder(images, tmp_path, monkeypatch,
 def test_four_commands_of_a_line_each(images, tmp_path):
     run = tmp_path / "run"
     assert small_runs  # registers the network
-    small = {"epochs": 2, "attack.num_steps": 2, "model.name": "tiny", "model.width": 4}
+    small = {"epochs": 2, "model.name": "tiny", "model.width": 4}
+    small |= {f"{one}.num_steps": 2 for one in ("attack", "selection", "evaluation")}
     limits = [f"--config.{name}={value}" for name, value in small.items()]
     start = ("--config=folder.py:trades", f"--config.data.data_dir={images}")
     finished = run_command(train, *start, f"--workdir={run}", *limits, "--config.max_steps=4")
