@@ -168,6 +168,9 @@ class SelectionConfig:
     num_steps: int = number(20, at_least=1)
     step_size: float = number(2 / 255, above=0)
     batch_size: int = number(0, at_least=0)  # 0: the training batch size
+    # Whose cross-entropy PGD ascends. Empty: chosen by the network; in a run's own config.json it
+    # is that of the final logits.
+    heads: str = choice("", "final", "final_and_first")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +215,8 @@ class Config:
 
 
 _LATER = (
-    "init_from", "data.options", "method.options", "model.activation", "model.mean", "model.std"
+    "init_from", "data.options", "method.options", "model.activation", "model.mean", "model.std",
+    "selection.heads",
 )  # fmt: skip
 
 
@@ -293,6 +297,10 @@ def _check_combinations(config: Config, name: str, problems: Problems) -> None:
         problems.add(
             f"{name}.model.mean={config.model.mean}, {name}.model.std={config.model.std}: must be "
             "as many numbers each, those of std greater than 0"
+        )
+    if config.selection.heads == "final_and_first" and not config.model.reverse_attention:
+        problems.add(
+            f"{name}.selection.heads='final_and_first': needs {name}.model.reverse_attention=True"
         )
     # An option that lacks its source of data, and a source that no option uses.
     for group, source, share in (

@@ -19,7 +19,12 @@ from ancra_jax.results.tables import (
     reading_notes,
     row_notes,
 )
-from ancra_jax.results.tables.columns import ADAPTIVE_ATTACK, CHECKS, masks_table
+from ancra_jax.results.tables.columns import (
+    ADAPTIVE_ATTACK,
+    CHECKS,
+    NOT_ATTACKED,
+    masks_table,
+)
 from ancra_jax.run.workdir import read_config
 
 
@@ -29,7 +34,8 @@ class EvaluationResult:
 
     Attributes:
       row: the numbers, of this evaluation and of earlier ones: ``row.worst_case.accuracy``,
-        ``row.accuracy['pgd40']``.
+        ``row.accuracy['pgd40']``. Of a network with a defence ``row.worst_case`` is None until
+        an attack made for it was run; ``row.upper_bound`` has what the others leave.
       results: of this evaluation, as their JSON files hold them.
     """
 
@@ -46,7 +52,12 @@ class EvaluationResult:
 
     @property
     def claim(self) -> tuple[str, str]:
-        """The robust accuracy, and what it means; '' where no attack was run."""
+        """The robust accuracy, or that there is an upper bound alone, and what it means.
+
+        '' where no attack was run.
+        """
+        if self.row.upper_bound:
+            return NOT_ATTACKED, "what the attacks below leave is an upper bound"
         worst = self.row.worst_case
         if not worst:
             return "", ""

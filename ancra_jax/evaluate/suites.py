@@ -25,7 +25,7 @@ from ancra_jax.evaluate import paper
 from ancra_jax.evaluate.result import EvaluationResult, read_evaluation
 from ancra_jax.evaluate.sequences import Source, adaptive_spec, run_autoattack, run_diagnostics
 from ancra_jax.evaluate.spec import Spec, Target, compute
-from ancra_jax.results.names import AUTOATTACK, DIAGNOSTICS
+from ancra_jax.results.names import APGD, AUTOATTACK, DIAGNOSTICS
 from ancra_jax.results.store import ResultStore, evaluation_name
 from ancra_jax.run import build as components
 from ancra_jax.run import sharding
@@ -34,6 +34,8 @@ from ancra_jax.run.weights import check_weights, load_run
 
 SUITES = {
     "quick": ("paper",),
+    "apgd": ("natural", "apgd"),
+    "worst_case": ("paper", "apgd", "defence"),
     "paper": ("paper", "autoattack"),
     "autoattack": ("autoattack",),
     "adaptive": ("natural", "autoattack", "adaptive"),
@@ -78,9 +80,11 @@ def run(
       seed: of the attacks' randomness.
       force: compute again and replace finished results.
       suite: ``'quick'``: natural images, FGSM, PGD and C&W, on the final logits and on auxiliary
-        heads; ``'paper'``: these and AutoAttack; ``'autoattack'`` alone; ``'adaptive'``: natural
+        heads; ``'apgd'``: natural images, APGD-CE and APGD-T, AutoAttack's two strongest;
+        ``'worst_case'``: both, and if the network has a defence the attacks made for it;
+        ``'paper'``: ``'quick'`` and AutoAttack; ``'autoattack'`` alone; ``'adaptive'``: natural
         images, AutoAttack and the attacks made for the network's defence; ``'diagnostics'``, which
-        compare the results that are there; ``'all'``: everything.
+        compare the results that are there; ``'all'``: ``'paper'`` and these two.
       autoattack_version: which list of attacks, ``'standard'`` or ``'plus'``.
       adaptive_budget: of the adaptive attacks: ``'quick'``, ``'standard'`` or ``'thorough'``.
       max_minutes: stop the adaptive attacks after so many; 0: no limit. The same call goes on.
@@ -120,7 +124,7 @@ def run(
             "seed": seed,
         }
         store = ResultStore(workdir, name)
-        specs = _specs(config, suite, autoattack_version, adaptive)
+        specs = _specs(config, suite, autoattack_version, adaptive, bool(model.defences))
         for spec in () if force else specs:  # errors come before anything is computed
             store.finished(spec.record(identity))
         results = [compute(spec, target, store, identity, force=force) for spec in specs]
@@ -169,17 +173,23 @@ def check(config: Config, options: Mapping[str, Any]) -> None:
     problems.raise_all()
 
 
-def _specs(config: Config, suite: str, version: str, adaptive: Spec) -> list[Spec]:
+def _specs(config: Config, suite: str, version: str, adaptive: Spec, defended: bool) -> list[Spec]:
     """Return the attacks of a suite, with a version of AutoAttack and these adaptive attacks."""
     threat_model = {"norm": config.evaluation.norm, "epsilon": config.evaluation.epsilon}
     attacks = paper.specs(config)
     name = AUTOATTACK if version == "standard" else f"{AUTOATTACK}_{version}"
     diagnostics = threat_model | {"num_steps": 100}  # gradient steps of APGD
+    only = threat_model | {"version": "custom"}
     parts = {
         "natural": attacks[:1],
         "paper": attacks,
+        "apgd": [
+            Spec(name, only | {"attacks_to_run": [attack]}, run_autoattack)
+            for name, attack in APGD.items()
+        ],
         "autoattack": [Spec(name, threat_model | {"version": version}, run_autoattack)],
         "adaptive": [adaptive],
+        "defence": [adaptive] * defended,
         "diagnostics": [Spec(DIAGNOSTICS, diagnostics, run_diagnostics)],
     }
     return [spec for part in SUITES[suite] for spec in parts[part]]

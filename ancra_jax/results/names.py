@@ -5,20 +5,24 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 NATURAL, AUTOATTACK, ADAPTIVE = "natural", "autoattack", "adaptive"
+APGD = {"apgd_ce": "apgd-ce", "apgd_t": "apgd-t"}
+"""Two of AutoAttack's attacks that are results of their own, by these; their names in it."""
 DIAGNOSTICS = "diagnostics"
 HEADS = "_with_p"
 """Ends the name of a result whose attack ascended the auxiliary heads too."""
 FINAL, WITH_HEADS = "without_p", "with_p"
 SCENARIOS = (FINAL, WITH_HEADS)
 """The paper's two scenarios: attacks on the final logits alone, and on the auxiliary heads too."""
-PAPER_ORDER = ("Nat", "PGD", "FGSM", "C&W", "AA")
-STRENGTH_ORDER = ("Nat", "FGSM", "PGD", "C&W", "AA")
+PAPER_ORDER = ("Nat", "PGD", "FGSM", "C&W", "APGD-CE", "APGD-T", "AA")
+STRENGTH_ORDER = ("Nat", "FGSM", "PGD", "C&W", "APGD-CE", "APGD-T", "AA")
 # What the parentheses match is the number of steps, or the version of AutoAttack.
 _FAMILIES = {
     r"natural()": "Nat",
     r"pgd(\d*)": "PGD",
     r"fgsm()": "FGSM",
     r"cw(\d*)": "C&W",
+    r"apgd_ce()": "APGD-CE",
+    r"apgd_t()": "APGD-T",
     r"autoattack(?:_(\w+))?": "AA",
     r"adaptive()": "Adaptive",
 }

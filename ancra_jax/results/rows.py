@@ -29,7 +29,9 @@ class Row:
     evaluate: tuple[str, ...]  # the commands that compute the row
     step: int | None  # of the checkpoint; None where it has not been evaluated
     num_examples: dict[str, int]  # by attack, how many of the first test examples it saw
-    worst_case: WorstCase | None
+    worst_case: WorstCase | None  # None also where there is but an upper bound
+    # The same of a network with a defence that no attack made for it was run on.
+    upper_bound: WorstCase | None
     accuracy: dict[str, float]  # natural and by attack, as fractions of the examples it saw
     mean: dict[str, float]  # by scenario, the paper's mean, where its four attacks were run
     fooled_attacks: dict[str, str]  # by attack that leaves more than natural accuracy, a warning
@@ -87,6 +89,7 @@ class SeedsRow:
     setting: dict[str, str]
     seeds: tuple[int, ...]
     worst_case: Spread | None
+    upper_bound: Spread | None
     accuracy: dict[str, Spread]
     examples: tuple[int, ...]
     mean: dict[str, Spread]
@@ -116,6 +119,8 @@ def row_of(workdir: str, config: Config, label: str, evaluation: Evaluation) -> 
     count = min(map(len, correct.values()), default=0)
     shared = {name: one[:count] for name, one in correct.items()}
     adaptive = records.get(names.ADAPTIVE, {})
+    worst_case = statistics.worst_case(correct)
+    hidden = model.reverse_attention and names.ADAPTIVE not in correct
     masks = adaptive.get("gate") or {}
     return Row(
         label=label,
@@ -130,7 +135,8 @@ def row_of(workdir: str, config: Config, label: str, evaluation: Evaluation) -> 
         evaluate=evaluate_commands(workdir, evaluation.checkpoint, records),
         step=first.get("step"),
         num_examples={name: len(one) for name, one in correct.items()},
-        worst_case=statistics.worst_case(correct),
+        worst_case=None if hidden else worst_case,
+        upper_bound=worst_case if hidden else None,
         accuracy=accuracy,
         mean={scenario: mean for scenario, mean in means if mean is not None},
         fooled_attacks={
@@ -174,15 +180,19 @@ def seeds_rows(rows: Iterable[Row]) -> list[SeedsRow]:
 
 def seeds_row(rows: Sequence[Row]) -> SeedsRow:
     """Return the spread of every number over rows that differ in the seed alone."""
-    worst_cases = [row.worst_case for row in rows if row.worst_case]
     # The worst of other attacks is another quantity, and so is their mean.
-    alike = len({one.attacks for one in worst_cases}) == 1 and len(worst_cases) == len(rows)
+    alike = len({tuple(row.evaluation.correct) for row in rows}) == 1
+    worst_case, upper_bound = (
+        statistics.spread([one.accuracy for one in found]) if alike and all(found) else None
+        for found in ([row.worst_case for row in rows], [row.upper_bound for row in rows])
+    )
     return SeedsRow(
         label=rows[0].label,
         checkpoint=rows[0].checkpoint,
         setting=rows[0].setting,
         seeds=tuple(row.seed for row in rows),
-        worst_case=statistics.spread([one.accuracy for one in worst_cases]) if alike else None,
+        worst_case=worst_case,
+        upper_bound=upper_bound,
         accuracy=_spreads([row.accuracy for row in rows]),
         examples=rows[0].examples,
         mean=_spreads([row.mean for row in rows]) if alike else {},
@@ -206,6 +216,7 @@ def _stages(correct: Mapping[str, Correct]) -> dict[str, float]:
         "Nat": correct.get(names.NATURAL),
         "FGSM": correct.get("fgsm"),
         "PGD": correct.get(max(pgd, key=lambda name: names.parse(name).steps, default="")),
+        **{names.display_name(name): correct.get(name) for name in names.APGD},
         "AutoAttack": correct.get(names.AUTOATTACK),
         "With p": statistics.survivors(heads) if heads else None,
         "Adaptive": correct.get(names.ADAPTIVE),

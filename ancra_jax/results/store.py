@@ -4,7 +4,7 @@ import hashlib
 import json
 import pathlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from ancra_jax.config import path_list
 from ancra_jax.errors import UsageError
 from ancra_jax.ops.files import check_writable, read_json, write_arrays, write_atomically
-from ancra_jax.results.names import ADAPTIVE, AUTOATTACK, NATURAL, parse
+from ancra_jax.results.names import ADAPTIVE, APGD, AUTOATTACK, NATURAL, parse
 from ancra_jax.run.workdir import provenance
 
 SCHEMA = 1
@@ -100,6 +100,14 @@ def evaluate_command(workdir: str, checkpoint: str = "best") -> str:
     return f"ancra evaluate {shlex.quote(f'--workdir={workdir}')}{flags}"
 
 
+def evaluate_all(workdirs: Sequence[str], checkpoint: str, flags: str) -> str:
+    """Return the command that evaluates this checkpoint of each of these runs."""
+    if len(workdirs) == 1:
+        return evaluate_command(workdirs[0], checkpoint) + flags
+    one = evaluate_command("RUN", checkpoint).replace("RUN", '"$run"', 1)
+    return f"for run in {shlex.join(workdirs)}; do {one}{flags}; done"
+
+
 def evaluate_commands(
     workdir: str, checkpoint: str, records: Mapping[str, Mapping[str, Any]]
 ) -> tuple[str, ...]:
@@ -114,11 +122,16 @@ def evaluate_commands(
     }
     command = evaluate_command(workdir, checkpoint)
     commands: dict[str, None] = {}
+    without = " --suite=worst_case" if APGD.keys() & records.keys() else " --suite=quick"
     for name, record in records.items():
         family, version, _ = parse(name)
-        suite = ""  # the paper's, which ends with AutoAttack
-        if name == ADAPTIVE:
-            suite = " --suite=adaptive"
+        # The paper's ends with AutoAttack.
+        suite = "" if how.get(AUTOATTACK) == how.get(NATURAL) else without
+        if name in APGD and not suite:
+            suite = " --suite=apgd"
+        elif name == ADAPTIVE:
+            if AUTOATTACK in records or suite != " --suite=worst_case":
+                suite = " --suite=adaptive"
             budget = record["settings"].get("budget", "standard")
             if budget != "standard":
                 suite += f" --adaptive_budget={budget}"

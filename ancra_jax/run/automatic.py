@@ -1,4 +1,4 @@
-"""Settings that are 0 in a configuration, to be chosen by the data that there are.
+"""Settings that are 0 or empty in a configuration, to be chosen by the data, or by the network.
 
 A run chooses them once: its config.json has what was chosen, and so has the run that continues it.
 """
@@ -21,10 +21,11 @@ def choose(
     devices: int = 1,
     recorded: Config | None = None,
 ) -> Config:
-    """Return a configuration with the settings that were 0.
+    """Return a configuration with the settings that were left to be chosen.
 
     Args:
-      config: ``data.image_size``, ``data.selection_examples`` and ``batch_size`` may be 0.
+      config: ``data.image_size``, ``data.selection_examples`` and ``batch_size`` may be 0, and
+        ``selection.heads`` empty: with reverse attention it becomes ``'final_and_first'``.
       contents: what there is to load; where that is not known, settings stay 0.
       devices: what the batch size is made a multiple of.
       recorded: the configuration of the run that is continued, whose settings are taken.
@@ -40,7 +41,11 @@ def choose(
         held_out = held_out or min(max(contents.train // _SHARE, 1), _MOST_HELD_OUT)
         batch_size = batch_size or _batch_size(contents.train - holds_out * held_out, devices)
     data = dataclasses.replace(config.data, image_size=image_size, selection_examples=held_out)
-    return dataclasses.replace(config, data=data, batch_size=batch_size)
+    heads = "final_and_first" * config.model.reverse_attention
+    if recorded:  # nothing in a run that is older than the setting
+        heads = recorded.selection.heads
+    selection = dataclasses.replace(config.selection, heads=config.selection.heads or heads)
+    return dataclasses.replace(config, data=data, batch_size=batch_size, selection=selection)
 
 
 def _batch_size(examples: int, devices: int) -> int:

@@ -9,6 +9,7 @@ from ancra_jax.results.load import Selected, load_curves, selected
 from ancra_jax.results.tables import build, escaped
 from ancra_jax.results.tables.columns import SELECTION
 from ancra_jax.results.tables.table import code
+from ancra_jax.run.workdir import read_config
 from ancra_jax.train.step import TrainState
 
 
@@ -43,7 +44,9 @@ class TrainingResult:
         parts = [f"**{what}**: trained, in {code(self.workdir)}."]
         if rows := list(self.selected.items()):
             parts.append(build("", SELECTION, rows).markdown())
-            parts.append(f"Accuracy in % on the selection split, robust under PGD-{steps}.")
+            through = read_config(self.workdir).selection.heads == "final_and_first"
+            heads = ", also on the first auxiliary head" if through else ""
+            parts.append(f"Accuracy in % on the selection split, robust under PGD-{steps}{heads}.")
         return "\n\n".join(parts)
 
     def _repr_markdown_(self) -> str:

@@ -8,13 +8,18 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key
 
 from ancra_jax import attacks
-from ancra_jax.attacks.model import example_keys
+from ancra_jax.attacks.model import Model, example_keys
 from ancra_jax.config.schema import Config
 from ancra_jax.data import Split, batches_for_evaluation
 from ancra_jax.ops.images import Flags, Images
 from ancra_jax.run.averaging import NATURAL_ACCURACY, ROBUST_ACCURACY, metric_name
 from ancra_jax.run.sharding import batch_sharded
-from ancra_jax.types import ApplyFn, Batch, Variables
+from ancra_jax.types import ApplyFn, Batch, Logits, Variables
+
+
+def _first_head(model: Model, images: Images) -> Logits:
+    """Return the first auxiliary logits; what follows them is not computed."""
+    return model(images).aux_logits[0]
 
 
 def make_select(
@@ -23,8 +28,10 @@ def make_select(
     """Return a function from the variables of a run's weights, by their name, to accuracies.
 
     The accuracies are called as ``metric_name`` says. PGD ascends the cross-entropy of the final
-    logits from a uniform start in the training attack's ball; an example is robust if it is
-    classified correctly before and after the attack.
+    logits from a uniform start in the training attack's ball, and with ``'final_and_first'`` of
+    ``selection.heads`` in another attack that of the first auxiliary head, which no mask of reverse
+    attention precedes. An example is robust if it is classified correctly, by the final logits,
+    before and after every attack.
     """
     threat_model = attacks.threat_model(config.attack.norm, config.attack.epsilon)
     batch_size = config.selection.batch_size or config.batch_size
@@ -37,17 +44,21 @@ def make_select(
         def correct(images: Images) -> Flags:
             return jnp.argmax(model(images).logits, -1) == batch.labels
 
-        adversarial = attacks.ascend(
-            attacks.objectives.cross_entropy(model, batch.labels),
-            threat_model.random_start(example_keys(key, batch.indices), batch.images),
-            batch.images,
-            threat_model,
-            step_size=config.selection.step_size,
-            num_steps=config.selection.num_steps,
-            loop="compiled",
-        )
-        natural = correct(batch.images) & mask
-        robust = correct(adversarial) & natural
+        attacked = [model]
+        if config.selection.heads == "final_and_first":
+            attacked.append(jax.tree_util.Partial(_first_head, model))
+        natural = robust = correct(batch.images) & mask
+        for one in attacked:
+            adversarial = attacks.ascend(
+                attacks.objectives.cross_entropy(one, batch.labels),
+                threat_model.random_start(example_keys(key, batch.indices), batch.images),
+                batch.images,
+                threat_model,
+                step_size=config.selection.step_size,
+                num_steps=config.selection.num_steps,
+                loop="compiled",
+            )
+            robust &= correct(adversarial)
         return jnp.stack([jnp.sum(natural), jnp.sum(robust)])
 
     def select(variables_by_weights: dict[str, Variables]) -> dict[str, float]:

@@ -26,21 +26,28 @@ def test_names_of_attacks():
     assert sorted(reversed(order), key=attack_order) == order
 
 
+QUICK = " --suite=quick --num_examples=10"
+
+
 @pytest.mark.parametrize(
     ("attack", "num_examples", "flags"),
     [
-        ("autoattack", 10, []),
-        ("autoattack", 5, [" --suite=autoattack --num_examples=5"]),
-        ("autoattack_plus", 5, [" --suite=autoattack --autoattack_version=plus --num_examples=5"]),
-        ("adaptive", 5, [" --suite=adaptive --num_examples=5"]),
+        ("autoattack", 10, [" --num_examples=10"]),
+        ("autoattack", 5, [QUICK, " --suite=autoattack --num_examples=5"]),
+        (
+            "autoattack_plus",
+            5,
+            [QUICK, " --suite=autoattack --autoattack_version=plus --num_examples=5"],
+        ),
+        ("adaptive", 5, [QUICK, " --suite=adaptive --num_examples=5"]),
+        ("apgd_t", 10, [" --suite=worst_case --num_examples=10"]),
     ],
 )
 def test_the_commands_of_an_evaluation(tmp_path, attack, num_examples, flags):
     workdir = make_run(tmp_path / "run", PAPER | {attack: PAPER["fgsm"][:num_examples]})
     (row,) = rows_in(workdir)
     command = f"ancra evaluate --workdir={workdir}"
-    expected = [f"{command}{one} --seed=7" for one in (" --num_examples=10", *flags)]
-    assert list(row.evaluate) == expected
+    assert list(row.evaluate) == [f"{command}{one} --seed=7" for one in flags]
 
 
 def test_the_command_of_adaptive_attacks_has_their_budget_and_sources(tmp_path):

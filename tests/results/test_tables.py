@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import shlex
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from ancra_jax.evaluate.result import read_evaluation
 from ancra_jax.results.load import load_runs
 from ancra_jax.results.rows import rows_of, seeds_rows
 from ancra_jax.results.statistics import Spread
-from ancra_jax.results.tables import Column, build, caption, row_notes, tables_of
+from ancra_jax.results.tables import Column, build, caption, reading_notes, row_notes, tables_of
 from ancra_jax.results.tables import columns as columns_lib
 from ancra_jax.results.tables.table import MISSING, text
 from tests.support import fake_runs as fake
@@ -30,6 +31,14 @@ def tables_in(*workdirs):
 
 def notes_of(workdir):
     return [list(row_notes(row)) for row in rows_of(load_runs([str(workdir)]))]
+
+
+def missing(*workdirs):
+    """The one note that says what was not run; None if everything was."""
+    rows = rows_of(load_runs([str(workdir) for workdir in workdirs]))
+    found = [note for note in reading_notes(rows, []) if "ancra evaluate" in note]
+    assert len(found) <= 1
+    return found[0] if found else None
 
 
 def test_columns_are_shown_where_they_have_something_to_say():
@@ -75,6 +84,7 @@ def test_the_mean_and_autoattack_are_in_both_scenarios(tmp_path):
     tables = tables_in(tmp_path / "ra", fake.make_run(tmp_path / "plain"))
     first, plain = tables[FINAL]
     (second,) = tables[HEADS]
+    assert first["Worst case"] == columns_lib.NOT_ATTACKED
     assert (first["Model"], first["Seed"], first["Checkpoint"]) == ("trades_ra", "0", "best")
     assert list(first)[3:] == ["Worst case", "Nat", "PGD-40", "FGSM", "C&W-40", "AA", "Mean"]
     assert list(second) == list(first) and second["Worst case"] == first["Worst case"]
@@ -85,8 +95,13 @@ def test_the_mean_and_autoattack_are_in_both_scenarios(tmp_path):
 
 def test_attacks_of_one_s_own_become_columns_and_count_in_the_worst_case(tmp_path):
     others = {"branch_forced": (1,) * 3 + (0,) * 7, "autoattack_plus": fake.PGD}
-    (row,) = tables_in(fake.make_run(tmp_path / "run", fake.PAPER | others))[FINAL]
-    assert list(row)[4:] == ["Nat", "PGD-40", "FGSM", "AA-plus", "branch_forced"]
+    others |= {"apgd_t": fake.PGD, "apgd_ce": fake.FGSM}
+    tables = tables_in(fake.make_run(tmp_path / "run", fake.PAPER | others))
+    names = ["Nat", "PGD-40", "FGSM", "APGD-CE", "APGD-T", "AA-plus", "branch_forced"]
+    assert list(tables[FINAL][0])[4:] == names
+    (row,) = tables[CLAIM]
+    assert list(row)[4:] == ["Nat", "FGSM", "PGD", "APGD-CE", "APGD-T"]
+    assert (row["APGD-CE"], row["APGD-T"]) == ("70.00", "50.00")
     assert row["Worst case"].startswith("30.00")
 
 
@@ -143,7 +158,7 @@ def test_without_an_evaluation_there_are_dashes_and_the_command(tmp_path):
     fake.make_run(tmp_path / "b", {}, seed=1)
     row = tables_in(fake.make_run(tmp_path / "a"), tmp_path / "b")[FINAL][1]
     assert {row[name] for name in ("Worst case", "Nat", "PGD-40", "FGSM")} == {MISSING}
-    ((note,),) = notes_of(tmp_path / "b")
+    note = missing(tmp_path / "b")
     assert f"`ancra evaluate --workdir={tmp_path / 'b'}`" in note
 
 
@@ -182,21 +197,47 @@ def test_from_the_claim_to_the_worst_case(hidden_gradient):
     for title in (FINAL, HEADS):
         assert tables[title][0]["Adaptive"] == "20.00"
     notes = " ".join(notes_of(hidden_gradient)[0])
-    assert "upper bound" not in notes and "break 5 of the 7 examples" in notes
+    assert missing(hidden_gradient) is None and "break 5 of the 7 examples" in notes
     assert "before the results of PGD-40" in notes and "--suite=diagnostics --force" in notes
 
 
-def test_notes_say_what_is_missing(tmp_path, hidden_gradient):
-    command = f"`ancra evaluate --workdir={hidden_gradient}"
-    (notes,) = notes_of(hidden_gradient)
-    assert any("upper bound" in one and f"{command} --suite=adaptive`" in one for one in notes)
-    assert any(f"{command} --suite=diagnostics`" in one for one in notes)
-    plain = fake.make_run(tmp_path / "plain", data__selection_split="test")
+def test_an_upper_bound_is_no_worst_case(tmp_path, hidden_gradient, capsys):
+    """Of one network and of several seeds, in tables, on the terminal and as data."""
+    results = {name: np.ones(10, bool) for name in ("natural", "pgd40")}
+    other = fake.make_run(tmp_path / "b", results, method="trades_ra", seed=1)
+    one, two = rows_of(load_runs([str(hidden_gradient), other]))
+    assert one.worst_case is None and one.upper_bound.accuracy == 0.4
+    (seeds,) = seeds_rows([two, dataclasses.replace(two, seed=2)])
+    assert seeds.worst_case is None and seeds.upper_bound == Spread(1.0, 0.0)
+    for table in tables_of([one, two], [seeds])[:3]:
+        cells = [row[table.headers.index("Worst case")] for row in table.rows]
+        assert set(cells) == {columns_lib.NOT_ATTACKED}
+    read_evaluation(str(hidden_gradient), "best").print()
+    printed = capsys.readouterr().out
+    assert columns_lib.NOT_ATTACKED in printed.splitlines()[1] and "robust accuracy:" not in printed
+    fake.write_adaptive(hidden_gradient, (1,) * 2 + (0,) * 8)
+    (row,) = rows_of(load_runs([str(hidden_gradient)]))
+    assert row.upper_bound is None and row.worst_case.accuracy == 0.2
+
+
+def test_what_was_not_run_is_said_once_with_one_command(tmp_path, hidden_gradient):
+    flags = "--suite=all --num_examples=10"
+    assert f"`ancra evaluate --workdir={hidden_gradient} {flags}`" in missing(hidden_gradient)
+    fake.write_diagnosis(hidden_gradient)
+    assert " --suite=adaptive --num" in missing(hidden_gradient)
+    plain = fake.make_run(tmp_path / "it's plain", data__selection_split="test")
+    note = missing(plain, hidden_gradient)
+    loop = f"for run in {shlex.join([plain, str(hidden_gradient)])}; do"
+    assert f'{loop} ancra evaluate --workdir="$run" {flags}; done' in note
+    settings = {"norm": "linf", "epsilon": 0.1, "budget": "quick"}
+    fake.write_result(hidden_gradient, "adaptive", fake.PGD, settings=settings)
+    note = missing(plain, hidden_gradient)
+    assert "--suite=all --adaptive_budget=quick" in note and str(hidden_gradient) not in note
     fake.write_result(plain, "autoattack", fake.PGD, warnings=["a gradient is zero"])
+    assert "--suite=diagnostics" in missing(plain)
     (notes,) = notes_of(plain)
-    assert "worst case" in notes_of(fake.make_run(tmp_path / "fgsm", {"fgsm": fake.FGSM}))[0][0]
-    assert not any("upper bound" in one for one in notes) and "AA: a gradient is zero" in notes
-    assert any("test split" in one for one in notes)
+    assert "AA: a gradient is zero" in notes and any("test split" in one for one in notes)
+    assert "ancra evaluate" in missing(fake.make_run(tmp_path / "fgsm", {"fgsm": fake.FGSM}))
 
 
 def test_a_diagnosis_alone_has_its_verdict(tmp_path):

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from ancra_jax import evaluate, predict, report, train
-from ancra_jax.config import from_mapping
+from ancra_jax.config import from_mapping, to_mapping
 from ancra_jax.data import Contents
-from ancra_jax.run import automatic
+from ancra_jax.errors import UsageError
+from ancra_jax.run import automatic, workdir
 from ancra_jax.train import loop
 from configs import common, folder
 from tests.support import small_runs
@@ -44,6 +45,29 @@ def test_a_run_that_is_continued_keeps_its_own():
     assert again == recorded and again.data.image_size == 0
     given = dataclasses.replace(CONFIG, batch_size=7)
     assert automatic.choose(given, Contents(72, 18), recorded=recorded).batch_size == 7
+
+
+def test_selection_attacks_the_first_head_too_but_not_in_a_run_from_before_it_could(tmp_path):
+    """Whose config.json has no such setting; it stays as it is."""
+    config = small_runs.small_config("trades_ra")
+    new = loop.choose_settings(config, str(tmp_path / "new"), 1)
+    assert new.selection.heads == "final_and_first" and to_mapping(new)["selection"]["heads"]
+    plain = loop.choose_settings(small_runs.small_config("trades"), str(tmp_path / "new"), 1)
+    assert "heads" not in to_mapping(plain)["selection"]
+    workdir.open_for_training(str(tmp_path / "new"), new)
+    assert loop.choose_settings(config, str(tmp_path / "new"), 1) == new
+
+    old = str(tmp_path / "old")
+    workdir.open_for_training(old, config)
+    before = (tmp_path / "old/config.json").read_text()
+    assert "heads" not in before
+    workdir.open_for_training(old, loop.choose_settings(config, old, 1))
+    assert (tmp_path / "old/config.json").read_text() == before
+    given = small_runs.small_config("trades_ra", selection__heads="final_and_first")
+    with pytest.raises(UsageError, match=r"selection\.heads was None, is 'final_and_first'"):
+        workdir.check_for_training(old, loop.choose_settings(given, old, 1))
+    with pytest.raises(UsageError, match=r"selection\.heads.*reverse_attention"):
+        small_runs.small_config("trades", selection__heads="final_and_first")
 
 
 @pytest.mark.parametrize("method", common.METHODS)

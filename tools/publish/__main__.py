@@ -3,7 +3,8 @@
 Every evaluated checkpoint becomes a file in ``results/rows/``; one that is there with other
 contents is kept unless ``--replace`` is given. Then results/README.md and the table in
 README.md are written anew from all files; without ``--workdirs`` that alone. Run it in the root of
-the repository.
+the repository. With ``--quickstart=runs/quickstart`` the README's block on the quickstart and its
+picture are written too, from the runs that ``launch/quickstart.sh`` left there.
 """
 
 import json
@@ -20,12 +21,19 @@ from ancra_jax.ops.files import write_atomically
 from ancra_jax.results.load import load_runs
 from ancra_jax.results.rows import rows_of
 from tools.publish.pages import groups_of, readme_section, results_page
+from tools.publish.quickstart import PICTURE
+from tools.publish.quickstart import section as quickstart_section
 from tools.publish.record import check_together, file_name, read_all, record_of, validate
 
-_SECTION = re.compile(r"(?<=<!-- results -->\n).*?(?=\n<!-- /results -->)", re.DOTALL)
 
-
-def publish(workdirs: Sequence[str], results: str, readme: str, *, replace: bool = False) -> None:
+def publish(
+    workdirs: Sequence[str],
+    results: str,
+    readme: str,
+    *,
+    replace: bool = False,
+    quickstart: str = "",
+) -> None:
     """Add the rows of work directories and write the pages.
 
     Args:
@@ -33,6 +41,8 @@ def publish(workdirs: Sequence[str], results: str, readme: str, *, replace: bool
       results: directory that gets ``rows/*.json`` and ``README.md``; created if need be.
       readme: file with a section between ``<!-- results -->`` and ``<!-- /results -->``.
       replace: files whose contents differ.
+      quickstart: directory of the quickstart's runs; then the readme's section between
+        ``<!-- quickstart -->`` and ``<!-- /quickstart -->``, and its picture, are written too.
 
     Raises:
       UsageError: a run cannot be read, was not evaluated or is of no recipe in ``configs/``, a
@@ -61,20 +71,34 @@ def publish(workdirs: Sequence[str], results: str, readme: str, *, replace: bool
     check_together(rows)
     groups = groups_of(list(rows.values()))
     page = results_page(groups)
-    section = readme_section(groups)
+    sections = {"results": readme_section(groups)}
+    pictures: dict[pathlib.Path, bytes] = {}
+    if quickstart:
+        quickstart = local_path(quickstart, "--quickstart")
+        sections["quickstart"], picture = quickstart_section(quickstart)
+        pictures[pathlib.Path(readme).parent / PICTURE] = picture
     try:
         text = pathlib.Path(readme).read_text()
-        if not _SECTION.search(text):
-            raise UsageError(
-                f"--readme={readme}: has no lines <!-- results --> and <!-- /results -->"
-            )
+        for name, section in sections.items():
+            text = _with_section(text, name, section, readme)
         directory.mkdir(parents=True, exist_ok=True)
         for name in changed:
             write_atomically(directory / name, json.dumps(rows[name].record, indent=1) + "\n")
         write_atomically(pathlib.Path(results) / "README.md", page)
-        write_atomically(readme, _SECTION.sub(lambda _: section, text))
+        for path, picture in pictures.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, picture)
+        write_atomically(readme, text)
     except OSError as error:
         raise UsageError(f"{error.filename}: {error.strerror}") from error
+
+
+def _with_section(text: str, name: str, section: str, readme: str) -> str:
+    """Return the text with another section of a name."""
+    pattern = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=\n<!-- /{name} -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise UsageError(f"--readme={readme}: has no lines <!-- {name} --> and <!-- /{name} -->")
+    return pattern.sub(lambda _: section, text)
 
 
 def define_flags() -> None:
@@ -82,12 +106,19 @@ def define_flags() -> None:
     flags.DEFINE_list("workdirs", [], "Directories of evaluated runs, DIR[,DIR...].")
     flags.DEFINE_string("results", "results", "Directory of what is published.")
     flags.DEFINE_string("readme", "README.md", "File whose table is written anew.")
+    flags.DEFINE_string("quickstart", "", "Directory of the quickstart's runs: its block too.")
     flags.DEFINE_bool("replace", False, "Replace rows whose contents differ.")
 
 
 def main(arguments: flags.FlagValues) -> None:
     """Run the command."""
-    publish(arguments.workdirs, arguments.results, arguments.readme, replace=arguments.replace)
+    publish(
+        arguments.workdirs,
+        arguments.results,
+        arguments.readme,
+        replace=arguments.replace,
+        quickstart=arguments.quickstart,
+    )
     number = len(list(pathlib.Path(arguments.results).expanduser().glob("rows/*.json")))
     print(f"{arguments.results}: {number} rows; its README.md and {arguments.readme} are written")
 

@@ -27,6 +27,7 @@ from ancra_jax.results.load import CHECKPOINTS, Evaluation, check_correct, metho
 from ancra_jax.results.names import ADAPTIVE, NATURAL, attack_order
 from ancra_jax.results.rows import Row, row_of
 from ancra_jax.results.statistics import WorstCase
+from ancra_jax.run import automatic
 from ancra_jax.run import workdir as workdir_lib
 
 SCHEMA = 1
@@ -180,7 +181,7 @@ def record_of(row: Row) -> dict[str, Any]:
     if row.worst_case is None:
         raise UsageError(
             f"--workdirs: {row.workdir} ({row.checkpoint}) has no worst case: it was not "
-            "evaluated on natural images and under attacks"
+            "evaluated on natural images and under attacks, those through its mask included"
         )
     for name, record in row.evaluation.records.items():
         if not record.get("complete", True):
@@ -259,7 +260,7 @@ def _overrides(config: Config) -> dict[str, Any]:
         ) from None
     except LookupError as error:
         raise UsageError(f"configs/{data}.py:{method}: {error.args[0]}") from error
-    original = method_settings(config_lib.from_mapping(recipe))
+    original = method_settings(automatic.choose(config_lib.from_mapping(recipe), None))
     settings = method_settings(config).items()
     return {name: value for name, value in settings if value != original.get(name)}
 

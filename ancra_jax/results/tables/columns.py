@@ -37,7 +37,9 @@ MASKS = {
 
 
 def _worst_case(row: AnyRow) -> str:
-    """Return the worst case with its interval, or its spread over seeds."""
+    """Return the worst case with its interval, or its spread over seeds; no upper bound."""
+    if row.upper_bound:
+        return NOT_ATTACKED
     if not isinstance(row.worst_case, WorstCase):
         return Markup(f"**{text(row.worst_case)}**") if row.worst_case else MISSING
     low, high = map(text, row.worst_case.interval)
@@ -58,6 +60,7 @@ IDENTITY = (
     TextColumn("Checkpoint", lambda row: row.checkpoint, "always"),
 )
 SETTING = tuple(map(_setting, ("Network", "Data", "Epsilon", "Examples")))
+NOT_ATTACKED = "not attacked through its mask"
 WORST_CASE = Column("Worst case", _worst_case, "always")
 
 
@@ -105,7 +108,7 @@ FROM_CLAIM = (
     *IDENTITY,
     *SETTING,
     WORST_CASE,
-    *map(_stage, ("Nat", "FGSM", "PGD", "AutoAttack")),
+    *map(_stage, ("Nat", "FGSM", "PGD", "APGD-CE", "APGD-T", "AutoAttack")),
     _stage("With p", "Auxiliary heads"),
     _stage("Adaptive"),
     TextColumn("Diagnosis", lambda row: row.diagnosis and row.diagnosis.verdict),

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from ancra_jax.attacks.diagnostics.api import noticed_share
 from ancra_jax.results.names import ADAPTIVE, AUTOATTACK, NATURAL, display_name, parse
 from ancra_jax.results.rows import Row, SeedsRow
-from ancra_jax.results.store import evaluate_command
-from ancra_jax.results.tables.columns import MASKS
+from ancra_jax.results.store import evaluate_all, evaluate_command
+from ancra_jax.results.tables.columns import MASKS, NOT_ATTACKED
 from ancra_jax.results.tables.table import DAGGER, code, escaped
 
 _MASKS = (
@@ -26,9 +26,11 @@ def reading_notes(rows: Sequence[Row], seeds: Sequence[SeedsRow]) -> Iterable[st
     """Yield what the columns mean, and which rows can be compared."""
     evaluated = [row for row in rows if row.accuracy]
     if evaluated:
+        yield _worst_case(evaluated)
+    if any(row.upper_bound for row in evaluated):
         yield (
-            "**Worst case**: the examples that are classified correctly on the natural image and "
-            "under every attack that the model was evaluated with, with a 95 % Wilson interval."
+            f"**{NOT_ATTACKED.capitalize()}**: reverse attention hides its gradient from every "
+            "attack that was run; what they leave is an upper bound, and no worst case."
         )
     if any(row.mean for row in evaluated):
         yield (
@@ -39,17 +41,6 @@ def reading_notes(rows: Sequence[Row], seeds: Sequence[SeedsRow]) -> Iterable[st
         yield (
             "In both scenarios the final logits decide what is correct. Column Auxiliary heads: "
             "the examples that no attack on the auxiliary heads breaks."
-        )
-    sets: dict[tuple[str, ...], list[str]] = {}  # the attacks of worst cases, and of which rows
-    for row in evaluated:
-        if row.worst_case:
-            sets.setdefault(row.worst_case.attacks, []).append(escaped(row.title))
-    for attacks, titles in sets.items():
-        whose = "All rows" if len(sets) == 1 else "; ".join(titles)
-        yield f"{whose}: worst case over {_names(attacks)}."
-    if sets and not any(parse(name).family == "AA" for attacks in sets for name in attacks):
-        yield (
-            "No row was evaluated with AutoAttack: a stronger attack can only lower the worst case."
         )
     if len({row.comparable for row in evaluated}) > 1:
         yield (
@@ -67,10 +58,88 @@ def reading_notes(rows: Sequence[Row], seeds: Sequence[SeedsRow]) -> Iterable[st
     checks = [check for row in rows if row.diagnosis for check in row.diagnosis.fired]
     for name, meaning in {check.name: check.meaning for check in checks}.items():
         yield escaped(f"Diagnostics, {name}: {meaning}.")
+    yield from _not_run(rows)
+
+
+def _worst_case(rows: Sequence[Row]) -> str:
+    """Return what it is, and over which attacks; of rows with more than the first has, also."""
+    sets: dict[tuple[str, ...], list[str]] = {}  # the attacks, and of which rows
+    for row in rows:
+        if row.worst_case:
+            sets.setdefault(row.worst_case.attacks, []).append(escaped(row.title))
+    note = (
+        "**Worst case**: the examples that are classified correctly on the natural image and under "
+        "every attack, with a 95 % Wilson interval"
+    )
+    first = next(iter(sets), ())
+    parts = [_names(first)] if first else []
+    for attacks, titles in list(sets.items())[1:]:
+        more = set(first) <= set(attacks)
+        added = [name for name in attacks if not more or name not in first]
+        parts.append(f"of {', '.join(titles)} {'also ' * more}{_names(added)}")
+    return f"{note}: {'; '.join(parts)}." if parts else f"{note}."
+
+
+def _not_run(rows: Sequence[Row]) -> Iterable[str]:
+    """Yield what no command has computed yet, of all rows at once, and the command for it."""
+    lacking: dict[str, list[Row]] = {}
+    suites: dict[str, set[str]] = {}  # by row
+    for row in rows:
+        for what, suite in _lacks(row):
+            lacking.setdefault(what, []).append(row)
+            suites.setdefault(row.title + row.workdir, set()).add(suite)
+    if not lacking:
+        return
+    parts = []
+    for what, found in lacking.items():
+        which = "all models" if len(found) == len(rows) else ", ".join(row.title for row in found)
+        parts.append(what if len(rows) == 1 else f"{what} ({escaped(which)})")
+    needed = set().union(*suites.values())
+    suite = "all" if len(needed) > 1 else needed.pop()
+    if needed == {"adaptive", "autoattack"}:
+        suite = "adaptive"
+    budgets = {budget for row in rows if (budget := _budget(row))}
+    groups: dict[tuple[str, str], list[str]] = {}  # by checkpoint and flags, the directories
+    for row in rows:
+        if row.title + row.workdir in suites:
+            flags = f" --suite={suite}" * bool(suite)
+            if len(budgets) == 1 and suite in ("adaptive", "all"):
+                flags += f" --adaptive_budget={min(budgets)}"
+            if len(row.examples) == 1:
+                flags += f" --num_examples={row.examples[0]}"
+            groups.setdefault((row.checkpoint, flags), []).append(row.workdir)
+    commands = ", ".join(
+        code(evaluate_all(list(dict.fromkeys(directories)), checkpoint, flags))
+        for (checkpoint, flags), directories in groups.items()
+    )
+    yield f"**Not run**: {'; '.join(parts)}. Run {commands}."
+
+
+def _lacks(row: Row) -> Iterable[tuple[str, str]]:
+    """Yield what was not computed of a row, and the suite that has it; '' is the default."""
+    if not row.accuracy:
+        yield "any evaluation", ""
+        return
+    if NATURAL not in row.accuracy:
+        yield "natural images", ""
+    elif not row.worst_case and not row.upper_bound:
+        yield "attacks", ""
+    if row.upper_bound:
+        yield "attacks through its mask", "adaptive"
+    if not any(parse(name).family == "AA" for name in row.accuracy):
+        yield "AutoAttack", "autoattack"
+    if not row.diagnosis:
+        yield "diagnostics", "diagnostics"
+
+
+def _budget(row: Row) -> str:
+    """Return the budget of a row's adaptive attacks, if it is not the usual one."""
+    settings = row.evaluation.records.get(ADAPTIVE, {}).get("settings", {})
+    return settings.get("budget", "standard").replace("standard", "")
 
 
 def row_notes(row: Row) -> Iterable[str]:
-    """Yield what makes the numbers of a row less than they seem, and how to complete them."""
+    """Yield what makes the numbers of a row less than they seem."""
     command = evaluate_command(row.workdir, row.checkpoint)
     yield from map(escaped, row.evaluation.notes)
     for text in row.fooled_attacks.values():
@@ -86,16 +155,6 @@ def row_notes(row: Row) -> Iterable[str]:
         )
     if row.checkpoint.startswith("best") and row.config.data.selection_split == "test":
         yield "the checkpoint was chosen on the test split, so that its numbers are optimistic."
-    if not row.accuracy:
-        yield f"not evaluated yet. Run {code(command)}."
-    elif row.worst_case is None:
-        what = "the natural accuracy" if NATURAL not in row.accuracy else "attacks"
-        yield f"no worst case without {what}. Run {code(command)}."
-    elif ADAPTIVE not in row.accuracy and row.reverse_attention:
-        yield (
-            "**an upper bound**. Reverse attention hides its gradient, and no attack made for "
-            f"that was run. Run {code(command + ' --suite=adaptive')}."
-        )
     if {ADAPTIVE, AUTOATTACK} <= row.accuracy.keys():
         left, adaptive = (
             row.evaluation.correct[name][: row.examples[0]] for name in (AUTOATTACK, ADAPTIVE)
@@ -104,8 +163,6 @@ def row_notes(row: Row) -> Iterable[str]:
             f"adaptive attacks break {(left & ~adaptive).sum()} of the {left.sum()} examples that "
             "AutoAttack leaves."
         )
-    if row.accuracy and not row.diagnosis:
-        yield f"not diagnosed. Run {code(command + ' --suite=diagnostics')}."
     if not row.diagnosis:
         return
     count = row.diagnosis.num_examples
