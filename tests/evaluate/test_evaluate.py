@@ -42,8 +42,9 @@ def short():
     full = sequences.autoattack
 
     def one_attack(*args, version, **options):
-        options |= {"version": "custom", "attacks_to_run": ["apgd-ce", "square"]}
-        return full(*args, **options, num_steps=2, num_queries=4)
+        if version != "custom":
+            options["attacks_to_run"] = ["apgd-ce", "square"]
+        return full(*args, **options, version="custom", num_steps=2, num_queries=4)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sequences, "autoattack", one_attack)
@@ -251,6 +252,25 @@ def test_stopped_and_interrupted_a_suite_ends_with_the_same_flags(
     for name in ("correct", "broken_by", "target", "queries"):
         np.testing.assert_array_equal(arrays[name], expected[name], name)
     np.testing.assert_allclose(arrays["norms"], expected["norms"], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_worst_case_includes_apgd_and_the_attacks_on_a_defence_alone(
+    workdir, plain, adaptive, everything, tmp_path
+):
+    apgd = ["apgd_ce", "apgd_t"]
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    results = adaptive(str(copy), suite="worst_case")
+    assert [result["attack"] for result in results] == [*NAMES, *apgd, "adaptive"]
+    assert results[-1] == everything["adaptive"]
+    for name, attack in zip(apgd, ("apgd-ce", "apgd-t"), strict=True):
+        arrays = arrays_of(copy, name, "last")
+        assert set(arrays["broken_by"]) <= {"", "clean", attack}
+        assert not (arrays["correct"] & ~arrays_of(copy, "natural", "last")["correct"]).any()
+    assert results == adaptive(str(copy), suite="worst_case")
+    options = {"num_examples": 4, "checkpoint": "last"}
+    results = evaluate(str(plain), suite="worst_case", **options)
+    assert [result["attack"] for result in results] == [*NAMES[:4], *apgd]
 
 
 @pytest.mark.slow

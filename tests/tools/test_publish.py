@@ -179,6 +179,23 @@ def test_a_readme_without_the_section_is_refused(tmp_path, site):
     assert not site.rows()
 
 
+def test_the_quickstart_block_and_its_picture(tmp_path, site):
+    block = "<!-- quickstart -->\nold\n<!-- /quickstart -->\n"
+    site.readme.write_text(site.readme.read_text() + block)
+    for method in ("natural", "trades", "trades_ancra"):
+        run = make_run(tmp_path / "runs" / method, method=method)
+    arguments = ([], str(site.results), str(site.readme))
+    with pytest.raises(UsageError, match=r"trades_ancra has no worst case"):
+        publish(*arguments, quickstart=str(tmp_path / "runs"))
+    write_result(run, "adaptive", (1,) * 2 + (0,) * 8)
+    publish(*arguments, quickstart=str(tmp_path / "runs"))
+    text = site.readme.read_text()
+    table = table_under(text, "<!-- quickstart -->")
+    assert [row["Worst case"][:5] for row in table] == ["40.00", "40.00", "20.00"]
+    (tmp_path / "docs/images/quickstart.png").stat()
+    assert "(docs/images/quickstart.png)\n<!-- /quickstart -->" in text
+
+
 def seeds_of(tmp_path, **methods):
     """Fake runs: the worst case of each method's seeds, as the number of correct examples."""
     workdirs = []
