@@ -1,5 +1,6 @@
 """What has to be said beneath tables of results, in sentences of Markdown."""
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 from ancra_jax.attacks.diagnostics.api import noticed_share
@@ -81,38 +82,33 @@ def _worst_case(rows: Sequence[Row]) -> str:
 
 
 def _not_run(rows: Sequence[Row]) -> Iterable[str]:
-    """Yield what no command has computed yet, of all rows at once, and the command for it."""
-    lacking: dict[str, list[Row]] = {}
-    suites: dict[str, set[str]] = {}  # by row
-    for row in rows:
-        for what, suite in _lacks(row):
-            lacking.setdefault(what, []).append(row)
-            suites.setdefault(row.title + row.workdir, set()).add(suite)
-    if not lacking:
-        return
+    """Yield what has not been computed yet, of all rows at once, and the command for it."""
+    lacks = [dict(_lacks(row)) for row in rows]
     parts = []
-    for what, found in lacking.items():
-        which = "all models" if len(found) == len(rows) else ", ".join(row.title for row in found)
-        parts.append(what if len(rows) == 1 else f"{what} ({escaped(which)})")
-    needed = set().union(*suites.values())
-    suite = "all" if len(needed) > 1 else needed.pop()
-    if needed == {"adaptive", "autoattack"}:
-        suite = "adaptive"
-    budgets = {budget for row in rows if (budget := _budget(row))}
-    groups: dict[tuple[str, str], list[str]] = {}  # by checkpoint and flags, the directories
-    for row in rows:
-        if row.title + row.workdir in suites:
-            flags = f" --suite={suite}" * bool(suite)
-            if len(budgets) == 1 and suite in ("adaptive", "all"):
-                flags += f" --adaptive_budget={min(budgets)}"
-            if len(row.examples) == 1:
-                flags += f" --num_examples={row.examples[0]}"
-            groups.setdefault((row.checkpoint, flags), []).append(row.workdir)
-    commands = ", ".join(
-        code(evaluate_all(list(dict.fromkeys(directories)), checkpoint, flags))
-        for (checkpoint, flags), directories in groups.items()
+    for what in dict.fromkeys(itertools.chain(*lacks)):
+        titles = [escaped(row.title) for row, one in zip(rows, lacks, strict=True) if what in one]
+        which = "all models" if len(titles) == len(rows) else ", ".join(titles)
+        parts.append(what if len(rows) == 1 else f"{what} ({which})")
+    if not parts:
+        return
+    needed = {suite for one in lacks for suite in one.values()}
+    suite = needed.pop() if len(needed) == 1 else "all"
+    # The results that are there are kept only by a command with their settings.
+    adaptive = [row.evaluation.records[ADAPTIVE] for row in rows if ADAPTIVE in row.accuracy]
+    budgets = {one["settings"].get("budget", "standard") for one in adaptive} - {"standard"}
+    commands: dict[tuple[str, str], dict[str, None]] = {}  # by checkpoint and flags, directories
+    for row in (row for row, one in zip(rows, lacks, strict=True) if one):
+        flags = f" --suite={suite}" * bool(suite)
+        if suite == "all" and len(budgets) == 1:
+            flags += f" --adaptive_budget={min(budgets)}"
+        if len(row.examples) == 1:
+            flags += f" --num_examples={row.examples[0]}"
+        commands.setdefault((row.checkpoint, flags), {})[row.workdir] = None
+    shown = ", ".join(
+        code(evaluate_all(list(workdirs), checkpoint, flags))
+        for (checkpoint, flags), workdirs in commands.items()
     )
-    yield f"**Not run**: {'; '.join(parts)}. Run {commands}."
+    yield f"**Not run**: {'; '.join(parts)}. Run {shown}."
 
 
 def _lacks(row: Row) -> Iterable[tuple[str, str]]:
@@ -130,12 +126,6 @@ def _lacks(row: Row) -> Iterable[tuple[str, str]]:
         yield "AutoAttack", "autoattack"
     if not row.diagnosis:
         yield "diagnostics", "diagnostics"
-
-
-def _budget(row: Row) -> str:
-    """Return the budget of a row's adaptive attacks, if it is not the usual one."""
-    settings = row.evaluation.records.get(ADAPTIVE, {}).get("settings", {})
-    return settings.get("budget", "standard").replace("standard", "")
 
 
 def row_notes(row: Row) -> Iterable[str]:
