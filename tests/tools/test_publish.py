@@ -57,7 +57,7 @@ def test_a_row_holds_what_made_it(tmp_path, site):
     assert record["setting"] == "width 4, 160 images, 2 epochs: not the paper's setting"
     assert record["evaluation"]["device"] == ["1 x cpu"]
     assert record["evaluate"] == [
-        "ancra evaluate --workdir=runs/trades-3 --num_examples=10 --seed=7"
+        "ancra evaluate --workdir=runs/trades-3 --suite=quick --num_examples=10 --seed=7"
     ]
     natural = record["attacks"]["natural"]
     assert (natural["num_correct"], natural["accuracy"], natural["correct"]) == (9, 0.9, "ff80")
@@ -70,8 +70,9 @@ def test_a_row_holds_what_made_it(tmp_path, site):
 
 
 def test_the_commands_of_rows_train_their_configurations(tmp_path, site, monkeypatch):
-    run = make_run(tmp_path / "run", method="trades_ancra", seed=2, optimizer__milestones=(1, 2))
-    site.publish(run)
+    results = PAPER | {"adaptive": NATURAL}
+    settings = {"seed": 2, "optimizer__milestones": (1, 2)}
+    site.publish(make_run(tmp_path / "run", results, method="trades_ancra", **settings))
     trained = []
     monkeypatch.setattr(train.loop, "train", lambda config, workdir: trained.append(config))
     for row in (*site.rows().values(), *read_all(ROOT / "results/rows").values()):
@@ -204,6 +205,8 @@ def seeds_of(tmp_path, **methods):
             correct = np.arange(100) < count
             pgd = correct | (np.arange(100) >= 90)
             results = {"natural": np.ones(100, bool), "pgd40": pgd, "autoattack": correct}
+            if method != "trades_anc":
+                results["adaptive"] = correct
             path = tmp_path / f"{method}-{seed}"
             workdirs.append(make_run(path, results, method=method, seed=seed))
     return workdirs
