@@ -51,11 +51,17 @@ def _draw(runs: Sequence[Run], rows: Sequence[Row]) -> bytes:
     """Draw the curves by which checkpoints were chosen, and what is left of those, as PNG."""
     figure = Figure(figsize=(11, 4), layout="constrained")
     curves, bars = figure.subplots(1, 2, width_ratios=(2, 3), sharey=True)
-    for run, colour in zip(runs, _MODELS, strict=True):
+    for run, row, colour in zip(runs, rows, _MODELS, strict=True):
         found = [one for one in run.curves if one["kind"] == "selection"]
-        percent = [100 * one["robust_accuracy"] for one in found]
-        curves.plot([one["epoch"] for one in found], percent, color=colour, label=run.label)
-    curves.set(title="Robust accuracy, held-out images (%)", xlabel="Epoch", ylim=(0, 100))
+        curves.plot(
+            [one["epoch"] for one in found],
+            [100 * one["robust_accuracy"] for one in found],
+            color=colour,
+            label=run.label,
+            marker="o",
+            markevery=[at for at, one in enumerate(found) if one["step"] == row.step],
+        )
+    curves.set(title="Robust accuracy, held-out images (%)", xlabel="Epoch", ylim=(0, 105))
     curves.xaxis.set_major_locator(MaxNLocator(integer=True))
     curves.legend(loc="upper left")
     worst = [row.worst_case for row in rows if row.worst_case]
