@@ -20,8 +20,8 @@ from ancra_jax.results.names import ADAPTIVE, NATURAL, parse
 
 def run_autoattack(task: Task) -> tuple[Arrays, dict[str, Any]]:
     """Attack the final logits with AutoAttack: the version, or the attacks, of the settings."""
-    chosen = {name: task.settings.get(name) for name in ("version", "attacks_to_run")}
-    result = autoattack(**task.options, **chosen)
+    version, chosen = task.settings["version"], task.settings.get("attacks_to_run")
+    result = autoattack(**task.options, version=version, attacks_to_run=chosen)
     more = {"accuracy_after": result.accuracies, "warnings": result.warnings}
     return _arrays(task, result), more
 

@@ -182,17 +182,15 @@ def seeds_row(rows: Sequence[Row]) -> SeedsRow:
     """Return the spread of every number over rows that differ in the seed alone."""
     # The worst of other attacks is another quantity, and so is their mean.
     alike = len({tuple(row.evaluation.correct) for row in rows}) == 1
-    worst_case, upper_bound = (
-        statistics.spread([one.accuracy for one in found]) if alike and all(found) else None
-        for found in ([row.worst_case for row in rows], [row.upper_bound for row in rows])
-    )
+    worst_cases = [row.worst_case for row in rows if row.worst_case] * alike
+    upper_bounds = [row.upper_bound for row in rows if row.upper_bound] * alike
     return SeedsRow(
         label=rows[0].label,
         checkpoint=rows[0].checkpoint,
         setting=rows[0].setting,
         seeds=tuple(row.seed for row in rows),
-        worst_case=worst_case,
-        upper_bound=upper_bound,
+        worst_case=_spread(worst_cases),
+        upper_bound=_spread(upper_bounds),
         accuracy=_spreads([row.accuracy for row in rows]),
         examples=rows[0].examples,
         mean=_spreads([row.mean for row in rows]) if alike else {},
@@ -222,6 +220,10 @@ def _stages(correct: Mapping[str, Correct]) -> dict[str, float]:
         "Adaptive": correct.get(names.ADAPTIVE),
     }
     return {name: float(one.mean()) for name, one in left.items() if one is not None}
+
+
+def _spread(found: Sequence[WorstCase]) -> Spread | None:
+    return statistics.spread([one.accuracy for one in found]) if found else None
 
 
 def _spreads(rows: Sequence[Mapping[str, float]]) -> dict[str, Spread]:

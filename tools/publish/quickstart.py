@@ -20,7 +20,7 @@ _ALT = "Robust accuracy while training, and natural, PGD and worst-case accuracy
 _MODELS = ("#0072B2", "#D55E00", "#009E73")
 _BARS = ("#BBBBBB", "#56B4E9", "#B22222")
 _WIDTH = 0.28  # of a bar
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     **{"font.size": 12, "figure.dpi": 150, "lines.linewidth": 2, "legend.frameon": False},
     **{"axes.grid": True, "axes.grid.axis": "y", "grid.color": "#DDDDDD", "axes.axisbelow": True},
     **{"axes.titlelocation": "left", "axes.spines.right": False, "axes.spines.top": False},
