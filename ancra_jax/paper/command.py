@@ -65,6 +65,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     rows = "only these, NAME[,NAME...], for instance trades_ancra or 'cifar10/*'"
     add("--rows", type=lambda text: tuple(text.split(",")), default=(), help=rows)
     add("--suite", choices=SUITES, default="", help="of attacks (default: the row's own)")
+    released = "attack also as the authors' code does (evaluate --suite=released)"
+    add("--released", action="store_true", help=released)
     examples = f"evaluate the first N test examples (default 0: all, tiny: {TINY_EXAMPLES})"
     add("--num_examples", type=_count, default=0, help=examples)
     options, overrides = parser.parse_known_args(arguments)

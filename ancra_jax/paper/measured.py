@@ -13,9 +13,10 @@ from ancra_jax.paper.claims import FINAL as COLUMNS
 from ancra_jax.paper.claims import MEAN, TABLES, PaperTable, TableRow
 from ancra_jax.paper.runs import Run
 from ancra_jax.results.load import load_runs
-from ancra_jax.results.names import FINAL, HEADS, NATURAL, display_name, parse
+from ancra_jax.results.names import FINAL, HEADS, NATURAL, RELEASED, display_name, parse
 from ancra_jax.results.rows import Row, rows_of
 from ancra_jax.results.statistics import spread
+from ancra_jax.results.tables.notes import RELEASED_NOTE
 from ancra_jax.results.tables.table import (
     DAGGER,
     MISSING,
@@ -58,7 +59,8 @@ class ClaimRow:
     data: str  # as measured, with what sets it apart, 'CIFAR-10 (JPEG)'
     checkpoint: str
     claimed: dict[str, float | None]  # by column, in %; None where we know of no claim
-    measured: dict[str, list[float]]  # by column and for the worst case, in %, of each seed
+    # By column, in %, of each seed; so for the worst case, and for attacks of the authors' code.
+    measured: dict[str, list[float]]
     seeds: list[int]  # that were evaluated
     num_examples: list[int]  # several where the attacks or seeds differ in it
 
@@ -134,7 +136,11 @@ def claim_rows(table: PaperTable, runs: Sequence[Run]) -> list[ClaimRow]:
             target = (row.name, checkpoint)
             found = [one for one in evaluated if (names[one.workdir], one.checkpoint) == target]
             worst_cases = [100 * one.worst_case.accuracy for one in found if one.worst_case]
-            measured = {column: _accuracies(column, found) for column in table.columns}
+            released = [f"{column}{RELEASED}" for column in table.columns]
+            measured = {one: _accuracies(one, found) for one in (*table.columns, *released)}
+            for one in released:  # which most tables and columns have not
+                if not measured[one]:
+                    del measured[one]
             claim_row = ClaimRow(
                 title=row.title,
                 run=row.name,
@@ -175,13 +181,17 @@ def markdown(table: PaperTable, rows: Sequence[ClaimRow], *, rehearsal: bool) ->
         TextColumn("Checkpoint", lambda row: row.checkpoint, "always"),
         *(
             Column(column_title(name), functools.partial(_cell, column=name), "always")
-            for name in table.columns
+            for column in table.columns
+            for name in (column, f"{column}{RELEASED}")
+            if name == column or any(name in row.measured for row in rows)
         ),
         Column("Worst case, here", lambda row: _percent(row.measured[WORST_CASE]), "always"),
     ]
     counts = sorted({count for row in rows for count in row.num_examples})
     seeds = sorted({seed for row in rows for seed in row.seeds})
     notes = [*([REHEARSAL] if rehearsal else []), *_NOTES, *notes_of(table)]
+    if any(name.endswith(RELEASED) for row in rows for name in row.measured):
+        notes.append(RELEASED_NOTE)
     if seeds:
         notes.append(
             f"Measured on the first {' / '.join(map(str, counts))} test examples; training seeds "
@@ -198,8 +208,8 @@ def markdown(table: PaperTable, rows: Sequence[ClaimRow], *, rehearsal: bool) ->
 
 
 def _cell(row: ClaimRow, column: str) -> str:
-    """Return the claim and what was measured."""
-    claim, found = row.claimed[column], row.measured[column]
+    """Return the claim and what was measured, perhaps by the authors' code."""
+    claim, found = row.claimed[column.removesuffix(RELEASED)], row.measured.get(column, [])
     natural = row.measured.get(NATURAL)
     claimed = _marked([] if claim is None else [claim], row.claimed.get(NATURAL))
     return f"{claimed} / {_marked(found, statistics.fmean(natural) if natural else None)}"

@@ -115,7 +115,7 @@ def evaluate_commands(
     command = evaluate_command(workdir, checkpoint)
     commands: dict[str, None] = {}
     for name, record in records.items():
-        family, version, _ = parse(name)
+        family, version, _, released = parse(name)
         suite = ""  # the paper's, which ends with AutoAttack
         if name == ADAPTIVE:
             suite = " --suite=adaptive"
@@ -125,6 +125,8 @@ def evaluate_commands(
             if sources := record["settings"].get("transfer_from"):
                 names = path_list([source["name"] for source in sources])
                 suite += f" {shlex.quote(f'--transfer_from={names}')}"
+        elif released:
+            suite = " --suite=released"
         elif name == AUTOATTACK and how.get(NATURAL) != how[name]:
             suite = " --suite=autoattack"
         elif family == "AA" and version:

@@ -85,12 +85,13 @@ def test_every_mean_of_table_1_is_of_its_four_numbers_but_one():
     ]
     (note,) = [note for note in notes_of(table) if "32.18" in note]
     assert "31.18" in note
-    # Of the baselines S2O alone has accuracies under attack above its natural one.
+    # Not only ANCRA has more accuracy under attack than on natural images.
     above = numbers[:, 1:5] > numbers[:, :1]
     fooled = {name for name, one in zip(printed, above.any(axis=1), strict=True) if one}
     assert {name for name in fooled if "ancra" not in name} == {
         "cifar10/trades_s2o",
         "cifar100/trades_s2o",
+        "cifar100/udr_trades",
     }
 
 
@@ -153,6 +154,10 @@ def test_the_commands_of_a_row():
             for suite in ("quick", "adaptive")
         ),
     ]
+    # The authors' attacks come after a row's own, once.
+    for more, suites in (([], ["paper", "released"]), (["--suite=released"], ["released"])):
+        (run,) = runs_of(parse(["table3", "--released", "--rows=trades", *more]))
+        assert [command[-1] for command in run.commands[1:]] == [f"--suite={one}" for one in suites]
     # A rehearsal has a directory and a configuration of its own.
     (run,) = runs_of(parse(["table3", "--scale=tiny", "--rows=trades_ra"]))
     assert "--config=configs/cifar10.py:trades_ra,scale=tiny" in run.commands[0]
@@ -299,6 +304,22 @@ def test_claims_stand_beside_what_was_measured(tmp_path):
     assert further == [["digits", "last", "— / 75.00", "— / —", "—"]]
     assert "first 4 test examples" in text and "seeds 0, 1" in text and "--scale=tiny" in text
     assert "--scale=tiny" not in markdown(TABLE, [plain], rehearsal=False)
+
+
+def test_attacks_of_the_authors_code_have_columns_of_their_own(tmp_path):
+    claims = {"natural": 80.0, "fgsm": 60.0, "cw": 50.0}
+    rows = (TableRow("Plain", "digits", "trades", {"best": claims}),)
+    table = PaperTable("A table", ("natural", "fgsm", "cw"), rows)
+    results = {"natural": [1, 1, 1, 0], "fgsm": [1, 1, 0, 0], "fgsm_released": [1, 1, 1, 1]}
+    run = Run(rows[0], 0, make_run(tmp_path / "run", results), ())
+    found = claim_rows(table, [run])
+    text = markdown(table, found, rehearsal=False)
+    (row,) = table_under(text, "A table")
+    cells = {name: row[name] for name in row if name.startswith(("FGSM", "C&W"))}
+    released = "60.00 / 100.00†"
+    assert cells == {"FGSM": "60.00 / 50.00", "FGSM (released)": released, "C&W": "50.00 / —"}
+    assert "random point" in text
+    assert set(found[0].measured) == {"natural", "fgsm", "fgsm_released", "cw", "worst_case"}
 
 
 # On the digits, with the smallest network that has stages: Table 3's row in seconds.
