@@ -1,15 +1,16 @@
 """The attacks of the authors' code, against direct NumPy of what their script does."""
 
-from types import SimpleNamespace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ancra_jax import attacks
+from ancra_jax.cli.progress import Bar
+from ancra_jax.data import Split
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate import released
+from ancra_jax.evaluate.spec import Target, Task
 from ancra_jax.types import Batch
 from tests.support.small_runs import small_config
 
@@ -65,27 +66,34 @@ def test_the_margins_of_a_group_are_followed_until_their_sum_is_0(together):
     np.testing.assert_allclose(found.reshape(8, -1)[:count], expected, atol=1e-6)
 
 
-def test_the_start_of_fgsm_is_random_and_not_clipped():
+def test_fgsm_starts_at_a_random_point_that_is_not_clipped(tmp_path):
     fgsm, cw = released.specs(small_config("trades"))
     assert (fgsm.name, cw.name) == ("fgsm_released", "cw20_released")
-    images = jnp.asarray(RNG.uniform(size=(4, 1, PIXELS, 1)), jnp.float32)
-    batch = Batch(images, jnp.zeros(4, jnp.int32), jnp.arange(4))
-    seen = []
-
-    def quadratic(x):
-        jax.debug.callback(lambda value: seen.append(np.asarray(value)), x)
-        return linear(x - 0.5) ** 2
-
-    task = SimpleNamespace(
-        settings=fgsm.settings | {"epsilon": EPSILON, "step_size": EPSILON},
-        target=SimpleNamespace(model=jax.tree_util.Partial(quadratic)),
-        key=jax.random.key(0),
+    images = jnp.asarray(RNG.integers(0, 2, (4, 1, PIXELS, 1)), jnp.float32)
+    labels, indices = jnp.arange(4) % CLASSES, jnp.arange(4)
+    task = Task(
+        Target(
+            linear,
+            Split(np.zeros((4, 1, PIXELS, 1), np.uint8), np.arange(4, dtype=np.int32)),
+            4,
+            images.sharding,
+        ),
+        {"settings": fgsm.settings | {"epsilon": EPSILON, "step_size": EPSILON}},
+        tmp_path,
+        np.asarray(labels),
+        jax.random.key(0),
+        Bar("fgsm", 4),
     )
-    found = released.attack(task, batch, attacks.threat_model("linf", EPSILON))
-    jax.effects_barrier()
-    away = np.abs(seen[0] - images)
-    assert 0 < away.max() <= EPSILON + 1e-6 and (seen[0].min() < 0 or seen[0].max() > 1)
-    assert np.abs(found - images).max() <= EPSILON + 1e-6 and 0 <= found.min() <= found.max() <= 1
+    ball = attacks.threat_model("linf", EPSILON)
+    found = released.attack(task, Batch(images, labels, indices), ball)
+    noise = ball.noise(attacks.example_keys(task.key, indices), images)
+    start = images + EPSILON * noise
+    assert start.min() < 0 or start.max() > 1
+    q = jax.nn.softmax(linear(start))
+    gradient = (q - np.eye(CLASSES)[labels]) @ KERNEL.T
+    moved = start + EPSILON * np.sign(gradient).reshape(images.shape)
+    expected = np.clip(np.clip(moved, images - EPSILON, images + EPSILON), 0, 1)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_another_norm_than_theirs_is_refused():

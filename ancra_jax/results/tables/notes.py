@@ -23,7 +23,7 @@ _MASKS = (
 
 RELEASED_NOTE = (
     "(released): as the authors' published code evaluates, not as the paper says: FGSM from a "
-    "random point; C&W with 20 steps, for a batch of 200 together until the sum of its margins is 0."
+    "random point; C&W with 20 steps, of 200 images together until their margins sum to 0."
 )
 
 
