@@ -161,7 +161,8 @@ class TrainingLog:
             for name, value in values.items():
                 self._event(step, summary=scalar(f"{kind}/{name}", value))
             if self._trackers:
-                self._trackers.log({f"{kind}/{name}": values[name] for name in values}, step)
+                told = {f"{kind}/{name}": float(value) for name, value in values.items()}
+                self._trackers.log(told, step)
 
     def _event(self, step: int, **content: Any) -> None:
         """Write an event for TensorBoard."""

@@ -7,9 +7,9 @@ A tracker of one's own is a function ``(config, workdir) -> Tracker``, named to 
 import contextlib
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from ancra_jax.cli.extras import explained
+from ancra_jax.cli.extras import MissingExtraError, explained
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError, printable
 from ancra_jax.registry import did_you_mean
@@ -17,6 +17,7 @@ from ancra_jax.registry import did_you_mean
 NAMES = {"wandb": "ancra_jax.train.weights_and_biases:WandbRun"}
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """What is told of a run's metrics; an error of it costs a warning, never the training."""
 
@@ -48,13 +49,13 @@ def find(tracker: Tracker | str) -> tuple[str, Factory]:
             f"--tracker={tracker}: {did_you_mean(tracker, NAMES)}allowed are {', '.join(NAMES)} "
             "and module:function"
         )
-    with explained():
-        try:
+    try:
+        with explained():
             return tracker, getattr(importlib.import_module(module), name)
-        except (ImportError, AttributeError) as error:
-            if tracker in NAMES:
-                raise
-            raise UsageError(f"--tracker={tracker}: {error}") from error
+    except MissingExtraError:
+        raise
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"--tracker={tracker}: {error}") from error
 
 
 class Trackers:

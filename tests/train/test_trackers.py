@@ -7,10 +7,13 @@ from types import ModuleType, SimpleNamespace
 import chex
 import pytest
 
+from ancra_jax import train as train_command
 from ancra_jax.errors import UsageError
 from ancra_jax.ops.files import read_json_lines
 from ancra_jax.train.loop import train
 from ancra_jax.train.trackers import find
+from tests.support import ROOT
+from tests.support.processes import run_command
 from tests.support.small_runs import arrays, small_config
 
 
@@ -117,3 +120,10 @@ def test_trackers_are_told_what_is_recorded_and_cost_nothing(
 def test_what_is_no_tracker_is_refused_by_name(name, message):
     with pytest.raises(UsageError, match=message):
         find(name)
+
+
+def test_the_command_refuses_trackers_with_what_else_is_wrong(tmp_path):
+    flags = [f"--config={ROOT}/configs/digits.py:tradess", f"--workdir={tmp_path}/run"]
+    finished = run_command(train_command, *flags, "--tracker=wandbb")
+    assert finished.status == 2 and not (tmp_path / "run").exists()
+    assert all(word in finished.error for word in ("tradess", "wandbb"))
