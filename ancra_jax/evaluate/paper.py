@@ -1,6 +1,7 @@
 """The attacks of the paper's evaluation: FGSM, PGD-40 and C&W-40, with and without the heads."""
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -57,9 +58,14 @@ def specs(config: Config) -> list[Spec]:
 
 
 def _run(task: Task) -> tuple[Arrays, dict[str, Any]]:
-    """Attack the examples of a task; the numbers do not depend on the batch size."""
+    return attack_batches(task, attack, task.target.batch_size)
+
+
+def attack_batches(
+    task: Task, attack: Callable[[Task, Batch, attacks.ThreatModel], Images], size: int
+) -> tuple[Arrays, dict[str, Any]]:
+    """Attack the examples of a task in batches of a size, a multiple of the number of devices."""
     target = task.target
-    size = target.batch_size
     num_examples = len(task.labels)
     arrays = {
         "predictions": np.full(num_examples, -1, np.int32),

@@ -21,7 +21,7 @@ from ancra_jax.cli.options import help_texts
 from ancra_jax.config import WEIGHTS, Config, local_path
 from ancra_jax.data import Dataset, check_count
 from ancra_jax.errors import Problems, UsageError
-from ancra_jax.evaluate import paper
+from ancra_jax.evaluate import paper, released
 from ancra_jax.evaluate.result import EvaluationResult, read_evaluation
 from ancra_jax.evaluate.sequences import Source, adaptive_spec, run_autoattack, run_diagnostics
 from ancra_jax.evaluate.spec import Spec, Target, compute
@@ -40,6 +40,7 @@ SUITES = {
     "autoattack": ("autoattack",),
     "adaptive": ("natural", "autoattack", "adaptive"),
     "diagnostics": ("diagnostics",),
+    "released": ("natural", "released"),
     "all": ("paper", "autoattack", "adaptive", "diagnostics"),
 }
 """The parts of each suite, in the order in which they run: the cheap ones first."""
@@ -84,7 +85,8 @@ def run(
         ``'worst_case'``: both, and if the network has a defence the attacks made for it;
         ``'paper'``: ``'quick'`` and AutoAttack; ``'autoattack'`` alone; ``'adaptive'``: natural
         images, AutoAttack and the attacks made for the network's defence; ``'diagnostics'``, which
-        compare the results that are there; ``'all'``: ``'paper'`` and these two.
+        compare the results that are there; ``'released'``: natural images, FGSM and C&W as the
+        authors' code has them; ``'all'``: ``'paper'``, ``'adaptive'`` and ``'diagnostics'``.
       autoattack_version: which list of attacks, ``'standard'`` or ``'plus'``.
       adaptive_budget: of the adaptive attacks: ``'quick'``, ``'standard'`` or ``'thorough'``.
       max_minutes: stop the adaptive attacks after so many; 0: no limit. The same call goes on.
@@ -191,6 +193,7 @@ def _specs(config: Config, suite: str, version: str, adaptive: Spec, defended: b
         "adaptive": [adaptive],
         "defence": [adaptive] * defended,
         "diagnostics": [Spec(DIAGNOSTICS, diagnostics, run_diagnostics)],
+        "released": released.specs(config) if suite == "released" else [],
     }
     return [spec for part in SUITES[suite] for spec in parts[part]]
 

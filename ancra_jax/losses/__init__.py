@@ -5,7 +5,7 @@ The methods in ``ancra_jax.methods`` name the papers. In the equations ``p`` is
 All logits are those of one head; `combined` takes a term over all heads of a network.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ __all__ = ["cross_entropy", "distillation", "kl_divergence"]
 __all__ += ["boosted_cross_entropy", "weighted_kl"]  # MART
 __all__ += ["adapted_labels", "self_adaptive_cross_entropy"]  # SAT
 __all__ += ["class_targets", "second_order_divergence"]  # S2O
-__all__ += ["asymmetric_similarity", "combined"]  # ANCRA
+__all__ += ["asymmetric_similarity", "by_head", "combined", "matching"]  # ANCRA
 
 _TINY = 1e-12  # within MART's logarithms, as in its authors' code
 
@@ -164,7 +164,7 @@ def asymmetric_similarity(natural: Logits, negative: Logits, valid: Flags, alpha
     p = jax.nn.softmax(natural)
     q = jax.nn.softmax(negative)
     predicted = jnp.argmax(p, axis=-1)
-    matches = (predicted == jnp.argmax(q, axis=-1)) & valid
+    matches = matching(p, q) & valid
     # Where a pair does not count, the root is taken of 1: its gradient at 0 would be infinite,
     # and infinity times the mask's 0 is NaN. A matched product is at least 1 / classes ** 2.
     p_h = jnp.where(matches, jnp.take_along_axis(p, predicted[:, None], axis=-1)[:, 0], 1.0)
@@ -172,6 +172,11 @@ def asymmetric_similarity(natural: Logits, negative: Logits, valid: Flags, alpha
     sg = jax.lax.stop_gradient
     similarity = alpha * jnp.sqrt(sg(p_h) * q_h) + (1 - alpha) * jnp.sqrt(p_h * sg(q_h))
     return jnp.mean(jnp.where(matches, similarity, 0.0))
+
+
+def matching(natural: Logits, negative: Logits) -> Flags:
+    """Return which negatives are predicted as their natural images are, eq. 4's indicator."""
+    return jnp.argmax(natural, axis=-1) == jnp.argmax(negative, axis=-1)
 
 
 def combined(term: Callable[..., Scalar], *outputs: Outputs, aux_weight: float) -> Scalar:
@@ -185,6 +190,22 @@ def combined(term: Callable[..., Scalar], *outputs: Outputs, aux_weight: float) 
     Returns:
       The combined term; ``g(f')`` alone for networks without auxiliary heads.
     """
-    final = tuple(output.logits for output in outputs)
-    auxiliary = tuple(output.aux_logits for output in outputs)
+    final, auxiliary = _heads(outputs)
     return combine_heads(lambda logits: term(*logits), final, auxiliary, aux_weight)
+
+
+def by_head(term: Callable[..., Scalar], *outputs: Outputs) -> dict[str, Scalar]:
+    """Compute a term of each head: ``'final'``, and ``'aux1'``, ``'aux2'`` where there are such."""
+    final, auxiliary = _heads(outputs)
+    values = {"final": term(*final)}
+    if len(auxiliary[0]):
+        found = jax.vmap(term)(*auxiliary)
+        values |= {f"aux{k}": value for k, value in enumerate(found, start=1)}
+    return values
+
+
+def _heads(outputs: Sequence[Outputs]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    return (
+        tuple(output.logits for output in outputs),
+        tuple(output.aux_logits for output in outputs),
+    )

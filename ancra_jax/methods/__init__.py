@@ -24,6 +24,7 @@ from ancra_jax.methods.core import (
     Plan,
     Terms,
     natural_and_adversarial,
+    over_heads,
 )
 from ancra_jax.methods.registry import available, create, register
 
@@ -36,5 +37,6 @@ __all__ = [
     "available",
     "create",
     "natural_and_adversarial",
+    "over_heads",
     "register",
 ]

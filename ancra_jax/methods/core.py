@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key, PyTree
 
-from ancra_jax import attacks
+from ancra_jax import attacks, losses
 from ancra_jax.attacks import objectives
 from ancra_jax.attacks.objectives import Objective
 from ancra_jax.config.schema import AttackConfig, Config, shown
@@ -212,6 +212,22 @@ def untargeted(attack: AttackSettings) -> Callable[..., Plan]:
         return Plan({"adversarial": request}, {})
 
     return prepare
+
+
+def over_heads(
+    name: str, term: Callable[..., Scalar], *outputs: Outputs, aux_weight: float
+) -> tuple[Scalar, Metrics]:
+    """Return a term of the loss, taken over all heads, and its metrics.
+
+    These are the term as ``name``, and that of each head as ``name_final``, ``name_aux1``, ...
+    """
+    value = losses.combined(term, *outputs, aux_weight=aux_weight)
+    return value, {name: value} | named_by_head(name, losses.by_head(term, *outputs))
+
+
+def named_by_head(name: str, values: dict[str, Scalar]) -> Metrics:
+    """Return metrics of each head; nothing is differentiated in them."""
+    return {f"{name}_{head}": jax.lax.stop_gradient(value) for head, value in values.items()}
 
 
 PairTerms = tuple[Scalar, Metrics, MethodState]

@@ -5,6 +5,7 @@ from functools import partial
 from ancra_jax import losses
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError
+from ancra_jax.methods import core
 from ancra_jax.methods.core import AttackSettings, BatchStats, Examples, Forward, Method, Terms
 
 
@@ -38,8 +39,11 @@ def distillation(method: Method, config: Config, attack: AttackSettings) -> Meth
                 "network's outputs were (Terms.natural or Terms.adversarial)"
             )
         learned = partial(losses.distillation, teacher=teacher, temperature=temperature)
-        term = losses.combined(learned, student, aux_weight=config.method.aux_weight)
-        metrics = terms.metrics | {"loss_distillation": term}
+        aux_weight = config.method.aux_weight
+        term, of_term = core.over_heads(
+            "loss_distillation", learned, student, aux_weight=aux_weight
+        )
+        metrics = terms.metrics | of_term
         return terms._replace(loss=(1 - weight) * terms.loss + weight * term, metrics=metrics)
 
     return method._replace(loss=loss)

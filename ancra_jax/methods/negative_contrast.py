@@ -12,7 +12,8 @@ from ancra_jax.config.schema import Config, shown
 from ancra_jax.methods import core
 from ancra_jax.methods.core import AttackSettings, BatchStats, Examples, Forward, Method, Terms
 from ancra_jax.methods.negatives import RANDOM, Negatives, choose_negatives, strategies
-from ancra_jax.types import Batch
+from ancra_jax.ops.images import Flags
+from ancra_jax.types import Batch, Scalar
 
 
 def negative_contrast(method: Method, config: Config, attack: AttackSettings) -> Method:
@@ -74,14 +75,22 @@ def negative_contrast(method: Method, config: Config, attack: AttackSettings) ->
         negative, batch_stats = forward(batch_stats, images, extras["negative_labels"])
         _, valid, fallback = extras["negatives"]
         term = partial(losses.asymmetric_similarity, valid=valid, alpha=contrast.alpha)
-        aux_weight = config.method.aux_weight
-        similarity = losses.combined(term, natural, negative, aux_weight=aux_weight)
-        metrics = terms.metrics | {
-            "loss_negative_contrast": similarity,
-            "negatives_missing": jnp.mean(~valid, dtype=jnp.float32),
-            "negatives_fallback": jnp.mean(fallback, dtype=jnp.float32),
+        pair = natural, negative
+        similarity, of_similarity = core.over_heads(
+            "loss_negative_contrast", term, *pair, aux_weight=config.method.aux_weight
+        )
+        matched = losses.by_head(lambda p, q: _share(losses.matching(p, q) & valid), *pair)
+        metrics = terms.metrics | of_similarity
+        metrics |= core.named_by_head("negatives_matched", matched)
+        metrics |= {
+            "negatives_missing": _share(~valid),
+            "negatives_fallback": _share(fallback),
         }
         value = terms.loss + contrast.zeta * similarity
         return terms._replace(loss=value, batch_stats=batch_stats, natural=natural, metrics=metrics)
 
     return method._replace(prepare=prepare, loss=loss)
+
+
+def _share(flags: Flags) -> Scalar:
+    return jnp.mean(flags, dtype=jnp.float32)

@@ -13,7 +13,7 @@ from functools import partial
 from ancra_jax import losses
 from ancra_jax.config.schema import Config
 from ancra_jax.methods import core
-from ancra_jax.methods.core import AttackSettings, Examples, Method, PairTerms
+from ancra_jax.methods.core import AttackSettings, Examples, Method, Metrics, PairTerms
 from ancra_jax.methods.registry import register
 from ancra_jax.methods.standard import cross_entropy, kl_divergence
 from ancra_jax.ops.images import Labels
@@ -27,11 +27,12 @@ def pgd_at_s2o(config: Config, attack: AttackSettings) -> Method:
 
     def loss(natural: Outputs, adversarial: Outputs, examples: Examples) -> PairTerms:
         labels = examples.batch.labels
-        classification = cross_entropy(adversarial, labels, config.method)
-        regulariser = _regulariser(natural, adversarial, labels, config)
-        metrics = {"loss_adversarial": classification, "loss_second_order": regulariser}
+        classification, of_ce = cross_entropy(
+            "loss_adversarial", adversarial, labels, config.method
+        )
+        regulariser, of_r = _regulariser(natural, adversarial, labels, config)
         value = s2o.cross_entropy_weight * classification + s2o.weight * regulariser
-        return value, metrics, examples.state
+        return value, of_ce | of_r, examples.state
 
     return core.natural_and_adversarial(attack, loss)
 
@@ -43,18 +44,20 @@ def trades_s2o(config: Config, attack: AttackSettings) -> Method:
 
     def loss(natural: Outputs, adversarial: Outputs, examples: Examples) -> PairTerms:
         labels = examples.batch.labels
-        classification = cross_entropy(natural, labels, config.method)
-        regulariser = _regulariser(natural, adversarial, labels, config)
-        kl = kl_divergence(natural, adversarial, config.method)
-        metrics = {"loss_natural": classification, "loss_second_order": regulariser, "loss_kl": kl}
+        classification, of_ce = cross_entropy("loss_natural", natural, labels, config.method)
+        regulariser, of_r = _regulariser(natural, adversarial, labels, config)
+        kl, of_kl = kl_divergence(natural, adversarial, config.method)
         value = s2o.cross_entropy_weight * classification + s2o.weight * regulariser + beta * kl
-        return value, metrics, examples.state
+        return value, of_ce | of_r | of_kl, examples.state
 
     return core.natural_and_adversarial(attack, loss)
 
 
-def _regulariser(natural: Outputs, adversarial: Outputs, labels: Labels, config: Config) -> Scalar:
+def _regulariser(
+    natural: Outputs, adversarial: Outputs, labels: Labels, config: Config
+) -> tuple[Scalar, Metrics]:
     diagonal = config.second_order.diagonal
     term = partial(losses.second_order_divergence, labels=labels, diagonal=diagonal)
     both = lambda p, q: term(p) + term(q)  # noqa: E731
-    return losses.combined(both, natural, adversarial, aux_weight=config.method.aux_weight)
+    pair = natural, adversarial
+    return core.over_heads("loss_second_order", both, *pair, aux_weight=config.method.aux_weight)

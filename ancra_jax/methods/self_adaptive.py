@@ -49,10 +49,11 @@ def sat(config: Config, attack: AttackSettings) -> Method:
         adapted = losses.adapted_labels(kept, natural.logits, config.self_adaptive.momentum)
         soft_labels = jnp.where(examples.epoch + 1 >= start_epoch, adapted, kept)
         term = partial(losses.self_adaptive_cross_entropy, soft_labels=soft_labels)
-        classification = losses.combined(term, natural, aux_weight=method.aux_weight)
-        kl = kl_divergence(natural, adversarial, method)
-        metrics = {"loss_natural": classification, "loss_kl": kl}
+        classification, of_natural = core.over_heads(
+            "loss_natural", term, natural, aux_weight=method.aux_weight
+        )
+        kl, of_kl = kl_divergence(natural, adversarial, method)
         state = examples.state | {"soft_labels": memory.at[indices].set(soft_labels)}
-        return classification + method.beta * kl, metrics, state
+        return classification + method.beta * kl, of_natural | of_kl, state
 
     return core.natural_and_adversarial(attack, loss)._replace(init_state=init_state)

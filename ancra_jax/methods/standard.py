@@ -8,7 +8,15 @@ from functools import partial
 from ancra_jax import losses
 from ancra_jax.config.schema import Config, MethodConfig
 from ancra_jax.methods import core
-from ancra_jax.methods.core import AttackSettings, BatchStats, Examples, Forward, Method, Terms
+from ancra_jax.methods.core import (
+    AttackSettings,
+    BatchStats,
+    Examples,
+    Forward,
+    Method,
+    Metrics,
+    Terms,
+)
 from ancra_jax.methods.registry import register
 from ancra_jax.ops.images import Labels
 from ancra_jax.types import Batch, Outputs, Scalar
@@ -24,8 +32,8 @@ def natural(config: Config, attack: AttackSettings) -> Method:
     def loss(forward: Forward, batch_stats: BatchStats, examples: Examples) -> Terms:
         images, labels, _ = examples.batch
         outputs, batch_stats = forward(batch_stats, images, labels)
-        value = cross_entropy(outputs, labels, config.method)
-        metrics = {"batch_accuracy_natural": core.accuracy(outputs, labels)}
+        value, metrics = cross_entropy("loss_natural", outputs, labels, config.method)
+        metrics |= {"batch_accuracy_natural": core.accuracy(outputs, labels)}
         return Terms(value, batch_stats, outputs, metrics, examples.state)
 
     return Method(prepare, loss)
@@ -42,8 +50,8 @@ def pgd_at(config: Config, attack: AttackSettings) -> Method:
     def loss(forward: Forward, batch_stats: BatchStats, examples: Examples) -> Terms:
         images, labels = examples.attacked["adversarial"], examples.batch.labels
         outputs, batch_stats = forward(batch_stats, images, labels)
-        value = cross_entropy(outputs, labels, config.method)
-        metrics = {"batch_accuracy_adversarial": core.accuracy(outputs, labels)}
+        value, metrics = cross_entropy("loss_adversarial", outputs, labels, config.method)
+        metrics |= {"batch_accuracy_adversarial": core.accuracy(outputs, labels)}
         return Terms(value, batch_stats, None, metrics, examples.state, outputs)
 
     return Method(core.untargeted(attack), loss)
@@ -60,10 +68,10 @@ def trades(config: Config, attack: AttackSettings) -> Method:
     method = config.method
 
     def loss(natural: Outputs, adversarial: Outputs, examples: Examples) -> core.PairTerms:
-        classification = cross_entropy(natural, examples.batch.labels, method)
-        kl = kl_divergence(natural, adversarial, method)
-        metrics = {"loss_natural": classification, "loss_kl": kl}
-        return classification + method.beta * kl, metrics, examples.state
+        labels = examples.batch.labels
+        classification, of_natural = cross_entropy("loss_natural", natural, labels, method)
+        kl, of_kl = kl_divergence(natural, adversarial, method)
+        return classification + method.beta * kl, of_natural | of_kl, examples.state
 
     return core.natural_and_adversarial(attack, loss)
 
@@ -80,25 +88,30 @@ def mart(config: Config, attack: AttackSettings) -> Method:
       ICLR 2020.
     """
     method = config.method
-    combined = partial(losses.combined, aux_weight=method.aux_weight)
+    over_heads = partial(core.over_heads, aux_weight=method.aux_weight)
 
     def loss(natural: Outputs, adversarial: Outputs, examples: Examples) -> core.PairTerms:
         labels, smoothing = examples.batch.labels, method.label_smoothing
         term = partial(losses.boosted_cross_entropy, labels=labels, label_smoothing=smoothing)
-        boosted = combined(term, adversarial)
-        kl = combined(partial(losses.weighted_kl, labels=labels), natural, adversarial)
-        metrics = {"loss_adversarial": boosted, "loss_kl": kl}
-        return boosted + method.beta * kl, metrics, examples.state
+        boosted, of_boosted = over_heads("loss_adversarial", term, adversarial)
+        weighted = partial(losses.weighted_kl, labels=labels)
+        kl, of_kl = over_heads("loss_kl", weighted, natural, adversarial)
+        return boosted + method.beta * kl, of_boosted | of_kl, examples.state
 
     return core.natural_and_adversarial(attack, loss)
 
 
-def cross_entropy(outputs: Outputs, labels: Labels, method: MethodConfig) -> Scalar:
-    """Return the cross-entropy over all heads, with the method's label smoothing."""
+def cross_entropy(
+    name: str, outputs: Outputs, labels: Labels, method: MethodConfig
+) -> tuple[Scalar, Metrics]:
+    """Return the cross-entropy over all heads, with the method's label smoothing, and metrics."""
     term = partial(losses.cross_entropy, labels=labels, label_smoothing=method.label_smoothing)
-    return losses.combined(term, outputs, aux_weight=method.aux_weight)
+    return core.over_heads(name, term, outputs, aux_weight=method.aux_weight)
 
 
-def kl_divergence(natural: Outputs, adversarial: Outputs, method: MethodConfig) -> Scalar:
-    """Return ``KL(p(x) || p(x_adv))`` over all heads."""
-    return losses.combined(losses.kl_divergence, natural, adversarial, aux_weight=method.aux_weight)
+def kl_divergence(
+    natural: Outputs, adversarial: Outputs, method: MethodConfig
+) -> tuple[Scalar, Metrics]:
+    """Return ``KL(p(x) || p(x_adv))`` over all heads, and its metrics."""
+    pair = natural, adversarial
+    return core.over_heads("loss_kl", losses.kl_divergence, *pair, aux_weight=method.aux_weight)

@@ -9,7 +9,7 @@ import argparse
 import pathlib
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from ancra_jax import cli
@@ -18,7 +18,7 @@ from ancra_jax.errors import UsageError
 from ancra_jax.evaluate import SUITES
 from ancra_jax.paper import runs as runs_lib
 from ancra_jax.paper.claims import TABLES
-from ancra_jax.paper.measured import REHEARSAL, write_claims
+from ancra_jax.paper.measured import REHEARSAL, WITHOUT_CLAIM, claim_lines, notes_of, write_claims
 from ancra_jax.paper.runs import TINY_EXAMPLES
 from ancra_jax.registry import did_you_mean
 
@@ -65,6 +65,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     rows = "only these, NAME[,NAME...], for instance trades_ancra or 'cifar10/*'"
     add("--rows", type=lambda text: tuple(text.split(",")), default=(), help=rows)
     add("--suite", choices=SUITES, default="", help="of attacks (default: the row's own)")
+    released = "attack also as the authors' code does (evaluate --suite=released)"
+    add("--released", action="store_true", help=released)
     examples = f"evaluate the first N test examples (default 0: all, tiny: {TINY_EXAMPLES})"
     add("--num_examples", type=_count, default=0, help=examples)
     options, overrides = parser.parse_known_args(arguments)
@@ -107,10 +109,7 @@ def main(arguments: Sequence[str]) -> int:
         runs = runs_lib.runs_of(options)
         runs_lib.check(runs, options)
         if options.dry_run:
-            report = runs_lib.report_command(runs, options)
-            for run in runs:
-                print(f"# {run.title}", *map(shlex.join, run.commands), sep="\n")
-            print("# report", shlex.join(report), sep="\n")
+            print("\n".join(_plan(runs, options)))
             return 0
         with runs_lib.stopped_by_signals():
             return _reproduce(runs, options)
@@ -118,6 +117,24 @@ def main(arguments: Sequence[str]) -> int:
         cli.fail(str(error))
     except OSError as error:
         cli.fail(f"--output={options.output}: {error}")
+
+
+def _plan(runs: Sequence[runs_lib.Run], options: argparse.Namespace) -> Iterator[str]:
+    """Yield what the paper claims of every row, and its commands."""
+    table = TABLES[options.table]
+    yield f"# {table.title}"
+    yield from (f"# {note}" for note in notes_of(table))
+    before = True  # the rows without a claim, which come last
+    for run in runs:
+        claims = claim_lines(table, run.row)
+        if before and not claims:
+            yield f"\n# {WITHOUT_CLAIM}"
+        before = bool(claims)
+        yield f"\n# {run.row.title}: {run.title}"
+        yield from (f"#   {claim}" for claim in claims)
+        yield from map(shlex.join, run.commands)
+    yield "\n# report"
+    yield shlex.join(runs_lib.report_command(runs, options))
 
 
 def _reproduce(runs: Sequence[runs_lib.Run], options: argparse.Namespace) -> int:

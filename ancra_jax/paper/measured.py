@@ -9,27 +9,43 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from ancra_jax.ops.files import write_atomically
-from ancra_jax.paper.claims import TABLES, PaperTable
+from ancra_jax.paper.claims import FINAL as COLUMNS
+from ancra_jax.paper.claims import MEAN, TABLES, PaperTable, TableRow
 from ancra_jax.paper.runs import Run
 from ancra_jax.results.load import load_runs
-from ancra_jax.results.names import HEADS, NATURAL, display_name, parse
+from ancra_jax.results.names import FINAL, HEADS, NATURAL, RELEASED, display_name, parse
 from ancra_jax.results.rows import Row, rows_of
 from ancra_jax.results.statistics import spread
-from ancra_jax.results.tables.table import DAGGER, MISSING, Column, TextColumn, build, text
+from ancra_jax.results.tables.notes import RELEASED_NOTE
+from ancra_jax.results.tables.table import (
+    DAGGER,
+    MISSING,
+    Column,
+    Markup,
+    TextColumn,
+    build,
+    code,
+    text,
+)
 
 WORST_CASE = "worst_case"
+WITHOUT_CLAIM = "Rows without a claim: the paper has none, or this project does not know it"
 REHEARSAL = (
     "**A rehearsal, no reproduction** (`--scale=tiny`): narrow networks, a part of the training "
     "data, few epochs, few test examples. The numbers measured here say nothing about the paper's."
 )
+ABOVE = (
+    f"{DAGGER} more than the natural accuracy beside it, which an attack that works cannot leave: "
+    "such a number measures a hidden gradient."
+)
+ROUNDING = 0.0051  # of a mean that is printed with two decimals
 _NOTES = (
     "Each cell: **the paper's claim / measured here**, in %, of several seeds mean ± sample "
     f"standard deviation. A claim is what the paper prints; {MISSING} where this project knows of "
     "none, or where nothing was measured.",
+    "Mean: over PGD, FGSM, C&W and AutoAttack.",
     "Worst case, here: the examples that are classified correctly on the natural image and under "
     "every attack of the evaluation; the paper has no such number.",
-    f"{DAGGER} more than the natural accuracy beside it, which an attack that works cannot leave: "
-    "such a number measures a hidden gradient.",
     "Of a network without auxiliary heads, the attack on its final logits stands for one on them.",
 )
 
@@ -39,17 +55,57 @@ class ClaimRow:
     """A row of a table at one checkpoint."""
 
     title: str  # as in the paper
+    run: str  # what stands for it here, 'cifar10/trades_awp'
     data: str  # as measured, with what sets it apart, 'CIFAR-10 (JPEG)'
     checkpoint: str
     claimed: dict[str, float | None]  # by column, in %; None where we know of no claim
-    measured: dict[str, list[float]]  # by column and for the worst case, in %, of each seed
+    # By column, in %, of each seed; so for the worst case, and for attacks of the authors' code.
+    measured: dict[str, list[float]]
     seeds: list[int]  # that were evaluated
     num_examples: list[int]  # several where the attacks or seeds differ in it
+
+    @property
+    def has_claim(self) -> bool:
+        """Whether this project knows of a number that the paper prints."""
+        return any(claim is not None for claim in self.claimed.values())
 
 
 def column_of(attack: str) -> str:
     """Return the column of the paper's tables for an attack, which has no number of steps."""
     return re.sub(r"\d", "", attack)
+
+
+def column_title(column: str) -> str:
+    """Return what tables call a column of the paper's tables."""
+    return "Mean" if column == MEAN else display_name(column)
+
+
+def claim_lines(table: PaperTable, row: TableRow) -> list[str]:
+    """Return in words what the paper claims of a row, a line for each checkpoint that has one."""
+    lines = []
+    for checkpoint, claim in row.claims.items():
+        cells = [
+            f"{column_title(name)} {_marked([claim[name]], claim.get(NATURAL))}"
+            for name in table.columns
+            if name in claim
+        ]
+        if cells:
+            lines.append(f"claimed, {checkpoint} checkpoint: {', '.join(cells)}")
+    return lines
+
+
+def notes_of(table: PaperTable) -> list[str]:
+    """Return what is to be said of a table's claims, before anything is measured."""
+    notes = [ABOVE, *table.notes]
+    for row in table.rows:
+        for claim in row.claims.values():
+            mean = statistics.fmean(claim.get(name, 0.0) for name in COLUMNS[1:])
+            if MEAN in claim and abs(mean - claim[MEAN]) > ROUNDING:
+                notes.append(
+                    f"{row.title}, {row.data}: the mean of the paper's four numbers is {mean:.2f}; "
+                    f"it prints {claim[MEAN]:.2f}."
+                )
+    return notes
 
 
 def write_claims(runs: Sequence[Run], options: Namespace) -> str:
@@ -80,9 +136,14 @@ def claim_rows(table: PaperTable, runs: Sequence[Run]) -> list[ClaimRow]:
             target = (row.name, checkpoint)
             found = [one for one in evaluated if (names[one.workdir], one.checkpoint) == target]
             worst_cases = [100 * one.worst_case.accuracy for one in found if one.worst_case]
-            measured = {column: _accuracies(column, found) for column in table.columns}
+            released = [f"{column}{RELEASED}" for column in table.columns]
+            measured = {one: _accuracies(one, found) for one in (*table.columns, *released)}
+            for one in released:  # which most tables and columns have not
+                if not measured[one]:
+                    del measured[one]
             claim_row = ClaimRow(
                 title=row.title,
+                run=row.name,
                 data=found[0].data if found else row.data,
                 checkpoint=checkpoint,
                 claimed={column: claim.get(column) for column in table.columns},
@@ -100,6 +161,8 @@ def _accuracies(column: str, rows: Sequence[Row]) -> list[float]:
     Of attacks with several numbers of steps the one with most counts. Of a network without
     auxiliary heads, the attack on its final logits stands for one on them.
     """
+    if column == MEAN:
+        return [100 * row.mean[FINAL] for row in rows if FINAL in row.mean]
     found = []
     for row in rows:
         wanted = column if row.reverse_attention else column.removesuffix(HEADS)
@@ -113,36 +176,49 @@ def markdown(table: PaperTable, rows: Sequence[ClaimRow], *, rehearsal: bool) ->
     """Return the table as Markdown, with what has to be said of it."""
     columns = [
         TextColumn("Row", lambda row: row.title, "always"),
+        TextColumn("Here", lambda row: Markup(code(row.run)), "always"),
         TextColumn("Data", lambda row: row.data, "always"),
         TextColumn("Checkpoint", lambda row: row.checkpoint, "always"),
         *(
-            Column(display_name(name), functools.partial(_cell, column=name), "always")
-            for name in table.columns
+            Column(column_title(name), functools.partial(_cell, column=name), "always")
+            for column in table.columns
+            for name in (column, f"{column}{RELEASED}")
+            if name == column or any(name in row.measured for row in rows)
         ),
         Column("Worst case, here", lambda row: _percent(row.measured[WORST_CASE]), "always"),
     ]
     counts = sorted({count for row in rows for count in row.num_examples})
     seeds = sorted({seed for row in rows for seed in row.seeds})
-    notes = [*([REHEARSAL] if rehearsal else []), *_NOTES]
+    notes = [*([REHEARSAL] if rehearsal else []), *_NOTES, *notes_of(table)]
+    if any(name.endswith(RELEASED) for row in rows for name in row.measured):
+        notes.append(RELEASED_NOTE)
     if seeds:
         notes.append(
             f"Measured on the first {' / '.join(map(str, counts))} test examples; training seeds "
             f"{', '.join(map(str, seeds))}."
         )
     lines = "\n".join(f"- {note}" for note in notes)
-    body = build("", columns, rows).markdown()
-    return f"## {table.title}: claimed and measured\n\n{body}\n\n{lines}"
+    parts = [f"## {table.title}: claimed and measured"]
+    further = [row for row in rows if not row.has_claim]
+    if claimed := [row for row in rows if row.has_claim]:
+        parts.append(build("", columns, claimed).markdown())
+    if further:
+        parts.append(f"### {WITHOUT_CLAIM}\n\n{build('', columns, further).markdown()}")
+    return "\n\n".join([*parts, lines])
 
 
 def _cell(row: ClaimRow, column: str) -> str:
-    """Return the claim and what was measured, marked where it is above the natural accuracy."""
-    claimed = {name: [] if claim is None else [claim] for name, claim in row.claimed.items()}
-    cells = []
-    for numbers in (claimed, row.measured):
-        values, natural = numbers[column], numbers.get(NATURAL)
-        above = values and natural and statistics.fmean(values) > statistics.fmean(natural)
-        cells.append(_percent(values, DAGGER if above else ""))
-    return " / ".join(cells)
+    """Return the claim and what was measured, perhaps by the authors' code."""
+    claim, found = row.claimed[column.removesuffix(RELEASED)], row.measured.get(column, [])
+    natural = row.measured.get(NATURAL)
+    claimed = _marked([] if claim is None else [claim], row.claimed.get(NATURAL))
+    return f"{claimed} / {_marked(found, statistics.fmean(natural) if natural else None)}"
+
+
+def _marked(values: Sequence[float], natural: float | None) -> str:
+    """Return the mean of numbers in %, marked where it is above the natural accuracy."""
+    above = values and natural is not None and statistics.fmean(values) > natural
+    return _percent(values, DAGGER if above else "")
 
 
 def _percent(values: Sequence[float], mark: str = "") -> str:

@@ -109,6 +109,9 @@ def _run(row: TableRow, seed: int, options: Namespace) -> Run:
         *options.overrides,
         f"--workdir={workdir}",
     )
+    suites = (options.suite,) if options.suite else row.suites
+    if options.released and "released" not in suites:
+        suites = (*suites, "released")
     num_examples = options.num_examples or (TINY_EXAMPLES if tiny else 0)
     evaluate = [
         _python(
@@ -120,7 +123,7 @@ def _run(row: TableRow, seed: int, options: Namespace) -> Run:
             *([f"--num_examples={num_examples}"] if num_examples else []),
         )
         for checkpoint in row.claims
-        for suite in ([options.suite] if options.suite else row.suites)
+        for suite in suites
     ]
     return Run(row, seed, workdir, (train, *evaluate))
 

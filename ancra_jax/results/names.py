@@ -10,6 +10,8 @@ APGD = {"apgd_ce": "apgd-ce", "apgd_t": "apgd-t"}
 DIAGNOSTICS = "diagnostics"
 HEADS = "_with_p"
 """Ends the name of a result whose attack ascended the auxiliary heads too."""
+RELEASED = "_released"
+"""Ends the name of a result whose attack is that of the authors' code, not of their paper."""
 FINAL, WITH_HEADS = "without_p", "with_p"
 SCENARIOS = (FINAL, WITH_HEADS)
 """The paper's two scenarios: attacks on the final logits alone, and on the auxiliary heads too."""
@@ -34,6 +36,7 @@ class AttackName(NamedTuple):
     family: str  # 'PGD', 'AA', ...; the whole name where the family is not known
     variant: str  # the number of steps, or a version of AutoAttack other than the standard one
     heads: bool  # whether the auxiliary heads were attacked too
+    released: bool = False  # whether the attack is that of the authors' code
 
     @property
     def steps(self) -> int:
@@ -43,17 +46,20 @@ class AttackName(NamedTuple):
 
 def parse(attack: str) -> AttackName:
     """Return the parts of a result's name, for instance of ``'pgd40_with_p'``."""
-    name = attack.removesuffix(HEADS)
+    of_final = attack.removesuffix(HEADS)
+    name = of_final.removesuffix(RELEASED)
+    ends = of_final != attack, name != of_final
     for pattern, family in _FAMILIES.items():
         if match := re.fullmatch(pattern, name):
-            return AttackName(family, match.group(1) or "", name != attack)
-    return AttackName(name, "", name != attack)
+            return AttackName(family, match.group(1) or "", *ends)
+    return AttackName(name, "", *ends)
 
 
 def display_name(attack: str) -> str:
     """Return what tables call an attack: ``'PGD-40 (heads)'`` for ``'pgd40_with_p'``."""
-    family, variant, heads = parse(attack)
-    return f"{family}{'-' if variant else ''}{variant}{' (heads)' if heads else ''}"
+    family, variant, heads, released = parse(attack)
+    ends = f"{' (released)' if released else ''}{' (heads)' if heads else ''}"
+    return f"{family}{'-' if variant else ''}{variant}{ends}"
 
 
 def in_scenario(attack: str, scenario: str) -> bool:
@@ -62,7 +68,7 @@ def in_scenario(attack: str, scenario: str) -> bool:
     AutoAttack and the adaptive attacks belong to both. AutoAttack sees the final logits alone, but
     the paper counts it in both.
     """
-    family, _, heads = parse(attack)
+    family, _, heads, _ = parse(attack)
     if attack == NATURAL:
         return False
     return family in ("AA", "Adaptive") or heads == (scenario == WITH_HEADS)
@@ -73,6 +79,6 @@ def attack_order(attack: str, families: Sequence[str] = PAPER_ORDER) -> tuple:
 
     Within these, attacks are in the given order of families, then by steps and by name.
     """
-    family, _, heads = parse(attack)
+    family, _, heads, _ = parse(attack)
     rank = families.index(family) if family in families else len(families)
     return attack == ADAPTIVE, heads, rank, parse(attack).steps, attack

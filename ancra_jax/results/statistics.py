@@ -54,12 +54,15 @@ def worst_case(correct: Mapping[str, Correct]) -> WorstCase | None:
 def mean_attacks(attacks: Iterable[str], scenario: str) -> list[str]:
     """Return the attacks that the paper's mean is over: PGD, FGSM, C&W and standard AutoAttack.
 
-    Of several numbers of steps the largest counts. Empty where one of the four is missing.
+    Of several numbers of steps the largest counts, and no attack of the authors' code. Empty where
+    one of the four is missing.
     """
     chosen = {
         parse(name).family: name
         for name in sorted(attacks, key=lambda name: parse(name).steps)
-        if in_scenario(name, scenario) and (parse(name).family != "AA" or name == AUTOATTACK)
+        if in_scenario(name, scenario)
+        and not parse(name).released
+        and (parse(name).family != "AA" or name == AUTOATTACK)
     }
     found = [chosen[family] for family in MEAN_FAMILIES if family in chosen]
     return found if len(found) == len(MEAN_FAMILIES) else []

@@ -124,7 +124,7 @@ def evaluate_commands(
     commands: dict[str, None] = {}
     without = " --suite=worst_case" if APGD.keys() & records.keys() else " --suite=quick"
     for name, record in records.items():
-        family, version, _ = parse(name)
+        family, version, _, released = parse(name)
         # The paper's ends with AutoAttack.
         suite = "" if how.get(AUTOATTACK) == how.get(NATURAL) else without
         if name in APGD and not suite:
@@ -138,6 +138,8 @@ def evaluate_commands(
             if sources := record["settings"].get("transfer_from"):
                 names = path_list([source["name"] for source in sources])
                 suite += f" {shlex.quote(f'--transfer_from={names}')}"
+        elif released:
+            suite = " --suite=released"
         elif name == AUTOATTACK and how.get(NATURAL) != how[name]:
             suite = " --suite=autoattack"
         elif family == "AA" and version:

@@ -21,6 +21,7 @@ from ancra_jax.ops import files
 from ancra_jax.run import sharding
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.averaging import NATURAL_ACCURACY, ROBUST_ACCURACY, metric_name
+from ancra_jax.train.trackers import Trackers
 
 IN_FLIGHT_STEPS = 2  # dispatched ahead of the device: enough to keep it busy, few to wait for
 
@@ -29,7 +30,7 @@ class TrainingLog:
     """Keeps the metrics of the last steps on the devices until they are fetched together.
 
     Use as a context manager. Of several processes each checks the numbers; the first shows them,
-    and writes them to ``metrics.jsonl`` and to TensorBoard.
+    and writes them to ``metrics.jsonl``, to TensorBoard and to trackers.
     """
 
     def __init__(
@@ -40,13 +41,16 @@ class TrainingLog:
         last_step: int,
         steps_per_epoch: int,
         unwritten: Sequence[Mapping[str, float]] = (),
+        trackers: Trackers | None = None,
     ):
         """Open the files of a work directory, which exists, to go on after ``first_step``.
 
         What an earlier attempt wrote after that step is dropped, so that every step is there once.
-        ``unwritten`` is what `unwritten` was when the checkpoint of that step was saved.
+        ``unwritten`` is what `unwritten` was when the checkpoint of that step was saved. The
+        trackers are not closed.
         """
         self._config = config
+        self._trackers = trackers
         self._steps_per_epoch = steps_per_epoch
         self._is_main = sharding.is_main()
         self._bar = Bar(config.name, last_step, first_step, quiet=not self._is_main)
@@ -156,6 +160,9 @@ class TrainingLog:
             files.append_json_line(self._path, {"kind": kind, "step": step, **values})
             for name, value in values.items():
                 self._event(step, summary=scalar(f"{kind}/{name}", value))
+            if self._trackers:
+                told = {f"{kind}/{name}": float(value) for name, value in values.items()}
+                self._trackers.log(told, step)
 
     def _event(self, step: int, **content: Any) -> None:
         """Write an event for TensorBoard."""

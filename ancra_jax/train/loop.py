@@ -9,7 +9,7 @@ import dataclasses
 import math
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,15 +39,21 @@ from ancra_jax.train.step import (
     TrainState,
     create_optimizer,
     create_train_state,
+    learning_rate,
     make_train_step,
 )
 from ancra_jax.train.teacher import load_teacher
+from ancra_jax.train.trackers import NAMES as TRACKERS
+from ancra_jax.train.trackers import Tracker, Trackers
+from ancra_jax.train.trackers import find as find_tracker
 
 
 def run(
     config: Source,
     workdir: str | os.PathLike[str],
     settings: Mapping[str, Any] | None = None,
+    *,
+    trackers: Sequence[Tracker | str] = (),
     **more: Any,
 ) -> TrainingResult:
     """Train as the command does; continue the run that the directory holds.
@@ -57,6 +63,8 @@ def run(
         ``get_config`` of such a file returns, a `Config`, or a mapping.
       workdir: as for `train`.
       settings: changes to it by dotted name, ``{'attack.epsilon': 0.1}``, or nested.
+      trackers: what else is told of the metrics: objects with ``log`` and ``close``, or names, as
+        for ``--tracker``; see `ancra_jax.train.trackers`.
       **more: further ones, ``epochs=2``.
 
     Raises:
@@ -70,16 +78,17 @@ def run(
         config = cli.settings_of(config, {**(settings or {}), **more}, check)
     problems.raise_all()
     assert isinstance(config, Config) and isinstance(workdir, str)
-    return TrainingResult(workdir, config, train(config, workdir))
+    return TrainingResult(workdir, config, train(config, workdir, trackers))
 
 
-def train(config: Config, workdir: str) -> TrainState:
+def train(config: Config, workdir: str, trackers: Sequence[Tracker | str] = ()) -> TrainState:
     """Train until the configured end; continue the run that the directory holds.
 
     Args:
       config: all settings, which are not changed.
       workdir: gets ``config.json``, ``starts.jsonl``, ``checkpoints/``, ``metrics.jsonl`` and
         ``tensorboard/``.
+      trackers: as for `run`.
 
     Returns:
       The final state.
@@ -90,6 +99,7 @@ def train(config: Config, workdir: str) -> TrainState:
       Interrupted: by a signal, after saving a checkpoint.
     """
     workdir = listable_path(workdir, "--workdir")
+    found = [find_tracker(one) for one in trackers]
     mesh = sharding.create_mesh()
     multihost.connect(mesh)
     with contextlib.ExitStack() as stack:
@@ -121,8 +131,10 @@ def train(config: Config, workdir: str) -> TrainState:
             workdir_lib.record_start(workdir, first_step, **training.started_from)
             if first_step:
                 print(f"continuing {workdir} at step {first_step}")
+        tracked = Trackers(found if sharding.is_main() else [], config, workdir)
+        stack.callback(tracked.close)
         log = stack.enter_context(
-            TrainingLog(config, workdir, first_step, training.last_step, every, unwritten)
+            TrainingLog(config, workdir, first_step, training.last_step, every, unwritten, tracked)
         )
         stop = stack.enter_context(StopSignal())
 
@@ -165,7 +177,8 @@ class Training:
         batches = build.batch_plan(config, splits, step_key, extra_key, mesh)
         averaging = build.averaging(config)
         teacher = load_teacher(config.distillation, dataset, mesh)
-        optimizer = create_optimizer(config.optimizer, config.epochs, batches.steps_per_epoch)
+        length = config.epochs, batches.steps_per_epoch
+        optimizer = create_optimizer(config.optimizer, *length)
 
         # ---- What the functions below keep of the data set: not its images ----
         labels = train_split.labels
@@ -201,7 +214,14 @@ class Training:
         self.started_from: dict[str, Any] = {}  # what the first state was taken from
         self.abstract_state = sharding.abstract_on(jax.eval_shape(create_state), everywhere)
         self.permutation = jax.jit(permutation, out_shardings=everywhere)  # of an epoch, from 0
-        self.step = make_train_step(network.apply, method, optimizer, batches, averaging)
+        self.step = make_train_step(
+            network.apply,
+            method,
+            optimizer,
+            batches,
+            averaging,
+            learning_rate(config.optimizer, *length),
+        )
         self.stoppable_step = StoppableStep(self.step, mesh)
         self.refresh_statistics = averaging_lib.make_refresh_statistics(network.apply, batches)
         self.select = make_select(network.apply, config, selection_key, splits.selection, mesh)
@@ -291,6 +311,12 @@ def define_flags() -> None:
     """Define the command's flags; not on import, so that a notebook can import every command."""
     flags.DEFINE_multi_string("config", [], _help())
     flags.DEFINE_string("workdir", None, "Directory of the run; continued if it holds one.")
+    flags.DEFINE_list(
+        "tracker",
+        [],
+        f"What else is told of the metrics: {', '.join(TRACKERS)}, or module:function, several "
+        "separated by commas; see docs/methods.md.",
+    )
     backend.define_process_flags()
 
 
@@ -321,11 +347,14 @@ def main(arguments: flags.FlagValues) -> int | None:
     with problems.collect():
         devices = 1 if arguments.distributed else jax.device_count()  # not before it has joined
         config = cli.read_settings(arguments.config, partial(build.check, devices=devices))
+    for name in arguments.tracker:
+        with problems.collect():
+            find_tracker(name)
     problems.raise_all()
     backend.join_processes(arguments)
     try:
         with multihost.ending_together():
-            train(config, arguments.workdir)
+            train(config, arguments.workdir, arguments.tracker)
     except Interrupted as interruption:
         print(interruption)
         return interruption.exit_status

@@ -60,10 +60,8 @@ def create_train_state(
     )
 
 
-def create_optimizer(
-    config: OptimizerConfig, epochs: int, steps_per_epoch: int
-) -> optax.GradientTransformation:
-    """Return SGD as PyTorch's: the decay is added to all gradients before momentum."""
+def learning_rate(config: OptimizerConfig, epochs: int, steps_per_epoch: int) -> optax.Schedule:
+    """Return the learning rate of a step, counted from 0."""
     rate = config.learning_rate
     steps = epochs * steps_per_epoch
     # Milestones are epochs from 1, as the paper counts them.
@@ -76,9 +74,16 @@ def create_optimizer(
         ),
         "piecewise": lambda: optax.piecewise_constant_schedule(rate, boundaries),
     }
+    return schedules[config.schedule]()
+
+
+def create_optimizer(
+    config: OptimizerConfig, epochs: int, steps_per_epoch: int
+) -> optax.GradientTransformation:
+    """Return SGD as PyTorch's: the decay is added to all gradients before momentum."""
     return optax.chain(
         optax.add_decayed_weights(config.weight_decay),
-        optax.sgd(schedules[config.schedule](), momentum=config.momentum),
+        optax.sgd(learning_rate(config, epochs, steps_per_epoch), momentum=config.momentum),
     )
 
 
@@ -88,6 +93,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     batches: BatchPlan,
     averaging: Averaging,
+    schedule: optax.Schedule | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Return the jitted step ``(state, data, permutation, teacher) -> (state, metrics)``.
 
@@ -95,7 +101,8 @@ def make_train_step(
     and its loss differentiated in the training phase. The state is donated. All randomness derives
     from the plan's key, the step and the data-set indices, so a resumed or differently sharded run
     draws the same numbers. The teacher, for methods that distil from one, is a pytree: its weights
-    are an argument, neither constants of the program nor a part of the state.
+    are an argument, neither constants of the program nor a part of the state. A ``schedule`` is the
+    optimiser's learning rate, to be among the metrics.
     """
 
     def step(
@@ -131,6 +138,8 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = terms.metrics | {"loss": value, "gradient_norm": optax.tree.norm(gradients)}
+        if schedule is not None:
+            metrics["learning_rate"] = jnp.asarray(schedule(state.step), jnp.float32)
         done = state.step + 1
         averages = averaging.advance(state.averages, params, done, batches.steps_per_epoch)
         new_state = TrainState(done, params, terms.batch_stats, opt_state, terms.state, averages)

@@ -107,6 +107,18 @@ def test_results_and_their_files_agree(workdir, plain):
     assert not np.any(arrays_of(workdir, "natural")["norms"])
 
 
+def test_attacks_of_the_authors_code_are_results_of_their_own(plain):
+    results = [
+        {result["attack"]: result["num_correct"] for result in evaluate(str(plain), **options)}
+        for options in (
+            {"suite": "released"},
+            {"suite": "released", "batch_size": 16, "force": True},
+        )
+    ]
+    assert list(results[0]) == ["natural", "fgsm_released", "cw20_released"]
+    assert results[0] == results[1]  # the examples of a sum are those of the script, not of a batch
+
+
 def test_finished_results_are_kept_and_other_settings_refused(workdir, monkeypatch):
     before = evaluate(str(workdir), suite="quick")
     monkeypatch.setattr(paper_suite, "attack", None)  # nothing is computed again

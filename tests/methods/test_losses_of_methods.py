@@ -40,6 +40,12 @@ def equation_over_heads(name):
 def test_a_loss_is_its_equation_over_all_heads(name):
     terms = terms_of(method_of(name), examples(), *PAIR)
     np.testing.assert_allclose(terms.loss, equation_over_heads(name), rtol=1e-5)
+    # The heads' metrics make those of the terms.
+    by_head = [one.removesuffix("_final") for one in terms.metrics if one.endswith("_final")]
+    assert len(by_head) == {"natural": 1, "pgd_at": 1, "trades_s2o": 3}.get(name, 2)
+    for term in by_head:
+        final, *aux = (terms.metrics[f"{term}_{head}"] for head in ("final", "aux1", "aux2"))
+        np.testing.assert_allclose(terms.metrics[term], final + 2 * np.mean(aux), rtol=1e-5)
     forwards = {"natural": [0], "pgd_at": [1]}.get(name, [0, 1])  # the natural images first
     assert [int(n) for n in terms.batch_stats] == forwards
 
@@ -104,6 +110,14 @@ def test_ancra_adds_the_contrast_to_any_method(name):
     assert similarity > 0
     alone = equation_over_heads(name)
     np.testing.assert_allclose(terms.loss, alone + 3 * similarity, rtol=1e-5)
+    pairs = {"final": (NATURAL.logits, NEGATIVE.logits)}
+    auxiliary = zip(NATURAL.aux_logits, NEGATIVE.aux_logits, strict=True)
+    pairs |= {f"aux{k}": pair for k, pair in enumerate(auxiliary, start=1)}
+    for head, (p, q) in pairs.items():
+        matched = np.mean(np.argmax(p, axis=-1) == np.argmax(q, axis=-1))
+        np.testing.assert_allclose(terms.metrics[f"negatives_matched_{head}"], matched, rtol=1e-6)
+        similarity = terms.metrics[f"loss_negative_contrast_{head}"]
+        np.testing.assert_allclose(similarity, contrast(p, q), rtol=1e-6)
     # PGD-AT gets a natural forward of the wrapper's own.
     order = [1, 0, 2] if name == "pgd_at" else [0, 1, 2]
     assert [int(n) for n in terms.batch_stats] == order

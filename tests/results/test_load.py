@@ -18,9 +18,9 @@ def rows_in(*workdirs):
 
 def test_names_of_attacks():
     names = ["natural", "pgd40", "pgd100_with_p", "cw3", "fgsm_with_p", "autoattack", "square"]
-    names += ["autoattack_plus", "adaptive", "pgdx"]
+    names += ["autoattack_plus", "adaptive", "pgdx", "cw20_released"]
     shown = ["Nat", "PGD-40", "PGD-100 (heads)", "C&W-3", "FGSM (heads)", "AA", "square"]
-    shown += ["AA-plus", "Adaptive", "pgdx"]
+    shown += ["AA-plus", "Adaptive", "pgdx", "C&W-20 (released)"]
     assert [display_name(name) for name in names] == shown
     order = ["natural", "pgd20", "pgd100", "autoattack", "square", "pgd20_with_p", "adaptive"]
     assert sorted(reversed(order), key=attack_order) == order
