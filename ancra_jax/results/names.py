@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 NATURAL, AUTOATTACK, ADAPTIVE = "natural", "autoattack", "adaptive"
-DIAGNOSTICS = "diagnostics"
+DIAGNOSTICS, FEATURES = "diagnostics", "features"
+NO_ATTACKS = (DIAGNOSTICS, FEATURES)
+"""Results that say nothing of each example's prediction."""
 HEADS = "_with_p"
 """Ends the name of a result whose attack ascended the auxiliary heads too."""
 FINAL, WITH_HEADS = "without_p", "with_p"
