@@ -22,6 +22,7 @@ from ancra_jax.config import WEIGHTS, Config, local_path, path_text
 from ancra_jax.data import Dataset, check_count
 from ancra_jax.errors import Problems, UsageError
 from ancra_jax.evaluate import paper
+from ancra_jax.evaluate.features import features_spec
 from ancra_jax.evaluate.result import EvaluationResult, read_evaluation
 from ancra_jax.evaluate.sequences import Source, adaptive_spec, run_autoattack, run_diagnostics
 from ancra_jax.evaluate.spec import Spec, Target, compute
@@ -38,7 +39,8 @@ SUITES = {
     "autoattack": ("autoattack",),
     "adaptive": ("natural", "autoattack", "adaptive"),
     "diagnostics": ("diagnostics",),
-    "all": ("paper", "autoattack", "adaptive", "diagnostics"),
+    "features": ("features",),
+    "all": ("paper", "autoattack", "adaptive", "diagnostics", "features"),
 }
 """The parts of each suite, in the order in which they run: the cheap ones first."""
 _CHOICES: dict[str, Sequence[str]] = {
@@ -80,7 +82,8 @@ def run(
       suite: ``'quick'``: natural images, FGSM, PGD and C&W, on the final logits and on auxiliary
         heads; ``'paper'``: these and AutoAttack; ``'autoattack'`` alone; ``'adaptive'``: natural
         images, AutoAttack and the attacks made for the network's defence; ``'diagnostics'``, which
-        compare the results that are there; ``'all'``: everything.
+        compare the results that are there; ``'features'``: how far features lie from each other
+        (the paper's Figures 1 and 3); ``'all'``: everything.
       autoattack_version: which list of attacks, ``'standard'`` or ``'plus'``.
       adaptive_budget: of the adaptive attacks: ``'quick'``, ``'standard'`` or ``'thorough'``.
       max_minutes: stop the adaptive attacks after so many; 0: no limit. The same call goes on.
@@ -119,7 +122,8 @@ def run(
             "seed": seed,
         }
         store = ResultStore(workdir, name)
-        specs = _specs(config, suite, autoattack_version, adaptive)
+        features = features_spec(config, dataset.class_names)
+        specs = _specs(config, suite, autoattack_version, adaptive, features)
         for spec in () if force else specs:  # errors come before anything is computed
             store.finished(spec.record(identity))
         results = [compute(spec, target, store, identity, force=force) for spec in specs]
@@ -176,8 +180,8 @@ def check(config: Config, options: Mapping[str, Any]) -> None:
     problems.raise_all()
 
 
-def _specs(config: Config, suite: str, version: str, adaptive: Spec) -> list[Spec]:
-    """Return the attacks of a suite, with a version of AutoAttack and these adaptive attacks."""
+def _specs(config: Config, suite: str, version: str, adaptive: Spec, features: Spec) -> list[Spec]:
+    """Return the parts of a suite, with a version of AutoAttack and those that are made already."""
     threat_model = {"norm": config.evaluation.norm, "epsilon": config.evaluation.epsilon}
     attacks = paper.specs(config)
     name = AUTOATTACK if version == "standard" else f"{AUTOATTACK}_{version}"
@@ -188,6 +192,7 @@ def _specs(config: Config, suite: str, version: str, adaptive: Spec) -> list[Spe
         "autoattack": [Spec(name, threat_model | {"version": version}, run_autoattack)],
         "adaptive": [adaptive],
         "diagnostics": [Spec(DIAGNOSTICS, diagnostics, run_diagnostics)],
+        "features": [features],
     }
     return [spec for part in SUITES[suite] for spec in parts[part]]
 

@@ -15,7 +15,7 @@
 kind of pairs P (``others``: a natural example and a natural one of another class; or the name of an
 attack: a natural example and its own adversarial one)::
 
-    F.M.edges        [bins + 1]           of the histograms
+    F.M.P.edges      [bins + 1]           of the histogram
     F.M.P.counts     [classes, bins]      of pairs, by the class of the natural example
     F.M.P.mean       [classes + 1, 3]     over the pairs: value, low, high; the last row: all
     F.M.P.overlap    [classes + 1, 3]     of attacks alone
@@ -114,7 +114,7 @@ class StoredFeatures:
     ) -> tuple[Float[np.ndarray, "edges"], Int[np.ndarray, "bins"]]:
         """Return edges and counts, of pairs with a natural example of a class (None: of any)."""
         counts = self.arrays[f"{feature}.{measure}.{pairs}.counts"]
-        edges = self.arrays[f"{feature}.{measure}.edges"]
+        edges = self.arrays[f"{feature}.{measure}.{pairs}.edges"]
         return edges, counts.sum(axis=0) if number is None else counts[number]
 
     def mean(self, feature: str, measure: str, pairs: str, number: int | None = None) -> Number:
@@ -153,8 +153,7 @@ def load_features(directory: pathlib.Path) -> StoredFeatures | None:
     for feature in record["measured"]:
         names.append(f"{feature}.norm")
         for measure in MEASURES:
-            names.append(f"{feature}.{measure}.edges")
             for pairs in (OTHERS, *record["attacks"]):
-                kinds = ("counts", "mean", "overlap")[: 2 if pairs == OTHERS else 3]
+                kinds = ("edges", "counts", "mean", "overlap")[: 3 if pairs == OTHERS else 4]
                 names += [f"{feature}.{measure}.{pairs}.{kind}" for kind in kinds]
     return StoredFeatures(record, read_arrays(path.with_suffix(".npz"), names))
