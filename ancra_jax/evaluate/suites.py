@@ -97,7 +97,7 @@ def run(
       UsageError: a setting, the directory, or what an interrupted call left there cannot be used.
     """
     workdir = local_path(workdir, "--workdir")
-    config = _with_data(workdir_lib.read_config(workdir), data_dir)
+    config = with_data(workdir_lib.read_config(workdir), data_dir)
     transfer_from = [local_path(directory, "--transfer_from") for directory in transfer_from]
     check(config, locals())
     with workdir_lib.one_writer(workdir):
@@ -130,7 +130,7 @@ def run(
     return read_evaluation(workdir, name, results)
 
 
-def _with_data(config: Config, data_dir: str) -> Config:
+def with_data(config: Config, data_dir: str) -> Config:
     """Return the configuration of a run whose data may now lie in another directory."""
     if not data_dir:
         return config

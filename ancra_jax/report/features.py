@@ -1,5 +1,6 @@
 """Histograms of features (the paper's Figures 1 and 3), maps of features, figures of heads."""
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +14,6 @@ from matplotlib.lines import Line2D
 
 from ancra_jax.report.figures import _STYLE, ADAPTIVE, COLOURS, HEADS, NATURAL
 from ancra_jax.results.features import COSINE, FEATURE_TITLES, L2, OTHERS, StoredFeatures
-from ancra_jax.results.tables.features import ATTACK_TITLES
 
 _PANELS = (
     ("(a) Natural and other classes", COSINE, OTHERS),
@@ -190,6 +190,12 @@ def _bars(
     axes.tick_params(axis="x", length=0)
 
 
-def attack_title(attack: str) -> str:
-    """Return what figures and tables call the attack of a features result."""
-    return ATTACK_TITLES.get(attack, attack)
+@matplotlib.rc_context({**_STYLE, "svg.hashsalt": "ancra-jax"})
+def files_of(figure: Figure) -> dict[str, bytes]:
+    """Return a figure as files, by their endings."""
+    files = {}
+    for ending, metadata in (("svg", {"Date": None}), ("png", {})):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=ending, metadata=metadata, dpi=150)
+        files[ending] = buffer.getvalue()
+    return files
