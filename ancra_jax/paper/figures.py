@@ -31,7 +31,7 @@ from ancra_jax.report.features import draw_features, draw_heads, draw_map, files
 from ancra_jax.results.features import StoredFeatures, load_features
 from ancra_jax.results.load import labels_of
 from ancra_jax.results.names import NATURAL
-from ancra_jax.results.tables import Column, Table, TextColumn, build
+from ancra_jax.results.tables import Column, Markup, Table, TextColumn, build
 from ancra_jax.results.tables.features import NOTES, features_table
 from ancra_jax.run import build as components
 from ancra_jax.run import sharding
@@ -261,7 +261,7 @@ def _share(key: str, header: str, scale: float, form: str) -> Column:
         if one is None:
             return None
         value, low, high = (scale * one[part] for part in ("value", "low", "high"))
-        return f"{value:{form}} [{low:{form}}, {high:{form}}]"
+        return Markup(f"{value:{form}} [{low:{form}}, {high:{form}}]")
 
     return Column(header, cell)
 

@@ -93,9 +93,9 @@ def _histogram(
     colour: str,
     style: str,
 ) -> None:
-    """Draw the density, of about as many bins as the numbers allow (Rice's rule)."""
+    """Draw the density, of about as many bins as the numbers allow (Rice's rule), at least 24."""
     edges, counts = found.histogram(feature, measure, pairs, number)
-    wanted = 2 * counts.sum() ** (1 / 3)
+    wanted = max(24.0, 2 * counts.sum() ** (1 / 3))
     bins = len(counts)
     join = next(one for one in range(1, bins + 1) if bins % one == 0 and bins / one <= wanted)
     counts, edges = counts.reshape(-1, join).sum(axis=1), edges[::join]
