@@ -240,22 +240,26 @@ def _map(
     both = np.concatenate([
         list(found.features[name].values())[-1] for name in (NATURAL, ADVERSARIAL)
     ])  # fmt: skip
-    points = _project(projection, both)
+    points = project(projection, both)
     return {"natural": points[:count], "adversarial": points[count:], "labels": found.labels}
 
 
-def _project(projection: str, points: np.ndarray) -> np.ndarray:
+def project(projection: str, points: np.ndarray) -> np.ndarray:
+    """Map points to two dimensions with t-SNE or UMAP; the same points always to the same place."""
     neighbours = max(2, min(30, math.isqrt(len(points))))
     if projection == "umap":
         import umap
 
         return umap.UMAP(n_neighbors=neighbours, random_state=0).fit_transform(points)
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
-    return TSNE(perplexity=neighbours, init="pca", random_state=0).fit_transform(points)
+    # Its threads spend more time waiting for each other than one takes for so few points.
+    with threadpool_limits(1):
+        return TSNE(perplexity=neighbours, init="pca", random_state=0).fit_transform(points)
 
 
-def _share(key: str, header: str, scale: float, form: str) -> Column:
+def _share(key: str, header: str, scale: int, form: str) -> Column:
     def cell(line: tuple[str, Mapping[str, Any], Mapping[str, Any]]) -> str | None:
         one = line[2][key]
         if one is None:
