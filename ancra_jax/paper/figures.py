@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ancra_jax import evaluate
+from ancra_jax.cli.extras import explained
 from ancra_jax.config import Config, local_path
 from ancra_jax.data import Dataset, check_count
 from ancra_jax.errors import UsageError
@@ -248,11 +249,13 @@ def project(projection: str, points: np.ndarray) -> np.ndarray:
     """Map points to two dimensions with t-SNE or UMAP; the same points always to the same place."""
     neighbours = max(2, min(30, math.isqrt(len(points))))
     if projection == "umap":
-        import umap
+        with explained():
+            import umap
 
         return umap.UMAP(n_neighbors=neighbours, random_state=0).fit_transform(points)
-    from sklearn.manifold import TSNE
-    from threadpoolctl import threadpool_limits
+    with explained():
+        from sklearn.manifold import TSNE
+        from threadpoolctl import threadpool_limits
 
     # Its threads spend more time waiting for each other than one takes for so few points.
     with threadpool_limits(1):

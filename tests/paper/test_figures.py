@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -102,6 +104,13 @@ def test_without_work_directories_a_figure_is_of_the_tables_runs(capsys):
     assert printed.count("--suite=features") == 4 and "ancra_jax.report" not in printed
     options = parse(["figure1", "--workdirs=A,B", "--output=O"])
     assert str(options.report) == "O" and len(options.workdirs) == 2
+
+
+def test_umap_is_used_where_it_is_installed(monkeypatch):
+    fake = SimpleNamespace(fit_transform=lambda points: points[:, :2])
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=lambda **options: fake))
+    points = np.arange(12.0).reshape(4, 3)
+    np.testing.assert_array_equal(figures.project("umap", points), points[:, :2])
 
 
 def test_a_map_of_the_same_points_is_the_same():
