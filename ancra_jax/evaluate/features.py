@@ -7,7 +7,7 @@ measured is described in ``results.features``.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from ancra_jax.evaluate.spec import Arrays, Model, Spec, Target, Task
 from ancra_jax.ops.images import Images
 from ancra_jax.results.features import COSINE, L2, MEASURES, OTHERS
 from ancra_jax.results.names import FEATURES, NATURAL
-from ancra_jax.types import Batch
+from ancra_jax.types import Batch, Outputs
 
 BINS = 120  # of every histogram; a figure may join neighbours
 RESAMPLES = 500
@@ -140,15 +140,13 @@ def _look(
     model: Model, images: Images
 ) -> tuple[dict[str, Float[Array, "batch features"]], Int[Array, "batch"]]:
     """Return features by name, and predictions."""
-    pooled = None
-    if jax.eval_shape(model, images).aux_logits.shape[0]:
-        outputs, state = model(images, mutable=["intermediates"])
-        pooled = state.get("intermediates", {}).get("pooled")
-    else:
-        outputs = model(images)
+    outputs: Outputs = model(images)
     features = {"z": outputs.features}
-    if pooled:
-        features = {"z": pooled[-1], "z_masked": outputs.features}
+    if outputs.aux_logits.shape[0]:
+        # The same computation once more for the compiler, which does it once.
+        _, state = cast(Any, model)(images, mutable=["intermediates"])
+        if pooled := state.get("intermediates", {}).get("pooled"):
+            features = {"z": pooled[-1], "z_masked": outputs.features}
     return features, jnp.argmax(outputs.logits, axis=-1)
 
 
@@ -179,11 +177,11 @@ def distances(
         own = {name: _own(natural, one, measure) for name, one in adversarial.items()}
         for name, values in own.items():
             edges = _edges(values.min(), values.max())
-            counts = [np.histogram(values[labels == c], edges)[0] for c in range(num_classes)]
+            by_class = [np.histogram(values[labels == c], edges)[0] for c in range(num_classes)]
             sums = of_class.T @ (weights * values[:, None])
             found |= {
                 f"{measure}.{name}.edges": edges,
-                f"{measure}.{name}.counts": np.stack(counts),
+                f"{measure}.{name}.counts": np.stack(by_class),
                 f"{measure}.{name}.mean": _numbers(sums, totals),
             }
         prepared = _prepared(natural, measure)

@@ -75,8 +75,8 @@ def measure_heads(config: Config, target: Target, count: int, seed: int = 0) -> 
     arrays = {name: np.concatenate(one, axis=1) for name, one in parts.items()}
     heads = len(arrays["follows_on_images"])
     titles = [*(f"a_{number}" for number in range(1, heads)), "f"]
-    names = ("natural", "adversarial", "kl", "negatives_matched")
-    names += ("follows_on_images", "follows_on_noise")
+    names = ["natural", "adversarial", "kl", "negatives_matched"]
+    names += ["follows_on_images", "follows_on_noise"]
     return {
         "num_examples": count // size * size,
         "batch_size": size,
@@ -121,7 +121,7 @@ def _training_phase(
         outputs, _ = model(images, labels, train=True, mutable=["batch_stats"])
         return _heads(outputs)
 
-    def kl(one: Logits, other: Logits) -> Scalar:
+    def kl(one: Float[Array, "classes"], other: Float[Array, "classes"]) -> Scalar:
         return losses.kl_divergence(one[None], other[None])
 
     plan = method.prepare(model, batch, key, jnp.asarray(_LATE, jnp.int32))

@@ -131,7 +131,11 @@ def features(
     if projection and projection not in MAPS:
         raise UsageError(f"--map={projection}: allowed are {', '.join(MAPS)}")
     labels = _labels(configs)
-    shared = {"checkpoint": checkpoint, "num_examples": num_examples, "data_dir": data_dir}
+    shared: dict[str, Any] = {
+        "checkpoint": checkpoint,
+        "num_examples": num_examples,
+        "data_dir": data_dir,
+    }
     found: list[StoredFeatures] = []
     for workdir in workdirs:
         evaluate.run(workdir, suite="features", force=force, **shared)

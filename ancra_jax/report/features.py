@@ -43,7 +43,7 @@ def draw_features(
         for colour, (label, found) in zip(_cycle(models), models, strict=True):
             for feature in found.measured:
                 for attack in [pairs] if pairs else found.attacks:
-                    style = ":" if attack == "adversarial_heads" else "-"
+                    style: Any = ":" if attack == "adversarial_heads" else "-"
                     if len(found.measured) > 1 and feature == found.measured[0]:
                         style = "-." if style == ":" else "--"
                     _histogram(axes, found, feature, measure, attack, number, colour, style)
@@ -91,7 +91,7 @@ def _histogram(
     pairs: str,
     number: int | None,
     colour: str,
-    style: str,
+    style: Any,
 ) -> None:
     """Draw the density, of about as many bins as the numbers allow (Rice's rule), at least 24."""
     edges, counts = found.histogram(feature, measure, pairs, number)
