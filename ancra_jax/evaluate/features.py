@@ -140,13 +140,14 @@ def _look(
     model: Model, images: Images
 ) -> tuple[dict[str, Float[Array, "batch features"]], Int[Array, "batch"]]:
     """Return features by name, and predictions."""
-    outputs: Outputs = model(images)
-    features = {"z": outputs.features}
-    if outputs.aux_logits.shape[0]:
-        # The same computation once more for the compiler, which does it once.
-        _, state = cast(Any, model)(images, mutable=["intermediates"])
-        if pooled := state.get("intermediates", {}).get("pooled"):
-            features = {"z": pooled[-1], "z_masked": outputs.features}
+    if not jax.eval_shape(model, images).aux_logits.shape[0]:
+        outputs: Outputs = model(images)
+        return {"z": outputs.features}, jnp.argmax(outputs.logits, axis=-1)
+    # Networks of other people's may not tell what is before the mask.
+    outputs, state = cast(Any, model)(images, mutable=["intermediates"])
+    features = {"z_masked": outputs.features}
+    if pooled := state.get("intermediates", {}).get("pooled"):
+        features = {"z": pooled[-1], **features}
     return features, jnp.argmax(outputs.logits, axis=-1)
 
 
