@@ -15,6 +15,7 @@ _DISTRIBUTIONS = {
     "markdown_it": "markdown-it-py",
     "orbax": "orbax-checkpoint",
     "sklearn": "scikit-learn",
+    "umap": "umap-learn",
 }
 
 

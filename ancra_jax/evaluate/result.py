@@ -25,6 +25,8 @@ from ancra_jax.results.tables.columns import (
     NOT_ATTACKED,
     masks_table,
 )
+from ancra_jax.results.tables.features import NOTES as FEATURE_NOTES
+from ancra_jax.results.tables.features import features_table
 from ancra_jax.run.workdir import read_config
 
 
@@ -79,12 +81,15 @@ class EvaluationResult:
             tables.append(masks_table([row], [label]).transposed())
         if found := row.diagnosis:
             tables.append(build(f"Diagnosis: {escaped(found.verdict)}", CHECKS, found.checks))
+        if features := row.evaluation.features:
+            tables.append(features_table([(row.label, features)]))
         return tables
 
     @property
     def notes(self) -> list[str]:
         """What the numbers mean, and what should make a reader wary; Markdown."""
-        return [*reading_notes([self.row], []), *row_notes(self.row)]
+        more = FEATURE_NOTES if self.row.evaluation.features else ()
+        return [*reading_notes([self.row], []), *row_notes(self.row), *more]
 
     def print(self) -> None:
         """Print it on the terminal."""

@@ -22,6 +22,7 @@ from ancra_jax.config import WEIGHTS, Config, local_path
 from ancra_jax.data import Dataset, check_count
 from ancra_jax.errors import Problems, UsageError
 from ancra_jax.evaluate import paper, released
+from ancra_jax.evaluate.features import features_spec
 from ancra_jax.evaluate.result import EvaluationResult, read_evaluation
 from ancra_jax.evaluate.sequences import Source, adaptive_spec, run_autoattack, run_diagnostics
 from ancra_jax.evaluate.spec import Spec, Target, compute
@@ -41,7 +42,8 @@ SUITES = {
     "adaptive": ("natural", "autoattack", "adaptive"),
     "diagnostics": ("diagnostics",),
     "released": ("natural", "released"),
-    "all": ("paper", "autoattack", "adaptive", "diagnostics"),
+    "features": ("features",),
+    "all": ("paper", "autoattack", "adaptive", "diagnostics", "features"),
 }
 """The parts of each suite, in the order in which they run: the cheap ones first."""
 _CHOICES: dict[str, Sequence[str]] = {
@@ -86,7 +88,8 @@ def run(
         ``'paper'``: ``'quick'`` and AutoAttack; ``'autoattack'`` alone; ``'adaptive'``: natural
         images, AutoAttack and the attacks made for the network's defence; ``'diagnostics'``, which
         compare the results that are there; ``'released'``: natural images, FGSM and C&W as the
-        authors' code has them; ``'all'``: ``'paper'``, ``'adaptive'`` and ``'diagnostics'``.
+        authors' code has them; ``'features'``: how far features lie from each other (the paper's
+        Figures 1 and 3); ``'all'``: ``'paper'``, ``'adaptive'``, ``'diagnostics'``, ``'features'``.
       autoattack_version: which list of attacks, ``'standard'`` or ``'plus'``.
       adaptive_budget: of the adaptive attacks: ``'quick'``, ``'standard'`` or ``'thorough'``.
       max_minutes: stop the adaptive attacks after so many; 0: no limit. The same call goes on.
@@ -126,7 +129,12 @@ def run(
             "seed": seed,
         }
         store = ResultStore(workdir, name)
-        specs = _specs(config, suite, autoattack_version, adaptive, bool(model.defences))
+        made = {
+            "adaptive": [adaptive],
+            "defence": [adaptive] if model.defences else [],
+            "features": [features_spec(config, dataset.class_names)],
+        }
+        specs = _specs(config, suite, autoattack_version, made)
         for spec in () if force else specs:  # errors come before anything is computed
             store.finished(spec.record(identity))
         results = [compute(spec, target, store, identity, force=force) for spec in specs]
@@ -175,8 +183,8 @@ def check(config: Config, options: Mapping[str, Any]) -> None:
     problems.raise_all()
 
 
-def _specs(config: Config, suite: str, version: str, adaptive: Spec, defended: bool) -> list[Spec]:
-    """Return the attacks of a suite, with a version of AutoAttack and these adaptive attacks."""
+def _specs(config: Config, suite: str, version: str, made: Mapping[str, list[Spec]]) -> list[Spec]:
+    """Return the parts of a suite, with a version of AutoAttack and those that are made already."""
     threat_model = {"norm": config.evaluation.norm, "epsilon": config.evaluation.epsilon}
     attacks = paper.specs(config)
     name = AUTOATTACK if version == "standard" else f"{AUTOATTACK}_{version}"
@@ -190,10 +198,9 @@ def _specs(config: Config, suite: str, version: str, adaptive: Spec, defended: b
             for name, attack in APGD.items()
         ],
         "autoattack": [Spec(name, threat_model | {"version": version}, run_autoattack)],
-        "adaptive": [adaptive],
-        "defence": [adaptive] * defended,
         "diagnostics": [Spec(DIAGNOSTICS, diagnostics, run_diagnostics)],
         "released": released.specs(config) if suite == "released" else [],
+        **made,
     }
     return [spec for part in SUITES[suite] for spec in parts[part]]
 

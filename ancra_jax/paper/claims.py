@@ -201,3 +201,23 @@ TABLES = {
         _rows("tiny_imagenet", (*BASELINES, *ANCRA, *FURTHER)),
     ),
 }
+
+MAPS = ("tsne", "umap")
+"""How features are mapped to two dimensions."""
+
+
+def _figure(title: str, *methods: str) -> PaperTable:
+    rows = tuple(TableRow(method_title(one), "cifar10", one) for one in methods)
+    return PaperTable(title, (), rows)
+
+
+FIGURES = {
+    "figure1": _figure(
+        "Figure 1: features of natural, adversarial and other examples", "pgd_at", "trades", "mart"
+    ),
+    "figure3": _figure(
+        "Figure 3: the same, with TRADES-ANCRA", "pgd_at", "trades", "mart", "trades_ancra"
+    ),
+    "heads": _figure("What each head contributes, and whether it follows a wrong mask", *ANCRA),
+}
+"""The runs of each figure, which are those of Table 1."""

@@ -13,15 +13,16 @@ from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from ancra_jax import cli
-from ancra_jax.config import listable_path, path_text
+from ancra_jax.config import listable_path, local_path, path_text
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate import SUITES
 from ancra_jax.paper import runs as runs_lib
-from ancra_jax.paper.claims import TABLES
+from ancra_jax.paper.claims import FIGURES, MAPS, TABLES
 from ancra_jax.paper.measured import REHEARSAL, WITHOUT_CLAIM, claim_lines, notes_of, write_claims
 from ancra_jax.paper.runs import TINY_EXAMPLES
 from ancra_jax.registry import did_you_mean
 
+FIGURE_EXAMPLES = 500  # of a rehearsal: some of every class
 OUTPUTS = {"full": "runs/reproduce", "tiny": "runs/reproduce-tiny"}
 # What is set by a flag of this command, and names or places the runs.
 _RESERVED = {"--config.seed": "--seeds", "--config.data.data_dir": "--data_dir"}
@@ -40,18 +41,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     Besides the flags, the result has ``overrides``, those of the training, and ``report``, the
     directory of the table's report.
     """
-    tables = "\n".join(f"  {name:14} {table.title}" for name, table in TABLES.items())
+    every = {**TABLES, **FIGURES}
+    tables = "\n".join(f"  {name:14} {table.title}" for name, table in every.items())
     parser = _Parser(
         prog="ancra paper",
-        usage="%(prog)s TABLE [--scale=tiny] [--dry_run] [options] [--config.x=y ...]",
+        usage="%(prog)s TABLE|FIGURE [--scale=tiny] [--dry_run] [options] [--config.x=y ...]",
         description=__doc__,
-        epilog=f"tables:\n{tables}\n\n--config.x=y is passed on to the training of every row. "
-        "See docs/reproduce.md.",
+        epilog=f"tables and figures:\n{tables}\n\n--config.x=y is passed on to the training of "
+        "every row. See docs/reproduce.md.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("table", metavar="TABLE", choices=TABLES, help="which table; see below")
+    add("table", metavar="TABLE", choices=every, help="which table or figure; see below")
     scale = "tiny: a rehearsal for a CPU, narrow networks and few epochs; no reproduction"
     add("--scale", choices=tuple(OUTPUTS), default="full", help=scale)
     add("--dry_run", action="store_true", help="print the commands and run nothing")
@@ -69,7 +71,22 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--released", action="store_true", help=released)
     examples = f"evaluate the first N test examples (default 0: all, tiny: {TINY_EXAMPLES})"
     add("--num_examples", type=_count, default=0, help=examples)
+    figure = parser.add_argument_group("figures").add_argument
+    directories = "of runs that there are, DIR[,DIR...], instead of the paper's, which are trained"
+    figure("--workdirs", type=lambda text: tuple(text.split(",")), default=(), help=directories)
+    figure("--class", dest="class_name", default="0", help="number, name or all (default: 0)")
+    figure("--checkpoint", choices=("best", "last"), default="best", help="(default: best)")
+    figure("--map", choices=MAPS, default="", help="also a two-dimensional map of the features")
+    figure("--force", action="store_true", help="measure again what is there")
     options, overrides = parser.parse_known_args(arguments)
+    if options.table in TABLES and (
+        given := [
+            name
+            for name in ("workdirs", "class_name", "checkpoint", "map", "force")
+            if getattr(options, name) != parser.get_default(name)
+        ]
+    ):
+        cli.fail(f"--{given[0].partition('_')[0]}: is for the figures {', '.join(FIGURES)}")
     for argument in overrides:
         name, equals, _ = argument.partition("=")
         if name in _RESERVED:
@@ -82,10 +99,19 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     try:
         options.output = listable_path(options.output or OUTPUTS[options.scale], "--output")
         options.data_dir = path_text(options.data_dir, "--data_dir", remote=True)
+        options.workdirs = [local_path(one, "--workdirs") for one in options.workdirs]
     except UsageError as error:
         cli.fail(str(error))
     options.overrides = overrides
-    options.report = pathlib.Path(options.output) / options.table
+    if options.table in FIGURES:
+        options.suite = "features"
+        if options.scale == "tiny":
+            options.num_examples = options.num_examples or FIGURE_EXAMPLES
+        if options.workdirs and (overrides or options.rows or options.dry_run):
+            cli.fail(
+                "--workdirs: are runs that there are; leave --config, --rows and --dry_run out"
+            )
+    options.report = pathlib.Path(options.output) / ("" if options.workdirs else options.table)
     return options
 
 
@@ -106,6 +132,9 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit status."""
     options = parse(arguments)
     try:
+        if options.workdirs:
+            _draw(options, options.workdirs)
+            return 0
         runs = runs_lib.runs_of(options)
         runs_lib.check(runs, options)
         if options.dry_run:
@@ -121,20 +150,32 @@ def main(arguments: Sequence[str]) -> int:
 
 def _plan(runs: Sequence[runs_lib.Run], options: argparse.Namespace) -> Iterator[str]:
     """Yield what the paper claims of every row, and its commands."""
-    table = TABLES[options.table]
-    yield f"# {table.title}"
-    yield from (f"# {note}" for note in notes_of(table))
-    before = True  # the rows without a claim, which come last
+    table = TABLES.get(options.table)  # none of a figure
+    if table:
+        yield f"# {table.title}"
+        yield from (f"# {note}" for note in notes_of(table))
+    before = table is not None  # the rows without a claim, which come last
     for run in runs:
-        claims = claim_lines(table, run.row)
+        claims = claim_lines(table, run.row) if table else []
         if before and not claims:
             yield f"\n# {WITHOUT_CLAIM}"
         before = bool(claims)
         yield f"\n# {run.row.title}: {run.title}"
         yield from (f"#   {claim}" for claim in claims)
         yield from map(shlex.join, run.commands)
-    yield "\n# report"
-    yield shlex.join(runs_lib.report_command(runs, options))
+    if table:
+        yield "\n# report"
+        yield shlex.join(runs_lib.report_command(runs, options))
+
+
+def _draw(options: argparse.Namespace, workdirs: Sequence[str]) -> None:
+    """Draw a figure of runs; what that needs is imported now."""
+    from ancra_jax.cli.backend import keep_compiled_programs, use_a_device_per_core
+    from ancra_jax.paper import figures
+
+    use_a_device_per_core()
+    keep_compiled_programs()
+    figures.run(options, workdirs)
 
 
 def _reproduce(runs: Sequence[runs_lib.Run], options: argparse.Namespace) -> int:
@@ -142,7 +183,12 @@ def _reproduce(runs: Sequence[runs_lib.Run], options: argparse.Namespace) -> int
         print(REHEARSAL)
     failures = runs_lib.run_all(runs)
     started = [run for run in runs if (pathlib.Path(run.workdir) / "config.json").exists()]
-    if started and runs_lib.call(runs_lib.report_command(started, options)):
+    if options.table in FIGURES:
+        if failures:
+            failures["figure"] = "is drawn when all runs are there"
+        else:
+            _draw(options, [run.workdir for run in runs])
+    elif started and runs_lib.call(runs_lib.report_command(started, options)):
         failures["report"] = "it could not be written"
     elif started:
         print(f"\n{write_claims(started, options)}\n")

@@ -23,7 +23,7 @@ from ancra_jax.config import Config, path_list
 from ancra_jax.data import check_count
 from ancra_jax.errors import Problems, UsageError
 from ancra_jax.ops.files import append_json_line, read_json_lines
-from ancra_jax.paper.claims import TABLES, TableRow
+from ancra_jax.paper.claims import FIGURES, TABLES, TableRow
 from ancra_jax.run import build
 
 Command = tuple[str, ...]
@@ -59,7 +59,7 @@ class Run:
 
 def runs_of(options: Namespace) -> list[Run]:
     """Return the runs of a table, in its order; every pattern must fit a row."""
-    rows = TABLES[options.table].rows
+    rows = {**TABLES, **FIGURES}[options.table].rows
     for pattern in options.rows:
         if not any(_fits(row, pattern) for row in rows):
             names = ", ".join(row.name for row in rows)

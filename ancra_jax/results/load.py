@@ -14,7 +14,8 @@ from ancra_jax.attacks.diagnostics.api import Check
 from ancra_jax.config.schema import WEIGHTS, Config, to_mapping
 from ancra_jax.errors import UsageError
 from ancra_jax.ops.files import read_arrays, read_json_lines
-from ancra_jax.results.names import DIAGNOSTICS, NATURAL, attack_order, display_name
+from ancra_jax.results.features import StoredFeatures, load_features
+from ancra_jax.results.names import DIAGNOSTICS, NATURAL, NO_ATTACKS, attack_order, display_name
 from ancra_jax.results.store import evaluate_command, evaluation_name, read_result
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.averaging import NATURAL_ACCURACY, ROBUST_ACCURACY, metric_name
@@ -65,6 +66,7 @@ class Evaluation:
     correct: dict[str, Bool[np.ndarray, "_"]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what was left out, and why
     diagnosis: StoredDiagnosis | None = None  # of the same checkpoint
+    features: StoredFeatures | None = None  # of the same checkpoint
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def load_runs(workdirs: Sequence[str]) -> list[Run]:
     runs = []
     for workdir, config, label in zip(workdirs, configs, labels_of(configs), strict=True):
         found = (load_evaluation(workdir, checkpoint) for checkpoint in CHECKPOINTS)
-        evaluations = tuple(one for one in found if one.records or one.diagnosis)
+        evaluations = tuple(one for one in found if one.records or one.diagnosis or one.features)
         runs.append(Run(workdir, config, label, load_curves(workdir), evaluations))
     if not any(run.curves or run.evaluations for run in runs):
         raise UsageError(
@@ -121,9 +123,9 @@ def load_evaluation(workdir: str, checkpoint: str) -> Evaluation:
     """
     directory = pathlib.Path(workdir) / "evaluation" / checkpoint
     results = load_results(directory)
-    diagnosis = load_diagnosis(directory)
+    diagnosis, features = load_diagnosis(directory), load_features(directory)
     if not results:
-        return Evaluation(checkpoint, diagnosis=diagnosis)
+        return Evaluation(checkpoint, diagnosis=diagnosis, features=features)
     records = {name: record for name, (record, _) in results.items()}
     reference = records.get(NATURAL) or max(records.values(), key=lambda one: one["step"])
     command = evaluate_command(workdir, checkpoint)
@@ -140,15 +142,21 @@ def load_evaluation(workdir: str, checkpoint: str) -> Evaluation:
             "the diagnosis is of another checkpoint or data set and left out; "
             f"{command} --suite=diagnostics --force makes it again"
         )
+    if features and any(getattr(features, name) != reference[name] for name in _TARGET):
+        features = None
+        notes.append(
+            "the distances of features are of another checkpoint or data set and left out; "
+            f"{command} --suite=features --force measures them again"
+        )
     correct = {name: results[name][1]["correct"] for name in belonging}
-    return Evaluation(checkpoint, belonging, correct, tuple(notes), diagnosis)
+    return Evaluation(checkpoint, belonging, correct, tuple(notes), diagnosis, features)
 
 
 def load_results(
     directory: pathlib.Path,
 ) -> dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]]:
     """Read JSON and arrays of all attacks in a directory, whatever they belong to."""
-    names = {path.stem for path in directory.glob("*.json")} - {DIAGNOSTICS}
+    names = {path.stem for path in directory.glob("*.json")} - {*NO_ATTACKS}
     results = {}
     for name in sorted(names, key=attack_order):
         path = directory / f"{name}.json"

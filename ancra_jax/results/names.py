@@ -7,7 +7,9 @@ from typing import NamedTuple
 NATURAL, AUTOATTACK, ADAPTIVE = "natural", "autoattack", "adaptive"
 APGD = {"apgd_ce": "apgd-ce", "apgd_t": "apgd-t"}
 """Two of AutoAttack's attacks that are results of their own, by these; their names in it."""
-DIAGNOSTICS = "diagnostics"
+DIAGNOSTICS, FEATURES = "diagnostics", "features"
+NO_ATTACKS = (DIAGNOSTICS, FEATURES)
+"""Results that say nothing of each example's prediction."""
 HEADS = "_with_p"
 """Ends the name of a result whose attack ascended the auxiliary heads too."""
 RELEASED = "_released"

@@ -16,6 +16,7 @@ from ancra_jax.errors import UsageError
 from ancra_jax.evaluate import paper as paper_suite
 from ancra_jax.evaluate import run, sequences, suites
 from ancra_jax.ops.files import read_arrays
+from ancra_jax.paper import figures
 from ancra_jax.results.load import load_evaluation
 from ancra_jax.train.loop import train
 from tests.support.small_runs import small_config
@@ -175,12 +176,44 @@ def test_what_cannot_be_evaluated_is_refused(workdir, tmp_path):
         evaluate(str(tmp_path))
 
 
+def test_distances_of_features_are_kept(workdir, plain):
+    (result,) = evaluate(str(workdir), suite="features")
+    found = load_evaluation(str(workdir), "best").features
+    assert found.record == result
+    assert found.measured == ["z", "z_masked"] and len(found.classes) == 10
+    assert found.attacks == ["adversarial", "adversarial_heads"]
+    pairs = sum(result["counts"]) ** 2 - sum(count**2 for count in result["counts"])
+    for feature in found.measured:
+        assert found.histogram(feature, "l2", "others")[1].sum() == pairs
+        assert found.histogram(feature, "l2", "adversarial_heads")[1].sum() == 40
+        for number in (found.mean(feature, "cosine", one) for one in ("others", "adversarial")):
+            assert -1 <= number.low <= number.value <= number.high <= 1
+    under = result["accuracy_under"]
+    assert under["natural"] > under["adversarial_heads"]
+    evaluate(str(plain), suite="features", num_examples=20)
+    found = load_evaluation(str(plain), "best").features
+    assert found.measured == ["z"] and found.attacks == ["adversarial"]
+
+
+def test_a_final_prediction_follows_the_wrong_mask_that_is_forced(workdir):
+    drawn = figures.heads([str(workdir)])
+    (model,) = drawn.content["models"]
+    first, second, final = model["heads"]
+    assert model["num_examples"] == 32  # as in training, without a batch that is not full
+    for head in (second, final):
+        assert head["follows_on_images"]["value"] > 0.9 and head["follows_on_noise"]["value"] > 0.9
+        assert head["natural"]["value"] < first["natural"]["value"]
+    assert first["follows_on_images"]["high"] < 0.5  # is computed before any mask
+    assert final["negatives_matched"] is None  # TRADES-RA has no negatives
+
+
 @pytest.mark.slow
 def test_everything_is_evaluated_in_its_order_and_kept(workdir, adaptive, everything):
-    assert list(everything) == [*NAMES, "autoattack", "adaptive", "diagnostics"]
+    assert list(everything) == [*NAMES, "autoattack", "adaptive", "diagnostics", "features"]
     assert {result["step"] for result in everything.values()} == {8 * (800 - 32) // 32}
     assert not list((workdir / "evaluation/last").glob("*.partial.*"))
-    for suite in ("paper", "autoattack", "adaptive", "diagnostics"):  # finished: not computed again
+    # What is finished is not computed again.
+    for suite in ("paper", "autoattack", "adaptive", "diagnostics", "features"):
         for result in adaptive(str(workdir), suite=suite):
             assert result == everything[result["attack"]]
 
@@ -223,7 +256,7 @@ def test_diagnostics_compare_what_is_in_the_store(workdir, everything):
     assert above["value"] >= max(accuracies[1:]) - accuracies[0] - 1e-9
     assert by_name["adaptive attack beats AutoAttack"]["fired"] is not None
     evaluation = load_evaluation(str(workdir), "last")  # a report does not take it for an attack
-    assert set(evaluation.records) == set(everything) - {"diagnostics"}
+    assert set(evaluation.records) == set(everything) - {"diagnostics", "features"}
     assert evaluation.diagnosis.verdict == result["verdict"] and not evaluation.notes
 
 

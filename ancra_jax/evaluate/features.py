@@ -1,0 +1,343 @@
+"""How far the features of a network lie from each other: exclusion and alignment in numbers.
+
+The paper's criteria (Figures 1 and 3): features of natural examples keep away from those of other
+classes (exclusion), and from their own adversarial examples hardly at all (alignment). What is
+measured is described in ``results.features``.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from ancra_jax import attacks
+from ancra_jax.attacks.arguments import AnyKey
+from ancra_jax.attacks.model import example_keys
+from ancra_jax.config.schema import Config
+from ancra_jax.data import batches_for_evaluation
+from ancra_jax.evaluate.spec import Arrays, Model, Spec, Target, Task
+from ancra_jax.ops.images import Images
+from ancra_jax.results.features import COSINE, L2, MEASURES, OTHERS
+from ancra_jax.results.names import FEATURES, NATURAL
+from ancra_jax.types import Batch, Outputs
+
+BINS = 120  # of every histogram; a figure may join neighbours
+RESAMPLES = 500
+ADVERSARIAL, ADVERSARIAL_HEADS = "adversarial", "adversarial_heads"
+_ROWS = 256  # of the matrix of all pairs that are in memory at a time
+_TINY = 1e-12
+
+Features = Float[np.ndarray, "examples features"]
+Labels = Int[np.ndarray, "examples"]
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """Return the attack of the paper's figures, PGD-10, under the run's threat model."""
+    found = config.evaluation
+    settings = {"norm": found.norm, "epsilon": found.epsilon, "step_size": found.step_size}
+    settings |= {"num_steps": 10, "start": "gaussian"}
+    if config.model.reverse_attention:
+        settings["aux_weight"] = config.method.aux_weight  # of the attack on all heads
+    return settings
+
+
+def features_spec(config: Config, classes: Sequence[str]) -> Spec:
+    """Return the measurement as a part of an evaluation; interrupted, it starts again."""
+
+    def run(task: Task) -> tuple[Arrays, dict[str, Any]]:
+        found = extract(task.target, len(task.labels), task.settings, task.key, task.bar.update)
+        arrays: Arrays = {}
+        for name, natural in found.features[NATURAL].items():
+            adversarial = {one: found.features[one][name] for one in found.attacks}
+            measured = distances(natural, adversarial, task.labels, len(classes))
+            arrays |= {f"{name}.{key}": value for key, value in measured.items()}
+        right = {one: found.predictions[one] == task.labels for one in (NATURAL, *found.attacks)}
+        return arrays, {
+            "classes": list(classes),
+            "counts": np.bincount(task.labels, minlength=len(classes)).tolist(),
+            "measured": list(found.features[NATURAL]),
+            "attacks": found.attacks,
+            "accuracy_under": {name: float(one.mean()) for name, one in right.items()},
+        }
+
+    return Spec(FEATURES, settings_of(config), run)
+
+
+class Extracted(NamedTuple):
+    """What a network makes of natural examples and of their adversarial ones."""
+
+    labels: Labels
+    features: dict[str, dict[str, Features]]  # by ``'natural'`` or attack, then ``'z'``, ...
+    predictions: dict[str, Labels]  # by ``'natural'`` or attack
+
+    @property
+    def attacks(self) -> list[str]:
+        """The names of the attacks."""
+        return [name for name in self.features if name != NATURAL]
+
+
+def extract(
+    target: Target,
+    count: int,
+    settings: Mapping[str, Any],
+    key: AnyKey,
+    show: Callable[[int], object] = lambda done: None,
+) -> Extracted:
+    """Return the features of the first examples, natural and adversarial, in the evaluation phase.
+
+    Args:
+      target: the network, and the examples.
+      count: how many.
+      settings: of the attack; see `settings_of`.
+      key: of the attack's starts, the same for every attack.
+      show: is told how many are done.
+    """
+    threat_model = attacks.threat_model(settings["norm"], settings["epsilon"])
+    weights = {ADVERSARIAL: 0.0}
+    if "aux_weight" in settings:
+        weights[ADVERSARIAL_HEADS] = settings["aux_weight"]
+    batches = []
+    for batch, mask in batches_for_evaluation(
+        target.split, target.batch_size, count, target.sharding
+    ):
+        images = {NATURAL: batch.images}
+        for name, weight in weights.items():
+            images[name] = _attack(target.model, batch, threat_model, settings, weight, key)
+        looks = {name: _look(target.model, one) for name, one in images.items()}
+        real = int(mask.sum())
+        batches.append(jax.tree.map(lambda x, real=real: np.asarray(x)[:real], looks))
+        show(min(count, len(batches) * target.batch_size))
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
+    features = {name: one[0] for name, one in joined.items()}
+    predictions = {name: one[1] for name, one in joined.items()}
+    return Extracted(target.split.labels[:count], features, predictions)
+
+
+def _attack(
+    model: Model,
+    batch: Batch,
+    threat_model: attacks.ThreatModel,
+    settings: Mapping[str, Any],
+    aux_weight: float,
+    key: AnyKey,
+) -> Images:
+    return attacks.ascend(
+        attacks.objectives.cross_entropy(model, batch.labels, aux_weight=aux_weight),
+        attacks.gaussian_start(example_keys(key, batch.indices), batch.images),
+        batch.images,
+        threat_model,
+        step_size=settings["step_size"],
+        num_steps=settings["num_steps"],
+    )
+
+
+@jax.jit
+def _look(
+    model: Model, images: Images
+) -> tuple[dict[str, Float[Array, "batch features"]], Int[Array, "batch"]]:
+    """Return features by name, and predictions."""
+    if not jax.eval_shape(model, images).aux_logits.shape[0]:
+        outputs: Outputs = model(images)
+        return {"z": outputs.features}, jnp.argmax(outputs.logits, axis=-1)
+    # Networks of other people's may not tell what is before the mask.
+    outputs, state = cast(Any, model)(images, mutable=["intermediates"])
+    features = {"z_masked": outputs.features}
+    if pooled := state.get("intermediates", {}).get("pooled"):
+        features = {"z": pooled[-1], **features}
+    return features, jnp.argmax(outputs.logits, axis=-1)
+
+
+def distances(
+    natural: Features,
+    adversarial: Mapping[str, Features],
+    labels: Labels,
+    num_classes: int,
+    *,
+    rows: int = _ROWS,
+) -> dict[str, np.ndarray]:
+    """Measure one kind of features; see ``results.features`` for the arrays that are returned.
+
+    All pairs of examples of different classes are looked at, ``rows`` of their matrix at a time.
+
+    Args:
+      natural: of the natural examples.
+      adversarial: of their adversarial examples, in the same order, by attack.
+      labels: true classes.
+      num_classes: how many there are.
+      rows: what bounds the memory; no number depends on it but by rounding.
+    """
+    of_class = np.eye(num_classes)[labels]  # [examples, classes]
+    weights = _resampled(labels)  # [examples, draws], the first draw being the examples themselves
+    totals = of_class.T @ weights
+    found = {"norm": _ratio(of_class.T @ np.linalg.norm(natural, axis=1), of_class.sum(axis=0))}
+    for measure in MEASURES:
+        own = {name: _own(natural, one, measure) for name, one in adversarial.items()}
+        for name, values in own.items():
+            edges = _edges(values.min(), values.max())
+            by_class = [np.histogram(values[labels == c], edges)[0] for c in range(num_classes)]
+            sums = of_class.T @ (weights * values[:, None])
+            found |= {
+                f"{measure}.{name}.edges": edges,
+                f"{measure}.{name}.counts": np.stack(by_class),
+                f"{measure}.{name}.mean": _numbers(sums, totals),
+            }
+        prepared = _prepared(natural, measure)
+        pairs = _Pairs(prepared, labels, np.stack(list(own.values())), weights, num_classes, rows)
+        edges, counts, sums = pairs.measure(measure)
+        denominators = totals * (totals.sum(axis=0) - totals)
+        found |= {f"{measure}.{OTHERS}.edges": edges, f"{measure}.{OTHERS}.counts": counts}
+        found[f"{measure}.{OTHERS}.mean"] = _numbers(sums[0], denominators)
+        for name, nearer in zip(own, sums[1:], strict=True):
+            found[f"{measure}.{name}.overlap"] = _numbers(nearer, denominators)
+    return found
+
+
+def _resampled(labels: Labels) -> Float[np.ndarray, "examples draws"]:
+    """Return how often each example is in draws with replacement, made within every class."""
+    rng = np.random.default_rng(0)
+    weights = np.ones((len(labels), 1 + RESAMPLES), np.float32)
+    for c in np.unique(labels):
+        size = int((labels == c).sum())
+        weights[labels == c, 1:] = rng.multinomial(size, np.full(size, 1 / size), RESAMPLES).T
+    return weights
+
+
+def _ratio(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return a quotient; NaN where there is nothing to divide by."""
+    return np.divide(one, other, out=np.full(np.shape(one), np.nan), where=other > 0)
+
+
+def _numbers(
+    sums: Float[np.ndarray, "classes draws"], totals: Float[np.ndarray, "classes draws"]
+) -> Float[np.ndarray, "rows 3"]:
+    """Return value, low and high of every class and of all together."""
+    sums, totals = (np.concatenate([one, one.sum(axis=0)[None]]) for one in (sums, totals))
+    values = _ratio(sums, totals)
+    low, high = np.quantile(values[:, 1:], (0.025, 0.975), axis=1)
+    return np.stack([values[:, 0], low, high], axis=1)
+
+
+def _own(natural: Features, adversarial: Features, measure: str) -> Float[np.ndarray, "examples"]:
+    """Return how near each example is to its own adversarial one."""
+    if measure == L2:
+        return np.linalg.norm(natural.astype(np.float64) - adversarial, axis=1)
+    one, other = (_prepared(x.astype(np.float64), COSINE) for x in (natural, adversarial))
+    return np.clip((one * other).sum(axis=1), -1, 1)
+
+
+def _prepared(features: np.ndarray, measure: str) -> np.ndarray:
+    """Return features of which `_pairwise` computes the measure.
+
+    Distances are those between features less their mean, which leaves more digits.
+    """
+    if measure == L2:
+        return features - features.mean(axis=0)
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), _TINY)
+
+
+def _edges(low: float, high: float) -> Float[np.ndarray, "edges"]:
+    margin = 1e-6 * max(abs(low), abs(high), 1e-6)
+    return np.linspace(low - margin, high + margin, BINS + 1)
+
+
+class _Pairs(NamedTuple):
+    """All pairs of examples of different classes, in blocks of rows."""
+
+    features: Features  # prepared
+    labels: Labels
+    own: Float[np.ndarray, "attacks examples"]  # how near each is to its adversarial examples
+    weights: Float[np.ndarray, "examples draws"]
+    num_classes: int
+    rows: int
+
+    def measure(self, measure: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return edges, counts [classes, bins] and sums [1 + attacks, classes, draws].
+
+        The sums, over pairs by the class of the row, are of the measure itself, and of how many
+        pairs are nearer than the row's own adversarial example.
+        """
+        columns, labels, weights = map(jnp.asarray, (self.features, self.labels, self.weights))
+        ends = [_range(*one[:2], columns, labels, measure=measure) for one in self._blocks()]
+        low, high = np.array(ends, np.float64).T
+        if not np.isfinite(low.min()):  # a single class has no pairs
+            low, high = np.zeros(1), np.ones(1)
+        edges = _edges(low.min(), high.max())
+        counts = np.zeros((self.num_classes, BINS), np.int64)
+        sums = np.zeros((1 + len(self.own), self.num_classes, self.weights.shape[1]))
+        for part, part_labels, own, chosen in self._blocks():
+            more, by_row = _block(
+                part, part_labels, own, columns, labels, weights, edges[0], edges[1] - edges[0],
+                measure=measure, num_classes=self.num_classes,
+            )  # fmt: skip
+            counts += np.asarray(more)
+            weighted = np.asarray(by_row, np.float64)[:, : len(chosen)] * self.weights[chosen]
+            sums += np.eye(self.num_classes)[self.labels[chosen]].T @ weighted
+        return edges, counts, sums
+
+    def _blocks(self) -> Any:
+        """Yield rows, their labels (-1 where there is none), their own values, their numbers."""
+        for start in range(0, len(self.labels), self.rows):
+            chosen = np.arange(start, min(start + self.rows, len(self.labels)))
+            padding = (0, self.rows - len(chosen))
+            yield (
+                np.pad(self.features[chosen], (padding, (0, 0))),
+                np.pad(self.labels[chosen], padding, constant_values=-1),
+                np.pad(self.own[:, chosen], ((0, 0), padding)).astype(np.float32),
+                chosen,
+            )
+
+
+def _pairwise(rows: Array, columns: Array, measure: str) -> Float[Array, "rows examples"]:
+    dot = jnp.matmul(rows, columns.T, precision="highest")
+    if measure == COSINE:
+        return jnp.clip(dot, -1.0, 1.0)
+    squares = jnp.sum(rows**2, axis=1)[:, None] + jnp.sum(columns**2, axis=1)[None]
+    return jnp.sqrt(jnp.maximum(squares - 2 * dot, 0.0))
+
+
+def _different(row_labels: Array, labels: Array) -> Bool[Array, "rows examples"]:
+    return (row_labels[:, None] != labels[None]) & (row_labels >= 0)[:, None]
+
+
+@partial(jax.jit, static_argnames="measure")
+def _range(
+    rows: Array, row_labels: Array, columns: Array, labels: Array, *, measure: str
+) -> tuple[Array, Array]:
+    values, pairs = _pairwise(rows, columns, measure), _different(row_labels, labels)
+    return jnp.min(values, where=pairs, initial=jnp.inf), jnp.max(
+        values, where=pairs, initial=-jnp.inf
+    )
+
+
+@partial(jax.jit, static_argnames=("measure", "num_classes"))
+def _block(
+    rows: Array,
+    row_labels: Array,
+    own: Array,
+    columns: Array,
+    labels: Array,
+    weights: Array,
+    low: Array,
+    width: Array,
+    *,
+    measure: str,
+    num_classes: int,
+) -> tuple[Int[Array, "classes bins"], Float[Array, "quantities rows draws"]]:
+    values, pairs = _pairwise(rows, columns, measure), _different(row_labels, labels)
+    bins = jnp.clip(jnp.floor((values - low) / width), 0, BINS - 1).astype(jnp.int32)
+    place = jnp.where(pairs, row_labels[:, None] * BINS + bins, num_classes * BINS)
+    counts = jnp.bincount(place.ravel(), length=num_classes * BINS + 1)[:-1]
+    sign = 1.0 if measure == COSINE else -1.0
+    quantities = [values]
+    for threshold in own:  # an equal one counts half
+        nearer = sign * values > sign * threshold[:, None]
+        equal = values == threshold[:, None]
+        quantities.append(nearer + 0.5 * equal)
+    sums = [
+        jnp.matmul(jnp.where(pairs, one, 0.0), weights, precision="highest") for one in quantities
+    ]
+    return counts.reshape(num_classes, BINS), jnp.stack(sums)
