@@ -16,6 +16,7 @@ from ancra_jax.results.tables import (
     all_attacks,
     build,
     escaped,
+    not_run,
     reading_notes,
     row_notes,
 )
@@ -84,7 +85,7 @@ class EvaluationResult:
     @property
     def notes(self) -> list[str]:
         """What the numbers mean, and what should make a reader wary; Markdown."""
-        return [*reading_notes([self.row], []), *row_notes(self.row)]
+        return [*reading_notes([self.row], []), *row_notes(self.row), *not_run([self.row])]
 
     def print(self) -> None:
         """Print it on the terminal."""
