@@ -126,6 +126,8 @@ def _labels(runs: Sequence[Run]) -> list[str]:
         label = f"{run.label}, seed {run.config.seed}" if len(namesakes) > 1 else run.label
         if len({other.config.seed for other in namesakes}) < len(namesakes):
             label += f", {run.workdir}"
+        if run.config.model.reverse_attention and run.config.selection.heads != "final_and_first":
+            label += " (not attacked through its mask)"
         labels.append(label)
     return labels
 
@@ -238,7 +240,8 @@ def _ladder(row: Row) -> Figure:
     ends = [f"{value:.1f}{DAGGER * above}" for value, above in zip(widths, fooled, strict=True)]
     for number, (bar, end) in enumerate(zip(bars, ends, strict=True)):
         place = bar.get_width() + errors[1, number] + 1.2
-        axes.text(place, number, end, va="center", fontsize=10)
+        box = {"facecolor": _PAPER, "edgecolor": "none", "pad": 0.8}
+        axes.text(place, number, end, va="center", fontsize=10, bbox=box)
     if names.NATURAL in row.common_accuracy:
         axes.axvline(100 * row.common_accuracy[names.NATURAL], color=_INK, ls=":", lw=0.9)
     axes.set(xlabel=f"Accuracy of {row.examples[0]} examples (%)", xlim=(0, 112))

@@ -33,6 +33,7 @@
     const body = table.tBodies[0];
     if (body.rows.length < 2) continue;
     [...table.tHead.rows[0].cells].forEach((head, column) => {
+      if (!head.textContent) return;
       const press = document.createElement("button");
       press.type = "button";
       press.append(...head.childNodes);

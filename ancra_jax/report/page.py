@@ -273,7 +273,7 @@ def _png(image: UInt8[np.ndarray, "height width channels"]) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _classes(row: Row, details: Details) -> Table:
+def _classes(row: Row, details: Details) -> dict[str, Any]:
     """Return natural and robust accuracy of each class."""
     left = survivors(row.evaluation.correct)
     labels = details.labels[: len(left)]
@@ -287,13 +287,12 @@ def _classes(row: Row, details: Details) -> Table:
     if len(found) > _CLASSES:
         title += f": the {_CLASSES} classes with the lowest robust accuracy"
         found = sorted(found, key=lambda one: one[3])[:_CLASSES]
-    columns = [
-        TextColumn("Class", lambda one: one[0]),
-        Column("Examples", lambda one: one[1]),
-        Column("Natural", lambda one: float(one[2])),
-        Column("Upper bound" if row.upper_bound else "Robust", lambda one: float(one[3])),
-    ]
-    return build(escaped(title), columns, found)
+    return {
+        "title": title,
+        "left": "Upper bound" if row.upper_bound else "Robust",
+        "shade": "bound" if row.upper_bound else "worst",
+        "rows": [(name, count, _percent(one), _percent(two)) for name, count, one, two in found],
+    }
 
 
 def _confusion(row: Row, details: Details) -> dict[str, Any] | None:
