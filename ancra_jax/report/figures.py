@@ -86,6 +86,11 @@ def _figures(runs: Sequence[Run], rows: Sequence[Row]) -> Iterator[tuple[str, st
     for row in rows:
         if row.accuracy:
             yield f"ladder_{_place(row)}", row.title, _ladder(row)
+    found = ((row.title, getattr(row.evaluation, "features", None)) for row in rows)
+    if measured := [(title, features) for title, features in found if features]:
+        from ancra_jax.report.features import draw_features
+
+        yield "features", "Distances between features", draw_features(measured)
     diagnosed = [(row, row.diagnosis) for row in rows if row.diagnosis]
     if diagnosed:
         yield "epsilon", "Accuracy over epsilon", _epsilon_curves(diagnosed)
@@ -126,10 +131,14 @@ def _labels(runs: Sequence[Run]) -> list[str]:
         label = f"{run.label}, seed {run.config.seed}" if len(namesakes) > 1 else run.label
         if len({other.config.seed for other in namesakes}) < len(namesakes):
             label += f", {run.workdir}"
-        if run.config.model.reverse_attention and run.config.selection.heads != "final_and_first":
-            label += " (not attacked through its mask)"
         labels.append(label)
     return labels
+
+
+def _masked(run: Run) -> bool:
+    """Return whether the robust accuracy of a run's curve is that of masked gradients."""
+    model, selection = run.config.model, run.config.selection
+    return model.reverse_attention and selection.heads != "final_and_first"
 
 
 def _panel(height: float, handles: int = 0) -> tuple[Figure, Axes]:
@@ -157,8 +166,11 @@ def _colour(number: int) -> str:
 
 def _accuracy_curves(runs: Sequence[Run]) -> Figure:
     """Draw natural and robust accuracy of each run, its best checkpoint, and drops of the rate."""
-    labels = _labels(runs)
-    figure, axes = _panel(3.2, len(labels) + 2)
+    labels = [
+        label + " (robust: not attacked through its mask)" * _masked(run)
+        for run, label in zip(runs, _labels(runs), strict=True)
+    ]
+    figure, axes = _panel(3.2, len(labels) + 3)
     drops: set[float] = set()
     lines = []
     for number, run in enumerate(runs):
@@ -180,7 +192,7 @@ def _accuracy_curves(runs: Sequence[Run]) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles = [*lines, Line2D([], [], color=_INK), Line2D([], [], color=_INK, ls=(0, (4, 2)))]
     handles += [Line2D([], [], color=_INK, marker="o", ls="")]
-    names_ = [*labels, "robust (PGD)", "natural", "best checkpoint"]
+    names_ = [*labels, "robust accuracy (PGD)", "natural accuracy", "best checkpoint"]
     if drops:
         handles.append(Line2D([], [], color=_INK, ls=":", linewidth=0.9))
         names_.append("learning rate drops")

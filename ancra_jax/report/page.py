@@ -43,6 +43,7 @@ _SECTIONS = {
     "epsilon": "Accuracy over epsilon",
     "landscape": "Loss landscape",
     "training": "Training",
+    "features": "Features",
     "diagnostics": "Diagnostics",
     "notes": "How to read the numbers",
     "settings": "Settings and origin",
@@ -60,6 +61,10 @@ _DRAWN = {
     "training": (
         "Accuracy on images held out from training. A natural accuracy that goes on rising while "
         "the robust one falls is robust overfitting: the best checkpoint is chosen before it."
+    ),
+    "features": (
+        "How far natural examples lie, in the features, from examples of other classes, and from "
+        "their own adversarial examples. Exclusion keeps the former far, alignment the latter near."
     ),
     "diagnostics": "Signs that attacks fail for another reason than robustness.",
 }
@@ -115,7 +120,7 @@ def render(
         **{name: bool(context[name]) for name in ("missing", "classes", "notes")},
         **{"ladder": bool(tables), "gallery": bool(context["galleries"])},
         **{"confusion": bool(context["confusions"]), "training": "curves" in kinds},
-        **{name: name in kinds for name in ("epsilon", "landscape", "diagnostics")},
+        **{name: name in kinds for name in ("epsilon", "landscape", "features", "diagnostics")},
     }
     titles = {anchor: title for anchor, title in _SECTIONS.items() if filled[anchor]}
     page = _environment().get_template("page.html")
