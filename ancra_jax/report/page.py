@@ -76,6 +76,7 @@ def render(
     details: Sequence[Details],
     *,
     notes: Sequence[str],
+    row_notes: Sequence[str],
     missing: Sequence[str],
     origin: Mapping[str, str],
 ) -> str:
@@ -85,7 +86,8 @@ def render(
       report: its runs, rows and pictures.
       seeds: what several rows have in common.
       details: what is known of single examples, of each row.
-      notes, missing: Markdown: how to read the numbers, and what was not computed.
+      notes, row_notes, missing: Markdown: how to read the numbers, what is said of single rows, and
+        what was not computed.
       origin: ``command``, ``version`` and ``created`` of the report.
     """
     runs, rows = report.runs, report.rows
@@ -104,6 +106,8 @@ def render(
         "diagnoses": [_diagnosis(row) for row in diagnosed],
         "drawn": _DRAWN,
         "notes": notes,
+        "row_notes": row_notes,
+        "ladders": sum(one.kind == "ladder" for one in report.pictures.values()),
         "origin_table": build("", RUNS, rows),
         "commands": [printable(command) for row in rows for command in row.evaluate],
         "configurations": [

@@ -12,7 +12,7 @@ import json
 import os
 import pathlib
 import shlex
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -25,7 +25,7 @@ from ancra_jax.ops.files import write_atomically
 from ancra_jax.report import figures as figures_lib
 from ancra_jax.report import page
 from ancra_jax.report.page import MARKDOWN
-from ancra_jax.results.examples import Details, load_details
+from ancra_jax.results.examples import NO_DETAILS, load_details
 from ancra_jax.results.load import Run
 from ancra_jax.results.published import load_all
 from ancra_jax.results.rows import Row, rows_of, seeds_rows
@@ -92,30 +92,37 @@ def run(workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[st
     seeds = seeds_rows(rows)
     published = {one.workdir for one in runs if one.published}
     missing = [*not_run([row for row in rows if row.workdir not in published]), *_unfinished(runs)]
-    notes = [*reading_notes(rows, seeds)]
-    notes += [f"{escaped(row.title)}: {note}" for row in rows for note in row_notes(row)]
+    reading = [*reading_notes(rows, seeds)]
+    of_rows = [f"{escaped(row.title)}: {note}" for row in rows for note in row_notes(row)]
+    notes = [*reading, *of_rows, *missing]
     parts = [caption(rows)]
     for table in tables_of(rows, seeds):
         parts += [f"## {table.title}", table.markdown()]
-    text = "\n\n".join([*parts, "\n".join(f"- {note}" for note in [*notes, *missing])])
+    text = "\n\n".join([*parts, "\n".join(f"- {note}" for note in notes)])
     report = Report(text, figures_lib.draw(runs, rows), runs, rows, output)
     if output:
-        content = {"rows": rows, "seeds": seeds, "notes": [*notes, *missing]}
+        content = {"rows": rows, "seeds": seeds, "notes": notes}
         command = f"--workdirs={path_list(directories)}", f"--output={output}"
         origin = {
             "command": f"ancra report {shlex.join(command)}",
             "version": f"ancra-jax {metadata.version('ancra-jax')}",
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
-        details = [_details(row, published) for row in rows]
-        html_page = page.render(report, seeds, details, notes=notes, missing=missing, origin=origin)
+        details = [
+            NO_DETAILS if row.workdir in published else load_details(row.workdir, row.evaluation)
+            for row in rows
+        ]
+        html_page = page.render(
+            report,
+            seeds,
+            details,
+            notes=reading,
+            row_notes=of_rows,
+            missing=missing,
+            origin=origin,
+        )
         _write(report, content, origin, html_page)
     return report
-
-
-def _details(row: Row, published: Container[str]) -> Details:
-    """Return what is known of single examples: of a published row nothing."""
-    return load_details("" if row.workdir in published else row.workdir, row.evaluation)
 
 
 def _unfinished(runs: Sequence[Run]) -> Iterable[str]:

@@ -42,6 +42,9 @@ class Details:
     examples: tuple[Example, ...]  # each once, in the order of the attacks
 
 
+NO_DETAILS = Details(np.zeros(0, np.int32), {}, (), ())
+
+
 def load_details(workdir: str, evaluation: Evaluation) -> Details:
     """Read what the results of an evaluation keep of single examples.
 
