@@ -211,7 +211,11 @@ def _seeds_card(row: SeedsRow) -> Card:
 
 def _no_images(pairs: Iterable[tuple[Row, Details]]) -> Iterable[str]:
     """Yield, as Markdown, which evaluations kept no images, and the command that keeps them."""
-    lacking = [row for row, one in pairs if len(one.labels) and not one.examples]
+    lacking = [
+        row
+        for row, one in pairs
+        if len(one.labels) and not one.examples and (row.worst_case or row.upper_bound)
+    ]
     for checkpoint in dict.fromkeys(row.checkpoint for row in lacking):
         found = [row for row in lacking if row.checkpoint == checkpoint]
         counts = {max(row.examples) for row in found}

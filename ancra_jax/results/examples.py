@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
+from ancra_jax.errors import UsageError
 from ancra_jax.ops.files import read_arrays
 from ancra_jax.results.load import Evaluation
 from ancra_jax.results.names import NATURAL, STRENGTH_ORDER, attack_order
 
-NEEDED = ("step", "indices", "labels", "broken_by", "natural", "adversarial", "logits", "classes")
+_ONCE = ("step", "classes")
+NEEDED = (*_ONCE, "indices", "labels", "broken_by", "natural", "adversarial", "logits")
 
 
 def examples_path(directory: pathlib.Path, attack: str) -> pathlib.Path:
@@ -67,6 +69,7 @@ def load_details(workdir: str, evaluation: Evaluation) -> Details:
         if attack == NATURAL or not path.exists():
             continue
         kept = read_arrays(path, NEEDED)
+        _check(path, kept, len(labels))
         if kept["step"] != evaluation.records[attack]["step"]:
             continue
         classes = tuple(map(str, kept["classes"]))
@@ -77,6 +80,17 @@ def load_details(workdir: str, evaluation: Evaluation) -> Details:
     chosen = [one for one in examples.values() if one.broken_by or withstood[one.index]]
     names = classes or tuple(map(str, range(int(labels.max(initial=-1)) + 1)))
     return Details(labels, predictions, names, tuple(chosen))
+
+
+def _check(path: pathlib.Path, kept: dict[str, np.ndarray], count: int) -> None:
+    """Refuse arrays that are not of the same examples and classes, or of none of those there are."""
+    found = len(kept["indices"])
+    alike = all(kept[name].shape[:1] == (found,) for name in NEEDED if name not in _ONCE)
+    alike &= kept["natural"].shape == kept["adversarial"].shape and kept["natural"].ndim == 4
+    if not alike or kept["logits"].shape[1:] != (2, len(kept["classes"])):
+        raise UsageError(f"{path}: its arrays are not of the same examples and classes")
+    if found and not 0 <= kept["indices"].min() <= kept["indices"].max() < count:
+        raise UsageError(f"{path}: indices must be 0 to {count - 1}: {kept['indices'].tolist()}")
 
 
 def _flags(evaluation: Evaluation) -> list[np.ndarray]:

@@ -112,6 +112,9 @@ def test_what_a_user_can_get_wrong(tmp_path, no_figures):
     with pytest.raises(UsageError, match=f"--output={workdir}/config.json"):
         run([workdir], f"{workdir}/config.json")
     assert not (tmp_path / "out").exists()
+    fake.write_examples(workdir, "fgsm", [fake.EXAMPLES])
+    with pytest.raises(UsageError, match=r"fgsm\.examples\.npz: indices must be 0 to 9: \[10\]"):
+        run([workdir], str(tmp_path / "out"))
 
 
 def test_the_command_replaces_report_files_and_keeps_others(tmp_path, no_figures):
