@@ -83,7 +83,7 @@ def load_details(workdir: str, evaluation: Evaluation) -> Details:
 
 
 def _check(path: pathlib.Path, kept: dict[str, np.ndarray], count: int) -> None:
-    """Refuse arrays that are not of the same examples and classes, or of none of those there are."""
+    """Refuse arrays of different examples or classes, or of examples that there are not."""
     found = len(kept["indices"])
     alike = all(kept[name].shape[:1] == (found,) for name in NEEDED if name not in _ONCE)
     alike &= kept["natural"].shape == kept["adversarial"].shape and kept["natural"].ndim == 4
