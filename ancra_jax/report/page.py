@@ -302,7 +302,7 @@ def _classes(row: Row, details: Details) -> dict[str, Any]:
         found = sorted(found, key=lambda one: one[3])[:_CLASSES]
     return {
         "title": title,
-        "left": "Upper bound" if row.upper_bound else "Robust",
+        "left": "At most" if row.upper_bound else "Robust",
         "shade": "bound" if row.upper_bound else "worst",
         "rows": [(name, count, _percent(one), _percent(two)) for name, count, one, two in found],
     }
