@@ -176,7 +176,7 @@ def _accuracy_curves(runs: Sequence[Run]) -> Figure:
     for number, run in enumerate(runs):
         found = [one for one in run.curves if "robust_accuracy" in one]
         epochs = [one["epoch"] for one in found]
-        style = {"color": _colour(number), "marker": "." if len(found) == 1 else ""}
+        style: Any = {"color": _colour(number), "marker": "." if len(found) == 1 else ""}
         natural = [100 * one["natural_accuracy"] for one in found]
         axes.plot(epochs, natural, linestyle=(0, (4, 2)), linewidth=1.2, **style)
         robust = [100 * one["robust_accuracy"] for one in found]

@@ -95,7 +95,7 @@ def render(
     tables.pop(_SECTIONS["diagnostics"], None)
     diagnosed = [row for row in rows if row.diagnosis]
     pairs = list(zip(rows, details, strict=True))
-    context = {
+    context: dict[str, Any] = {
         "pictures": list(report.pictures.values()),
         "cards": _cards(rows, seeds),
         "missing": [*missing, *_no_images(pairs)],
@@ -270,7 +270,7 @@ def _shown(row: Row, details: Details, example: Example) -> dict[str, Any]:
         "broken": bool(example.broken_by),
         "label": details.classes[example.label],
         "index": example.index,
-        "images": [_png(np.uint8(np.clip(np.rint(255 * one), 0, 255))) for one in images],
+        "images": [_png(np.clip(np.rint(255 * one), 0, 255).astype(np.uint8)) for one in images],
         "names": ("natural image", "adversarial image", "difference"),
         "seen": (seen[0], seen[1] if attacked else "unchanged", "" if attacked else "none"),
         "outcome": f"broken first by {by}"
