@@ -13,6 +13,7 @@ from ancra_jax import attacks
 from ancra_jax.attacks.model import example_keys
 from ancra_jax.config.schema import Config
 from ancra_jax.data import batches_for_evaluation
+from ancra_jax.evaluate.examples import Keeper
 from ancra_jax.evaluate.spec import Arrays, Model, Spec, Task
 from ancra_jax.ops.files import read_arrays, write_arrays
 from ancra_jax.ops.images import Images
@@ -71,8 +72,9 @@ def attack_batches(
         "predictions": np.full(num_examples, -1, np.int32),
         "norms": np.zeros(num_examples, np.float32),
     }
-    if task.partial.exists():
-        arrays = read_arrays(task.partial, list(arrays))
+    saved_arrays = read_arrays(task.partial, list(arrays)) if task.partial.exists() else {}
+    arrays = {name: saved_arrays.get(name, array) for name, array in arrays.items()}
+    keeper = Keeper(task, saved_arrays)
     threat_model = attacks.threat_model(task.settings["norm"], task.settings["epsilon"])
     saved = time.monotonic()
     for position, (batch, mask) in enumerate(
@@ -86,11 +88,16 @@ def attack_batches(
         count = int(mask.sum())
         arrays["predictions"][rows] = np.asarray(predictions)[:count]
         arrays["norms"][rows] = np.asarray(norms)[:count]
+        if task.settings["num_steps"]:
+            correct = arrays["predictions"][rows] == task.labels[rows]
+            keeper.offer(rows.start, correct, adversarial)
         task.bar.update(rows.stop)
         if time.monotonic() - saved > SAVE_EVERY_SECONDS:
-            write_arrays(task.partial, arrays)
+            write_arrays(task.partial, arrays | keeper.arrays)
             saved = time.monotonic()
     correct = arrays["predictions"] == task.labels
+    if task.settings["num_steps"]:
+        keeper.write(np.where(correct, "", task.identity["attack"]))
     return arrays | {"labels": task.labels, "correct": correct}, {}
 
 

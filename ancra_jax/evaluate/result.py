@@ -16,6 +16,7 @@ from ancra_jax.results.tables import (
     all_attacks,
     build,
     escaped,
+    not_run,
     reading_notes,
     row_notes,
 )
@@ -89,7 +90,8 @@ class EvaluationResult:
     def notes(self) -> list[str]:
         """What the numbers mean, and what should make a reader wary; Markdown."""
         more = FEATURE_NOTES if self.row.evaluation.features else ()
-        return [*reading_notes([self.row], []), *row_notes(self.row), *more]
+        rows = [self.row]
+        return [*reading_notes(rows, []), *row_notes(self.row), *not_run(rows), *more]
 
     def print(self) -> None:
         """Print it on the terminal."""

@@ -11,8 +11,9 @@ from ancra_jax.attacks import AutoAttackResult, Defence, adaptive
 from ancra_jax.attacks.adaptive import Level
 from ancra_jax.attacks.autoattack.api import autoattack
 from ancra_jax.attacks.diagnostics.api import PARTS, TRANSFER, WHITE_BOX, Flags, diagnose
-from ancra_jax.attacks.job import Placement, Progress
+from ancra_jax.attacks.job import CLEAN, Placement, Progress
 from ancra_jax.config.schema import Config
+from ancra_jax.evaluate.examples import Keeper
 from ancra_jax.evaluate.spec import Arrays, Model, Spec, Task
 from ancra_jax.results.load import load_results, same_target
 from ancra_jax.results.names import ADAPTIVE, NATURAL, parse
@@ -94,6 +95,10 @@ def adaptive_spec(
 
 def _arrays(task: Task, result: AutoAttackResult) -> Arrays:
     """Return what is kept of every example under a sequence of attacks."""
+    keeper = Keeper(task, {})
+    keeper.standing &= result.broken_by != CLEAN
+    keeper.offer(0, result.robust, result.images)
+    keeper.write(result.broken_by.astype(str))
     return {
         "labels": task.labels,
         "correct": result.robust,

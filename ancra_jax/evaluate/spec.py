@@ -30,6 +30,7 @@ class Target(NamedTuple):
     split: Split  # the test split, on the host
     batch_size: int  # examples on the devices at a time, a multiple of the number of devices
     sharding: jax.sharding.Sharding  # of a batch over the devices
+    classes: tuple[str, ...] = ()  # their names
 
 
 @dataclass(frozen=True)

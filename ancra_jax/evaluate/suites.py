@@ -115,7 +115,8 @@ def run(
         model = load_run(workdir, mesh, dataset=dataset, checkpoint=checkpoint, weights=weights)
         _check_data(config, dataset, model.info["data"])
         size = math.ceil(min(batch_size or config.batch_size, num_examples) / mesh.size) * mesh.size
-        target = Target(model.outputs, dataset.test, size, sharding.batch_sharded(mesh))
+        sharded = sharding.batch_sharded(mesh)
+        target = Target(model.outputs, dataset.test, size, sharded, dataset.class_names)
         sources = load_sources(transfer_from, dataset, mesh)
         adaptive = adaptive_spec(config, adaptive_budget, max_minutes, model.defences, sources)
         name = evaluation_name(checkpoint, weights)

@@ -78,6 +78,7 @@ class Run:
     label: str  # the method, with the settings in which runs of that method differ
     curves: tuple[dict[str, Any], ...]  # the records of ``metrics.jsonl``
     evaluations: tuple[Evaluation, ...]  # in the order of ``CHECKPOINTS``, where there are any
+    published: bool = False  # of a published row, whose directory need not be here
 
 
 class Selected(NamedTuple):

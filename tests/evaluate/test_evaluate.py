@@ -17,7 +17,9 @@ from ancra_jax.evaluate import paper as paper_suite
 from ancra_jax.evaluate import run, sequences, suites
 from ancra_jax.ops.files import read_arrays
 from ancra_jax.paper import figures
+from ancra_jax.results.examples import load_details
 from ancra_jax.results.load import load_evaluation
+from ancra_jax.results.names import STRENGTH_ORDER, attack_order
 from ancra_jax.train.loop import train
 from tests.support.small_runs import small_config
 
@@ -106,6 +108,31 @@ def test_results_and_their_files_agree(workdir, plain):
         assert arrays["norms"].max() <= EPSILON + 1e-6
         assert {"jax", "ancra-jax"} <= set(result["versions"])
     assert not np.any(arrays_of(workdir, "natural")["norms"])
+    check_examples(workdir, "best")
+
+
+def check_examples(workdir, checkpoint):
+    """What is kept of single examples says the same as the results, and a few of each are kept."""
+    evaluation = load_evaluation(str(workdir), checkpoint)
+    details = load_details(str(workdir), evaluation)
+    assert details.classes == tuple("0123456789") and 2 <= len(details.examples) <= 40
+    order = sorted(evaluation.correct, key=lambda name: attack_order(name, STRENGTH_ORDER))
+    survived = np.logical_and.reduce(list(evaluation.correct.values()))
+    for one in details.examples:
+        before = order[: order.index(one.attack)]
+        assert all(evaluation.correct[name][one.index] for name in before)
+        assert evaluation.correct[one.attack][one.index] != bool(one.broken_by)
+        assert bool(one.broken_by) != survived[one.index]
+        natural, adversarial = one.logits.argmax(axis=1)
+        assert natural == one.label == details.labels[one.index]
+        assert (adversarial == one.label) == survived[one.index]
+        if one.attack in details.predictions:
+            assert details.predictions[one.attack][one.index] == adversarial
+        change = one.adversarial - one.natural / np.float32(255)
+        assert one.natural.dtype == np.uint8 and one.adversarial.dtype == np.float32
+        assert np.abs(change).max() <= EPSILON + 1e-6 and bool(one.broken_by) <= change.any()
+    assert {one.broken_by for one in details.examples} > {""}
+    return {one.attack for one in details.examples}
 
 
 def test_attacks_of_the_authors_code_are_results_of_their_own(plain):
@@ -134,6 +161,7 @@ def test_finished_results_are_kept_and_other_settings_refused(workdir, monkeypat
 def test_an_interrupted_evaluation_continues_to_the_same_numbers(workdir, monkeypatch):
     evaluate(str(workdir), suite="quick", force=True)  # one batch of 40
     expected = {name: arrays_of(workdir, name) for name in NAMES}
+    kept = {name: arrays_of(workdir, f"{name}.examples") for name in NAMES[1:]}
     calls = []
     original = paper_suite.attack
 
@@ -163,6 +191,12 @@ def test_an_interrupted_evaluation_continues_to_the_same_numbers(workdir, monkey
         found = arrays_of(workdir, name)
         for key, value in expected[name].items():
             np.testing.assert_allclose(found[key], value, atol=1e-6, err_msg=f"{name} {key}")
+    for name, arrays in kept.items():
+        found = arrays_of(workdir, f"{name}.examples")
+        np.testing.assert_array_equal(found["indices"], arrays["indices"])
+        # Where a gradient is all but 0, its sign is that of a rounding.
+        differing = np.abs(found["adversarial"] - arrays["adversarial"]) > 1e-6
+        assert differing.mean() < 0.02
 
 
 def test_what_cannot_be_evaluated_is_refused(workdir, tmp_path):
@@ -237,6 +271,13 @@ def test_attacks_in_sequence_say_what_broke_every_example(workdir, everything):
         assert set(arrays["broken_by"]) <= {"", "clean", *used}
     assert correct.mean() == adaptive["attacks"][-1]["accuracy_after"]
     assert sum(one["broken"] for one in adaptive["attacks"]) == natural.sum() - correct.sum()
+    check_examples(workdir, "last")
+    for name in ("autoattack", "adaptive"):
+        kept, arrays = (
+            arrays_of(workdir, f"{name}.examples", "last"),
+            arrays_of(workdir, name, "last"),
+        )
+        np.testing.assert_array_equal(kept["broken_by"], arrays["broken_by"][kept["indices"]])
 
 
 @pytest.mark.slow

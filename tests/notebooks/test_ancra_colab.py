@@ -67,5 +67,5 @@ def check(by_name):
     assert "Adaptive attacks" in shown("evaluate-ancra", "text/markdown")
     report = shown("report", "text/html")
     assert "From the claim to the worst case" in report
-    assert report.count('src="data:image/png;base64,') == 3
+    assert report.count('src="data:image/svg+xml;base64,') == 4
     assert "square" in shown("own", "text/plain")

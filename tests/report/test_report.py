@@ -1,15 +1,13 @@
 """The files of a report on fake work directories, and what the command refuses."""
 
-import base64
 import html
-import io
 import json
 import re
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from markdown_it import MarkdownIt
-from PIL import Image
 
 from ancra_jax.errors import UsageError
 from ancra_jax.report import figures as figures_lib
@@ -65,20 +63,20 @@ def test_the_page_is_self_contained(tmp_path):
         fake.PAPER | {"fgsm": (1,) * fake.EXAMPLES},
         name="<script>![x](http://evil/x.png)[y](http://evil)<http://evil>",
     )
+    fake.write_examples(workdir, "pgd40", [5, 6], [0])
     run([workdir], str(tmp_path / "out"))
     page = (tmp_path / "out/report.html").read_text()
     images = re.findall(r'src="([^"]+)"', page)
-    assert len(images) == 2
+    assert len(images) == 9  # three examples
     assert all(image.startswith("data:image/png;base64,") for image in images)
-    assert "href=" not in page and "<script" not in page and "<run>" not in page
-    decoded = Image.open(io.BytesIO(base64.b64decode(images[0].partition(",")[2])))
-    with Image.open(tmp_path / "out/curves.png") as curves:
-        assert decoded.size == curves.size
+    assert all(link.startswith("#") for link in re.findall(r'href="([^"]+)"', page))
+    assert page.count("<script") == 1 and "<run>" not in page and "<i>dog" not in page
+    assert (tmp_path / "out/curves.svg").read_text().strip() in page
     assert "<strong>50.00</strong>" in page and "100.00†</td>" in page
     assert "&lt;run&gt;&amp;co" in page and "&lt;script&gt;" in page
     for what in ("Step", "Device", "1 x cpu", "abc-dirty", "jax 0.10.0", "--num_examples=10"):
         assert what in page
-    assert "&quot;train_examples&quot;: 160" in page  # the configuration
+    assert "&#34;train_examples&#34;: 160" in page  # the configuration
 
 
 def test_figures(tmp_path):
@@ -91,12 +89,20 @@ def test_figures(tmp_path):
     rows = json.loads((tmp_path / "out/report.json").read_text())["rows"]
     steps = [("best", 20), ("last", 30), ("best", 20)]
     assert [(row["checkpoint"], row["step"]) for row in rows] == steps
-    names = ["curves", "epsilon", "ladder_run_best", "ladder_run_best_2", "ladder_run_last"]
+    names = [
+        "curves",
+        "curves_loss",
+        "epsilon",
+        "ladder_run_best",
+        "ladder_run_best_2",
+        "ladder_run_last",
+    ]
     names += ["landscape_run_best"]
-    assert sorted(path.stem for path in (tmp_path / "out").glob("*.png")) == names
+    assert sorted(path.stem for path in (tmp_path / "out").glob("*.svg")) == names
     for name in names:
-        with Image.open(tmp_path / f"out/{name}.png") as image:
-            assert min(image.size) > 300 and np.asarray(image.convert("L")).std() > 5
+        drawn = ElementTree.parse(tmp_path / f"out/{name}.svg").getroot()
+        texts = [one.text for one in drawn.iter("{http://www.w3.org/2000/svg}text")]
+        assert len(texts) > 5 and drawn.get("aria-label")
 
 
 def test_what_a_user_can_get_wrong(tmp_path, no_figures):
@@ -106,6 +112,9 @@ def test_what_a_user_can_get_wrong(tmp_path, no_figures):
     with pytest.raises(UsageError, match=f"--output={workdir}/config.json"):
         run([workdir], f"{workdir}/config.json")
     assert not (tmp_path / "out").exists()
+    fake.write_examples(workdir, "fgsm", [fake.EXAMPLES])
+    with pytest.raises(UsageError, match=r"fgsm\.examples\.npz: indices must be 0 to 9: \[10\]"):
+        run([workdir], str(tmp_path / "out"))
 
 
 def test_the_command_replaces_report_files_and_keeps_others(tmp_path, no_figures):

@@ -12,7 +12,14 @@ from ancra_jax.evaluate.result import read_evaluation
 from ancra_jax.results.load import load_runs
 from ancra_jax.results.rows import rows_of, seeds_rows
 from ancra_jax.results.statistics import Spread
-from ancra_jax.results.tables import Column, build, caption, reading_notes, row_notes, tables_of
+from ancra_jax.results.tables import (
+    Column,
+    build,
+    caption,
+    not_run,
+    row_notes,
+    tables_of,
+)
 from ancra_jax.results.tables import columns as columns_lib
 from ancra_jax.results.tables.table import MISSING, text
 from tests.support import fake_runs as fake
@@ -36,7 +43,7 @@ def notes_of(workdir):
 def missing(*workdirs):
     """The one note that says what was not run; None if everything was."""
     rows = rows_of(load_runs([str(workdir) for workdir in workdirs]))
-    found = [note for note in reading_notes(rows, []) if "ancra evaluate" in note]
+    found = list(not_run(rows))
     assert len(found) <= 1
     return found[0] if found else None
 

@@ -12,6 +12,7 @@ from ancra_jax.run import workdir as workdir_lib
 from tests.support.small_runs import small_config
 
 EXAMPLES = 10
+CLASSES = ("cat", "<i>dog</i>", "owl")
 NATURAL = (1, 1, 1, 1, 1, 1, 1, 1, 1, 0)
 PGD = (1, 1, 1, 1, 1, 0, 0, 0, 0, 0)
 FGSM = (1, 1, 1, 1, 0, 1, 1, 1, 0, 0)
@@ -39,7 +40,10 @@ def write_result(workdir, attack, correct, checkpoint="best", **overrides):
     } | overrides
     directory = pathlib.Path(workdir) / "evaluation" / checkpoint
     directory.mkdir(parents=True, exist_ok=True)
-    write_arrays(directory / f"{attack}.npz", {"correct": correct})
+    labels = np.arange(len(correct)) % len(CLASSES)
+    predictions = np.where(correct, labels, (labels + 1) % len(CLASSES))
+    arrays = {"correct": correct, "labels": labels, "predictions": predictions}
+    write_arrays(directory / f"{attack}.npz", arrays)
     (directory / f"{attack}.json").write_text(json.dumps(record))
 
 
@@ -72,6 +76,27 @@ MASKS = {
 
 def write_adaptive(workdir, correct, **overrides):
     write_result(workdir, "adaptive", correct, **{"attacks": ATTACKS, "gate": MASKS} | overrides)
+
+
+def write_examples(workdir, attack, broken, withstood=(), size=8, step=20):
+    """Adversarial images that are kept of an attack, of these examples of the test split."""
+    rng = np.random.default_rng(0)
+    indices = np.array([*broken, *withstood])
+    natural = rng.integers(0, 256, (len(indices), size, size, 3), np.uint8)
+    adversarial = natural / np.float32(255)
+    adversarial += np.float32(0.1) * rng.choice([-1, 1], natural.shape).astype(np.float32)
+    content = {
+        "step": np.array(step),
+        "indices": indices,
+        "labels": indices % len(CLASSES),
+        "broken_by": np.array([attack] * len(broken) + [""] * len(withstood)),
+        "natural": natural,
+        "adversarial": np.clip(adversarial, 0, 1),
+        "logits": rng.normal(0, 2, (len(indices), 2, len(CLASSES))).astype(np.float32),
+        "classes": np.array(CLASSES),
+    }
+    directory = pathlib.Path(workdir) / "evaluation/best"
+    write_arrays(directory / f"{attack}.examples.npz", content)
 
 
 def write_diagnosis(workdir, verdict="masked", **overrides):

@@ -79,7 +79,7 @@ def test_from_the_settings_to_the_report(tmp_path):
     report = ancra_jax.report.run([workdir])
     assert [row.title for row in report.rows] == [first.row.title] and not report.output
     page = report._repr_html_()
-    assert page.count("<figure>") == len(report.pictures) == 2 and "<style" not in page
+    assert page.count("<figure>") == len(report.pictures) == 3 and "<style" not in page
     assert sorted(one.name for one in tmp_path.iterdir()) == ["run"]
     report = ancra_jax.report.run([workdir], output=tmp_path / "report")
     assert str(report) in (tmp_path / "report/report.md").read_text()

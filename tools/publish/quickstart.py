@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from ancra_jax.errors import UsageError
 from ancra_jax.results.load import Run, load_runs
 from ancra_jax.results.rows import Row, rows_of
-from ancra_jax.results.tables import caption, reading_notes, row_notes, tables_of
+from ancra_jax.results.tables import caption, not_run, reading_notes, row_notes, tables_of
 
 METHODS = ("natural", "trades", "trades_ancra")
 PICTURE = "docs/images/quickstart.png"
@@ -41,6 +41,7 @@ def section(directory: str) -> tuple[str, bytes]:
     table, *_ = tables_of(rows)
     notes = [*reading_notes(rows, [])]
     notes += [f"{row.title}: {note}" for row in rows for note in row_notes(row)]
+    notes += not_run(rows)
     listed = "\n".join(f"- {note}" for note in notes)
     parts = [caption(rows), table.markdown(), listed, f"![{_ALT}]({PICTURE})"]
     return "\n\n".join(parts), _draw(runs, rows)

@@ -11,20 +11,20 @@ import pathlib
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, make_dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
 from ancra_jax import config as config_lib
-from ancra_jax.config.fields import build
 from ancra_jax.config.schema import Config, extra_examples
 from ancra_jax.data.dataset import title_of
-from ancra_jax.errors import Problems, UsageError
+from ancra_jax.errors import UsageError
 from ancra_jax.ops.files import read_json
-from ancra_jax.results.load import CHECKPOINTS, Evaluation, check_correct, method_settings
-from ancra_jax.results.names import ADAPTIVE, NATURAL, attack_order
+from ancra_jax.results.load import CHECKPOINTS, method_settings
+from ancra_jax.results.names import NATURAL
+from ancra_jax.results.published import FIELDS, check_fields, evaluation_of, hexadecimal
 from ancra_jax.results.rows import Row, row_of
 from ancra_jax.results.statistics import WorstCase
 from ancra_jax.run import automatic
@@ -39,20 +39,6 @@ _TRAIN_EXAMPLES = {
 }
 _ORIGIN = ("device", "commit", "versions")
 _OF_ROW = ("data", "network", "norm", "epsilon", "seed", "checkpoint", "step")
-_FIELDS = {
-    int: "schema seed step",
-    float: "epsilon",
-    str: "method data data_fingerprint network setting norm checkpoint train",
-    list: "evaluate training notes adaptive",
-    dict: "overrides evaluation attacks diagnosis worst_case config",
-}
-_ATTACK_FIELDS = {
-    int: "num_examples num_correct seed",
-    float: "accuracy",
-    str: "correct",
-    list: "warnings",
-    dict: "settings",
-}
 
 
 @dataclass(frozen=True)
@@ -86,7 +72,7 @@ def read_all(directory: pathlib.Path) -> dict[str, Published]:
 
 def validate(record: Any, name: str) -> Published:
     """Check the content of a file: its fields, and that its numbers follow from its examples."""
-    _check_fields(record, _FIELDS, name)
+    check_fields(record, FIELDS, name)
     if record["schema"] != SCHEMA:
         raise UsageError(f"{name}: has schema {record['schema']}, this version reads {SCHEMA}")
     config = config_lib.from_mapping(record["config"])
@@ -94,14 +80,7 @@ def validate(record: Any, name: str) -> Published:
         raise UsageError(f"{name}: method or seed is not that of its config")
     if name != file_name(record):
         raise UsageError(f"{name}: a record of this content is called {file_name(record)}")
-    shared = {key: record[key] for key in ("data", "data_fingerprint", "step")}
-    evaluation = Evaluation(record["checkpoint"])
-    for attack in sorted(record["attacks"], key=attack_order):
-        one = record["attacks"][attack]
-        evaluation.correct[attack] = _correct(one, f"{name}: {attack}")
-        more = {"attacks": record["adaptive"]} if attack == ADAPTIVE else {}
-        evaluation.records[attack] = {**shared, **one, **more}
-    row = row_of("", config, config.name, evaluation)
+    row = row_of("", config, config.name, evaluation_of(record, name))
     if row.worst_case is None:
         raise UsageError(f"{name}: attacks has no {NATURAL}, or nothing else")
     expected = _worst_case(row.worst_case)
@@ -233,7 +212,7 @@ def _attack(record: Mapping[str, Any], correct: Bool[np.ndarray, "examples"]) ->
         "seed": record["seed"],
         "settings": record["settings"],
         "warnings": record.get("warnings", []),
-        "correct": _hexadecimal(correct),
+        "correct": hexadecimal(correct),
     }
 
 
@@ -286,31 +265,3 @@ def _train_command(config: Config, overrides: dict[str, Any], workdir: str) -> s
         f"--workdir={workdir}",
     ]
     return f"ancra train {shlex.join(arguments)}"
-
-
-def _check_fields(record: Any, fields: Mapping[type, str], name: str) -> None:
-    kinds = [(field, kind) for kind, names in fields.items() for field in names.split()]
-    problems = Problems()
-    build(make_dataclass("Record", kinds), record, name, problems)
-    problems.raise_all()
-
-
-def _correct(attack: Any, name: str) -> Bool[np.ndarray, "examples"]:
-    """Return which examples are right, once they and what is said of them are checked."""
-    _check_fields(attack, _ATTACK_FIELDS, name)
-    try:
-        packed = np.frombuffer(bytes.fromhex(attack["correct"]), np.uint8)
-    except ValueError as error:
-        raise UsageError(f"{name}: correct is not hexadecimal: {error}") from error
-    correct = np.unpackbits(packed)[: attack["num_examples"]].astype(bool)
-    check_correct(correct, attack, name)
-    if attack["num_correct"] != correct.sum() or attack["correct"] != _hexadecimal(correct):
-        raise UsageError(
-            f"{name}: correct is not of num_examples={len(correct)}, or not of "
-            f"num_correct={attack['num_correct']}"
-        )
-    return correct
-
-
-def _hexadecimal(correct: Bool[np.ndarray, "examples"]) -> str:
-    return np.packbits(correct).tobytes().hex()

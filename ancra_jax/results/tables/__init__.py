@@ -1,8 +1,8 @@
 """Tables of results: lists of columns over rows, as Markdown and on a terminal."""
 
 from ancra_jax.results.tables.columns import all_attacks, caption, tables_of
-from ancra_jax.results.tables.notes import reading_notes, row_notes
+from ancra_jax.results.tables.notes import not_run, reading_notes, row_notes
 from ancra_jax.results.tables.table import Column, Markup, Table, TextColumn, build, escaped
 
 __all__ = ["Column", "Table", "TextColumn", "all_attacks", "build", "caption", "escaped"]
-__all__ += ["Markup", "reading_notes", "row_notes", "tables_of"]
+__all__ += ["Markup", "not_run", "reading_notes", "row_notes", "tables_of"]

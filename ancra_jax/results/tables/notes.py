@@ -66,7 +66,6 @@ def reading_notes(rows: Sequence[Row], seeds: Sequence[SeedsRow]) -> Iterable[st
     checks = [check for row in rows if row.diagnosis for check in row.diagnosis.fired]
     for name, meaning in {check.name: check.meaning for check in checks}.items():
         yield escaped(f"Diagnostics, {name}: {meaning}.")
-    yield from _not_run(rows)
 
 
 def _worst_case(rows: Sequence[Row]) -> str:
@@ -88,7 +87,7 @@ def _worst_case(rows: Sequence[Row]) -> str:
     return f"{note}: {'; '.join(parts)}." if parts else f"{note}."
 
 
-def _not_run(rows: Sequence[Row]) -> Iterable[str]:
+def not_run(rows: Sequence[Row]) -> Iterable[str]:
     """Yield what has not been computed yet, of all rows at once, and the command for it."""
     lacks = [dict(_lacks(row)) for row in rows]
     parts = []

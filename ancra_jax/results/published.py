@@ -1,0 +1,116 @@
+"""Published rows, ``results/rows/*.json``: one evaluated checkpoint each, without its directory."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from dataclasses import make_dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from ancra_jax import config as config_lib
+from ancra_jax.config.fields import build
+from ancra_jax.errors import Problems, UsageError
+from ancra_jax.ops.files import read_json
+from ancra_jax.results.load import Evaluation, Run, check_correct, labels_of, load_runs
+from ancra_jax.results.names import ADAPTIVE, attack_order
+
+FIELDS = {
+    int: "schema seed step",
+    float: "epsilon",
+    str: "method data data_fingerprint network setting norm checkpoint train",
+    list: "evaluate training notes adaptive",
+    dict: "overrides evaluation attacks diagnosis worst_case config",
+}
+_ATTACK_FIELDS = {
+    int: "num_examples num_correct seed",
+    float: "accuracy",
+    str: "correct",
+    list: "warnings",
+    dict: "settings",
+}
+
+
+def load_all(directories: Sequence[str]) -> list[Run]:
+    """Read work directories, and directories of published rows: ``rows``, or what holds one.
+
+    Raises:
+      UsageError: see ``load_runs``; or a file is no published row.
+    """
+    files = {one: found for one in directories if (found := _row_files(one))}
+    own = [one for one in directories if one not in files]
+    runs = load_runs(own) if own or not files else []
+    runs += [_run(path) for found in files.values() for path in found]
+    labels = labels_of([run.config for run in runs])
+    return [replace(run, label=label) for run, label in zip(runs, labels, strict=True)]
+
+
+def _row_files(directory: str) -> list[pathlib.Path]:
+    path = pathlib.Path(directory)
+    path = path / "rows" if (path / "rows").is_dir() else path
+    return sorted(path.glob("*.json")) if path.resolve().name == "rows" else []
+
+
+def _run(path: pathlib.Path) -> Run:
+    """Return a published row as the run whose directory its commands name."""
+    try:
+        record = read_json(path)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: is not a result: {error}") from error
+    check_fields(record, FIELDS, str(path))
+    config = config_lib.from_mapping(record["config"])
+    origin = {name: _words(value) for name, value in record["evaluation"].items()}
+    evaluation = evaluation_of(record, str(path), origin)
+    if verdict := record["diagnosis"].get("verdict"):
+        fired = _words(record["diagnosis"].get("fired", [])) or "no check fired"
+        evaluation = replace(evaluation, notes=(f"diagnosis: {verdict} ({fired})",))
+    workdir = f"runs/{config.name.replace(' ', '_')}-{config.seed}"
+    return Run(workdir, config, config.name, (), (evaluation,), published=True)
+
+
+def _words(value: Any) -> str:
+    return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def evaluation_of(
+    record: Mapping[str, Any], name: str, origin: Mapping[str, str] | None = None
+) -> Evaluation:
+    """Return the attacks of a published row, called ``name``, once their fields are checked."""
+    shared = {key: record[key] for key in ("data", "data_fingerprint", "step")} | dict(origin or {})
+    evaluation = Evaluation(record["checkpoint"])
+    for attack in sorted(record["attacks"], key=attack_order):
+        one = record["attacks"][attack]
+        evaluation.correct[attack] = _correct(one, f"{name}: {attack}")
+        more = {"attacks": record["adaptive"]} if attack == ADAPTIVE else {}
+        evaluation.records[attack] = {**shared, **one, **more}
+    return evaluation
+
+
+def check_fields(record: Any, fields: Mapping[type, str], name: str) -> None:
+    """Check that a record has these fields, by type, or raise a `UsageError`."""
+    kinds = [(field, kind) for kind, names in fields.items() for field in names.split()]
+    problems = Problems()
+    build(make_dataclass("Record", kinds), record, name, problems)
+    problems.raise_all()
+
+
+def _correct(attack: Any, name: str) -> Bool[np.ndarray, "examples"]:
+    """Return which examples are right, once they and what is said of them are checked."""
+    check_fields(attack, _ATTACK_FIELDS, name)
+    try:
+        packed = np.frombuffer(bytes.fromhex(attack["correct"]), np.uint8)
+    except ValueError as error:
+        raise UsageError(f"{name}: correct is not hexadecimal: {error}") from error
+    correct = np.unpackbits(packed)[: attack["num_examples"]].astype(bool)
+    check_correct(correct, attack, name)
+    if attack["num_correct"] != correct.sum() or attack["correct"] != hexadecimal(correct):
+        raise UsageError(
+            f"{name}: correct is not of num_examples={len(correct)}, or not of "
+            f"num_correct={attack['num_correct']}"
+        )
+    return correct
+
+
+def hexadecimal(correct: Bool[np.ndarray, "examples"]) -> str:
+    """Return flags as published rows hold them."""
+    return np.packbits(correct).tobytes().hex()
