@@ -16,6 +16,7 @@ from ancra_jax.cli.commands import COMMANDS
 from ancra_jax.paper import command as paper
 from tests.support import OPTIMIZED, ROOT
 from tests.support.processes import run_command
+from tests.support.small_runs import SMALL
 from tools.publish import __main__ as publish
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -46,11 +47,10 @@ ABOUT_A_RUN = ("training", "using")  # the second uses what the first has traine
 WITH_CODE = [page for page in PAGES if any(blocks(page, "python")) and page.stem not in ABOUT_A_RUN]
 SMALLER = f"""
 import runpy
-from tests.support.small_runs import SMALL
 
 def get_config(argument=None):
     config = runpy.run_path({str(ROOT / "configs/digits.py")!r})["get_config"](argument)
-    config.update_from_flattened_dict(SMALL | {{"data.test_examples": 100}})
+    config.update_from_flattened_dict({SMALL | {"data.test_examples": 100}})
     return config
 """
 LITTLE = attacks.AdaptiveBudget(

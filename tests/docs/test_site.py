@@ -38,9 +38,8 @@ def test_nothing_is_fetched_from_elsewhere(site):
 
 @pytest.mark.parametrize("part", PARTS + COMMANDS)
 def test_every_public_name_is_in_the_reference(site, part):
-    anchors = {
-        name for page in site.values() for name in re.findall(r'id="(ancra_jax\.[\w.]+)"', page)
-    }
+    anchor = re.compile(r'id="(ancra_jax\.[\w.]+)"')
+    anchors = {name for page in site.values() for name in anchor.findall(page)}
     names = set(importlib.import_module(f"ancra_jax.{part}").__all__)
     names -= set(OF_COMMANDS) if part in COMMANDS else set()
     ours = [anchor for anchor in anchors if anchor.startswith(f"ancra_jax.{part}.")]
