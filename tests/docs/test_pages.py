@@ -77,6 +77,7 @@ def code_of(page):
     return code
 
 
+@pytest.mark.slow
 def test_pages_about_a_run_are_right(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits.py").write_text(SMALLER)  # a file of one's own goes first
