@@ -63,7 +63,8 @@ from tests.support.trained import random_model
 model = random_model()
 little = attacks.AdaptiveBudget(1, 1, 1, 2, False)
 images = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
-result = attacks.adaptive(model, images, labels, epsilon=0.1, budget=little)
+mine = [defence for defence in model.defences if defence.name == "heads"]
+result = attacks.adaptive(model, images, labels, epsilon=0.1, budget=little, defences=mine)
 assert "pgd-heads" in [record.name for record in result.records]
 """
 }
