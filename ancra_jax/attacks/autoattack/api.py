@@ -59,13 +59,12 @@ def autoattack(
     """Evaluate the robust accuracy of a model by an ensemble of attacks.
 
     An example is broken only if a fresh forward pass misclassifies an attack's image, and this
-    image is finite, in [0, 1] and in the ball (tolerance 1e-6). Arguments not named here are as
-    everywhere, see ``ancra_jax.attacks``.
+    image is finite, in [0, 1] and in the ball (tolerance 1e-6). See also ``ancra_jax.attacks``.
 
     Args:
       images: natural images, pixels in [0, 1]; they stay on the host but for one batch.
       threat_model: ``Linf`` or ``L2``, or in its place:
-      epsilon: the radius on the [0, 1] pixel scale, of the ball of ``norm``, ``'linf'`` or ``'l2'``.
+      epsilon: its radius, on the [0, 1] pixel scale, in ``norm``, ``'linf'`` or ``'l2'``.
       version: ``'standard'``, ``'plus'``, ``'rand'`` (for randomised models), or ``'custom'``.
       attacks_to_run: for ``'custom'``: names of attacks, or ``Attack`` objects, in their order.
       key: source of all randomness; ``jax.random.key(0)`` if None.
