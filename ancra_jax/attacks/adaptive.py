@@ -82,7 +82,8 @@ class Surrogate:
         program serves surrogates that differ in their arrays alone.
       losses: names of ``apgd``'s losses; by default cross-entropy and, as far as the number of
         classes allows, both kinds of DLR.
-      group, level: see ``SurrogateAttack``.
+      group: see ``SurrogateAttack``.
+      level: likewise.
     """
 
     name: str
@@ -179,12 +180,10 @@ def adaptive(
     """Attack a model through the surrogates that its defences declare.
 
     The cheap attacks run first. Everything that ``autoattack`` promises of successes, randomness,
-    batches and interruptions holds here.
+    batches and interruptions holds here; arguments not named here are as there.
 
     Args:
       model: the model itself, with nothing replaced.
-      images, labels, threat_model, epsilon, norm, key, indices, batch_size, devices, state_path,
-        max_seconds, progress: as in ``autoattack``.
       defences: what the model is known to do; if None the model's own attribute ``defences``. If
         there are none it is attacked by transfer and by Square.
       transfer_from: other models by name. APGD on each of them is judged by ``model``, and its best

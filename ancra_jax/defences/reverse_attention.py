@@ -5,8 +5,9 @@ class c_b = argmax a_b, and multiplies its map by that class's row of the final 
 the final logits are f = Omega (g_2 * Omega_{c_2}) + bias. Attacks on f alone are misled:
 
 - no gradient passes the argmax that chooses a mask;
-- f_c = sum(Omega_c^2 g_2) + bias_c for c = c_2 has no negative term, so argmax f is almost always
-  c_2, and the margin that decides is that of a_2;
+- under the mask c = c_2, f_c - bias_c = <Omega_c, Omega_c> is at least f_k - bias_k =
+  <Omega_c, Omega_k>, with <u, v> = sum(u v g_2) and rows of one norm (Cauchy-Schwarz), so argmax f
+  is almost always c_2, and the margin that decides is that of a_2;
 - under a fixed mask y the gradient of f_y - f_k weights a channel by Omega_y (Omega_y - Omega_k)
   where a_2 needs Omega_y - Omega_k: the opposite sign where Omega_y < 0.
 
@@ -177,7 +178,8 @@ def branch_maximum(
     Args:
       predict: a network with reverse attention on two blocks, variables bound, called with
         ``attention=``.
-      images, labels: pixels in [0, 1] and class numbers.
+      images: pixels in [0, 1].
+      labels: class numbers.
       ranks: only branches whose classes rank among the first so many; all if None. The sign is the
         same for any number, the time and memory grow with its square.
     """
@@ -309,7 +311,8 @@ def mask_statistics(
 
     Args:
       predict: a network with reverse attention on two blocks.
-      images, labels: natural images and their class numbers.
+      images: natural images.
+      labels: their class numbers.
       adversarial: adversarial images where ``broken``.
       broken: examples that some attack broke.
       placement: of the batches.

@@ -13,7 +13,7 @@ of one's own is a factory, in any file that is given to the commands with ``--pl
         return methods.natural_and_adversarial(attack, loss)
 
 ``--config.method.name=mine`` names it. The keyword-only arguments are settings of its own, set with
-``--config.method.options.weight=2``. docs/methods.md has a whole example.
+``--config.method.options.weight=2``. docs/adding.md has a whole example.
 """
 
 from ancra_jax.methods import second_order, self_adaptive, standard  # noqa: F401  (they register)

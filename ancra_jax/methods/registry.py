@@ -19,7 +19,9 @@ The keyword-only arguments are the method's own settings, ``config.method.option
 
 _methods: Registry[Factory] = Registry("method")
 register = _methods.register
+"""Decorate a `Factory`, ``@register("mine")``, and its method is known by that name."""
 available = _methods.names
+"""Return the names of all methods."""
 
 WRAPPERS: tuple[Callable[[Method, Config, AttackSettings], Method], ...] = (
     distillation,

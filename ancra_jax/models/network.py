@@ -35,7 +35,9 @@ ACTIVATIONS: Mapping[str, Callable[[FeatureMap], FeatureMap]] = {"relu": nn.relu
 
 _models: Registry[Factory] = Registry("model")
 register = _models.register
+"""Decorate a `Factory`, ``@register("mine")``, and its network is known by that name."""
 available = _models.names
+"""Return the names of all networks."""
 
 
 def create(
@@ -61,8 +63,9 @@ def create(
       dtype: of the computation, float32 or bfloat16; parameters are float32.
       activation: ``'relu'``, ``'silu'``, or None for the network's own: ReLU, but SiLU for those
         whose names begin with ``dm_``.
-      mean, std: of every channel, or of all channels together, on the [0, 1] pixel scale: the
-        network computes with ``(images - mean) / std``; with the images themselves if empty.
+      mean: of every channel, or of all channels together, on the [0, 1] pixel scale: the network
+        computes with ``(images - mean) / std``; with the images themselves if empty.
+      std: likewise.
 
     Returns:
       A Linen module: ``network.init(key, images)`` makes its variables,

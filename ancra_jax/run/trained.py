@@ -59,8 +59,8 @@ class TrainedModel:
       network: a module with ``apply``.
       classes: their names, in the order of the logits.
       image_shape: height, width and channels of the images.
-      norm, epsilon: of the threat model that it is evaluated under, the epsilon on the [0, 1] pixel
-        scale.
+      norm: of the threat model that it is evaluated under, ``'linf'`` or ``'l2'``.
+      epsilon: of the same, on the [0, 1] pixel scale.
       info: where it comes from, a dictionary that JSON can hold; None in what a transformation of
         JAX returns.
     """

@@ -15,8 +15,8 @@ from tests.support.small_runs import small_flags
 
 @pytest.mark.slow
 def test_a_data_set_of_ones_own_is_two_files(tmp_path):
-    page = (ROOT / "docs/data.md").read_text()
-    for name, text in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", page, re.DOTALL):
+    page = (ROOT / "docs/adding.md").read_text()
+    for name, text in re.findall(r"```python\n# (stripes\w*\.py)\n(.*?)```", page, re.DOTALL):
         (tmp_path / name).write_text(text)
     plugin, workdir = f"--plugin={tmp_path}/stripes.py", f"{tmp_path}/run"
     config = f"--config={tmp_path}/stripes_config.py:trades"

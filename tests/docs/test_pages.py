@@ -1,6 +1,7 @@
 """The pages as a reader uses them: blocks pasted from top to bottom, commands as they stand."""
 
 import importlib
+import os
 import re
 import shlex
 import subprocess
@@ -9,11 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from ancra_jax import cli, train
+from ancra_jax import attacks, cli, train
+from ancra_jax.attacks.adaptive import BUDGETS
 from ancra_jax.cli.commands import COMMANDS
 from ancra_jax.paper import command as paper
 from tests.support import OPTIMIZED, ROOT
 from tests.support.processes import run_command
+from tests.support.small_runs import SMALL
 from tools.publish import __main__ as publish
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -40,18 +43,62 @@ def commands(page):
 
 
 LINES = [(page.name, line) for page in PAGES for line in commands(page)]
-# tests/run/test_trained.py runs using.md, with smaller attacks.
-WITH_CODE = [page for page in PAGES if any(blocks(page, "python")) and page.stem != "using"]
+ABOUT_A_RUN = ("training", "using")  # the second uses what the first has trained
+WITH_CODE = [page for page in PAGES if any(blocks(page, "python")) and page.stem not in ABOUT_A_RUN]
+SMALLER = f"""
+import runpy
+
+def get_config(argument=None):
+    config = runpy.run_path({str(ROOT / "configs/digits.py")!r})["get_config"](argument)
+    config.update_from_flattened_dict({SMALL | {"data.test_examples": 100}})
+    return config
+"""
+LITTLE = attacks.AdaptiveBudget(
+    num_steps=1, num_targets=1, num_restarts=1, num_queries=2, exhaustive=False
+)
+CHECK = {
+    "adding": """
+from tests.support.trained import random_model
+
+model = random_model()
+little = attacks.AdaptiveBudget(1, 1, 1, 2, False)
+images = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
+mine = [defence for defence in model.defences if defence.name == "heads"]
+result = attacks.adaptive(model, images, labels, epsilon=0.1, budget=little, defences=mine)
+assert "pgd-heads" in [record.name for record in result.records]
+"""
+}
+
+
+def code_of(page):
+    """The page's code, at the page's line numbers, so that errors have these."""
+    code = ""
+    for line, block in blocks(page, "python"):
+        code += "\n" * (line - 1 - code.count("\n")) + block
+    return code
+
+
+@pytest.mark.slow
+def test_pages_about_a_run_are_right(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "digits.py").write_text(SMALLER)  # a file of one's own goes first
+    monkeypatch.setitem(BUDGETS, "standard", LITTLE)
+    monkeypatch.setattr(attacks, "autoattack", lambda *args, **options: None)  # README runs it
+    for name in ABOUT_A_RUN:
+        page, names = ROOT / f"docs/{name}.md", {}
+        code = code_of(page).partition("from jax import export\n")[0]  # test_trained.py runs that
+        exec(compile(code, page.name, "exec"), names)
+    groups = {record.group for record in names["result"].records}
+    assert {f"A{number}" for number in range(1, 8)} <= groups  # those that were declared
+    assert {"robust.safetensors", "robust.stablehlo", "runs"} <= set(os.listdir())
+    assert (tmp_path / "runs/report/report.html").is_file()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.stem)
 def test_blocks_run_as_pasted(tmp_path, page):
-    code = ""
-    for line, block in blocks(page, "python"):
-        code += "\n" * (line - 1 - code.count("\n")) + block  # errors have the page's line numbers
     script = tmp_path / f"{page.stem}.py"
-    script.write_text(code)
+    script.write_text(code_of(page) + CHECK.get(page.stem, ""))
     ran = subprocess.run(
         [sys.executable, script], cwd=tmp_path, env=OPTIMIZED, capture_output=True, text=True
     )
@@ -84,7 +131,7 @@ def test_a_command_is_understood(tmp_path, page, line):
     arguments = words[2:] if match[2] else words[3:]
     if name == "benchmarks":
         return  # its flags are those of argparse, which its own tests parse
-    if page.endswith("data.md"):
+    if page.endswith("adding.md"):
         files_of(page, tmp_path)
     if name == "paper":
         assert paper.parse(arguments).table == arguments[0]

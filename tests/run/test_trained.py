@@ -13,7 +13,6 @@ from PIL import Image
 
 import ancra_jax
 from ancra_jax import attacks, data
-from ancra_jax.attacks.adaptive import BUDGETS
 from ancra_jax.errors import UsageError
 from ancra_jax.interop import safetensors
 from ancra_jax.run.checkpoint import Checkpoints
@@ -29,9 +28,6 @@ from tests.support.trained import random_model
 PAGE = (ROOT / "docs/using.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 IMAGES = np.random.default_rng(0).random((5, 8, 8, 3), np.float32)
-TINY = attacks.AdaptiveBudget(
-    num_steps=1, num_targets=1, num_restarts=1, num_queries=2, exhaustive=False
-)
 
 
 @pytest.fixture(scope="module")
@@ -302,20 +298,6 @@ def test_where_a_file_cannot_be(model, tmp_path):
         with pytest.raises(UsageError, match=re.escape(str(path))):
             model.export(path)
     assert not any(tmp_path.iterdir())
-
-
-def test_the_page_runs_as_it_is_printed(tmp_path, monkeypatch):
-    """All but its first block, which trains, and its last, which is run below."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(BUDGETS, "standard", TINY)
-    monkeypatch.setattr(attacks, "autoattack", lambda *args, **options: None)  # run above
-    random_model((8, 8, 1), classes=tuple("0123456789")).save("m.safetensors")
-    second = BLOCKS[1].replace("runs/trades_ancra", "m.safetensors")
-    names = {"ancra_jax": ancra_jax}
-    exec("".join([second, *BLOCKS[2:-1]]), names)
-    groups = {record.group for record in names["result"].records}
-    assert {f"A{number}" for number in range(1, 8)} <= groups  # those that were declared
-    assert sorted(os.listdir()) == ["m.safetensors", "robust.safetensors", "robust.stablehlo"]
 
 
 WITHOUT = """

@@ -59,20 +59,20 @@ def autoattack(
     """Evaluate the robust accuracy of a model by an ensemble of attacks.
 
     An example is broken only if a fresh forward pass misclassifies an attack's image, and this
-    image is finite, in [0, 1] and in the ball (tolerance 1e-6).
+    image is finite, in [0, 1] and in the ball (tolerance 1e-6). See also ``ancra_jax.attacks``.
 
     Args:
-      model, labels: as everywhere, see ``ancra_jax.attacks``.
       images: natural images, pixels in [0, 1]; they stay on the host but for one batch.
       threat_model: ``Linf`` or ``L2``, or in its place:
-      epsilon, norm: its radius, on the [0, 1] pixel scale; ``'linf'`` or ``'l2'``.
+      epsilon: its radius, on the [0, 1] pixel scale, in ``norm``, ``'linf'`` or ``'l2'``.
       version: ``'standard'``, ``'plus'``, ``'rand'`` (for randomised models), or ``'custom'``.
       attacks_to_run: for ``'custom'``: names of attacks, or ``Attack`` objects, in their order.
       key: source of all randomness; ``jax.random.key(0)`` if None.
       indices: data-set indices, from which each example's randomness is derived; 0, 1 ... if None.
       batch_size: of the largest batch; batches are equal and few. 32 on CPU, else 256 if None.
       n_target_classes: most targets of apgd-t and fab-t, in the order of the natural logits.
-      num_steps, num_queries: gradient steps of APGD and FAB; queries of Square.
+      num_steps: gradient steps of APGD and FAB.
+      num_queries: queries of Square.
       randomized: whether the model is called as ``model(images, key=key)``.
       gradient_draws: gradients averaged in a step on a randomised model.
       devices: what batches are spread over; all devices if None.

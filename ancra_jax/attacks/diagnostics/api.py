@@ -129,11 +129,10 @@ def diagnose(
     Runs FGSM, PGD, APGD (once, twice as long, and again), targeted APGD, Square, APGD at radii from
     0 to 1, and looks at gradients, at noise and at the loss around a few images. Auxiliary heads,
     if the model returns any, are attacked too, and count as a transfer. At 200 images of 32 x 32
-    and a narrow network this takes minutes on a CPU.
+    and a narrow network this takes minutes on a CPU. Arguments not named here are as in
+    `autoattack`.
 
     Args:
-      model, images, labels, threat_model, epsilon, norm, key, indices, batch_size, randomized,
-        devices, matmul_precision: as in ``autoattack``.
       results: which examples stayed correct under attacks that were run elsewhere, by name; each
         counts for "robust accuracy above clean accuracy", and 'autoattack' and 'adaptive' are
         compared with each other. Two names stand for parts of such results: 'white-box' says what
