@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import matplotlib
@@ -34,7 +35,7 @@ def section(directory: str) -> tuple[str, bytes]:
       UsageError: a run is missing, or has no worst case.
     """
     runs = load_runs([f"{directory.rstrip('/')}/{method}" for method in METHODS])
-    rows = rows_of(runs)
+    rows = [replace(row, masks={}) for row in rows_of(runs)]  # the table of masks is not shown
     for row in rows:
         if row.worst_case is None:
             raise UsageError(f"--quickstart={directory}: {row.workdir} has no worst case")
