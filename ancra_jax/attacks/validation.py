@@ -145,7 +145,7 @@ def check_threat_model(threat_model: Any, images: Any) -> None:
     """Refuse what is no threat model (TypeError), or is larger than the images (ValueError)."""
     if not isinstance(threat_model, ThreatModel):
         given = arguments.shown(threat_model)
-        raise TypeError(f"threat_model={given}: expected Linf(epsilon) or L2(epsilon)")
+        raise TypeError(f"threat_model={given}: expected Linf(epsilon), L2(epsilon) or L1(epsilon)")
     arguments.as_length(threat_model.epsilon, "epsilon", longest(threat_model, images.shape[1:]))
 
 

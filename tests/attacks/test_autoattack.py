@@ -245,7 +245,7 @@ def test_few_classes(classes):
     ("change", "message"),
     [
         ({"epsilon": 0.0}, "epsilon=0"),
-        ({"norm": "l1"}, "norm='l1'"),
+        ({"norm": "l0"}, "norm='l0'"),
         ({"version": "fast"}, "version='fast'"),
         ({"attacks_to_run": ["pgd"]}, "attacks_to_run: 'pgd'"),
         ({"attacks_to_run": []}, "attacks_to_run"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from ancra_jax.attacks import L2, Linf, is_adversarial, pgd
+from ancra_jax.attacks import L1, L2, Linf, is_adversarial, pgd
 from ancra_jax.attacks.fab import _nearest_boundary, fab
 from ancra_jax.attacks.validation import checked
 from tests.support import cnn_a
@@ -40,7 +40,9 @@ def test_norms_agree_with_the_reference(net, rank):
     np.testing.assert_array_equal(result.success, norms(result) <= cnn_a.EPSILON)
 
 
-@pytest.mark.parametrize(("threat_model", "dual"), [(Linf(1.0), 1), (L2(1.0), 2)])
+@pytest.mark.parametrize(
+    ("threat_model", "dual"), [(Linf(1.0), 1), (L2(1.0), 2), (L1(1.0), np.inf)]
+)
 @pytest.mark.parametrize("targeted", [True, False])
 def test_linear_models_have_a_closed_form(threat_model, dual, targeted):
     """The norm is |z_t - z_y| / ||w_t - w_y||_dual; the nearest class's if untargeted."""
