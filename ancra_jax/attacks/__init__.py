@@ -5,7 +5,8 @@ Attacks, called as ``attack(model, images, labels, threat_model, *, key, ...) ->
 - ``fgsm``: one step of length epsilon along the gradient's sign;
 - ``pgd``: projected steps of one length; ``ascend`` is its loop alone, as training uses it;
 - ``apgd``: Auto-PGD, which adapts its step size;
-- ``fab``: the closest misclassified image;
+- ``fab``, ``fmn``: the closest misclassified image, and so the accuracy at every epsilon
+  (``accuracy_over_epsilon``);
 - ``square``: random search without gradients.
 
 Threat models: ``Linf(epsilon)``, ``L2(epsilon)``, ``L1(epsilon)``, or ``threat_model("linf",
@@ -68,20 +69,21 @@ from ancra_jax.attacks.autoattack.ensemble import Attack
 from ancra_jax.attacks.autoattack.result import AttackRecord, AutoAttackResult, worst_case
 from ancra_jax.attacks.diagnostics.api import Diagnosis, diagnose
 from ancra_jax.attacks.fab import fab
+from ancra_jax.attacks.fmn import fmn
 from ancra_jax.attacks.job import Progress, print_progress
 from ancra_jax.attacks.loop import ascend
 from ancra_jax.attacks.model import example_keys
 from ancra_jax.attacks.pgd import fgsm, gaussian_start, pgd
 from ancra_jax.attacks.square import square
 from ancra_jax.attacks.threat_models import L1, L2, Linf, ThreatModel, threat_model
-from ancra_jax.attacks.validation import AttackResult, is_adversarial
+from ancra_jax.attacks.validation import AttackResult, accuracy_over_epsilon, is_adversarial
 
-__all__ = ["apgd", "ascend", "fab", "fgsm", "pgd", "square"]
+__all__ = ["apgd", "ascend", "fab", "fgsm", "fmn", "pgd", "square"]
 __all__ += ["L1", "L2", "Linf", "ThreatModel", "threat_model"]
 __all__ += ["adaptive", "autoattack", "diagnose", "individually"]
 __all__ += ["AdaptiveBudget", "Defence", "Surrogate", "SurrogateAttack"]
 __all__ += ["AttackRecord", "AttackResult", "AutoAttackResult", "Diagnosis", "Progress"]
-__all__ += ["is_adversarial", "objectives", "worst_case"]
+__all__ += ["accuracy_over_epsilon", "is_adversarial", "objectives", "worst_case"]
 __all__ += ["Attack", "example_keys", "gaussian_start", "print_progress"]
 
 

@@ -99,13 +99,8 @@ def fab(
             keys = example_keys(jax.random.fold_in(inputs.key, restart), inputs.indices)
             state = _random_restart(state, keys, problem)
         state = iterate((_linearise, _move), state, problem, num_steps=num_steps, loop=loop)
-    norm = state.best_norm
     queries = 1 + 2 * num_steps * num_restarts
-    result = problem.result(norm <= threat_model.epsilon, state.best, -norm, queries)
-    if return_outside:
-        found = problem.active & jnp.isfinite(norm)
-        result = result._replace(images=select(found, state.best, problem.images))
-    return result
+    return problem.closest(state.best, state.best_norm, queries, return_outside)
 
 
 @jax.jit

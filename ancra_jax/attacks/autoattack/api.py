@@ -21,7 +21,7 @@ import numpy as np
 
 from ancra_jax.attacks.arguments import AnyKey, Number, as_flag, as_whole
 from ancra_jax.attacks.autoattack.checks import check_rank_by, check_start, model_warnings
-from ancra_jax.attacks.autoattack.ensemble import VERSIONS, Attack, Budget, plan
+from ancra_jax.attacks.autoattack.ensemble import VERSIONS, Attack, Budget, loss_along_dlr, plan
 from ancra_jax.attacks.autoattack.result import (
     BROKEN,
     WITHSTOOD,
@@ -32,6 +32,7 @@ from ancra_jax.attacks.autoattack.result import (
 )
 from ancra_jax.attacks.job import CLEAN, Batch, Job, Progress, checked_outputs, print_progress
 from ancra_jax.attacks.model import Model, as_pytree, forward
+from ancra_jax.attacks.objectives import TARGETED_LOSSES
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.saved_state import append_line
 from ancra_jax.attacks.threat_models import ThreatModel, ball_of, norm_of
@@ -113,7 +114,7 @@ def autoattack(
         check_rank_by(rank_by, job)
         warnings = [attack.note for attack in attacks if attack.note]
         if checks:
-            warnings += model_warnings(model, job.images, randomized, version)
+            warnings += model_warnings(job, version)
         store = Store(store_path, job.images)
         state = store.resume(State.new(job, attacks, n_target_classes, rank_by is not None))
         _run(job, attacks, state, store, rank_by, checks, progress, max_seconds, log_path)
@@ -183,7 +184,7 @@ def _run(
     if state.attack < 0:
         ranking = None if rank_by is None else job.placement.replicate(as_pytree(rank_by))
         for batch in job.batches(np.flatnonzero(state.todo)):
-            _classify(job, state, batch, ranking, checks)
+            _classify(job, state, batch, ranking, loss_along_dlr(attacks), checks)
             report(CLEAN, 1)
         state.end_attack()
     while state.attack < len(attacks):
@@ -225,9 +226,17 @@ def _passes_left(attacks: Sequence[Attack], state: State) -> float | int:
 
 
 def _classify(
-    job: Job, state: State, batch: Batch, ranking: Model | None, check_gradients: bool
+    job: Job,
+    state: State,
+    batch: Batch,
+    ranking: Model | None,
+    dlr: str | None,
+    check_gradients: bool,
 ) -> None:
-    """Classify natural images, rank their classes, and look at their gradients."""
+    """Classify natural images, rank their classes, and look at their gradients.
+
+    ``dlr`` names the loss, beside the cross-entropy, whose gradients the attacks follow.
+    """
     chosen = batch.examples
     count = len(chosen)
     logits = job.natural_logits(batch)
@@ -243,6 +252,10 @@ def _classify(
         zero, not_finite = jax.device_get(check_start(job, CLEAN, "check", batch))
         state.zero_gradient[chosen] = zero[:count]
         state.not_finite[chosen] = not_finite[:count]
+        if dlr is not None:
+            targets = state.targets[:, 0] if dlr in TARGETED_LOSSES else None
+            zero, _ = check_start(job, CLEAN, "check", batch, dlr, targets)
+            state.zero_dlr_gradient[chosen] = np.asarray(zero)[:count]
     state.queries[chosen] += 1
     state.todo[chosen] = False
 

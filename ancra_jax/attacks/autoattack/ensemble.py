@@ -161,6 +161,13 @@ def describe(attack: Attack) -> str:
     )
 
 
+def loss_along_dlr(attacks: Sequence[Attack]) -> str | None:
+    """Return the loss of the first APGD of a list that does not ascend the cross-entropy."""
+    runs = [attack.run for attack in attacks]
+    losses = [run.keywords["loss"] for run in runs if isinstance(run, partial) and run.func is apgd]
+    return next((loss for loss in losses if loss != "ce"), None)
+
+
 def fitting_loss(loss: str, num_classes: int) -> str:
     """Return the loss, or the margin in its place if DLR needs more classes than there are."""
     least = {"dlr": 3, "targeted_dlr": 4}.get(loss, 2)

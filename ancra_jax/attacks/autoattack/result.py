@@ -282,6 +282,11 @@ def _warnings(state: State, names: Sequence[str]) -> list[str]:
             f"zero input gradient on {count} of {examples} examples: gradient-based attacks are "
             "blind there (saturated logits, quantisation?)"
         )
+    if count := int((state.zero_dlr_gradient & ~state.zero_gradient).sum()):
+        warnings.append(
+            f"zero gradient of the DLR loss, though not of the cross-entropy, on {count} of "
+            f"{examples} examples: APGD along it is blind there"
+        )
     if count := int(state.not_finite.sum()):
         warnings.append(
             f"NaN or infinite logits near {count} of {examples} images: such points do not count "

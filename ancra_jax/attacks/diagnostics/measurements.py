@@ -55,7 +55,7 @@ def natural(job: Job, known: Known) -> Arrays:
         correct = ranked[:, 0] == job.labels[batch.examples]
         return {"correct": correct, "ranked": ranked[:, : TARGETS + 1]}
 
-    difference = difference_between(repeated_calls(job.model, job.images, job.randomized))
+    difference = difference_between(repeated_calls(job))
     once = {"classes": np.array([job.num_classes]), "difference": np.array([difference])}
     return job.over_batches(compute) | once
 
