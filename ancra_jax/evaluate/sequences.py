@@ -19,9 +19,12 @@ from ancra_jax.results.names import ADAPTIVE, NATURAL, parse
 
 
 def run_autoattack(task: Task) -> tuple[Arrays, dict[str, Any]]:
-    """Attack the final logits with a version of AutoAttack, which the settings name."""
-    result = autoattack(**task.options, version=task.settings["version"])
-    more = {"accuracy_after": result.accuracies, "warnings": result.warnings}
+    """Attack the final logits with a version of AutoAttack, or a list, which the settings name."""
+    listed = {name: task.settings[name] for name in ("attacks_to_run",) if name in task.settings}
+    result = autoattack(**task.options, version=task.settings["version"], **listed)
+    more: dict[str, Any] = {"accuracy_after": result.accuracies, "warnings": result.warnings}
+    if listed:
+        more["attack_seconds"] = result.seconds
     return _arrays(task, result), more
 
 

@@ -8,6 +8,7 @@ import inspect
 import math
 import os
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from absl import flags
 from jax.sharding import Mesh
 
 from ancra_jax.attacks.adaptive import LEVELS, Level
+from ancra_jax.attacks.autoattack.ensemble import Budget, plan
 from ancra_jax.cli.backend import use_a_device_per_core
 from ancra_jax.cli.options import help_texts
 from ancra_jax.config import WEIGHTS, Config, local_path
@@ -61,6 +63,7 @@ def run(
     force: bool = False,
     suite: str = "paper",
     autoattack_version: str = "standard",
+    attacks: Sequence[str] = (),
     adaptive_budget: Level = "standard",
     max_minutes: float = 0.0,
     transfer_from: Sequence[str] = (),
@@ -82,6 +85,7 @@ def run(
         images, AutoAttack and the attacks made for the network's defence; ``'diagnostics'``, which
         compare the results that are there; ``'all'``: everything.
       autoattack_version: which list of attacks, ``'standard'`` or ``'plus'``.
+      attacks: of AutoAttack, in place of a suite: ``apgd-ce,apgd-t:num_restarts=3,square``.
       adaptive_budget: of the adaptive attacks: ``'quick'``, ``'standard'`` or ``'thorough'``.
       max_minutes: stop the adaptive attacks after so many; 0: no limit. The same call goes on.
       transfer_from: directories of runs whose adversarial images the adaptive attacks try.
@@ -121,6 +125,8 @@ def run(
         }
         store = ResultStore(workdir, name)
         specs = _specs(config, suite, autoattack_version, adaptive)
+        if attacks:
+            specs = [custom_spec(config, attacks)]
         for spec in () if force else specs:  # errors come before anything is computed
             store.finished(spec.record(identity))
         results = [compute(spec, target, store, identity, force=force) for spec in specs]
@@ -151,6 +157,12 @@ def check(config: Config, options: Mapping[str, Any]) -> None:
         problems.add(f"--max_minutes={max_minutes}: must be a finite number of at least 0")
     if not 0 <= seed < 2**32:
         problems.add(f"--seed={seed}: must be 0 to {2**32 - 1}")
+    try:
+        plan(
+            "custom" if options["attacks"] else "standard", options["attacks"] or None, 10, Budget()
+        )
+    except ValueError as error:
+        problems.add(f"--attacks: {error}")
     with problems.collect():
         check_weights(config, weights)
     with problems.collect():
@@ -185,6 +197,14 @@ def _specs(config: Config, suite: str, version: str, adaptive: Spec) -> list[Spe
     return [spec for part in SUITES[suite] for spec in parts[part]]
 
 
+def custom_spec(config: Config, attacks: Sequence[str]) -> Spec:
+    """Return a list of AutoAttack's attacks under a name that no version of it has."""
+    settings = {"norm": config.evaluation.norm, "epsilon": config.evaluation.epsilon}
+    settings |= {"version": "custom", "attacks_to_run": list(attacks)}
+    name = re.sub(r"\W+", "_", "_".join(["custom", *attacks]))
+    return Spec(name, settings, run_autoattack)
+
+
 def load_sources(directories: Sequence[str], dataset: Dataset, mesh: Mesh) -> list[Source]:
     """Load the best checkpoints of other runs on the data set, of any method and network."""
     sources = []
@@ -205,7 +225,8 @@ def define_flags() -> None:
         default = inspect.signature(run).parameters[name].default
         flags.DEFINE_enum(name, default, allowed, about[name])
     flags.DEFINE_float("max_minutes", 0.0, about["max_minutes"], lower_bound=0.0)
-    flags.DEFINE_list("transfer_from", [], about["transfer_from"])
+    for name in ("attacks", "transfer_from"):
+        flags.DEFINE_list(name, [], about[name])
     flags.DEFINE_string("data_dir", "", about["data_dir"])
     for name in ("num_examples", "batch_size", "seed"):
         flags.DEFINE_integer(name, 0, about[name], lower_bound=0)

@@ -132,9 +132,8 @@ def individually(
 ) -> dict[str, AutoAttackResult]:
     """Run each attack of AutoAttack alone, on all examples, and return the results by its name.
 
-    Every result has adversarial images, predictions and the accuracy that its attack alone leaves;
-    ``result.records[0].seconds`` is the time it took. ``worst_case(list(results.values()))`` unites
-    them.
+    Every result has adversarial images, their predictions, the accuracy that its attack alone
+    leaves, and the time it took. ``worst_case(list(results.values()))`` unites them.
 
     Args:
       model, images, labels, threat_model: as in ``autoattack``.

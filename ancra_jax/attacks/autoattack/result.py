@@ -1,7 +1,7 @@
 """What AutoAttack finds: the result, and the state on disk from which it can continue."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -36,7 +36,6 @@ class AttackRecord(NamedTuple):
       accuracy_after: robust accuracy after it and all before it.
       own_accuracy: what it would leave if it were the only attack; None if it was not tried on
         every example that is classified correctly without an attack.
-      seconds: what it took, over all calls that continued the evaluation.
     """
 
     name: str
@@ -45,7 +44,6 @@ class AttackRecord(NamedTuple):
     broken: int
     accuracy_after: float
     own_accuracy: float | None
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,6 +63,7 @@ class AutoAttackResult:
       warnings: why the result may be too optimistic, or differ from what was asked for.
       records: what each attack did; those that ``max_seconds`` left out are missing.
       complete: whether all attacks ran to their end.
+      seconds: what every attack took, over all calls that continued the evaluation.
     """
 
     images: HostImages
@@ -78,6 +77,7 @@ class AutoAttackResult:
     warnings: list[str]
     records: tuple[AttackRecord, ...] = ()
     complete: bool = True
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def clean_accuracy(self) -> float:
@@ -245,6 +245,7 @@ class State:
             warnings=warnings + _warnings(self, names),
             records=tuple(_record(self, number, attacks[number]) for number in range(finished)),
             complete=finished == len(attacks),
+            seconds=dict(zip(names, self.seconds.tolist(), strict=True)),
         )
 
 
@@ -259,7 +260,6 @@ def _record(state: State, number: int, attack: Attack) -> AttackRecord:
         broken=broken,
         accuracy_after=float(state.accuracies[number + 1]),
         own_accuracy=withstood / len(outcomes) if on_all else None,
-        seconds=float(state.seconds[number]),
     )
 
 
@@ -269,7 +269,7 @@ def log_line(state: State, attack: Attack) -> str:
     return (
         f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {record.name}: robust accuracy "
         f"{record.accuracy_after:.2%}, {record.broken} of {record.attacked} broken, "
-        f"{record.seconds:.1f} s"
+        f"{state.seconds[state.attack - 1]:.1f} s"
     )
 
 
@@ -305,7 +305,7 @@ def _warnings(state: State, names: Sequence[str]) -> list[str]:
 
 _STATE, _IMAGES = "state.npz", "images.npy"
 # Names of the fields on disk.
-_SAVED = {field.name: field.name for field in fields(State)} | {"pass_size": "tackled"}
+_SAVED = {entry.name: entry.name for entry in fields(State)} | {"pass_size": "tackled"}
 _SINCE_02 = ("predictions", "seconds", "zero_dlr_gradient")
 
 
