@@ -76,7 +76,7 @@ def _euclidean(x: Images) -> Float[Array, "batch 1 1 1"]:
 
 def longest(threat_model: Any, shape: tuple[int, ...] | None = None) -> float:
     """Return the largest norm of a difference of two images of a shape, infinite if unknown."""
-    pixels = math.inf if shape is None else math.prod(shape)
+    pixels = math.inf if shape is None else float(math.prod(shape))
     return {Linf: 1.0, L2: math.sqrt(pixels), L1: pixels}.get(type(threat_model), math.inf)
 
 

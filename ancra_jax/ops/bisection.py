@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 Thresholds = Float[Array, "rows 1"]
 Vectors = Float[Array, "rows dimension"]
-_INFINITY = 0x7F800000  # the bits of float32's
+_INFINITY, _NORMAL = 0x7F800000, 0x00800000  # the bits of float32's; smaller ones may be read as 0
 
 
 def last_where(holds: Callable[[Thresholds], Bool[Array, "rows 1"]], rows: int) -> Thresholds:
@@ -27,7 +27,7 @@ def last_where(holds: Callable[[Thresholds], Bool[Array, "rows 1"]], rows: int) 
 
     low = jnp.zeros((rows, 1), jnp.int32)
     low, _ = jax.lax.fori_loop(0, 31, halve, (low, jnp.full_like(low, _INFINITY)))
-    return jax.lax.bitcast_convert_type(low, jnp.float32)
+    return jax.lax.bitcast_convert_type(jnp.where(low < _NORMAL, 0, low), jnp.float32)
 
 
 def kth_largest(values: Vectors, k: int | Int[Array, "rows 1"]) -> Thresholds:

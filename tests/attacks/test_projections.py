@@ -137,9 +137,9 @@ def test_other_threat_models_are_refused():
         project_onto_hyperplane(jnp.zeros((1, 2)), jnp.ones((1, 2)), jnp.ones(1), Other())
 
 
-def l1_solution(point, center, radius):
+def l1_solution(point, center, radii):
     """The projection onto the L1 ball and the box by its optimality condition, in double."""
-    room = np.where(point > center, 1 - center, center)
+    room, (radius,) = np.where(point > center, 1 - center, center), radii
 
     def move(shrinkage):
         return np.clip(np.abs(point - center) - shrinkage, 0, room)
