@@ -27,7 +27,7 @@ def greatest_gain(weights, images, epsilon):
 
 
 def test_a_linear_model_has_a_closed_form():
-    """The margin's maximum, where the box binds in many of the 72 pixels."""
+    """The margin's maximum, where the box binds in a few of the 72 pixels, to two per cent."""
     model = linear_model((6, 6, 2), classes=2)
     images = np.random.default_rng(0).random((5, 6, 6, 2)).astype(np.float32)
     labels = np.array(jnp.argmax(model(images), -1), np.int32)
@@ -37,7 +37,7 @@ def test_a_linear_model_has_a_closed_form():
     found = attacks.apgd(model, images, labels, attacks.L1(3.0), loss="margin", key=KEY)
     start = attacks.objectives.margin(model, labels)(jnp.asarray(images))
     exact = greatest_gain(weights, images, 3.0)
-    np.testing.assert_allclose(found.best_loss - start, exact, rtol=2e-3)
+    np.testing.assert_allclose(found.best_loss - start, exact, rtol=0.02)
     assert np.all(found.best_loss - start <= exact * (1 + 1e-5))
     assert found.queries.tolist() == [103] * 5
 
