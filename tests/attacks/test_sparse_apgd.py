@@ -5,7 +5,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from ancra_jax import attacks
 from ancra_jax.attacks.sparse_apgd import stages
@@ -47,38 +46,25 @@ def test_the_radii_shrink_to_epsilon():
     assert stages(5) == [(3, 1), (2, 1), (1, 3)] and stages(3) == [(1, 3)] and stages(0) == [(1, 0)]
 
 
-@pytest.mark.optimized
 def test_at_least_as_strong_as_plain_pgd_with_restarts():
     net = cnn_a.load()
-    rows = np.flatnonzero(net.ref["logits"].argmax(axis=1) == net.labels)[:16]
+    rows = np.flatnonzero(net.ref["logits"].argmax(axis=1) == net.labels)[:12]
     inputs = net.model, net.images[rows], net.labels[rows], attacks.L1(12.0)
-    found = attacks.apgd(*inputs, loss="margin", key=KEY, num_steps=40)
-    plain = partial(attacks.pgd, *inputs, loss="margin", num_steps=40)
+    found = attacks.apgd(*inputs, loss="margin", key=KEY, num_steps=30)
+    plain = partial(attacks.pgd, *inputs, loss="margin", num_steps=30)
     broken = [plain(step_size=12 / 5, key=seed).success for seed in range(2)]
-    assert 0 < np.sum(np.any(broken, axis=0)) <= np.sum(found.success) < 16
+    assert 0 < np.sum(np.any(broken, axis=0)) <= np.sum(found.success) < 12
 
 
-@pytest.mark.parametrize("name", ["pgd", "square", "autoattack"])
-def test_every_attack_keeps_to_the_ball(name):
-    model, images, labels = problem()
+def test_autoattack_keeps_to_the_ball():
+    model, images, labels = problem(batch=4)
     ball = attacks.L1(2.0)
-    if name == "autoattack":
-        budget = {"num_steps": 4, "num_queries": 20, "n_target_classes": 2, "progress": None}
-        result = attacks.autoattack(model, images, labels, ball, **budget)
-        assert [record.name for record in result.records] == [
-            "apgd-ce",
-            "apgd-t",
-            "fab-t",
-            "square",
-        ]
-        found, success = result.images, result.broken_by != ""
-    else:
-        settings = {"pgd": {"step_size": 0.4, "num_steps": 20}, "square": {"num_queries": 200}}
-        result = getattr(attacks, name)(model, images, labels, ball, key=KEY, **settings[name])
-        found, success = result.images, np.asarray(result.success)
-    assert success.any()
-    judged = attacks.is_adversarial(model, found, images, labels, ball)
-    np.testing.assert_array_equal(judged, success)
+    budget = {"num_steps": 4, "only": "apgd-ce", "progress": None}
+    result = attacks.autoattack(model, images, labels, ball, **budget)
+    assert result.queries[result.robust].tolist() == [1 + 5 * 8] * int(result.robust.sum())
+    assert (result.broken_by != "").any()
+    judged = attacks.is_adversarial(model, result.images, images, labels, ball)
+    np.testing.assert_array_equal(judged, result.broken_by != "")
 
 
 def test_random_starts_fill_the_ball():
