@@ -5,12 +5,15 @@ Attacks, called as ``attack(model, images, labels, threat_model, *, key, ...) ->
 - ``fgsm``: one step of length epsilon along the gradient's sign;
 - ``pgd``: projected steps of one length; ``ascend`` is its loop alone, as training uses it;
 - ``apgd``: Auto-PGD, which adapts its step size;
-- ``fab``: the closest misclassified image;
+- ``fab``, ``fmn``: the closest misclassified image, and so the accuracy at every epsilon
+  (``accuracy_over_epsilon``);
 - ``square``: random search without gradients.
 
-Threat models: ``Linf(epsilon)``, ``L2(epsilon)``, or ``threat_model("linf", epsilon)``.
+Threat models: ``Linf(epsilon)``, ``L2(epsilon)``, ``L1(epsilon)``, or ``threat_model("linf",
+epsilon)``.
 
-Whole evaluations: ``autoattack`` (the standard ensemble), ``adaptive`` (attacks on what a defence
+Whole evaluations: ``autoattack`` (the standard ensemble), ``individually`` (each attack of it on
+all examples), ``adaptive`` (attacks on what a defence
 declares of itself), ``diagnose`` (whether attacks fail for want of a gradient). They take
 ``epsilon=`` and ``norm=`` as well in place of the threat model.
 
@@ -36,7 +39,7 @@ What the arguments mean everywhere:
   precision too, and results are float32; pixels outside of [0, 1] by at most 1e-6 are clipped.
 - ``labels``: class numbers, integers [batch]. Any other prediction counts as success.
 - ``threat_model``: which images the attacker may use; its epsilon, any real scalar, is on the
-  [0, 1] pixel scale: at most 1 under Linf, the norm of a white image under L2.
+  [0, 1] pixel scale: at most 1 under Linf, else the norm of a white image.
 - ``key``: ``jax.random.key(seed)``, or a seed or an old-style key in its place: the source of all
   randomness; None where nothing is random.
 - ``indices``: data-set indices [batch], 0, 1, 2 ... by default. An example's randomness is derived
@@ -61,25 +64,26 @@ from typing import Any
 from ancra_jax.attacks import objectives
 from ancra_jax.attacks.adaptive import AdaptiveBudget, Defence, Surrogate, SurrogateAttack, adaptive
 from ancra_jax.attacks.apgd import apgd
-from ancra_jax.attacks.autoattack.api import autoattack
+from ancra_jax.attacks.autoattack.api import autoattack, individually
 from ancra_jax.attacks.autoattack.ensemble import Attack
 from ancra_jax.attacks.autoattack.result import AttackRecord, AutoAttackResult, worst_case
 from ancra_jax.attacks.diagnostics.api import Diagnosis, diagnose
 from ancra_jax.attacks.fab import fab
+from ancra_jax.attacks.fmn import fmn
 from ancra_jax.attacks.job import Progress, print_progress
 from ancra_jax.attacks.loop import ascend
 from ancra_jax.attacks.model import example_keys
 from ancra_jax.attacks.pgd import fgsm, gaussian_start, pgd
 from ancra_jax.attacks.square import square
-from ancra_jax.attacks.threat_models import L2, Linf, ThreatModel, threat_model
-from ancra_jax.attacks.validation import AttackResult, is_adversarial
+from ancra_jax.attacks.threat_models import L1, L2, Linf, ThreatModel, threat_model
+from ancra_jax.attacks.validation import AttackResult, accuracy_over_epsilon, is_adversarial
 
-__all__ = ["apgd", "ascend", "fab", "fgsm", "pgd", "square"]
-__all__ += ["L2", "Linf", "ThreatModel", "threat_model"]
-__all__ += ["adaptive", "autoattack", "diagnose"]
+__all__ = ["apgd", "ascend", "fab", "fgsm", "fmn", "pgd", "square"]
+__all__ += ["L1", "L2", "Linf", "ThreatModel", "threat_model"]
+__all__ += ["adaptive", "autoattack", "diagnose", "individually"]
 __all__ += ["AdaptiveBudget", "Defence", "Surrogate", "SurrogateAttack"]
 __all__ += ["AttackRecord", "AttackResult", "AutoAttackResult", "Diagnosis", "Progress"]
-__all__ += ["is_adversarial", "objectives", "worst_case"]
+__all__ += ["accuracy_over_epsilon", "is_adversarial", "objectives", "worst_case"]
 __all__ += ["Attack", "example_keys", "gaussian_start", "print_progress"]
 
 

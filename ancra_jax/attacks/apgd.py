@@ -2,9 +2,11 @@
 
 References:
   Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse
-  parameter-free attacks, ICML 2020, section 3. Details follow the authors' published code.
+  parameter-free attacks, ICML 2020, section 3. Details follow the authors' published code. Under
+  L1 the steps are other ones: ``attacks.sparse_apgd``.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -17,7 +19,8 @@ from ancra_jax.attacks.loop import LoopKind, iterate
 from ancra_jax.attacks.model import Model, fold_each, misclassified
 from ancra_jax.attacks.objectives import Evaluator, Objective, evaluator
 from ancra_jax.attacks.renamed import explains_old_calls
-from ancra_jax.attacks.threat_models import ThreatModel, at_distance
+from ancra_jax.attacks.sparse_apgd import WIDEST, SparseState, run_sparse_apgd, stages
+from ancra_jax.attacks.threat_models import L1, ThreatModel, at_distance
 from ancra_jax.attacks.validation import AttackResult, check_inside, checked
 from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Flags, Images, Keys, Labels, Values
 from ancra_jax.ops.pytree import select
@@ -73,7 +76,9 @@ def apgd(
       num_steps: gradient steps of a run.
       num_restarts: runs; the examples fooled by one keep its result.
       rho: the step size is halved if the objective rose in at most this share of a window's steps.
-      start: where the first run starts; at random on the ball's surface if None.
+        Without effect under ``L1``.
+      start: where the first run starts; at random on the ball's surface if None. Under ``L1`` the
+        run passes through larger balls first, whatever the start.
       randomized: the model draws its own randomness and is called as
         ``model(images, key=key)``, one example and key at a time (vectorised).
       gradient_draws: gradients averaged in a step of a randomised model (EOT).
@@ -107,7 +112,8 @@ def apgd(
         adversarial = select(fooled, adversarial, state.adversarial)
         fooled = fooled | state.fooled
         best_loss = jnp.maximum(best_loss, state.best_loss)
-    queries = num_restarts * (gradient_draws if randomized else 1) * (num_steps + 1)
+    starts = len(stages(num_steps)) if isinstance(threat_model, L1) else 1
+    queries = num_restarts * (gradient_draws if randomized else 1) * (num_steps + starts)
     return problem.result(fooled, adversarial, best_loss, queries)
 
 
@@ -122,13 +128,17 @@ def run_apgd(
     rho: Number = 0.75,
     stop_after: int | None = None,
     loop: LoopKind = "auto",
-) -> ApgdState:
+) -> ApgdState | SparseState:
     """Run Auto-PGD once, from a given start, and return the final state of the loop.
 
     ``num_steps`` decides when step sizes can be halved; of these steps only ``stop_after`` are
-    taken if it is given, and 0 evaluates the start.
+    taken if it is given, and 0 evaluates the start. Under ``L1``, ``stop_after`` is the number of
+    steps, and ``rho`` is without effect.
     """
     steps = num_steps if stop_after is None else stop_after
+    if isinstance(threat_model, L1):
+        inputs = (evaluate, start, natural, labels, threat_model)
+        return run_sparse_apgd(*inputs, num_steps=steps, loop=loop)
     # With zeros behind the windows, runs of other lengths share one compiled step.
     windows = checkpoint_windows(num_steps)
     padded = jnp.asarray(np.pad(windows, (0, -len(windows) % _WINDOWS_SHAPE)))
@@ -157,7 +167,13 @@ def checkpoint_windows(num_steps: int) -> np.ndarray:
 
 @jax.jit
 def surface_start(threat_model: ThreatModel, keys: Keys, natural: Images) -> Images:
-    """Draw points at distance epsilon from the natural images, clipped to [0, 1]."""
+    """Draw points at distance epsilon from the natural images, clipped to [0, 1].
+
+    Under ``L1`` at the border of the ball of the first stage, see ``attacks.sparse_apgd``.
+    """
+    if isinstance(threat_model, L1):
+        widest = replace(threat_model, epsilon=WIDEST * threat_model.epsilon)
+        return widest.project(natural + threat_model.noise(keys, natural), natural)
     noise = threat_model.noise(keys, natural)
     return at_distance(threat_model, natural, noise, threat_model.epsilon)
 

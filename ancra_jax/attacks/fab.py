@@ -1,6 +1,6 @@
 """FAB: the fast adaptive boundary attack, which looks for the *smallest* adversarial perturbation.
 
-Untargeted, or targeted (FAB-T), under Linf and L2. Every step linearises the decision boundary at
+Untargeted, or targeted (FAB-T), under Linf, L2 or L1. Every step linearises the boundary at
 the current point, projects both that point and the natural image onto it inside [0, 1], moves to a
 mixture of the two projections a little beyond the boundary, and steps back towards the natural
 image whenever the point is misclassified.
@@ -15,19 +15,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from ancra_jax.attacks.arguments import AnyKey, as_flag, as_whole
 from ancra_jax.attacks.loop import LoopKind, iterate
 from ancra_jax.attacks.model import Model, example_keys, float32_logits, misclassified
 from ancra_jax.attacks.objectives import targeted_margin, value_and_input_gradient
 from ancra_jax.attacks.renamed import explains_old_calls
-from ancra_jax.attacks.threat_models import TINY, ThreatModel, at_distance, is_linf
+from ancra_jax.attacks.threat_models import TINY, ThreatModel, at_distance, norm_of
 from ancra_jax.attacks.validation import AttackResult, Problem, checked
+from ancra_jax.ops.bisection import Thresholds, Vectors, last_where
 from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Images, Keys, Values
 from ancra_jax.ops.pytree import select
 
-Vectors = Float[Array, "batch dimension"]
 Boundary = tuple[Values, Values, Images]  # distances, values, normals
 
 _HUGE = 1e30
@@ -72,7 +72,7 @@ def fab(
     arguments.
 
     Args:
-      threat_model: ``Linf`` or ``L2``: the norm to make small, and the epsilon that decides
+      threat_model: ``Linf``, ``L2`` or ``L1``: the norm to make small, and the epsilon that decides
         ``success``.
       key: for the second and later restarts; the first starts at the natural image and is
         deterministic.
@@ -92,20 +92,15 @@ def fab(
     loss = "margin" if targets is None else "targeted_margin"
     inputs = checked(model, images, labels, threat_model, loop=loop, loss=loss, **common)
     problem = inputs.problem
-    is_linf(threat_model)
+    norm_of(threat_model)
     state = _start(problem)
     for restart in range(num_restarts):
         if inputs.key is not None and restart > 0:
             keys = example_keys(jax.random.fold_in(inputs.key, restart), inputs.indices)
             state = _random_restart(state, keys, problem)
         state = iterate((_linearise, _move), state, problem, num_steps=num_steps, loop=loop)
-    norm = state.best_norm
     queries = 1 + 2 * num_steps * num_restarts
-    result = problem.result(norm <= threat_model.epsilon, state.best, -norm, queries)
-    if return_outside:
-        found = problem.active & jnp.isfinite(norm)
-        result = result._replace(images=select(found, state.best, problem.images))
-    return result
+    return problem.closest(state.best, state.best_norm, queries, return_outside)
 
 
 @jax.jit
@@ -201,12 +196,15 @@ def distance_to_hyperplane(normals: Vectors, values: Values, threat_model: Threa
     """Return the distance to the zero set of an affine function, ``|c| / ||w||_dual``.
 
     ``w`` are the functions' gradients and ``c`` their values at points anywhere; the dual norm is
-    L1 for ``Linf``, L2 for ``L2``. Epsilon plays no part.
+    L1 for ``Linf``, L2 for ``L2``, Linf for ``L1``. Epsilon plays no part.
     """
-    if is_linf(threat_model):
+    norm = norm_of(threat_model)
+    if norm == "linf":
         dual = jnp.sum(jnp.abs(normals), axis=-1)
-    else:
+    elif norm == "l2":
         dual = jnp.sqrt(jnp.sum(jnp.square(normals), axis=-1))
+    else:
+        dual = jnp.max(jnp.abs(normals), axis=-1)
     return jnp.abs(values) / (dual + TINY)
 
 
@@ -215,13 +213,14 @@ def project_onto_hyperplane(
 ) -> Vectors:
     """Return the smallest move to the zero set of an affine function that stays in [0, 1].
 
-    Section 2.2 and 2.3 of the module's first reference.
+    Section 2.2 and 2.3 of the module's first reference. Under L1 the entries of largest ``|w|``
+    move, one after the other, as far as the box allows.
 
     Args:
       points: points in [0, 1].
       normals: gradients ``w`` of the affine functions ``x -> values + <w, x - points>``.
       values: their values at the points.
-      threat_model: the norm to measure by, ``Linf`` or ``L2``; its epsilon plays no part.
+      threat_model: the norm to measure by, ``Linf``, ``L2`` or ``L1``; its epsilon plays no part.
 
     Returns:
       Moves ``d`` with ``points + d`` in [0, 1] and ``values + <w, d> = 0``. Where the hyperplane
@@ -232,9 +231,27 @@ def project_onto_hyperplane(
     toward = -jnp.sign(values)[:, None] * jnp.sign(normals)
     weights = jnp.abs(normals) / scale[:, None]
     room = jnp.where(toward > 0, 1.0 - points, points)
-    rates = jnp.where(weights > 0, 1.0, 0.0) if is_linf(threat_model) else weights
-    step = _solve_step(weights, rates, room, jnp.abs(values) / scale)
+    norm, target = norm_of(threat_model), jnp.abs(values) / scale
+    if norm == "l1":
+        return toward * _largest_first(weights, room, target[:, None])
+    rates = jnp.where(weights > 0, 1.0, 0.0) if norm == "linf" else weights
+    step = _solve_step(weights, rates, room, target)
     return toward * jnp.minimum(step[:, None] * rates, room)
+
+
+def _largest_first(weights: Vectors, room: Vectors, target: Thresholds) -> Vectors:
+    """Return the s in 0 .. room of least sum with ``sum_i weights_i s_i = target``.
+
+    Entries heavier than a threshold move by all of their room, those as heavy by one part of it.
+    """
+
+    def gain(mask: Array) -> Thresholds:
+        return jnp.sum(jnp.where(mask, weights * room, 0.0), axis=-1, keepdims=True)
+
+    least = last_where(lambda w: gain(weights >= w) >= target, len(weights))
+    heavier, as_heavy = weights > least, (weights == least) & (weights > 0)
+    part = (target - gain(heavier)) / jnp.maximum(gain(as_heavy), TINY)
+    return room * jnp.where(heavier, 1.0, jnp.where(as_heavy, jnp.clip(part, 0.0, 1.0), 0.0))
 
 
 def _solve_step(weights: Vectors, rates: Vectors, room: Vectors, target: Values) -> Values:

@@ -251,14 +251,15 @@ class Job:
 
     def attack(
         self, run: Run, name: str, batch: Batch, number: int = 0, targets: Numbers | None = None
-    ) -> tuple[AttackResult, Bool[Array, "batch"], Values]:
+    ) -> tuple[AttackResult, Bool[Array, "batch"], Values, Labels]:
         """Run one pass of an attack on a batch, and judge its images by a fresh forward pass.
 
         The attack's name and the pass's number decide its randomness; ``targets`` are the class
         numbers of all examples, for a targeted attack.
 
         Returns:
-          What the attack says; which of its images are adversarial; the perturbations' norms.
+          What the attack says; which of its images are adversarial; the perturbations' norms; the
+          predicted classes.
         """
         images, labels = batch.images, batch.labels
         aimed = {} if targets is None else {"targets": self.placement.place(targets[batch.rows])}

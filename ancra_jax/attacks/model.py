@@ -178,17 +178,18 @@ def misclassified(logits: Logits, labels: Labels) -> Flags:
 
 def judge(
     model: Model, candidates: Images, images: Images, labels: Labels, threat_model: ThreatModel
-) -> tuple[Flags, Values]:
-    """Return ``attacks.is_adversarial`` for checked arguments, and the perturbations' norms."""
+) -> tuple[Flags, Values, Labels]:
+    """Return ``attacks.is_adversarial`` for checked arguments, norms and predicted classes."""
     return _verdict(forward(model, candidates), candidates, images, labels, threat_model)
 
 
 @jax.jit
 def _verdict(
     logits: Logits, candidates: Images, images: Images, labels: Labels, threat_model: ThreatModel
-) -> tuple[Flags, Values]:
+) -> tuple[Flags, Values, Labels]:
     norms = threat_model.norm(candidates - images)
     finite = jnp.all(jnp.isfinite(candidates), axis=(1, 2, 3))
     in_range = jnp.all((candidates >= 0) & (candidates <= 1), axis=(1, 2, 3))
     in_ball = norms <= threat_model.epsilon + ROUNDING
-    return misclassified(logits, labels) & finite & in_range & in_ball, norms
+    adversarial = misclassified(logits, labels) & finite & in_range & in_ball
+    return adversarial, norms, jnp.argmax(logits, axis=-1)

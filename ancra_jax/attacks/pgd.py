@@ -104,7 +104,7 @@ def _judged(
     last = ascend(
         objective, first, natural, ball, step_size=step_size, num_steps=num_steps, loop=loop
     )
-    success, _ = judge(problem.model, last, natural, problem.labels, ball)
+    success, *_ = judge(problem.model, last, natural, problem.labels, ball)
     return problem.result(success, last, _value(objective, last), num_steps + 1)
 
 

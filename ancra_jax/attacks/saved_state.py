@@ -50,6 +50,20 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise StateError(f"state_path={path.parent}: cannot be written: {error}") from error
 
 
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a text file in one piece, so that lines of several processes never mix.
+
+    Raises:
+      StateError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab", buffering=0) as file:
+            file.write(f"{line}\n".encode())
+    except OSError as error:
+        raise StateError(f"log_path={path}: cannot be written: {error}") from error
+
+
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """Write arrays as an ``.npz`` file; see ``write_atomically``."""
     write_atomically(path, lambda file: np.savez(file, **arrays))

@@ -19,7 +19,7 @@ from ancra_jax.attacks.loop import LoopKind, is_traced
 from ancra_jax.attacks.model import Model, fold_each, misclassified
 from ancra_jax.attacks.objectives import Evaluator, Objective, evaluator
 from ancra_jax.attacks.renamed import explains_old_calls
-from ancra_jax.attacks.threat_models import TINY, ThreatModel, is_linf
+from ancra_jax.attacks.threat_models import TINY, ThreatModel, norm_of
 from ancra_jax.attacks.validation import AttackResult, checked
 from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Flags, Images, Keys, Labels, Values
 from ancra_jax.ops.per_device import Layout, layout_of, on_own_rows, over_several_devices
@@ -229,13 +229,13 @@ def windows(threat_model: ThreatModel, height: int, width: int, p_init: Number) 
     """Build the schedule's windows for images of a given size.
 
     Their side is ``round(sqrt(p height width))``, where ``p`` starts at ``p_init``. Under ``Linf``
-    at least 1, and cut to the short side of an elongated image; under ``L2`` at least 3, made odd,
-    inside the image.
+    at least 1, and cut to the short side of an elongated image; else at least 3, made odd, inside
+    the image.
     """
     fractions = [p_init / 2**phase for phase in range(len(HALVINGS) + 1)]
     sides = [max(round(math.sqrt(p * height * width)), 1) for p in fractions]
     short = min(height, width)
-    if is_linf(threat_model):
+    if norm_of(threat_model) == "linf":
         heights, widths = (np.minimum(sides, limit) for limit in (height, width))
         patterns, tile = np.zeros((len(sides), 0, 0)), np.zeros((0, 0))
     else:
@@ -277,10 +277,10 @@ def _pyramid(rows: int, columns: int) -> Float[np.ndarray, "rows columns"]:
 
 
 def starting_point(search: Search, keys: Keys) -> Images:
-    """Draw the first images. Linf: vertical stripes of random sign; L2: a grid of patterns."""
+    """Draw the first images. Linf: vertical stripes of random sign; else a grid of patterns."""
     natural, ball, table = search.natural, search.threat_model, search.table
     _, height, width, channels = natural.shape
-    if is_linf(ball):
+    if norm_of(ball) == "linf":
         signs = _signs(_bits(keys, (1, width, channels)))
         return ball.project(natural + ball.epsilon * signs, natural)
 
@@ -294,7 +294,7 @@ def starting_point(search: Search, keys: Keys) -> Images:
     top, left = (height - rows * side) // 2, (width - columns * side) // 2
     bottom, right = height - rows * side - top, width - columns * side - left
     delta = jnp.pad(grid, ((0, 0), (top, bottom), (left, right), (0, 0)))
-    return _scaled_to_epsilon(search, delta)
+    return _brought_to_epsilon(search, delta)
 
 
 def proposal(search: Search, keys: Keys, images: Images, step: Int[Array, ""]) -> Images:
@@ -303,7 +303,8 @@ def proposal(search: Search, keys: Keys, images: Images, step: Int[Array, ""]) -
     The number of the step, from 0, decides the size of the window; ``keys`` are for it alone.
     """
     phase = jnp.sum(step > jnp.asarray(HALVINGS))
-    propose = _linf_proposal if is_linf(search.threat_model) else _l2_proposal
+    norm = norm_of(search.threat_model)
+    propose = _linf_proposal if norm == "linf" else partial(_moving_proposal, norm)
     return propose(search, keys, images, phase)
 
 
@@ -316,7 +317,9 @@ def _linf_proposal(search: Search, keys: Keys, images: Images, phase: Int[Array,
     return ball.project(images + jnp.where(window.mask, change, 0.0), search.natural)
 
 
-def _l2_proposal(search: Search, keys: Keys, images: Images, phase: Int[Array, ""]) -> Images:
+def _moving_proposal(
+    norm: str, search: Search, keys: Keys, images: Images, phase: Int[Array, ""]
+) -> Images:
     """Move the norm found in two windows, and what is left of epsilon, into the first of them."""
     ball, table = search.threat_model, search.table
     side, channels = table.heights[phase], images.shape[-1]
@@ -325,27 +328,35 @@ def _l2_proposal(search: Search, keys: Keys, images: Images, phase: Int[Array, "
     second = _window(bits[:, 2:4], images, side, side)
     upright, signs = _signs(bits[:, 4]) > 0, _signs(bits[:, None, None, 5:])
     delta = images - search.natural
+    raised, root, power = _POWERS[norm]
 
-    def channel_energy(x: Images) -> Float[Array, "batch 1 1 channels"]:
-        return jnp.sum(jnp.square(x), axis=(1, 2), keepdims=True)
+    def energy_of(x: Images) -> Float[Array, "batch 1 1 channels"]:
+        return jnp.sum(raised(x), axis=(1, 2), keepdims=True)
 
-    left_over = ball.epsilon**2 - jnp.sum(jnp.square(delta), (1, 2, 3), keepdims=True)
-    energy = jnp.maximum(left_over, 0.0) / channels + channel_energy(
+    left_over = ball.epsilon**power - jnp.sum(raised(delta), (1, 2, 3), keepdims=True)
+    energy = jnp.maximum(left_over, 0.0) / channels + energy_of(
         jnp.where(first.mask | second.mask, delta, 0.0)
     )
     eta = table.patterns[phase]
     eta = jnp.where(upright[:, None, None], eta, eta.T)
     old = jnp.where(first.mask, delta, 0.0)
     new = _placed(eta, first, images.shape) * signs
-    new = new + old / (jnp.sqrt(channel_energy(old)) + TINY)
-    new = new * jnp.sqrt(energy) / (jnp.sqrt(channel_energy(new)) + TINY)
+    new = new + old / (root(energy_of(old)) + TINY)
+    new = new * root(energy) / (root(energy_of(new)) + TINY)
     delta = jnp.where(first.mask, new, jnp.where(second.mask, 0.0, delta))
-    return _scaled_to_epsilon(search, delta)
+    return _brought_to_epsilon(search, delta)
 
 
-def _scaled_to_epsilon(search: Search, delta: Images) -> Images:
-    ball = search.threat_model
-    return jnp.clip(search.natural + ball.epsilon * ball.direction(delta), 0.0, 1.0)
+_POWERS = {"l2": (jnp.square, jnp.sqrt, 2), "l1": (jnp.abs, lambda x: x, 1)}
+"""What is summed in a norm, its root, and the power of epsilon that this is compared with."""
+
+
+def _brought_to_epsilon(search: Search, delta: Images) -> Images:
+    """Scale to a norm of epsilon and clip under L2; project under L1, which keeps the peaks."""
+    ball, natural = search.threat_model, search.natural
+    if norm_of(ball) == "l1":
+        return ball.project(natural + delta, natural)
+    return jnp.clip(natural + ball.epsilon * ball.direction(delta), 0.0, 1.0)
 
 
 class _Window(NamedTuple):

@@ -5,9 +5,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from ancra_jax.attacks.arguments import Number, as_length, shown
+from ancra_jax.ops.bisection import Thresholds, Vectors, kth_largest, last_where
 from ancra_jax.ops.images import Images, Keys, Values
 from ancra_jax.ops.pytree import pytree_dataclass
 
@@ -15,6 +16,9 @@ Image = Float[Array, "height width channels"]
 
 TINY = 1e-12
 """Added to a divisor that can be 0, such as a norm, so that 0 divided by it stays 0."""
+
+
+_WITHIN = 1 - 1e-6
 
 
 @runtime_checkable
@@ -41,11 +45,16 @@ class ThreatModel(Protocol):
         """Draw noise of the images' shape, which ``at_distance`` scales, with one key each."""
 
 
-def is_linf(threat_model: ThreatModel) -> bool:
-    """Tell ``Linf`` from ``L2``, and refuse others, for attacks that know only these two."""
-    if isinstance(threat_model, Linf | L2):
-        return isinstance(threat_model, Linf)
-    raise ValueError(f"threat model {threat_model!r}: allowed are Linf and L2")
+def norm_of(threat_model: ThreatModel) -> str:
+    """Return ``'linf'``, ``'l2'`` or ``'l1'``, for attacks that know only these threat models.
+
+    Raises:
+      ValueError: another threat model.
+    """
+    for name, ball in NORMS.items():
+        if isinstance(threat_model, ball):
+            return name
+    raise ValueError(f"threat model {threat_model!r}: allowed are Linf, L2 and L1")
 
 
 def at_distance(
@@ -67,8 +76,8 @@ def _euclidean(x: Images) -> Float[Array, "batch 1 1 1"]:
 
 def longest(threat_model: Any, shape: tuple[int, ...] | None = None) -> float:
     """Return the largest norm of a difference of two images of a shape, infinite if unknown."""
-    pixels = math.inf if shape is None else math.prod(shape)
-    return {Linf: 1.0, L2: math.sqrt(pixels)}.get(type(threat_model), math.inf)
+    pixels = math.inf if shape is None else float(math.prod(shape))
+    return {Linf: 1.0, L2: math.sqrt(pixels), L1: pixels}.get(type(threat_model), math.inf)
 
 
 @pytree_dataclass()
@@ -143,30 +152,115 @@ class L2(_Ball):
         return gaussian_noise(keys, natural)
 
 
-def threat_model(norm: str | Number, epsilon: Any) -> Linf | L2:
-    """Return the threat model of a norm: ``'linf'``, ``'Linf'``, ``'inf'``, ``np.inf``; or of L2.
+@pytree_dataclass()
+class L1(_Ball):
+    """All images whose pixel differences from the natural image sum up to at most ``epsilon``."""
+
+    def norm(self, perturbations: Images) -> Values:
+        """Return the sum of the absolute pixel differences."""
+        return jnp.sum(jnp.abs(perturbations), axis=(1, 2, 3))
+
+    def direction(self, gradients: Images) -> Images:
+        """Return the sign of the largest hundredth of the gradient's entries, scaled to norm 1.
+
+        The steepest direction, the largest entry alone, soon has no room left in [0, 1].
+
+        References:
+          Tramer & Boneh, Adversarial training and robustness for multiple perturbations, NeurIPS
+          2019, section 4.
+        """
+        return sparse_direction(gradients, max(math.prod(gradients.shape[1:]) // 100, 1))
+
+    def project(self, images: Images, natural: Images) -> Images:
+        """Move to the nearest point of both the ball and [0, 1], see `project_l1`.
+
+        The radius is smaller than epsilon by a millionth of it: rounding of the pixels adds up.
+        """
+        x, center = (a.reshape(len(natural), -1) for a in (images, natural))
+        radius = jnp.full((len(natural), 1), _WITHIN * self.epsilon)
+        return project_l1(x, center, radius).reshape(natural.shape)
+
+    def random_start(self, keys: Keys, natural: Images) -> Images:
+        """Draw uniformly in the ball, then clip to [0, 1]."""
+
+        def draw(key: Key[Array, ""], x: Image) -> Image:
+            sign_key, size_key = jax.random.split(key)
+            sizes = jax.random.exponential(size_key, (x.size + 1,), x.dtype)
+            signs = jax.random.rademacher(sign_key, x.shape, x.dtype)
+            return signs * (sizes[1:] / jnp.sum(sizes)).reshape(x.shape)
+
+        start = natural + _WITHIN * self.epsilon * jax.vmap(draw)(keys, natural)
+        return jnp.clip(start, 0.0, 1.0)
+
+    def noise(self, keys: Keys, natural: Images) -> Images:
+        """Draw standard normal numbers."""
+        return gaussian_noise(keys, natural)
+
+
+NORMS: dict[str, type[Linf] | type[L2] | type[L1]] = {"linf": Linf, "l2": L2, "l1": L1}
+"""The threat models by the names of their norms."""
+
+
+def sparse_direction(gradients: Images, count: int | Int[Array, "batch 1"]) -> Images:
+    """Return the sign of the ``count`` largest entries of every gradient, scaled to L1 norm 1.
+
+    Entries as large as the smallest of them count as well; a gradient of 0 stays 0.
+    """
+    flat = gradients.reshape(len(gradients), -1)
+    sizes = jnp.abs(flat)
+    signs = jnp.where(sizes >= kth_largest(sizes, count), jnp.sign(flat), 0.0)
+    scaled = signs / jnp.maximum(jnp.sum(jnp.abs(signs), axis=-1, keepdims=True), 1.0)
+    return scaled.reshape(gradients.shape)
+
+
+def project_l1(points: Vectors, centers: Vectors, radii: Thresholds) -> Vectors:
+    """Return the nearest points of the L1 balls around ``centers`` that lie in [0, 1].
+
+    The differences' sizes a become ``clip(a - s, 0, room)``, where ``room`` is the way from the
+    center to the border of [0, 1], and s, the same for all entries, is 0 or makes the norm equal to
+    the radius. Exact to rounding; memory and time are proportional to the dimension.
+
+    References:
+      Croce & Hein, Mind the box: l1-APGD for sparse adversarial attacks on image classifiers,
+      ICML 2021, section 3.1.
+    """
+    delta = points - centers
+    room = jnp.where(delta > 0, 1.0 - centers, centers)
+    sizes = jnp.abs(delta)
+
+    def norm(shrinkage: Thresholds) -> Thresholds:
+        return jnp.sum(jnp.clip(sizes - shrinkage, 0.0, room), axis=-1, keepdims=True)
+
+    low = last_where(lambda s: norm(s) >= radii, len(points))
+    free = (sizes > low) & (sizes - low < room)
+    count = jnp.sum(free, axis=-1, keepdims=True)
+    rest = jnp.maximum(norm(low) - radii, 0.0) / jnp.maximum(count, 1)
+    return centers + jnp.sign(delta) * jnp.clip(sizes - low - rest, 0.0, room)
+
+
+def threat_model(norm: str | Number, epsilon: Any) -> Linf | L2 | L1:
+    """Return the threat model of a norm: ``'linf'``, ``'Linf'``, ``'inf'``, ``np.inf``; L2; L1.
 
     Raises:
       ValueError: another norm, or an epsilon that is not finite, above 0 and at most 1 (Linf).
       TypeError: an epsilon that is no number.
     """
-    balls: dict[str, type[Linf] | type[L2]] = {"inf": Linf, "2": L2, "2.0": L2}
-    name = str(norm).lower().removeprefix("l")
-    if name not in balls:
-        raise ValueError(f"norm={shown(norm)}: allowed are 'linf' (np.inf) and 'l2' (2)")
-    return balls[name](epsilon)
+    name = f"l{str(norm).lower().removeprefix('l').removesuffix('.0')}"
+    if name not in NORMS:
+        raise ValueError(f"norm={shown(norm)}: allowed are 'linf' (np.inf), 'l2' (2) and 'l1' (1)")
+    return NORMS[name](epsilon)
 
 
-def ball_of(given: Any, norm: str | Number, epsilon: Number | None) -> Linf | L2:
+def ball_of(given: Any, norm: str | Number, epsilon: Number | None) -> Linf | L2 | L1:
     """Return the threat model of a whole evaluation, which is given, or as norm and epsilon.
 
     Raises:
-      ValueError: as `threat_model`, or another threat model than Linf and L2.
+      ValueError: as `threat_model`, or another threat model than Linf, L2 and L1.
       TypeError: as `threat_model`, or both are given.
     """
     if given is None:
         return threat_model(norm, epsilon)
     if epsilon is not None:
         raise TypeError(f"epsilon={shown(epsilon)}: the threat model {shown(given)} has its own")
-    is_linf(given)
+    norm_of(given)
     return given

@@ -4,13 +4,14 @@ Under a transformation (an attack inside a jitted training step) there are no va
 then only shapes and dtypes are checked.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
 from ancra_jax.attacks import arguments
 from ancra_jax.attacks.loop import check_loop, is_traced
@@ -29,8 +30,8 @@ class AttackResult(NamedTuple):
       images: an adversarial image where ``success``, the natural image elsewhere.
       success: whether the attack found a misclassified image inside the threat model.
       best_loss: the largest value of the ascended objective (``fgsm`` and ``pgd``: at the last
-        iterate; ``fab``: minus the smallest norm of a misclassified image, ``-inf`` without one).
-        ``-inf`` where the example was not attacked.
+        iterate; ``fab`` and ``fmn``: minus the smallest norm of a misclassified image, ``-inf``
+        without one). ``-inf`` where the example was not attacked.
       queries: forward passes spent on the example; 0 where it was not attacked.
     """
 
@@ -67,6 +68,17 @@ class Problem(NamedTuple):
             queries=jnp.where(self.active, queries, 0).astype(jnp.int32),
         )
 
+    def closest(self, best: Images, norms: Values, queries: int, outside: bool) -> AttackResult:
+        """Return the closest misclassified images, of these norms (infinite where there is none).
+
+        Those outside the ball only if ``outside``.
+        """
+        result = self.result(norms <= self.threat_model.epsilon, best, -norms, queries)
+        if outside:
+            found = self.active & jnp.isfinite(norms)
+            result = result._replace(images=select(found, best, self.images))
+        return result
+
 
 class Inputs(NamedTuple):
     """The arguments that attacks have in common, checked and converted."""
@@ -81,6 +93,22 @@ class Inputs(NamedTuple):
         """Return one key per example, also where nothing that is random needs it."""
         key = jax.random.key(0) if self.key is None else self.key
         return example_keys(key, self.indices)
+
+
+def accuracy_over_epsilon(
+    results: Sequence[AttackResult], epsilons: Sequence[float] | np.ndarray
+) -> Float[np.ndarray, "epsilons"]:
+    """Return the robust accuracy at every radius by what minimum-norm attacks found.
+
+    Args:
+      results: of ``fab`` and ``fmn`` on the same examples, under one norm; the smallest counts.
+      epsilons: radii in that norm, on the [0, 1] pixel scale.
+
+    Returns:
+      The share of the examples that are classified correctly and whose smallest norm is larger.
+    """
+    norms = np.min([-np.asarray(result.best_loss) for result in results], axis=0)
+    return np.mean(norms[:, None] > np.asarray(epsilons), axis=0)
 
 
 def checked(
@@ -145,7 +173,7 @@ def check_threat_model(threat_model: Any, images: Any) -> None:
     """Refuse what is no threat model (TypeError), or is larger than the images (ValueError)."""
     if not isinstance(threat_model, ThreatModel):
         given = arguments.shown(threat_model)
-        raise TypeError(f"threat_model={given}: expected Linf(epsilon) or L2(epsilon)")
+        raise TypeError(f"threat_model={given}: expected Linf(epsilon), L2(epsilon) or L1(epsilon)")
     arguments.as_length(threat_model.epsilon, "epsilon", longest(threat_model, images.shape[1:]))
 
 

@@ -52,7 +52,7 @@ class AttackConfig:
     """The attack inside training; epsilon and step size on the [0, 1] pixel scale."""
 
     objective: str = choice("cross_entropy", "kl")
-    norm: str = choice("linf", "l2")
+    norm: str = choice("linf", "l2", "l1")
     epsilon: float = number(8 / 255, above=0)
     step_size: float = number(0.007, above=0)
     num_steps: int = number(10, at_least=1)
@@ -177,7 +177,7 @@ class SelectionConfig:
 class EvaluationConfig:
     """The attacks of the paper's evaluation."""
 
-    norm: str = choice("linf", "l2")
+    norm: str = choice("linf", "l2", "l1")
     epsilon: float = number(8 / 255, above=0)
     step_size: float = number(0.007, above=0)
     num_steps: int = number(40, at_least=1)

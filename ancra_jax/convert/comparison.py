@@ -17,7 +17,7 @@ from ancra_jax.errors import UsageError
 from ancra_jax.run import build
 from ancra_jax.run.trained import TrainedModel
 
-NORMS = {"linf": "Linf", "l2": "L2"}  # as AutoAttack and RobustBench call them
+NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}  # as AutoAttack and RobustBench call them
 TOLERANCE = 1e-5  # of logits, as a share of the largest one
 _BATCH = 250
 

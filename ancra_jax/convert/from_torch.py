@@ -63,7 +63,7 @@ def import_checkpoint(
       reverse_attention: the network has reverse attention, as ANCRA's code trains it.
       entry: which part of the file to take, such as 'model_ema' or 'model/state_dict', where it
         holds several networks; empty for the first.
-      norm: of the threat model that the network is evaluated under, 'linf' or 'l2'.
+      norm: of the threat model that the network is evaluated under, 'linf', 'l2' or 'l1'.
       epsilon: of the threat model, on the [0, 1] pixel scale.
       name: what tables call it.
 

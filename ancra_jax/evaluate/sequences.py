@@ -23,7 +23,9 @@ def run_autoattack(task: Task) -> tuple[Arrays, dict[str, Any]]:
     """Attack the final logits with AutoAttack: the version, or the attacks, of the settings."""
     version, chosen = task.settings["version"], task.settings.get("attacks_to_run")
     result = autoattack(**task.options, version=version, attacks_to_run=chosen)
-    more = {"accuracy_after": result.accuracies, "warnings": result.warnings}
+    more: dict[str, Any] = {"accuracy_after": result.accuracies, "warnings": result.warnings}
+    if chosen:
+        more["attack_seconds"] = result.seconds
     return _arrays(task, result), more
 
 

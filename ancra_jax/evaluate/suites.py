@@ -8,6 +8,7 @@ import inspect
 import math
 import os
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ from absl import flags
 from jax.sharding import Mesh
 
 from ancra_jax.attacks.adaptive import LEVELS, Level
+from ancra_jax.attacks.autoattack.ensemble import Budget, plan
 from ancra_jax.cli.backend import use_a_device_per_core
 from ancra_jax.cli.options import help_texts
 from ancra_jax.config import WEIGHTS, Config, local_path
@@ -66,6 +68,7 @@ def run(
     force: bool = False,
     suite: str = "paper",
     autoattack_version: str = "standard",
+    attacks: Sequence[str] = (),
     adaptive_budget: Level = "standard",
     max_minutes: float = 0.0,
     transfer_from: Sequence[str] = (),
@@ -91,6 +94,7 @@ def run(
         authors' code has them; ``'features'``: how far features lie from each other (the paper's
         Figures 1 and 3); ``'all'``: ``'paper'``, ``'adaptive'``, ``'diagnostics'``, ``'features'``.
       autoattack_version: which list of attacks, ``'standard'`` or ``'plus'``.
+      attacks: of AutoAttack, in place of a suite: ``apgd-ce,apgd-t:num_restarts=3,square``.
       adaptive_budget: of the adaptive attacks: ``'quick'``, ``'standard'`` or ``'thorough'``.
       max_minutes: stop the adaptive attacks after so many; 0: no limit. The same call goes on.
       transfer_from: directories of runs whose adversarial images the adaptive attacks try.
@@ -120,15 +124,8 @@ def run(
         sources = load_sources(transfer_from, dataset, mesh)
         adaptive = adaptive_spec(config, adaptive_budget, max_minutes, model.defences, sources)
         name = evaluation_name(checkpoint, weights)
-        identity = {
-            "method": config.name,
-            "data": dataset.title,
-            "data_fingerprint": dataset.fingerprint,
-            "checkpoint": name,
-            "step": model.info["step"],
-            "num_examples": num_examples,
-            "seed": seed,
-        }
+        identity = _identity(config, dataset) | {"checkpoint": name, "step": model.info["step"]}
+        identity |= {"num_examples": num_examples, "seed": seed}
         store = ResultStore(workdir, name)
         made = {
             "adaptive": [adaptive],
@@ -136,10 +133,18 @@ def run(
             "features": [features_spec(config, dataset.class_names)],
         }
         specs = _specs(config, suite, autoattack_version, made)
+        if attacks:
+            specs = [custom_spec(config, attacks)]
         for spec in () if force else specs:  # errors come before anything is computed
             store.finished(spec.record(identity))
         results = [compute(spec, target, store, identity, force=force) for spec in specs]
     return read_evaluation(workdir, name, results)
+
+
+def _identity(config: Config, dataset: Dataset) -> dict[str, Any]:
+    """Return what results say of the run that they are of."""
+    data = {"data": dataset.title, "data_fingerprint": dataset.fingerprint}
+    return {"method": config.name, **data}
 
 
 def _check_data(config: Config, dataset: Dataset, trained_on: str | None) -> None:
@@ -166,6 +171,12 @@ def check(config: Config, options: Mapping[str, Any]) -> None:
         problems.add(f"--max_minutes={max_minutes}: must be a finite number of at least 0")
     if not 0 <= seed < 2**32:
         problems.add(f"--seed={seed}: must be 0 to {2**32 - 1}")
+    try:
+        plan(
+            "custom" if options["attacks"] else "standard", options["attacks"] or None, 10, Budget()
+        )
+    except ValueError as error:
+        problems.add(f"--attacks: {error}")
     with problems.collect():
         check_weights(config, weights)
     with problems.collect():
@@ -206,6 +217,14 @@ def _specs(config: Config, suite: str, version: str, made: Mapping[str, list[Spe
     return [spec for part in SUITES[suite] for spec in parts[part]]
 
 
+def custom_spec(config: Config, attacks: Sequence[str]) -> Spec:
+    """Return a list of AutoAttack's attacks under a name that no version of it has."""
+    settings = {"norm": config.evaluation.norm, "epsilon": config.evaluation.epsilon}
+    settings |= {"version": "custom", "attacks_to_run": list(attacks)}
+    name = re.sub(r"\W+", "_", "_".join(["custom", *attacks]))
+    return Spec(name, settings, run_autoattack)
+
+
 def load_sources(directories: Sequence[str], dataset: Dataset, mesh: Mesh) -> list[Source]:
     """Load the best checkpoints of other runs on the data set, of any method and network."""
     sources = []
@@ -226,7 +245,8 @@ def define_flags() -> None:
         default = inspect.signature(run).parameters[name].default
         flags.DEFINE_enum(name, default, allowed, about[name])
     flags.DEFINE_float("max_minutes", 0.0, about["max_minutes"], lower_bound=0.0)
-    flags.DEFINE_list("transfer_from", [], about["transfer_from"])
+    for name in ("attacks", "transfer_from"):
+        flags.DEFINE_list(name, [], about[name])
     flags.DEFINE_string("data_dir", "", about["data_dir"])
     for name in ("num_examples", "batch_size", "seed"):
         flags.DEFINE_integer(name, 0, about[name], lower_bound=0)

@@ -142,6 +142,8 @@ def evaluate_commands(
             suite = " --suite=released"
         elif name == AUTOATTACK and how.get(NATURAL) != how[name]:
             suite = " --suite=autoattack"
+        elif listed := record["settings"].get("attacks_to_run"):
+            suite = f" --attacks={','.join(listed)}"
         elif family == "AA" and version:
             suite = f" --suite=autoattack --autoattack_version={version}"
         commands[f"{command}{suite} {how[name]}"] = None

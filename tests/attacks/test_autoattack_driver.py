@@ -47,6 +47,32 @@ def test_every_attack_of_an_exhaustive_run_has_its_own_accuracy():
     assert second.accuracy_after == cascade.robust_accuracy
 
 
+def test_individual_runs_equal_the_attacks_run_alone(tmp_path):
+    images, labels = examples()
+    squares = ["square:num_queries=8:num_restarts=2", "square:num_queries=40"]
+    log = tmp_path / "logs" / "attacks.txt"
+    evaluate = partial(custom, mlp_model(), images, labels)
+    found = attacks.individually(
+        mlp_model(), images, labels, epsilon=0.1, version="custom", progress=None,
+        attacks_to_run=squares, state_path=tmp_path / "state", log_path=log,
+    )  # fmt: skip
+    assert list(found) == squares
+    for name, result in found.items():
+        assert_equal(result, evaluate(attacks_to_run=[name]))
+        np.testing.assert_array_equal(result.predictions, mlp_model()(result.images).argmax(-1))
+        assert np.all((result.predictions == labels) == result.robust)
+        assert list(result.seconds) == [name] and result.seconds[name] > 0
+        left = f"{result.robust_accuracy:.2%}"
+        (line,) = [line for line in log.read_text().splitlines() if f" {name}: " in line]
+        assert left in line and f"{result.records[0].broken} of 9" in line
+    assert found[squares[0]].queries.max() > 8 + 3  # of both restarts
+    assert found[squares[1]].robust_accuracy < 1 - 2 / 11
+    assert (
+        attacks.worst_case(list(found.values())).robust_accuracy
+        <= found[squares[1]].robust_accuracy
+    )
+
+
 def test_a_targeted_attack_of_an_exhaustive_run_aims_at_what_it_has_not_broken():
     seen = []
 

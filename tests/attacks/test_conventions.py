@@ -16,16 +16,20 @@ ATTACKS = {
     "pgd": partial(attacks.pgd, step_size=0.2, num_steps=3),
     "apgd": partial(attacks.apgd, num_steps=4, num_restarts=2),
     "fab": partial(attacks.fab, num_steps=3, num_restarts=2),
+    "fmn": partial(attacks.fmn, num_steps=5),
     "square": partial(attacks.square, num_queries=330),
 }
 KEY = jax.random.key(0)
 BALL = attacks.Linf(0.12)
 every_attack = pytest.mark.parametrize("name", ATTACKS)
-every_ball = pytest.mark.parametrize("ball", [BALL, attacks.L2(0.8)])
+L_2, L_1 = attacks.L2(0.8), attacks.L1(4.0)
+KINDS = [
+    ("fgsm", BALL), ("pgd", L_1), ("apgd", L_2), ("apgd", L_1), ("fab", L_2), ("fmn", L_1),
+    ("square", BALL), ("square", L_2),
+]  # fmt: skip
 
 
-@every_attack
-@every_ball
+@pytest.mark.parametrize(("name", "ball"), KINDS)
 def test_results_belong_to_the_example(name, ball):
     """Order, padding, the rest of the batch, the kind of loop and ``jit``: nothing matters."""
     model, images, labels = attacked.problem(batch=72)
@@ -50,9 +54,11 @@ def test_results_belong_to_the_example(name, ball):
     np.testing.assert_array_equal(some.images[3], images[rows[3]])
 
 
-@every_attack
-@every_ball
-@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 20, 1), (9, 4, 2)])
+@pytest.mark.parametrize(
+    ("name", "ball", "shape"),
+    [(name, BALL, (1, 1, 1)) for name in ATTACKS]
+    + [(*kind, (3, 20, 2)) for kind in [*KINDS, ("fab", L_1), ("square", L_1)]],
+)
 def test_success_is_what_a_fresh_forward_pass_says(name, ball, shape):
     model, images, labels = attacked.problem(shape=shape, classes=2, batch=4)
     labels[0] = 1 - labels[0]
@@ -121,7 +127,7 @@ def test_one_compilation_serves_every_checkpoint_target_and_epsilon(name, loop):
     counts = []
     for seed in range(3):
         options = {"key": jax.random.key(seed), "loop": loop}
-        if name not in ("fgsm", "fab"):
+        if name not in ("fgsm", "fab", "fmn"):
             options["loss"] = "targeted_dlr"
         if name == "square":
             options |= {"num_queries": 10 + 150 * seed, "p_init": 0.8 - 0.1 * seed}

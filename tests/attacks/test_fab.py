@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from ancra_jax.attacks import L2, Linf, is_adversarial, pgd
+from ancra_jax.attacks import L1, L2, Linf, accuracy_over_epsilon, is_adversarial, pgd
 from ancra_jax.attacks.fab import _nearest_boundary, fab
+from ancra_jax.attacks.fmn import fmn
 from ancra_jax.attacks.validation import checked
 from tests.support import cnn_a
 from tests.support.attacked import linear, linear_model
@@ -40,9 +41,12 @@ def test_norms_agree_with_the_reference(net, rank):
     np.testing.assert_array_equal(result.success, norms(result) <= cnn_a.EPSILON)
 
 
-@pytest.mark.parametrize(("threat_model", "dual"), [(Linf(1.0), 1), (L2(1.0), 2)])
+@pytest.mark.parametrize(
+    ("threat_model", "dual"), [(Linf(1.0), 1), (L2(1.0), 2), (L1(1.0), np.inf)]
+)
 @pytest.mark.parametrize("targeted", [True, False])
-def test_linear_models_have_a_closed_form(threat_model, dual, targeted):
+@pytest.mark.parametrize(("attack", "excess"), [(fab, 0.01), (fmn, 0.03)])
+def test_linear_models_have_a_closed_form(threat_model, dual, targeted, attack, excess):
     """The norm is |z_t - z_y| / ||w_t - w_y||_dual; the nearest class's if untargeted."""
     kernel = np.asarray(linear_model((5, 4, 1), classes=3).args[0])
     model = Partial(lambda k, x: linear(k, x - 0.5), jnp.asarray(kernel))
@@ -55,10 +59,13 @@ def test_linear_models_have_a_closed_form(threat_model, dual, targeted):
     )
     distances[rows, labels] = np.inf
     targets = distances.argmin(-1).astype(np.int32) if targeted else None
-    result = fab(model, images, labels, threat_model, targets=targets)
+    result = attack(model, images, labels, threat_model, targets=targets)
     exact = distances.min(-1)
     assert np.all(norms(result) >= exact * (1 - 1e-4))
-    assert np.all(norms(result) <= exact * 1.01)
+    assert np.all(norms(result) <= exact * (1 + excess))
+    radii = np.array([0.5 * exact.min(), np.median(exact), 1.1 * exact.max()])
+    left = accuracy_over_epsilon([result, result], radii)
+    np.testing.assert_array_equal(left, [1.0, np.mean(norms(result) > radii[1]), 0.0])
 
 
 @pytest.mark.slow

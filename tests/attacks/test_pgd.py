@@ -139,5 +139,5 @@ def test_threat_models_are_told_apart_by_jit():
 
 def test_threat_models_by_name():
     assert attacks.threat_model("l2", 0.5) == attacks.L2(0.5)
-    with pytest.raises(ValueError, match="l1"):
-        attacks.threat_model("l1", 1.0)
+    with pytest.raises(ValueError, match="l3"):
+        attacks.threat_model("l3", 1.0)

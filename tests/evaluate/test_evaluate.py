@@ -241,6 +241,16 @@ def test_a_final_prediction_follows_the_wrong_mask_that_is_forced(workdir):
     assert final["negatives_matched"] is None  # TRADES-RA has no negatives
 
 
+def test_a_list_of_attacks_is_called_by_its_names(plain):
+    attack = functools.partial(evaluate, str(plain), num_examples=8, checkpoint="last")
+    (result,) = attack(attacks=["apgd-ce", "square"])
+    assert result["attack"] == "custom_apgd_ce_square"
+    assert list(result["attack_seconds"]) == ["apgd-ce", "square"]
+    assert result["settings"]["attacks_to_run"] == ["apgd-ce", "square"]
+    with pytest.raises(UsageError, match=r"--attacks: .*'pgd' is none of apgd-ce"):
+        attack(attacks=["pgd"])
+
+
 @pytest.mark.slow
 def test_everything_is_evaluated_in_its_order_and_kept(workdir, adaptive, everything):
     assert list(everything) == [*NAMES, "autoattack", "adaptive", "diagnostics", "features"]

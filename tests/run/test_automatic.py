@@ -93,7 +93,7 @@ def images(tmp_path_factory):
 @pytest.mark.parametrize("method", ["trades_ancra", "natural"])
 def test_the_command_needs_nothing_but_the_folder(images, tmp_path, monkeypatch, method):
     taken = []
-    monkeypatch.setattr(loop, "train", lambda config, workdir: taken.append(config))
+    monkeypatch.setattr(loop, "train", lambda config, *_: taken.append(config))
     finished = run_command(
         train,
         f"--config=configs/folder.py:{method}",

@@ -74,7 +74,7 @@ def test_the_commands_of_rows_train_their_configurations(tmp_path, site, monkeyp
     settings = {"seed": 2, "optimizer__milestones": (1, 2)}
     site.publish(make_run(tmp_path / "run", results, method="trades_ancra", **settings))
     trained = []
-    monkeypatch.setattr(train.loop, "train", lambda config, workdir: trained.append(config))
+    monkeypatch.setattr(train.loop, "train", lambda config, *_: trained.append(config))
     for row in (*site.rows().values(), *read_all(ROOT / "results/rows").values()):
         line = row.record["train"].replace("data_dir=DATA", f"data_dir={tmp_path}")
         command, _, flags = line.partition(" --")

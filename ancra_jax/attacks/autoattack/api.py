@@ -13,18 +13,29 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from ancra_jax.attacks.arguments import AnyKey, Number, as_flag, as_whole
 from ancra_jax.attacks.autoattack.checks import check_rank_by, check_start, model_warnings
-from ancra_jax.attacks.autoattack.ensemble import Attack, Budget, plan
-from ancra_jax.attacks.autoattack.result import BROKEN, WITHSTOOD, AutoAttackResult, State, Store
+from ancra_jax.attacks.autoattack.ensemble import VERSIONS, Attack, Budget, loss_along_dlr, plan
+from ancra_jax.attacks.autoattack.result import (
+    BROKEN,
+    WITHSTOOD,
+    AutoAttackResult,
+    State,
+    Store,
+    log_line,
+)
 from ancra_jax.attacks.job import CLEAN, Batch, Job, Progress, checked_outputs, print_progress
 from ancra_jax.attacks.model import Model, as_pytree, forward
+from ancra_jax.attacks.objectives import TARGETED_LOSSES
 from ancra_jax.attacks.renamed import explains_old_calls
-from ancra_jax.attacks.threat_models import ThreatModel, ball_of
+from ancra_jax.attacks.saved_state import append_line
+from ancra_jax.attacks.threat_models import ThreatModel, ball_of, norm_of
 from ancra_jax.ops.images import AnyImages, AnyLabels
 
 
@@ -52,23 +63,24 @@ def autoattack(
     progress: Callable[[Progress], None] | None = print_progress,
     matmul_precision: str = "highest",
     exhaustive: bool = False,
+    only: str | None = None,
     rank_by: Model | None = None,
     max_seconds: float | int | None = None,
     checks: bool = True,
+    log_path: str | os.PathLike | None = None,
 ) -> AutoAttackResult:
     """Evaluate the robust accuracy of a model by an ensemble of attacks.
 
     An example is broken only if a fresh forward pass misclassifies an attack's image, and this
-    image is finite, in [0, 1] and in the ball (tolerance 1e-6). See also ``ancra_jax.attacks``.
+    image is finite, in [0, 1] and in the ball (tolerance 1e-6).
 
     Args:
-      images: natural images, pixels in [0, 1]; they stay on the host but for one batch.
-      threat_model: ``Linf`` or ``L2``, or in its place:
-      epsilon: its radius, on the [0, 1] pixel scale, in ``norm``, ``'linf'`` or ``'l2'``.
+      model, images, labels: see ``ancra_jax.attacks``; images stay on the host but for one batch.
+      threat_model: ``Linf``, ``L2`` or ``L1``; or in its place ``epsilon`` and ``norm``, by name.
       version: ``'standard'``, ``'plus'``, ``'rand'`` (for randomised models), or ``'custom'``.
-      attacks_to_run: for ``'custom'``: names of attacks, or ``Attack`` objects, in their order.
-      key: source of all randomness; ``jax.random.key(0)`` if None.
-      indices: data-set indices, from which each example's randomness is derived; 0, 1 ... if None.
+      attacks_to_run: for ``'custom'``: names of attacks, or ``Attack`` objects, in their order. A
+        name may have settings of its own: ``'apgd-ce:num_steps=50:num_restarts=3'``.
+      key, indices: see ``ancra_jax.attacks``; ``jax.random.key(0)`` and 0, 1 ... if None.
       batch_size: of the largest batch; batches are equal and few. 32 on CPU, else 256 if None.
       n_target_classes: most targets of apgd-t and fab-t, in the order of the natural logits.
       num_steps: gradient steps of APGD and FAB.
@@ -80,12 +92,11 @@ def autoattack(
       progress: called after every batch.
       matmul_precision: of matrix products and convolutions; see ``jax.default_matmul_precision``.
       exhaustive: whether each attack gets what others broke too: slower, but its own accuracy.
+      only: the one attack of the list to run.
       rank_by: a model whose natural logits rank the targets, in place of the one under attack.
       max_seconds: begin no batch of an attack after so many; the result then is not ``complete``.
-      checks: whether to look for randomness, probabilities, coarse logits and zero gradients.
-
-    Returns:
-      What broke each example, and the accuracy that each attack left.
+      checks: whether to look for signs that the result is too optimistic, see its ``warnings``.
+      log_path: a file that gets a line after every attack, below what it holds already.
 
     Raises:
       ValueError: bad images, labels, settings or logits, or a state of another evaluation.
@@ -99,15 +110,45 @@ def autoattack(
         job = Job.create(
             model, images, labels, indices, ball, key, devices, batch_size, randomized, num_steps
         )
-        attacks = plan(version, attacks_to_run, job.num_classes, budget, exhaustive)
+        how = (job.num_classes, budget, norm_of(ball), exhaustive, only)
+        attacks = plan(version, attacks_to_run, *how)
         check_rank_by(rank_by, job)
         warnings = [attack.note for attack in attacks if attack.note]
         if checks:
-            warnings += model_warnings(model, job.images, randomized, version)
+            warnings += model_warnings(job, version)
         store = Store(store_path, job.images)
         state = store.resume(State.new(job, attacks, n_target_classes, rank_by is not None))
-        _run(job, attacks, state, store, rank_by, checks, progress, max_seconds)
+        _run(job, attacks, state, store, rank_by, checks, progress, max_seconds, log_path)
     return state.result(attacks, store.images(), warnings, max_seconds)
+
+
+def individually(
+    model: Model,
+    images: AnyImages,
+    labels: AnyLabels,
+    threat_model: ThreatModel | None = None,
+    *,
+    state_path: str | os.PathLike | None = None,
+    **options: Any,
+) -> dict[str, AutoAttackResult]:
+    """Run each attack of AutoAttack alone, on all examples, and return the results by its name.
+
+    Every result has adversarial images, their predictions, the accuracy that its attack alone
+    leaves, and the time it took. ``worst_case(list(results.values()))`` unites them.
+
+    Args:
+      model, images, labels, threat_model: as in ``autoattack``.
+      state_path: directory with a state for each attack.
+      options: further arguments of ``autoattack``, such as ``version`` and ``attacks_to_run``.
+    """
+    entries = options.get("attacks_to_run") or VERSIONS[options.get("version", "standard")]
+    names = [getattr(entry, "name", entry) for entry in entries]
+    results = {}
+    for name in names:
+        path = None if state_path is None else Path(state_path) / name.replace(":", "-")
+        common = options | {"only": name, "state_path": path}
+        results[name] = autoattack(model, images, labels, threat_model, **common)
+    return results
 
 
 def _run(
@@ -119,6 +160,7 @@ def _run(
     checks: bool,
     progress: Callable[[Progress], None] | None,
     max_seconds: float | int | None,
+    log_path: str | os.PathLike | None,
 ) -> None:
     """Do what ``state`` has still to do, and bring it to its end, or as far as time allows."""
     started = time.monotonic()
@@ -142,7 +184,7 @@ def _run(
     if state.attack < 0:
         ranking = None if rank_by is None else job.placement.replicate(as_pytree(rank_by))
         for batch in job.batches(np.flatnonzero(state.todo)):
-            _classify(job, state, batch, ranking, checks)
+            _classify(job, state, batch, ranking, loss_along_dlr(attacks), checks)
             report(CLEAN, 1)
         state.end_attack()
     while state.attack < len(attacks):
@@ -154,7 +196,9 @@ def _run(
                 store.save(state)
                 return
             _attack(job, attack, state, store, batch)
-            seconds += time.monotonic() - begun
+            spent = time.monotonic() - begun
+            state.seconds[state.attack] += spent
+            seconds += spent
             passes_spent += len(batch.examples) * attack.cost
             pace = seconds / max(passes_spent, 1.0)
             report(attack.name, rounds, pace * _passes_left(attacks, state))
@@ -162,6 +206,9 @@ def _run(
             state.end_round()
         else:
             state.end_attack()
+            if log_path is not None:
+                store.save(state)
+                append_line(Path(log_path), log_line(state, attack))
     store.save(state)
 
 
@@ -179,9 +226,17 @@ def _passes_left(attacks: Sequence[Attack], state: State) -> float | int:
 
 
 def _classify(
-    job: Job, state: State, batch: Batch, ranking: Model | None, check_gradients: bool
+    job: Job,
+    state: State,
+    batch: Batch,
+    ranking: Model | None,
+    dlr: str | None,
+    check_gradients: bool,
 ) -> None:
-    """Classify natural images, rank their classes, and look at their gradients."""
+    """Classify natural images, rank their classes, and look at their gradients.
+
+    ``dlr`` names the loss, beside the cross-entropy, whose gradients the attacks follow.
+    """
     chosen = batch.examples
     count = len(chosen)
     logits = job.natural_logits(batch)
@@ -191,11 +246,16 @@ def _classify(
     ranked = np.argsort(-np.where(is_label, -np.inf, scores), axis=1, kind="stable")
     state.targets[chosen] = ranked[:, : state.targets.shape[1]]
     state.robust[chosen] = correct
+    state.predictions[chosen] = logits.argmax(axis=1)
     state.broken_by[chosen[~correct]] = CLEAN
     if check_gradients:
         zero, not_finite = jax.device_get(check_start(job, CLEAN, "check", batch))
         state.zero_gradient[chosen] = zero[:count]
         state.not_finite[chosen] = not_finite[:count]
+        if dlr is not None:
+            targets = state.targets[:, 0] if dlr in TARGETED_LOSSES else None
+            zero, _ = check_start(job, CLEAN, "check", batch, dlr, targets)
+            state.zero_dlr_gradient[chosen] = np.asarray(zero)[:count]
     state.queries[chosen] += 1
     state.todo[chosen] = False
 
@@ -206,9 +266,9 @@ def _attack(job: Job, attack: Attack, state: State, store: Store, batch: Batch) 
     count = len(chosen)
     targets = state.targets[:, state.round] if attack.targeted else None
     run = partial(attack.run, **attack.options)
-    found, adversarial, norms = job.attack(run, attack.name, batch, state.round, targets)
-    fetched = jax.device_get((adversarial, norms, found.best_loss, found.queries))
-    broken, norms, loss, queries = (values[:count] for values in fetched)
+    found, *verdict = job.attack(run, attack.name, batch, state.round, targets)
+    fetched = jax.device_get((*verdict, found.best_loss, found.queries))
+    broken, norms, predictions, loss, queries = (values[:count] for values in fetched)
     state.outcomes[state.attack, chosen] = np.where(broken, BROKEN, WITHSTOOD)
     newly = broken & state.robust[chosen]
     examples = chosen[newly]
@@ -219,6 +279,7 @@ def _attack(job: Job, attack: Attack, state: State, store: Store, batch: Batch) 
     if targets is not None:
         state.target[examples] = targets[examples]
     state.norms[examples] = norms[newly]
+    state.predictions[examples] = predictions[newly]
     state.queries[chosen] += queries + 1
     state.not_finite[chosen] |= np.isnan(loss)
     state.todo[chosen] = False

@@ -33,6 +33,7 @@ class Attack:
       exhaustive: whether it gets all examples that are classified correctly without an attack, not
         just those that are still robust. Its own accuracy is known only then.
       note: a warning for the result, such as how the attack differs from what its name promises.
+      most_targets: passes of a targeted attack, if fewer than there are targets.
     """
 
     name: str
@@ -44,10 +45,13 @@ class Attack:
     cost: float | int = 1
     exhaustive: bool = False
     note: str = ""
+    most_targets: int | None = None
 
     def num_passes(self, num_targets: int) -> int:
         """Return the number of passes: one per target, or one per restart."""
-        return num_targets if self.targeted else self.num_restarts
+        if not self.targeted:
+            return self.num_restarts
+        return num_targets if self.most_targets is None else min(num_targets, self.most_targets)
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,17 @@ VERSIONS: dict[str, tuple[str, ...]] = {
     "rand": ("apgd-ce", "apgd-dlr"),
     "custom": (),  # whatever the caller lists
 }
+_TARGETED = ("num_steps", "num_restarts", "n_target_classes")
+_SETTINGS: dict[str, tuple[str, ...]] = {
+    "apgd-ce": _TARGETED[:2],
+    "apgd-dlr": _TARGETED[:2],
+    "apgd-t": _TARGETED,
+    "fab": _TARGETED[:2],
+    "fab-t": _TARGETED,
+    "square": ("num_queries", "num_restarts"),
+}
+"""The attacks that a list may name, and what may follow a name: ``'square:num_queries=100'``."""
+_LOSSES = {"apgd-ce": "ce", "apgd-dlr": "dlr", "apgd-t": "targeted_dlr"}
 
 
 def plan(
@@ -81,9 +96,15 @@ def plan(
     attacks_to_run: Sequence[str | Attack] | None,
     num_classes: int,
     budget: Budget,
+    norm: str = "linf",
     exhaustive: bool = False,
+    only: str | None = None,
 ) -> list[Attack]:
-    """Return the attacks of a version in their order; refuse settings that do not go together."""
+    """Return the attacks of a version in their order; refuse settings that do not go together.
+
+    ``only`` names the one that is wanted. As published, ``'standard'`` has five restarts of apgd-ce
+    and five targets of apgd-t under L1, and ``'plus'`` five restarts of the untargeted attacks.
+    """
     check_one_of(version, "version", VERSIONS)
     if isinstance(attacks_to_run, str) or not isinstance(attacks_to_run, Sequence | None):
         raise TypeError(f"attacks_to_run={shown(attacks_to_run)}: expected a list")
@@ -91,20 +112,40 @@ def plan(
         raise ValueError("version='custom' needs attacks_to_run")
     if version != "custom" and attacks_to_run is not None:
         raise ValueError(f"attacks_to_run needs version='custom', not version={version!r}")
-    named = _named(num_classes, budget, num_restarts=5 if version == "plus" else 1)
+    usual: dict[str, dict[str, int]] = {}
+    if version == "plus":
+        usual = {name: {"num_restarts": 5} for name in ("apgd-ce", "apgd-dlr", "fab")}
+    elif version == "standard" and norm == "l1":
+        usual = {"apgd-ce": {"num_restarts": 5}, "apgd-t": {"n_target_classes": 5}}
     attacks = []
     for entry in attacks_to_run or VERSIONS[version]:
-        if not isinstance(entry, Attack) and (not isinstance(entry, str) or entry not in named):
-            allowed = ", ".join(named)
-            raise ValueError(f"attacks_to_run: {shown(entry)} is none of {allowed}, and no Attack")
-        if isinstance(entry, str) and budget.randomized and not entry.startswith("apgd"):
-            raise ValueError(f"{entry} does not attack randomised models; use version='rand'")
-        attack = named[entry] if isinstance(entry, str) else entry
+        attack = entry
+        if not isinstance(attack, Attack):
+            name, settings = _read(entry)
+            if budget.randomized and not name.startswith("apgd"):
+                raise ValueError(f"{name} does not attack randomised models; use version='rand'")
+            attack = _named(name, num_classes, budget, **usual.get(name, {}) | settings)
+            attack = replace(attack, name=entry)
         attacks.append(replace(attack, exhaustive=exhaustive or attack.exhaustive))
     names = [attack.name for attack in attacks]
     if len(set(names)) < len(names):
         raise ValueError(f"attacks_to_run={names}: every name may occur once")
-    return attacks
+    if only is not None:
+        check_one_of(only, "only", names)
+    return [attack for attack in attacks if only in (None, attack.name)]
+
+
+def _read(entry: Any) -> tuple[str, dict[str, int]]:
+    """Return the attack and the settings that a list names: ``'apgd-ce:num_steps=50'``."""
+    name, *settings = entry.split(":") if isinstance(entry, str) else [""]
+    if name not in _SETTINGS:
+        allowed = ", ".join(_SETTINGS)
+        raise ValueError(f"attacks_to_run: {shown(entry)} is none of {allowed}, and no Attack")
+    given = dict(setting.partition("=")[::2] for setting in settings)
+    if any(key not in _SETTINGS[name] or not value.isdecimal() for key, value in given.items()):
+        allowed = ", ".join(f":{key}=NUMBER" for key in _SETTINGS[name])
+        raise ValueError(f"attacks_to_run: {shown(entry)}: allowed after {name} are {allowed}")
+    return name, {key: as_whole(int(value), f"{name}:{key}") for key, value in given.items()}
 
 
 def describe(attack: Attack) -> str:
@@ -116,7 +157,15 @@ def describe(attack: Attack) -> str:
     return (
         f"{attack.name} targeted={attack.targeted} restarts={attack.num_restarts} "
         f"exhaustive={attack.exhaustive} {options}"
+        + (f" targets={attack.most_targets}" if attack.most_targets else "")
     )
+
+
+def loss_along_dlr(attacks: Sequence[Attack]) -> str | None:
+    """Return the loss of the first APGD of a list that does not ascend the cross-entropy."""
+    runs = [attack.run for attack in attacks]
+    losses = [run.keywords["loss"] for run in runs if isinstance(run, partial) and run.func is apgd]
+    return next((loss for loss in losses if loss != "ce"), None)
 
 
 def fitting_loss(loss: str, num_classes: int) -> str:
@@ -125,32 +174,43 @@ def fitting_loss(loss: str, num_classes: int) -> str:
     return loss if num_classes >= least else loss.replace("dlr", "margin")
 
 
-def _named(num_classes: int, budget: Budget, num_restarts: int) -> dict[str, Attack]:
-    """Return the attacks that a list may name."""
-    cost = GRADIENT_COST * budget.num_steps
-    steps = {"num_steps": budget.num_steps}
-    queries = {"num_queries": budget.num_queries}
-    restarts = {"num_restarts": num_restarts}
-    draws = {"randomized": budget.randomized, "gradient_draws": budget.gradient_draws}
-
-    def along(name: str, loss: str, **passes: Any) -> Attack:
-        fitting = fitting_loss(loss, num_classes)
-        replaced = f"{name}: {num_classes} classes are too few for {loss}; {fitting} was used"
-        return Attack(
-            name,
-            partial(apgd, loss=fitting),
-            options=steps | draws,
-            cost=cost * (budget.gradient_draws if budget.randomized else 1),
-            note="" if fitting == loss else replaced,
-            **passes,
-        )
-
-    attacks = [
-        along("apgd-ce", "ce", **restarts),
-        along("apgd-dlr", "dlr", **restarts),
-        along("apgd-t", "targeted_dlr", targeted=True),
-        Attack("fab", fab, options=steps | restarts, cost=num_restarts * num_classes * cost),
-        Attack("fab-t", fab, targeted=True, options=steps, cost=cost),
-        Attack("square", square, options=queries, cost=budget.num_queries),
-    ]
-    return {attack.name: attack for attack in attacks}
+def _named(
+    name: str,
+    num_classes: int,
+    budget: Budget,
+    num_steps: int | None = None,
+    num_queries: int | None = None,
+    num_restarts: int = 1,
+    n_target_classes: int | None = None,
+) -> Attack:
+    """Return an attack by its name, with the settings of its own in place of the budget's."""
+    targeted = name.endswith("-t")
+    if name == "square":
+        queries = num_queries or budget.num_queries
+        options = {"num_queries": queries}
+        return Attack(name, square, num_restarts=num_restarts, options=options, cost=queries)
+    options = {"num_steps": num_steps or budget.num_steps}
+    cost = GRADIENT_COST * options["num_steps"]
+    inside = {"num_restarts": num_restarts}  # within one pass
+    if targeted or name == "fab":
+        cost *= num_restarts
+    if name == "fab":
+        return Attack(name, fab, options=options | inside, cost=num_classes * cost)
+    passes: dict[str, Any] = inside
+    if targeted:
+        options |= inside if num_restarts > 1 else {}
+        passes = {"targeted": True, "most_targets": n_target_classes}
+    if name == "fab-t":
+        return Attack(name, fab, options=options, cost=cost, **passes)
+    loss = _LOSSES[name]
+    fitting = fitting_loss(loss, num_classes)
+    replaced = f"{name}: {num_classes} classes are too few for {loss}; {fitting} was used"
+    return Attack(
+        name,
+        partial(apgd, loss=fitting),
+        options=options
+        | {"randomized": budget.randomized, "gradient_draws": budget.gradient_draws},
+        cost=cost * (budget.gradient_draws if budget.randomized else 1),
+        note="" if fitting == loss else replaced,
+        **passes,
+    )

@@ -1,7 +1,8 @@
 """What AutoAttack finds: the result, and the state on disk from which it can continue."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +22,7 @@ from ancra_jax.attacks.saved_state import (
 NOT_ATTACKED, WITHSTOOD, BROKEN = range(3)
 Flags = Bool[np.ndarray, "examples"]
 _SQUARE_GAIN = 0.002  # in robust accuracy; a larger one makes gradients look masked
-_PER_EXAMPLE = ("images", "robust", "broken_by", "target", "norms")
+_PER_EXAMPLE = ("images", "robust", "broken_by", "target", "norms", "predictions")
 
 
 class AttackRecord(NamedTuple):
@@ -57,10 +58,12 @@ class AutoAttackResult:
       target: the class which that attack aimed at; -1 if it was untargeted or there was none.
       norms: size of the perturbation in the threat model's norm; 0 where no attack succeeded.
       queries: forward passes spent on the example.
+      predictions: the class predicted for ``images``; -1 where a state of version 0.1 does not say.
       accuracies: 'clean' (natural accuracy) and, in order, every attack: the accuracy after it.
       warnings: why the result may be too optimistic, or differ from what was asked for.
       records: what each attack did; those that ``max_seconds`` left out are missing.
       complete: whether all attacks ran to their end.
+      seconds: what every attack took, over all calls that continued the evaluation.
     """
 
     images: HostImages
@@ -69,10 +72,12 @@ class AutoAttackResult:
     target: Int[np.ndarray, "examples"]
     norms: Float[np.ndarray, "examples"]
     queries: Int[np.ndarray, "examples"]
+    predictions: Int[np.ndarray, "examples"]
     accuracies: dict[str, float]
     warnings: list[str]
     records: tuple[AttackRecord, ...] = ()
     complete: bool = True
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def clean_accuracy(self) -> float:
@@ -153,6 +158,10 @@ class State:
     not_finite: Flags  # whether logits near the natural image were NaN or infinite
     outcomes: Int[np.ndarray, "attacks examples"]  # NOT_ATTACKED, WITHSTOOD or BROKEN
     exhaustive: Bool[np.ndarray, "attacks"]  # whether it gets what others broke, too
+    # States of version 0.1 lack what follows.
+    predictions: Numbers  # of the natural image, or of the adversarial one
+    seconds: Float[np.ndarray, "attacks"]
+    zero_dlr_gradient: Flags  # as ``zero_gradient``, of the loss of the first attack along DLR
 
     @classmethod
     def new(
@@ -184,6 +193,9 @@ class State:
             not_finite=np.zeros(examples, bool),
             outcomes=np.full((len(attacks), examples), NOT_ATTACKED, np.int8),
             exhaustive=np.array([attack.exhaustive for attack in attacks], bool),
+            predictions=np.full(examples, -1, np.int32),
+            seconds=np.zeros(len(attacks)),
+            zero_dlr_gradient=np.zeros(examples, bool),
         )
 
     def standing(self, attack: int) -> Flags:
@@ -228,10 +240,12 @@ class State:
             target=self.target,
             norms=self.norms,
             queries=self.queries,
+            predictions=self.predictions,
             accuracies=dict(zip([CLEAN, *names[:finished]], accuracies, strict=True)),
             warnings=warnings + _warnings(self, names),
             records=tuple(_record(self, number, attacks[number]) for number in range(finished)),
             complete=finished == len(attacks),
+            seconds=dict(zip(names, self.seconds.tolist(), strict=True)),
         )
 
 
@@ -249,6 +263,16 @@ def _record(state: State, number: int, attack: Attack) -> AttackRecord:
     )
 
 
+def log_line(state: State, attack: Attack) -> str:
+    """Return a line on the attack that ended last."""
+    record = _record(state, state.attack - 1, attack)
+    return (
+        f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {record.name}: robust accuracy "
+        f"{record.accuracy_after:.2%}, {record.broken} of {record.attacked} broken, "
+        f"{state.seconds[state.attack - 1]:.1f} s"
+    )
+
+
 def _warnings(state: State, names: Sequence[str]) -> list[str]:
     """Return warnings about what the attacks met; ``names`` are those of the attacks."""
     warnings = []
@@ -257,6 +281,11 @@ def _warnings(state: State, names: Sequence[str]) -> list[str]:
         warnings.append(
             f"zero input gradient on {count} of {examples} examples: gradient-based attacks are "
             "blind there (saturated logits, quantisation?)"
+        )
+    if count := int((state.zero_dlr_gradient & ~state.zero_gradient).sum()):
+        warnings.append(
+            f"zero gradient of the DLR loss, though not of the cross-entropy, on {count} of "
+            f"{examples} examples: APGD along it is blind there"
         )
     if count := int(state.not_finite.sum()):
         warnings.append(
@@ -276,7 +305,8 @@ def _warnings(state: State, names: Sequence[str]) -> list[str]:
 
 _STATE, _IMAGES = "state.npz", "images.npy"
 # Names of the fields on disk.
-_SAVED = {field.name: field.name for field in fields(State)} | {"pass_size": "tackled"}
+_SAVED = {entry.name: entry.name for entry in fields(State)} | {"pass_size": "tackled"}
+_SINCE_02 = ("predictions", "seconds", "zero_dlr_gradient")
 
 
 class Store:
@@ -300,7 +330,9 @@ class Store:
             natural = np.ascontiguousarray(self._images)
             write_atomically(path, lambda file: np.save(file, natural))
             return fresh
-        arrays = read_arrays(self._directory / _STATE, _SAVED.values())
+        needed = [saved for saved in _SAVED.values() if saved not in _SINCE_02]
+        arrays = {name: getattr(fresh, name) for name in _SINCE_02}
+        arrays |= read_arrays(self._directory / _STATE, needed)
         values: dict[str, Any] = {name: arrays[saved] for name, saved in _SAVED.items()}
         state = State(**{k: v.item() if v.ndim == 0 else v for k, v in values.items()})
         check_same(self._directory, state.fingerprint, state.probe, fresh.fingerprint, fresh.probe)

@@ -29,7 +29,7 @@ from ancra_jax.attacks.model import (
 )
 from ancra_jax.attacks.objectives import LogitsObjective, value_and_input_gradient
 from ancra_jax.attacks.square import square
-from ancra_jax.attacks.threat_models import Linf
+from ancra_jax.attacks.threat_models import Linf, longest
 from ancra_jax.attacks.validation import AttackResult
 from ancra_jax.ops.images import Flags, Images, Keys, Labels, Values
 
@@ -55,7 +55,7 @@ def natural(job: Job, known: Known) -> Arrays:
         correct = ranked[:, 0] == job.labels[batch.examples]
         return {"correct": correct, "ranked": ranked[:, : TARGETS + 1]}
 
-    difference = difference_between(repeated_calls(job.model, job.images, job.randomized))
+    difference = difference_between(repeated_calls(job))
     once = {"classes": np.array([job.num_classes]), "difference": np.array([difference])}
     return job.over_batches(compute) | once
 
@@ -175,8 +175,7 @@ def landscape(job: Job, known: Known) -> Arrays:
     """
     chosen = np.arange(min(LANDSCAPE_EXAMPLES, len(job.images)))
     reach = LANDSCAPE_REACH * float(job.threat_model.epsilon)
-    if not isinstance(job.threat_model, Linf):  # the Linf reach of a step of that length
-        reach /= float(np.sqrt(job.images[0].size))
+    reach /= longest(job.threat_model, job.images[0].shape)  # under Linf, of a step of that length
     offsets = np.linspace(-reach, reach, LANDSCAPE_POINTS, dtype=np.float32)
     few = replace(job, placement=job.placement.smaller(len(chosen)))
     batch = next(few.batches(chosen))
@@ -239,7 +238,7 @@ def _broken(
     """Return which of the chosen examples an attack breaks, and which it claims to break."""
 
     def compute(batch: Batch) -> dict[str, Array]:
-        found, adversarial, _ = job.attack(run, name, batch, targets=targets)
+        found, adversarial, *_ = job.attack(run, name, batch, targets=targets)
         return {"broken": adversarial & found.success, "claimed": found.success}
 
     nothing = np.zeros(len(job.images), bool)
