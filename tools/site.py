@@ -14,14 +14,10 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-_OUTSIDE: tuple[str, ...] = (
-    "README.md",
-    "CHANGELOG.md",
-    "CONTRIBUTING.md",
-    "CITATION.cff",
-    "LICENSE",
+_OUTSIDE = (
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "LICENSE"),
+    *("ancra_jax/pretrained/*.md", "examples/*.py", "notebooks/*.ipynb", "results/**/*.*"),
 )
-_OUTSIDE += ("ancra_jax/pretrained/*.md", "examples/*.py", "notebooks/*.ipynb", "results/**/*.*")
 _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)")
 _NAME = re.compile(r"(?<!`)`([A-Za-z_][\w.]*)`(?!`)")
 

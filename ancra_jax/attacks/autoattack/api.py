@@ -75,12 +75,12 @@ def autoattack(
     image is finite, in [0, 1] and in the ball (tolerance 1e-6).
 
     Args:
-      model, images, labels: see ``ancra_jax.attacks``; images stay on the host but for one batch.
+      model: see ``ancra_jax.attacks``, as are ``labels``, ``key`` and ``indices``.
+      images: natural images, pixels in [0, 1]; they stay on the host but for one batch.
       threat_model: ``Linf``, ``L2`` or ``L1``; or in its place ``epsilon`` and ``norm``, by name.
       version: ``'standard'``, ``'plus'``, ``'rand'`` (for randomised models), or ``'custom'``.
       attacks_to_run: for ``'custom'``: names of attacks, or ``Attack`` objects, in their order. A
         name may have settings of its own: ``'apgd-ce:num_steps=50:num_restarts=3'``.
-      key, indices: see ``ancra_jax.attacks``; ``jax.random.key(0)`` and 0, 1 ... if None.
       batch_size: of the largest batch; batches are equal and few. 32 on CPU, else 256 if None.
       n_target_classes: most targets of apgd-t and fab-t, in the order of the natural logits.
       num_steps: gradient steps of APGD and FAB.
@@ -114,8 +114,7 @@ def autoattack(
         attacks = plan(version, attacks_to_run, *how)
         check_rank_by(rank_by, job)
         warnings = [attack.note for attack in attacks if attack.note]
-        if checks:
-            warnings += model_warnings(job, version)
+        warnings += model_warnings(job, version) if checks else []
         store = Store(store_path, job.images)
         state = store.resume(State.new(job, attacks, n_target_classes, rank_by is not None))
         _run(job, attacks, state, store, rank_by, checks, progress, max_seconds, log_path)
@@ -137,7 +136,7 @@ def individually(
     leaves, and the time it took. ``worst_case(list(results.values()))`` unites them.
 
     Args:
-      model, images, labels, threat_model: as in ``autoattack``.
+      model: as in ``autoattack``, and so are ``images``, ``labels`` and ``threat_model``.
       state_path: directory with a state for each attack.
       options: further arguments of ``autoattack``, such as ``version`` and ``attacks_to_run``.
     """

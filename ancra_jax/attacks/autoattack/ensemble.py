@@ -119,8 +119,9 @@ def plan(
         usual = {"apgd-ce": {"num_restarts": 5}, "apgd-t": {"n_target_classes": 5}}
     attacks = []
     for entry in attacks_to_run or VERSIONS[version]:
-        attack = entry
-        if not isinstance(attack, Attack):
+        if isinstance(entry, Attack):
+            attack = entry
+        else:
             name, settings = _read(entry)
             if budget.randomized and not name.startswith("apgd"):
                 raise ValueError(f"{name} does not attack randomised models; use version='rand'")
