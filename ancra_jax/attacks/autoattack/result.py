@@ -63,7 +63,7 @@ class AutoAttackResult:
       warnings: why the result may be too optimistic, or differ from what was asked for.
       records: what each attack did; those that ``max_seconds`` left out are missing.
       complete: whether all attacks ran to their end.
-      seconds: what every attack took, over all calls that continued the evaluation.
+      seconds: what every attack took in this call; one that continued a state took less.
     """
 
     images: HostImages
@@ -160,7 +160,9 @@ class State:
     exhaustive: Bool[np.ndarray, "attacks"]  # whether it gets what others broke, too
     # States of version 0.1 lack what follows.
     predictions: Numbers  # of the natural image, or of the adversarial one
-    seconds: Float[np.ndarray, "attacks"]
+    seconds: Float[
+        np.ndarray, "attacks"
+    ]  # in this call; not saved, so that resumed states are equal
     zero_dlr_gradient: Flags  # as ``zero_gradient``, of the loss of the first attack along DLR
 
     @classmethod
@@ -306,7 +308,8 @@ def _warnings(state: State, names: Sequence[str]) -> list[str]:
 _STATE, _IMAGES = "state.npz", "images.npy"
 # Names of the fields on disk.
 _SAVED = {entry.name: entry.name for entry in fields(State)} | {"pass_size": "tackled"}
-_SINCE_02 = ("predictions", "seconds", "zero_dlr_gradient")
+del _SAVED["seconds"]
+_SINCE_02 = ("predictions", "zero_dlr_gradient")
 
 
 class Store:
@@ -334,6 +337,7 @@ class Store:
         arrays = {name: getattr(fresh, name) for name in _SINCE_02}
         arrays |= read_arrays(self._directory / _STATE, needed)
         values: dict[str, Any] = {name: arrays[saved] for name, saved in _SAVED.items()}
+        values["seconds"] = fresh.seconds
         state = State(**{k: v.item() if v.ndim == 0 else v for k, v in values.items()})
         check_same(self._directory, state.fingerprint, state.probe, fresh.fingerprint, fresh.probe)
         shape = _mapped(path, "r").shape
