@@ -64,7 +64,7 @@ def test_every_page_shows_the_same_numbers(case, tmp_path, capsys):
     html = (tmp_path / "out/report.html").read_text()
     tables = []
     for title in titles:
-        table = html.split(f"<h2>{title[3:]}</h2>")[1].split("</table>")[0]
+        table = html.split(f"<caption>{title[3:]}</caption>")[1].split("</table>")[0]
         cells = [re.sub("<.*?>", "", one) for one in re.findall(r"<t[hd].*?>(.*?)</t[hd]>", table)]
         tables.append(dict(zip(cells[: len(cells) // 2], cells[len(cells) // 2 :], strict=True)))
     assert in_tables(*tables) == numbers
