@@ -127,11 +127,8 @@ def run(
         identity = _identity(config, dataset) | {"checkpoint": name, "step": model.info["step"]}
         identity |= {"num_examples": num_examples, "seed": seed}
         store = ResultStore(workdir, name)
-        made = {
-            "adaptive": [adaptive],
-            "defence": [adaptive] if model.defences else [],
-            "features": [features_spec(config, dataset.class_names)],
-        }
+        made = {"adaptive": [adaptive], "defence": [adaptive] if model.defences else []}
+        made |= {"features": [features_spec(config, dataset.class_names)]}
         specs = _specs(config, suite, autoattack_version, made)
         if attacks:
             specs = [custom_spec(config, attacks)]
