@@ -126,7 +126,7 @@ def plan(
             if budget.randomized and not name.startswith("apgd"):
                 raise ValueError(f"{name} does not attack randomised models; use version='rand'")
             attack = _named(name, num_classes, budget, **usual.get(name, {}) | settings)
-            attack = replace(attack, name=entry)
+            attack = replace(attack, name=str(entry))
         attacks.append(replace(attack, exhaustive=exhaustive or attack.exhaustive))
     names = [attack.name for attack in attacks]
     if len(set(names)) < len(names):
