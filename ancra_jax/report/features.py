@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ancra_jax.report.figures import _STYLE, ADAPTIVE, COLOURS, HEADS, NATURAL
+from ancra_jax.report.figures import ADAPTIVE, COLOURS, HEADS, NATURAL, STYLE
 from ancra_jax.results.features import COSINE, FEATURE_TITLES, L2, OTHERS, StoredFeatures
 
 _PANELS = (
@@ -27,7 +27,7 @@ _LOWEST = 1e-6  # losses are not drawn below
 _SMALL = 1e-3  # shares are drawn as at least this, so that 0 can be seen
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def draw_features(
     models: Sequence[tuple[str, StoredFeatures]], number: int | None = None
 ) -> Figure:
@@ -107,7 +107,7 @@ def _histogram(
         axes.stairs(density, edges, color=colour, fill=True, alpha=0.12)
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def draw_map(maps: Mapping[str, Mapping[str, np.ndarray]], classes: Sequence[str]) -> Figure:
     """Draw two-dimensional maps, a panel for each model: dots natural, crosses adversarial.
 
@@ -141,7 +141,7 @@ def draw_map(maps: Mapping[str, Mapping[str, np.ndarray]], classes: Sequence[str
     return figure
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def draw_heads(models: Sequence[tuple[str, Mapping[str, Any]]]) -> Figure:
     """Draw the training-phase losses of every head, and how often it follows a forced mask.
 
@@ -190,7 +190,7 @@ def _bars(
     axes.tick_params(axis="x", length=0)
 
 
-@matplotlib.rc_context({**_STYLE, "svg.hashsalt": "ancra-jax"})
+@matplotlib.rc_context({**STYLE, "svg.hashsalt": "ancra-jax"})
 def files_of(figure: Figure) -> dict[str, bytes]:
     """Return a figure as files, by their endings."""
     files = {}

@@ -37,7 +37,7 @@ _VARIABLES = {
     _RULE: "var(--rule, #d8dbe0)",
 }
 _WIDTH = 4.8  # inches
-_STYLE: Any = {
+STYLE: Any = {
     **dict.fromkeys(("axes.labelsize", "axes.titlesize", "font.size"), 11),
     **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 10),
     **dict.fromkeys(("axes.spines.right", "axes.spines.top", "legend.frameon"), False),
@@ -61,7 +61,7 @@ class Picture(NamedTuple):
     kind: str  # 'curves', 'ladder', 'epsilon' or 'landscape'
 
 
-@matplotlib.rc_context(_STYLE)
+@matplotlib.rc_context(STYLE)
 def draw(runs: Sequence[Run], rows: Sequence[Row]) -> dict[str, Picture]:
     """Return the figures of a report by file name, without those whose numbers are missing.
 
@@ -86,9 +86,9 @@ def _figures(runs: Sequence[Run], rows: Sequence[Row]) -> Iterator[tuple[str, st
     for row in rows:
         if row.accuracy:
             yield f"ladder_{_place(row)}", row.title, _ladder(row)
-    found = ((row.title, getattr(row.evaluation, "features", None)) for row in rows)
+    found = ((row.title, row.evaluation.features) for row in rows)
     if measured := [(title, features) for title, features in found if features]:
-        from ancra_jax.report.features import draw_features
+        from ancra_jax.report.features import draw_features  # which takes this module's style
 
         yield "features", "Distances between features", draw_features(measured)
     diagnosed = [(row, row.diagnosis) for row in rows if row.diagnosis]

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ancra_jax.errors import UsageError
+from ancra_jax.report.figures import COLOURS
 from ancra_jax.results.load import Run, load_runs
 from ancra_jax.results.rows import Row, rows_of
 from ancra_jax.results.tables import caption, not_run, reading_notes, row_notes, tables_of
@@ -18,8 +19,7 @@ from ancra_jax.results.tables import caption, not_run, reading_notes, row_notes,
 METHODS = ("natural", "trades", "trades_ancra")
 PICTURE = "docs/images/quickstart.png"
 _ALT = "Robust accuracy while training, and natural, PGD and worst-case accuracy after it"
-_MODELS = ("#0072B2", "#D55E00", "#009E73")
-_BARS = ("#BBBBBB", "#56B4E9", "#B22222")
+_BARS = ("#BBBBBB", "#56B4E9", "#B22222")  # none that a curve beside them has
 _WIDTH = 0.28  # of a bar
 _STYLE: Any = {
     **{"font.size": 12, "figure.dpi": 150, "lines.linewidth": 2, "legend.frameon": False},
@@ -53,7 +53,7 @@ def _draw(runs: Sequence[Run], rows: Sequence[Row]) -> bytes:
     """Draw the curves by which checkpoints were chosen, and what is left of those, as PNG."""
     figure = Figure(figsize=(11, 4), layout="constrained")
     curves, bars = figure.subplots(1, 2, width_ratios=(2, 3), sharey=True)
-    for run, row, colour in zip(runs, rows, _MODELS, strict=True):
+    for run, row, colour in zip(runs, rows, COLOURS[: len(rows)], strict=True):
         found = [one for one in run.curves if one["kind"] == "selection"]
         curves.plot(
             [one["epoch"] for one in found],
