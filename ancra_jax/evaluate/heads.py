@@ -136,7 +136,7 @@ def _training_phase(
     if "negatives" in plan.extras:
         images = attacked.get("negative", plan.extras["negative_images"])
         negative = forward(images, plan.extras["negative_labels"])
-        same = jnp.argmax(natural, axis=-1) == jnp.argmax(negative, axis=-1)
+        same = jax.vmap(losses.matching)(natural, negative)
         found["negatives_matched"] = same & plan.extras["negatives"].valid
     return found
 
