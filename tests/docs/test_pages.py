@@ -14,7 +14,7 @@ from ancra_jax import attacks, cli, train
 from ancra_jax.attacks.adaptive import BUDGETS
 from ancra_jax.cli.commands import COMMANDS
 from ancra_jax.paper import command as paper
-from tests.support import OPTIMIZED, ROOT
+from tests.support import ENVIRONMENT, ROOT
 from tests.support.processes import run_command
 from tests.support.small_runs import SMALL
 from tools.publish import __main__ as publish
@@ -100,7 +100,7 @@ def test_blocks_run_as_pasted(tmp_path, page):
     script = tmp_path / f"{page.stem}.py"
     script.write_text(code_of(page) + CHECK.get(page.stem, ""))
     ran = subprocess.run(
-        [sys.executable, script], cwd=tmp_path, env=OPTIMIZED, capture_output=True, text=True
+        [sys.executable, script], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
     )
     assert ran.returncode == 0, f"{page.name}: {ran.stderr[-4000:]}"
 
