@@ -124,6 +124,24 @@ def read_arrays(
     return arrays
 
 
+def map_array(path: PathLike, start: int = 0, *, field: str = "") -> np.ndarray:
+    """Return an array in .npy format, which begins at a byte of a file, mapped into memory.
+
+    Raises:
+      UsageError: it is damaged or holds Python objects; the message begins with ``field``.
+    """
+    try:
+        with open(path, "rb") as file:
+            file.seek(start)
+            shape, by_columns, dtype = _HEADERS[np.lib.format.read_magic(file)](file)
+            if dtype.hasobject:
+                raise ValueError("it holds Python objects, which are not unpickled")
+            return np.memmap(path, dtype, "r", file.tell(), shape, "F" if by_columns else "C")
+    except Exception as error:  # NumPy and the system each raise their own.
+        message = f"{field or path}: is damaged or no array: {str(error)[:300]}"
+        raise UsageError(message) from error
+
+
 def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     """Return an array whose header claims as many bytes as there are; else raise a ValueError."""
     with archive.open(info) as file:
