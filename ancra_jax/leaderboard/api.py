@@ -224,9 +224,10 @@ def _attacked(
     state_path: PathLike | None,
     options: Mapping[str, Any],
 ) -> BenchmarkResult:
+    warnings = _undone(model)
     found = autoattack(model, images, labels, ball, state_path=state_path, **options)
     clean, robust = found.clean_accuracy, percent(found.robust_accuracy)
-    warnings = found.warnings + _undone(model)
+    warnings = found.warnings + warnings
     info: dict[str, Any] = {"clean_acc": percent(clean), "unreliable": bool(warnings)}
     info |= {"threat_model": NORMS[norm_of(ball)], "eps": fraction(float(ball.epsilon))}
     if _changes(options):

@@ -70,12 +70,13 @@ def open_corrupted(dataset: str, directory: PathLike | None) -> Corrupted:
     name, address, num_classes = _ARCHIVES[dataset]
     root = Path(local_path(directory or "", "corruptions_dir"))
     files = [f"{one}.npy" for one in (*CORRUPTIONS, "labels")]
+    where: dict[str, Any]
     folder = next((one for one in (root, root / name) if (one / files[-1]).is_file()), None)
     tar = root / f"{name}.tar"
     if folder is not None:
-        where = {file: (folder / file, 0) for file in files if (folder / file).is_file()}
+        where = {file: (folder / file,) for file in files if (folder / file).is_file()}
     elif tar.is_file():
-        where = {file: (tar, start) for file, start in find_in_tar(tar, files).items()}
+        where = {file: (tar, *place) for file, place in find_in_tar(tar, files).items()}
     else:
         raise UsageError(
             f"corruptions_dir={root}: put {name}.tar there, from {address}, or the folder {name} "
@@ -84,8 +85,8 @@ def open_corrupted(dataset: str, directory: PathLike | None) -> Corrupted:
     if missing := [file for file in files if file not in where]:
         raise UsageError(f"{folder or tar} has no {', '.join(missing)}: it is incomplete")
     arrays = {
-        file.removesuffix(".npy"): map_array(path, start, field=f"{path}, {file}")
-        for file, (path, start) in where.items()
+        file.removesuffix(".npy"): map_array(*place, field=f"{place[0]}, {file}")
+        for file, place in where.items()
     }
     labels = arrays.pop("labels")
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) % SEVERITIES:

@@ -110,9 +110,15 @@ def read_tar(path: str | os.PathLike[str], wanted: Collection[str]) -> dict[str,
     return _from_tar(path, wanted, gzip.open, contents)
 
 
-def find_in_tar(path: str | os.PathLike[str], wanted: Collection[str]) -> dict[str, int]:
-    """Return at which byte of a .tar the files begin that have the wanted names, as `read_tar`."""
-    return _from_tar(path, wanted, io.FileIO, lambda file, archive, member: member.offset_data)
+def find_in_tar(
+    path: str | os.PathLike[str], wanted: Collection[str]
+) -> dict[str, tuple[int, int]]:
+    """Return where in a .tar the files are that `read_tar` would read: first byte, and size."""
+
+    def place(file: Any, archive: Any, member: tarfile.TarInfo) -> tuple[int, int]:
+        return member.offset_data, member.size
+
+    return _from_tar(path, wanted, io.FileIO, place)
 
 
 def _from_tar(

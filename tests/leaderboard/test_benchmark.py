@@ -155,6 +155,8 @@ def test_archives_that_are_missing_or_incomplete_are_named(clean, tmp_path):
     path = tmp_path / "CIFAR-10-C.tar"
     archives.tar(path, files | {"CIFAR-10-C/fog.npy": fog}, "w")
     corruptions("n_examples=10: must be 1 to 9")
+    archives.tar(path, {"fog.npy": fog[:3000]} | files, "w")
+    corruptions(r"fog\.npy: is damaged.*but there are")
     contents = path.read_bytes()
     path.write_bytes(contents[: len(contents) // 2])
     corruptions(r"CIFAR-10-C\.tar is damaged")
