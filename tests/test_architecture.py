@@ -17,7 +17,7 @@ LAYERS = (
     {"losses", "defences", "cli", "interop"},
     {"methods"},
     {"run"},
-    {"results"},
+    {"results", "leaderboard"},
     {"train", "evaluate", "report", "predict", "convert"},
     {"paper"},
 )

@@ -14,10 +14,10 @@ from ancra_jax.cli.files import import_file
 from ancra_jax.config import from_mapping
 from ancra_jax.data import Split, check_count
 from ancra_jax.errors import UsageError
+from ancra_jax.leaderboard.entry import NORMS
 from ancra_jax.run import build
 from ancra_jax.run.trained import TrainedModel
 
-NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}  # as AutoAttack and RobustBench call them
 TOLERANCE = 1e-5  # of logits, as a share of the largest one
 _BATCH = 250
 

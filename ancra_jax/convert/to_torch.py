@@ -9,7 +9,6 @@ far as the work directory knows), and a page on what is left to do. See docs/pyt
 import importlib.util
 import io
 import json
-import math
 import os
 import pathlib
 import re
@@ -22,10 +21,11 @@ from absl import flags
 import ancra_jax
 from ancra_jax.cli import options
 from ancra_jax.config import local_path
-from ancra_jax.convert.comparison import NORMS, Comparison, check_images, compare
+from ancra_jax.convert.comparison import Comparison, check_images, compare
 from ancra_jax.errors import UsageError
 from ancra_jax.interop import pytorch, safetensors
 from ancra_jax.interop.names import layouts
+from ancra_jax.leaderboard import entry
 from ancra_jax.models import resnet
 from ancra_jax.ops.files import check_writable, write_atomically
 from ancra_jax.results import evaluation_name, load_evaluation
@@ -33,7 +33,6 @@ from ancra_jax.results.names import AUTOATTACK, NATURAL
 from ancra_jax.run.trained import TrainedModel, load, locate
 
 MODULE = "network.py"
-_ROBUSTBENCH_TESTS = 10_000  # test images that its accuracies are over
 _BLOCKS: dict[type, str] = {
     resnet.BasicBlock: "basic",
     resnet.BottleneckBlock: "bottleneck",
@@ -61,7 +60,7 @@ logits = model(images)  # images in [0, 1], [batch, {channels}, {height}, {width
 ## Before a submission to RobustBench
 
 1. Its leaderboards are of `cifar10`, `cifar100` and `imagenet`, Linf with 8/255 (ImageNet: 4/255)
-   and L2 with 0.5. Accuracies are over all {tests} test images: `ancra evaluate
+   and L2 with 0.5. Accuracies are over all 10,000 test images (ImageNet: 5,000): `ancra evaluate
    --suite=autoattack` computes both, and an export after it fills them in.
 2. Networks need gradients that are not zero in general, must be deterministic, and may hold no
    optimisation loop. Reverse attention chooses a mask by an argmax: report what `ancra evaluate
@@ -208,26 +207,19 @@ def model_info(model: TrainedModel, workdir: str, kept: str) -> tuple[dict[str, 
     notes = []
     if limit := config.get("data", {}).get("train_examples"):
         notes.append(f"Trained on {limit} images of the data set.")
-    if shown and (examples != _ROBUSTBENCH_TESTS or shown[0]["data"].endswith(")")):
-        # A title such as 'CIFAR-10 (JPEG)' says that the images are not quite those of others.
-        notes.append(f"Accuracies on {examples} test images of {shown[0]['data']}.")
-    return {
-        "link": None,
-        "name": None,
-        "authors": None,
-        "additional_data": None if started or extra is None else bool(extra),
-        "number_forward_passes": 1,
-        "dataset": config.get("data", {}).get("name"),
-        "threat_model": NORMS[model.norm],
-        "venue": None,
-        "architecture": _architecture(model),
-        "eps": _fraction(model.epsilon),
-        "clean_acc": _percent(records, NATURAL),
-        "reported": None,
-        "autoattack_acc": _percent(records, AUTOATTACK),
-        "footnote": " ".join(notes) or None,
-        "unreliable": False,
-    }, examples
+    if shown:
+        name = config.get("data", {}).get("name")
+        notes.append(entry.footnote_on_data(name, examples, shown[0]["data"]))
+    return entry.entry(
+        additional_data=None if started or extra is None else bool(extra),
+        dataset=config.get("data", {}).get("name"),
+        threat_model=entry.NORMS[model.norm],
+        architecture=_architecture(model),
+        eps=entry.fraction(model.epsilon),
+        clean_acc=_percent(records, NATURAL),
+        autoattack_acc=_percent(records, AUTOATTACK),
+        footnote=" ".join(filter(None, notes)) or None,
+    ), examples
 
 
 def _fits(record: Mapping[str, Any], model: TrainedModel, about: Mapping[str, Any]) -> bool:
@@ -241,7 +233,7 @@ def _fits(record: Mapping[str, Any], model: TrainedModel, about: Mapping[str, An
 
 
 def _percent(records: Mapping[str, Any], name: str) -> str | None:
-    return f"{100 * records[name]['accuracy']:.2f}" if name in records else None
+    return entry.percent(records[name]["accuracy"]) if name in records else None
 
 
 def _architecture(model: TrainedModel) -> str:
@@ -251,12 +243,6 @@ def _architecture(model: TrainedModel) -> str:
     text = "-".join([f"{kind}ResNet", *re.findall(r"\d+", name)])
     usual = model.network.width == type(model.network).width
     return text if usual else f"{text} of width {model.network.width}"
-
-
-def _fraction(epsilon: float) -> str:
-    """Return an epsilon as RobustBench writes it, ``'8/255'`` or ``'0.5'``."""
-    levels = epsilon * 255
-    return f"{round(levels)}/255" if math.isclose(levels, round(levels)) else f"{epsilon:g}"
 
 
 def _module(settings: Mapping[str, Any], weights: str) -> str:
@@ -290,7 +276,6 @@ def _page(
         eps=info["eps"],
         **accuracies,
         examples=unknown if examples is None else examples,
-        tests=f"{_ROBUSTBENCH_TESTS:,}",
         version=ancra_jax.__version__,
         checkpoint=evaluation_name(about.get("checkpoint", "best"), about.get("weights", "raw")),
         step=about.get("step", "unknown"),

@@ -14,6 +14,9 @@ from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageEr
 
 from ancra_jax.errors import UsageError
 
+Resize = Callable[[Image.Image], Image.Image]
+"""From an RGB image to one of the size that all get."""
+
 _CHUNK = 256  # images that a thread decodes before it takes the next
 # Pillow would give what looks like PostScript to Ghostscript, whatever the file is called.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
@@ -34,14 +37,15 @@ def decode_images(
     image_size: int | None = None,
     largest: int = _MAX_SIDE,
     encoded_bytes: int | None = None,
+    resize: Resize | None = None,
 ) -> tuple[UInt8[np.ndarray, "count height width 3"], bool]:
     """Decode images to RGB, several at a time (decoders release Python's lock).
 
     ``read(i)`` gives the encoded bytes of image i, in one of several threads; ``describe(i)`` says
     in error messages where it comes from. An image is cut to a square around its centre and
-    resampled to ``image_size`` pixels; if that is None, all must have the size of the first, of at
-    most ``largest`` pixels a side. ``encoded_bytes`` of all images together bound what they may
-    take in memory.
+    resampled to ``image_size`` pixels, or becomes what ``resize`` makes of it; without both, all
+    must have the size of the first, of at most ``largest`` pixels a side. ``encoded_bytes`` of all
+    images together bound what they may take in memory.
 
     Returns:
       The images, and whether all of them are grey (their channels are then equal).
@@ -51,12 +55,13 @@ def decode_images(
         differs in size; all that cannot be decoded are named, as `shortened` has room.
     """
 
-    size = (image_size, image_size) if image_size else None
+    if image_size:
+        resize = _fitting(image_size, image_size)
     damaged: dict[int, str] = {}  # what is wrong with which image
 
     def decode(i: int) -> tuple[UInt8[np.ndarray, "height width 3"], bool] | None:
         try:
-            return _decode(read(i), size, largest)
+            return _decode(read(i), resize, largest)
         except UsageError as error:
             damaged[i] = str(error)
         except Exception as error:  # Decoders raise whatever they like.
@@ -82,7 +87,7 @@ def decode_images(
     if first is None:
         raise UsageError(*shortened([damaged[i] for i in sorted(damaged)]))
     shape = first[0].shape
-    most = None if image_size or not encoded_bytes else max(_DECODED, _RATIO * encoded_bytes)
+    most = None if resize or not encoded_bytes else max(_DECODED, _RATIO * encoded_bytes)
     try:
         if most and first[0].nbytes * count > most:
             raise MemoryError(f"more than {_RATIO} times the bytes of its files; set image_size")
@@ -110,7 +115,7 @@ def decode_to(
     Raises:
       OSError, ValueError: it cannot be decoded, has more than 8 bits a channel or too many pixels.
     """
-    rgb, _ = _decode(encoded, (shape[1], shape[0]), _MAX_SIDE)
+    rgb, _ = _decode(encoded, _fitting(shape[1], shape[0]), _MAX_SIDE)
     return fit(Image.fromarray(rgb), shape)
 
 
@@ -157,12 +162,16 @@ def open_image(file: io.BufferedIOBase) -> ImageFile.ImageFile:
         raise ValueError(str(error)) from error
 
 
+def _fitting(width: int, height: int) -> Resize:
+    return lambda image: ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+
+
 def _decode(
-    encoded: bytes, size: tuple[int, int] | None, largest: int
+    encoded: bytes, resize: Resize | None, largest: int
 ) -> tuple[UInt8[np.ndarray, "height width 3"], bool]:
     """Return an image as RGB, and whether it is grey; raise a ValueError if it is refused."""
     with open_image(io.BytesIO(encoded)) as image:
-        if size is None and max(image.size) > largest:
+        if resize is None and max(image.size) > largest:
             raise ValueError(
                 f"it has {image.width}x{image.height} pixels; at most {largest}x{largest} are "
                 "allowed (the data set 'folder' makes images smaller with image_size)"
@@ -171,8 +180,8 @@ def _decode(
         with _alone if image.width * image.height > _ALONE else contextlib.nullcontext():
             mode = image.mode
             rgb = image.convert("RGB")
-            if size is not None:
-                rgb = ImageOps.fit(rgb, size, Image.Resampling.BICUBIC)
+            if resize is not None:
+                rgb = resize(rgb)
     return np.asarray(rgb), mode in ("1", "L", "LA")
 
 

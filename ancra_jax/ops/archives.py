@@ -14,10 +14,13 @@ import stat
 import sys
 import tarfile
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import PurePosixPath
+from typing import Any, TypeVar
 
 from ancra_jax.errors import UsageError
+
+Taken = TypeVar("Taken")
 
 _UNPACKED = 256 << 20
 _RATIO = 4  # to which photographs are not compressed; np.savez does not compress at all
@@ -98,10 +101,37 @@ def read_tar(path: str | os.PathLike[str], wanted: Collection[str]) -> dict[str,
     Raises:
       UsageError: it is damaged, or a member is refused.
     """
-    files: dict[str, bytes] = {}
+
+    def contents(file: "_Bounded", archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+        file.left = member.size
+        opened = archive.extractfile(member)
+        return opened.read() if opened else b""
+
+    return _from_tar(path, wanted, gzip.open, contents)
+
+
+def find_in_tar(
+    path: str | os.PathLike[str], wanted: Collection[str]
+) -> dict[str, tuple[int, int]]:
+    """Return where in a .tar the files are that `read_tar` would read: first byte, and size."""
+
+    def place(file: Any, archive: Any, member: tarfile.TarInfo) -> tuple[int, int]:
+        return member.offset_data, member.size
+
+    return _from_tar(path, wanted, io.FileIO, place)
+
+
+def _from_tar(
+    path: str | os.PathLike[str],
+    wanted: Collection[str],
+    unpack: Callable[..., Any],
+    take: Callable[["_Bounded", tarfile.TarFile, tarfile.TarInfo], Taken],
+) -> dict[str, Taken]:
+    """Return what ``take`` makes of the files with the wanted names; for the rest, `read_tar`."""
+    files: dict[str, Taken] = {}
     try:
         with (
-            gzip.open(path) as unpacked,
+            unpack(path) as unpacked,
             _Bounded(unpacked) as file,
             tarfile.open(fileobj=file, mode="r:", encoding="utf-8", errors="strict") as archive,
         ):
@@ -110,11 +140,10 @@ def read_tar(path: str | os.PathLike[str], wanted: Collection[str]) -> dict[str,
                 kept = member.isfile() or member.isdir()
                 members.check(member.name, member.size, "" if kept else "is a link or a device")
                 name = member.name.rsplit("/", 1)[-1]
-                if name in wanted and (contents := archive.extractfile(member)):
+                if name in wanted and member.isfile():
                     if name in files:
                         members.check(member.name, member.size, "is there in two folders")
-                    file.left = member.size
-                    files[name] = contents.read()
+                    files[name] = take(file, archive, member)
                 file.left = _HEADERS
     except UsageError:
         raise

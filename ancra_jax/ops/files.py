@@ -124,18 +124,49 @@ def read_arrays(
     return arrays
 
 
+def map_array(
+    path: PathLike, start: int = 0, size: int | None = None, *, field: str = ""
+) -> np.ndarray:
+    """Return an array in .npy format, mapped into memory.
+
+    It takes ``size`` bytes of a file from byte ``start``; None is all of the file.
+
+    Raises:
+      UsageError: it is damaged or holds Python objects; the message begins with ``field``.
+    """
+    try:
+        with open(path, "rb") as file:
+            file.seek(start)
+            there = os.path.getsize(path) - start if size is None else size
+            shape, by_columns, dtype = _read_header(file, start + there)
+            return np.memmap(path, dtype, "r", file.tell(), shape, "F" if by_columns else "C")
+    except Exception as error:  # NumPy and the system each raise their own.
+        message = f"{field or path}: is damaged or no array: {str(error)[:300]}"
+        raise UsageError(message) from error
+
+
 def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
-    """Return an array whose header claims as many bytes as there are; else raise a ValueError."""
+    """Return an array of an archive; raise a ValueError if it is none."""
     with archive.open(info) as file:
-        shape, _, dtype = _HEADERS[np.lib.format.read_magic(file)](file)
-        there = info.file_size - file.tell()
+        _read_header(file, info.file_size)
+    with archive.open(info) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _read_header(file: Any, end: int) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Return shape, whether it is by columns, and dtype of an array that ends at byte ``end``.
+
+    Raises:
+      ValueError: it holds Python objects, or its header claims other bytes than there are.
+    """
+    shape, by_columns, dtype = _HEADERS[np.lib.format.read_magic(file)](file)
+    there = end - file.tell()
     size = dtype.itemsize
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are not unpickled")
     if not size or min(shape, default=0) < 0 or math.prod(shape) * size != there:
         raise ValueError(f"its header claims {dtype} of shape {shape}, but there are {there} bytes")
-    with archive.open(info) as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
+    return shape, by_columns, dtype
 
 
 def read_json(path: PathLike) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ancra_jax.data.sources.archives import Archive, obtain
 from ancra_jax.data.sources.cifar import CIFAR10_CLASSES
 from ancra_jax.errors import UsageError
 from tests.support import archives
-from tests.support.archives import cifar_rows
+from tests.support.archives import ENCODED, JPEG, cifar_rows
 
 PREPARED = Path("cifar10/3.0.2")
 
@@ -242,17 +242,6 @@ def test_unwritable_data_directory(cifar10_dir):
 
 
 # ---- CIFAR-10 from one file of JPEG images ----
-
-SEEDS = {"train": range(20), "test": range(20, 30)}
-ENCODED = {
-    part: [archives.encode(archives.random_image(seed, 32, 32, 3), "JPEG") for seed in seeds]
-    for part, seeds in SEEDS.items()
-}
-JPEG = {}
-for part, images in ENCODED.items():
-    JPEG[f"{part}_bytes"] = np.frombuffer(b"".join(images), np.uint8)
-    JPEG[f"{part}_lengths"] = np.array([len(image) for image in images], np.uint16)
-    JPEG[f"{part}_labels"] = (np.arange(len(images)) % 10).astype(np.uint8)
 
 
 @pytest.fixture

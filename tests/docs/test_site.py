@@ -9,7 +9,7 @@ import pytest
 
 from tests.support import ENVIRONMENT, ROOT
 
-PARTS = ("attacks", "config", "convert", "data", "losses", "methods", "models")
+PARTS = ("attacks", "config", "convert", "data", "leaderboard", "losses", "methods", "models")
 COMMANDS = ("evaluate", "predict", "report", "train")
 OF_COMMANDS = ("SUITES", "define_flags", "main")  # parts of the command line
 

@@ -7,6 +7,8 @@ import zipfile
 import numpy as np
 from PIL import Image
 
+from ancra_jax.leaderboard.corruptions import CORRUPTIONS
+
 WNIDS = ("n02", "n01", "n03")
 
 
@@ -20,9 +22,9 @@ def random_image(seed: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def tar(path, files: dict[str, bytes]) -> None:
+def tar(path, files: dict[str, bytes], mode: str = "w:gz") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w:gz") as archive:
+    with tarfile.open(path, mode) as archive:
         for name, contents in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(contents)
@@ -72,6 +74,23 @@ def cifar100_files() -> dict[str, bytes]:
     return {f"cifar-100-binary/{name}": contents for name, contents in files.items()}
 
 
+def corrupted_arrays(examples: int) -> dict[str, np.ndarray]:
+    """CIFAR-10-C with so many images of a severity: images by the corruption, and labels."""
+    arrays = {
+        one: random_image(seed, 5 * examples, 32, 32, 3) for seed, one in enumerate(CORRUPTIONS)
+    }
+    return arrays | {"labels": np.tile(np.arange(examples, dtype=np.uint8) % 2, 5)}
+
+
+def corrupted_files(arrays: dict[str, np.ndarray]) -> dict[str, bytes]:
+    files = {}
+    for name, array in arrays.items():
+        buffer = io.BytesIO()
+        np.save(buffer, array)
+        files[f"CIFAR-10-C/{name}.npy"] = buffer.getvalue()
+    return files
+
+
 def tiny_imagenet_files() -> dict[str, bytes]:
     """Tiny-ImageNet's layout: 3 classes of 2 training images, 4 validation images, one grey."""
     files = {
@@ -92,3 +111,16 @@ def tiny_imagenet_files() -> dict[str, bytes]:
     files["val/val_annotations.txt"] = "".join(rows).encode()
     files["test/images/test_0.JPEG"] = encode(random_image(200, 64, 64, 3), "JPEG")
     return files
+
+
+# CIFAR-10 in one file of JPEG images
+SEEDS = {"train": range(20), "test": range(20, 30)}
+ENCODED = {
+    part: [encode(random_image(seed, 32, 32, 3), "JPEG") for seed in seeds]
+    for part, seeds in SEEDS.items()
+}
+JPEG = {}
+for part, images in ENCODED.items():
+    JPEG[f"{part}_bytes"] = np.frombuffer(b"".join(images), np.uint8)
+    JPEG[f"{part}_lengths"] = np.array([len(image) for image in images], np.uint16)
+    JPEG[f"{part}_labels"] = (np.arange(len(images)) % 10).astype(np.uint8)

@@ -123,7 +123,7 @@ def _find(options: SourceOptions) -> _Folder:
     if not any(held_out) and class_names:
         problems.add(missing)
     problems.raise_all()
-    return _Folder(_in_turns(by_class), _in_turns(held_out), class_names, note)
+    return _Folder(in_turns(by_class), in_turns(held_out), class_names, note)
 
 
 def _splits(root: Path) -> tuple[Path, Path | None]:
@@ -187,7 +187,7 @@ def _seen(name: str) -> bool:
     return not name.startswith((".", "__MACOSX"))
 
 
-def _in_turns(by_class: list[list[Path]]) -> Examples:
+def in_turns(by_class: list[list[Path]]) -> Examples:
     """Return paths and labels of a split, classes taking turns."""
     ranked = [
         (rank, label, path)
