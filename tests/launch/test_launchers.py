@@ -172,6 +172,17 @@ def test_what_dry_run_prints_is_what_runs(tree):
     assert calls(tree) == ran == ["ancra report --output=it's here --workdirs=a,b*"]
 
 
+@pytest.mark.skipif(not shutil.which("flock"), reason="needs flock")
+def test_of_several_processes_one_makes_the_environment(tree):
+    (tree / ".venv/installed-cuda13").unlink()
+    words = ("bash", "-c", "for i in 1 2 3; do launch/gpu.sh install & done; wait")
+    assert run(tree, *words).returncode == 0
+    assert calls(tree) == [
+        "python -m pip install --quiet --upgrade pip",
+        "python -m pip install --quiet --editable .[all,cuda13]",
+    ]
+
+
 def test_a_pod_is_created_trains_stops_continues_and_is_deleted(tree):
     def tpu(*words):
         ran = run(tree, "bash", "launch/tpu_vm.sh", *words)
