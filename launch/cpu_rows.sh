@@ -16,7 +16,7 @@ if [ -z "${arguments[0]:-}" ]; then
   echo "error: DATA_DIR is missing: the directory or file of CIFAR-10" >&2
   exit 2
 fi
-if [ -z "$dry_run" ]; then ensure_environment; fi
+ensure_environment ""
 
 data_dir="${arguments[0]}"
 out="${arguments[1]:-runs/cpu_rows}"

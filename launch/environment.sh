@@ -1,36 +1,41 @@
-# Sourced by the scripts beside it: makes .venv with the project and its dependencies.
+#!/usr/bin/env bash
+# Sourced by the scripts beside it.
 
-ensure_environment() {
-  local extras="${1:-}" python="${PYTHON:-}" stamp
+# Makes .venv with the project and what it needs, or prints how under --dry_run. Of several processes
+# that share the directory one makes it, and the others wait.
+ensure_environment() (
+  extras="all${1:+,$1}" stamp=".venv/installed-${1:-base}" python="${PYTHON:-}"
+  if [ -z "${dry_run:=}" ] && command -v flock >/dev/null; then
+    exec 9>.venv.lock
+    flock 9
+  fi
   if [ ! -x .venv/bin/python ]; then
-    if [ -z "$python" ]; then
-      for candidate in python3.13 python3.12 python3.11 python3; do
-        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
-          python="$candidate"
-          break
-        fi
-      done
-    fi
-    if [ -z "$python" ]; then
-      echo "error: Python 3.11, 3.12 or 3.13 is needed; set PYTHON=/path/to/python" >&2
+    for candidate in python3.13 python3.12 python3.11 python3; do
+      if [ -z "$python" ] && "$candidate" -c 'import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+        python="$candidate"
+      fi
+    done
+    if [ -n "$python" ]; then
+      run_or_print "$python" -m venv .venv
+    elif command -v uv >/dev/null; then
+      run_or_print uv venv --quiet --seed --python=3.12 .venv
+    else
+      echo "error: Python 3.11, 3.12 or 3.13, or uv, is needed; set PYTHON=/path/to/python" >&2
       exit 1
     fi
-    echo "making .venv with $("$python" --version)"
-    "$python" -m venv .venv
   fi
   # Installed again only when what the project needs has changed.
-  stamp=".venv/installed-${extras:-base}"
   if ! cmp -s pyproject.toml "$stamp"; then
-    echo "installing ancra_jax[all${extras:+,$extras}] and what it needs into .venv"
-    .venv/bin/python -m pip install --quiet --upgrade pip
-    .venv/bin/python -m pip install --quiet --editable ".[all${extras:+,$extras}]"
-    cp pyproject.toml "$stamp"
+    echo "${dry_run:+# }installing ancra_jax[$extras] into .venv"
+    run_or_print .venv/bin/python -m pip install --quiet --upgrade pip
+    run_or_print .venv/bin/python -m pip install --quiet --editable ".[$extras]"
+    run_or_print cp pyproject.toml "$stamp"
   fi
-}
+)
 
 # Reads a script's arguments; --help and --dry_run install nothing. --help prints the comment at the
-# top of the script, and the help of $MODULE where a Python has what that needs. Sets `dry_run` and
-# `arguments`, the others.
+# top of the script, and what `$MODULE ... --help` says where a Python has what that needs. Sets
+# `dry_run` and `arguments`, the others.
 read_arguments() {
   local argument python
   dry_run="" arguments=()
@@ -41,7 +46,7 @@ read_arguments() {
           "launch/$(basename "$0")"
         if [ -n "${MODULE:-}" ] && python="$(installed_python)"; then
           echo
-          "$python" -m "$MODULE" --help
+          "$python" -m "$MODULE" "${arguments[@]}" --help
         fi
         exit 0
         ;;
@@ -81,7 +86,22 @@ run_or_print() {
   if [ -z "$dry_run" ]; then
     "$@"
   else
-    printf '%q ' "$@"
-    echo
+    local word line=""
+    for word in "$@"; do
+      if [[ ! "$word" =~ ^[-./:,=%@+_[:alnum:]]+$ ]]; then word="'${word//\'/\'\\\'\'}'"; fi
+      line+=" $word"
+    done
+    echo "${line# }"
   fi
+}
+
+# The same, as the last thing a script does: the command gets the signals that are sent to the script.
+exec_or_print() {
+  if [ -z "$dry_run" ]; then exec "$@"; fi
+  run_or_print "$@"
+}
+
+# Whether a command of `ancra` can run as several processes; others run as one, on the first host.
+is_distributed() {
+  [ "$1" = train ]
 }

@@ -1,8 +1,13 @@
 #!/usr/bin/env bash
-# Trains on all GPUs of one machine. All arguments go to ancra_jax.train; CUDA=12 for older drivers.
+# Runs a command of `ancra` on all GPUs of this machine; `install` only makes .venv. CUDA=12 is for
+# older drivers.
+#
+#   ./launch/gpu.sh train --config=cifar10.py:trades_ancra --workdir=runs/trades_ancra
+#   ./launch/gpu.sh evaluate --workdir=runs/trades_ancra
+#   ./launch/gpu.sh evaluate --workdir=runs/trades_ancra --dry_run     # the commands
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
-MODULE=ancra_jax.train read_arguments "$@"
-if [ -z "$dry_run" ]; then ensure_environment "cuda${CUDA:-13}"; fi
-run_or_print .venv/bin/python -m ancra_jax.train "${arguments[@]}"
+MODULE=ancra_jax.cli.commands read_arguments "$@"
+ensure_environment "cuda${CUDA:-13}"
+if [ "${arguments[0]:-}" != install ]; then exec_or_print .venv/bin/ancra "${arguments[@]}"; fi

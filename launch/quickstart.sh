@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 source launch/environment.sh
 read_arguments "$@"
 refuse_flags "${arguments[@]}"
-if [ -z "$dry_run" ]; then ensure_environment; fi
+ensure_environment ""
 
 out="${arguments[0]:-runs/quickstart}"
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.jax_cache}"

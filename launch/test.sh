@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
 read_arguments "$@"
-if [ -z "$dry_run" ]; then ensure_environment "dev"; fi
+ensure_environment dev
 
 run_or_print .venv/bin/ruff check .
 run_or_print .venv/bin/ruff format --check .

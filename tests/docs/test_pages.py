@@ -20,6 +20,9 @@ from tests.support.small_runs import SMALL
 from tools.publish import __main__ as publish
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+LAUNCHED = re.compile(
+    r"^(\./launch/gpu\.sh|\./launch/tpu_vm\.sh run NAME|sbatch .*slurm\.sbatch) (?!install)"
+)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 PROGRAM = re.compile(
     r"python -m ancra_jax\.(\w+)|ancra (\w+)|python -m (tools\.publish|benchmarks)"
@@ -38,7 +41,7 @@ def commands(page):
     """Every command of the page's blocks, as words."""
     for _, block in blocks(page, "", "bash", "sh"):
         for line in block.replace("\\\n", " ").splitlines():
-            if re.match(r"(\S*python|ancra|\./launch/\S+|[A-Z_]+=\S+) ", line):
+            if re.match(r"(\S*python|ancra|sbatch|\./launch/\S+|[A-Z_]+=\S+) ", line):
                 yield line
 
 
@@ -114,7 +117,7 @@ def files_of(page, directory):
 
 @pytest.mark.parametrize(("page", "line"), LINES, ids=lambda value: value[:60])
 def test_a_command_is_understood(tmp_path, page, line):
-    words = shlex.split(line, comments=True)
+    words = shlex.split(LAUNCHED.sub("ancra ", line).replace("%a", "0"), comments=True)
     while re.match(r"[A-Z_]+=", words[0]):
         words.pop(0)
     words[0] = words[0].removeprefix(".venv/bin/")
