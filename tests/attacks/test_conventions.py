@@ -24,7 +24,7 @@ BALL = attacks.Linf(0.12)
 every_attack = pytest.mark.parametrize("name", ATTACKS)
 L_2, L_1 = attacks.L2(0.8), attacks.L1(4.0)
 KINDS = [
-    ("fgsm", BALL), ("pgd", L_1), ("apgd", L_2), ("apgd", L_1), ("fab", L_2), ("fmn", L_1),
+    ("fgsm", BALL), ("pgd", L_2), ("apgd", L_2), ("apgd", L_1), ("fab", L_2), ("fmn", L_1),
     ("square", BALL), ("square", L_2),
 ]  # fmt: skip
 
