@@ -72,7 +72,7 @@ def test_pgd_judges_the_last_iterate(loss):
 @given(
     epsilon=st.floats(0.001, 0.6),
     step=st.floats(0.0005, 1.0),
-    norm=st.sampled_from([attacks.Linf, attacks.L2]),
+    norm=st.sampled_from([attacks.Linf, attacks.L2, attacks.L1]),
     seed=st.integers(0, 99),
 )
 def test_iterates_stay_in_ball_and_range(epsilon, step, norm, seed):
@@ -125,7 +125,7 @@ def test_success_is_judged_afresh():
 
 
 @pytest.mark.parametrize("epsilon", [0, -1.0, float("inf"), float("nan")])
-@pytest.mark.parametrize("norm", [attacks.Linf, attacks.L2])
+@pytest.mark.parametrize("norm", [attacks.Linf, attacks.L2, attacks.L1])
 def test_bad_epsilon(norm, epsilon):
     with pytest.raises(ValueError, match="epsilon"):
         norm(epsilon)
