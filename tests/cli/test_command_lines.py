@@ -361,7 +361,7 @@ def trained(monkeypatch, tmp_path):
     found = SimpleNamespace()
     monkeypatch.setenv("HOME", str(tmp_path))
 
-    def note(config, workdir):
+    def note(config, workdir, trackers):
         found.config, found.workdir = config, workdir
 
     monkeypatch.setattr(loop, "train", note)
