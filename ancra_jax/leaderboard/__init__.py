@@ -1,5 +1,7 @@
 """Models measured as on RobustBench's leaderboards, and the entries that these are made of."""
 
-from ancra_jax.leaderboard.api import BenchmarkResult, benchmark
+from ancra_jax.cli.extras import lazy
 
 __all__ = ["BenchmarkResult", "benchmark"]
+
+__getattr__ = lazy(__name__, dict.fromkeys(__all__, "api"))

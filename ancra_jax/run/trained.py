@@ -17,10 +17,10 @@ from jaxtyping import Array, Float
 
 from ancra_jax import defences, models
 from ancra_jax.attacks import Defence, ThreatModel, threat_model
+from ancra_jax.cli.extras import explained
 from ancra_jax.config import local_path
 from ancra_jax.config.fields import build
 from ancra_jax.config.schema import ModelConfig
-from ancra_jax.data.inputs import as_batch
 from ancra_jax.errors import Problems, UsageError
 from ancra_jax.interop import safetensors
 from ancra_jax.models.layers import gradient_rule
@@ -114,6 +114,9 @@ class TrainedModel:
         Raises:
           UsageError: an image cannot be read or is none.
         """
+        with explained():
+            from ancra_jax.data.inputs import as_batch  # it needs Pillow, which a network does not
+
         batch = as_batch(images, self.image_shape)
         # Few sizes, so that few programs are compiled.
         size = min(_MOST, 1 << (len(batch) - 1).bit_length())
