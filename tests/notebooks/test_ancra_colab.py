@@ -8,15 +8,20 @@ from tests.support import ENVIRONMENT, ROOT
 
 PATH = ROOT / "notebooks/ancra_colab.ipynb"
 SMALL = """
-import functools
-
 from ancra_jax import attacks
 from ancra_jax.attacks.adaptive import BUDGETS
 from ancra_jax.evaluate import sequences
 from tests.support import small_runs
 
-few = functools.partial(attacks.autoattack, num_steps=2, num_queries=4, n_target_classes=2)
-attacks.autoattack = sequences.autoattack = few
+whole = attacks.autoattack
+
+
+def little(*args, **options):
+    one = {"version": "custom", "attacks_to_run": ["square"], "num_queries": 4}
+    return whole(*args, **options | one)
+
+
+attacks.autoattack = sequences.autoattack = little
 BUDGETS["quick"] = attacks.AdaptiveBudget(2, 1, 1, 4, False)
 SETTINGS, EXAMPLES = small_runs.SMALL, 16
 """
