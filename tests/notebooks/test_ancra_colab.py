@@ -10,10 +10,10 @@ PATH = ROOT / "notebooks/ancra_colab.ipynb"
 SMALL = """
 from ancra_jax import attacks
 from ancra_jax.attacks.adaptive import BUDGETS
+from ancra_jax.attacks.autoattack.api import autoattack as whole
 from ancra_jax.evaluate import sequences
 from tests.support import small_runs
 
-whole = attacks.autoattack
 
 
 def little(*args, **options):
