@@ -26,7 +26,15 @@ def test_every_configuration_names_a_method(file, name):
 
 
 # Pairs of a loss and a wrapper whose other pairs are trained here.
-PAIRED = {"trades_awp", "at_s2o", "udr_pgd", "pgd_at_ancra"}
+PAIRED = {
+    "trades_awp",
+    "at_s2o",
+    "udr_pgd",
+    "pgd_at_ancra",
+    "mart_ancra",
+    "trades_anc",
+    "trades_ra",
+}
 
 
 @pytest.mark.slow
