@@ -13,9 +13,9 @@ Threat models: ``Linf(epsilon)``, ``L2(epsilon)``, ``L1(epsilon)``, or ``threat_
 epsilon)``.
 
 Whole evaluations: ``autoattack`` (the standard ensemble), ``individually`` (each attack of it on
-all examples), ``adaptive`` (attacks on what a defence
-declares of itself), ``diagnose`` (whether attacks fail for want of a gradient). They take
-``epsilon=`` and ``norm=`` as well in place of the threat model.
+all examples), ``adaptive`` (attacks on what a defence declares of itself), ``diagnose`` (whether
+attacks fail for want of a gradient). They take ``epsilon=`` and ``norm=`` as well in place of the
+threat model.
 
 Adaptive attacks: ``Defence``, ``Surrogate``, ``SurrogateAttack``, ``AdaptiveBudget``.
 

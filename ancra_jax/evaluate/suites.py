@@ -198,14 +198,10 @@ def _specs(config: Config, suite: str, version: str, made: Mapping[str, list[Spe
     attacks = paper.specs(config)
     name = AUTOATTACK if version == "standard" else f"{AUTOATTACK}_{version}"
     diagnostics = threat_model | {"num_steps": 100}  # gradient steps of APGD
-    only = threat_model | {"version": "custom"}
     parts = {
         "natural": attacks[:1],
         "paper": attacks,
-        "apgd": [
-            Spec(name, only | {"attacks_to_run": [attack]}, run_autoattack)
-            for name, attack in APGD.items()
-        ],
+        "apgd": [custom_spec(config, [attack], name) for name, attack in APGD.items()],
         "autoattack": [Spec(name, threat_model | {"version": version}, run_autoattack)],
         "diagnostics": [Spec(DIAGNOSTICS, diagnostics, run_diagnostics)],
         "released": released.specs(config) if suite == "released" else [],
@@ -214,11 +210,11 @@ def _specs(config: Config, suite: str, version: str, made: Mapping[str, list[Spe
     return [spec for part in SUITES[suite] for spec in parts[part]]
 
 
-def custom_spec(config: Config, attacks: Sequence[str]) -> Spec:
-    """Return a list of AutoAttack's attacks under a name that no version of it has."""
+def custom_spec(config: Config, attacks: Sequence[str], name: str = "") -> Spec:
+    """Return a list of AutoAttack's attacks, by default under a name that no version of it has."""
     settings = {"norm": config.evaluation.norm, "epsilon": config.evaluation.epsilon}
     settings |= {"version": "custom", "attacks_to_run": list(attacks)}
-    name = re.sub(r"\W+", "_", "_".join(["custom", *attacks]))
+    name = name or re.sub(r"\W+", "_", "_".join(["custom", *attacks]))
     return Spec(name, settings, run_autoattack)
 
 

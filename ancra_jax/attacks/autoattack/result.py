@@ -160,9 +160,8 @@ class State:
     exhaustive: Bool[np.ndarray, "attacks"]  # whether it gets what others broke, too
     # States of version 0.1 lack what follows.
     predictions: Numbers  # of the natural image, or of the adversarial one
-    seconds: Float[
-        np.ndarray, "attacks"
-    ]  # in this call; not saved, so that resumed states are equal
+    # Of this call; not saved, so that a state that was resumed equals one that was not.
+    seconds: Float[np.ndarray, "attacks"]
     zero_dlr_gradient: Flags  # as ``zero_gradient``, of the loss of the first attack along DLR
 
     @classmethod
