@@ -19,7 +19,7 @@ from ancra_jax.attacks.loop import LoopKind, iterate
 from ancra_jax.attacks.model import Model, fold_each, misclassified
 from ancra_jax.attacks.objectives import Evaluator, Objective, evaluator
 from ancra_jax.attacks.renamed import explains_old_calls
-from ancra_jax.attacks.sparse_apgd import WIDEST, SparseState, run_sparse_apgd, stages
+from ancra_jax.attacks.sparse_apgd import WIDEST, SparseState, best_of, run_sparse_apgd, stages
 from ancra_jax.attacks.threat_models import L1, ThreatModel, at_distance
 from ancra_jax.attacks.validation import AttackResult, check_inside, checked
 from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Flags, Images, Keys, Labels, Values
@@ -219,11 +219,7 @@ def _step(
         images=images,
         previous=state.images,
         gradients=gradients,
-        adversarial=select(fooled, images, state.adversarial),
-        fooled=state.fooled | fooled,
-        best_images=select(better, images, state.best_images),
-        best_gradients=select(better, gradients, state.best_gradients),
-        best_loss=jnp.where(better, values, state.best_loss),
+        **best_of(state, better, fooled, images, gradients, values),
         last_loss=jnp.where(is_start, 0.0, values),
         rises=state.rises + (~is_start & (values > state.last_loss)),
         checked_loss=jnp.where(is_start, values, state.checked_loss),

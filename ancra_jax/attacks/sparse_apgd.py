@@ -6,7 +6,7 @@ References:
 """
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +94,19 @@ def _initial_state(start: Images, natural: Images, ball: L1) -> SparseState:
     )
 
 
+def best_of(
+    state: Any, better: Flags, fooled: Flags, images: Images, gradients: Images, values: Values
+) -> dict[str, Any]:
+    """Return the fields of either Auto-PGD's state that say what was found, after a step."""
+    return {
+        "adversarial": select(fooled, images, state.adversarial),
+        "fooled": state.fooled | fooled,
+        "best_images": select(better, images, state.best_images),
+        "best_gradients": select(better, gradients, state.best_gradients),
+        "best_loss": jnp.where(better, values, state.best_loss),
+    }
+
+
 def _changed(images: Images, natural: Images) -> Values:
     return jnp.sum(images != natural, axis=(1, 2, 3)).astype(jnp.float32)
 
@@ -121,11 +134,7 @@ def _step(
     state = state._replace(
         images=images,
         gradients=gradients,
-        adversarial=select(fooled, images, state.adversarial),
-        fooled=state.fooled | fooled,
-        best_images=select(better, images, state.best_images),
-        best_gradients=select(better, gradients, state.best_gradients),
-        best_loss=jnp.where(better, values, state.best_loss),
+        **best_of(state, better, fooled, images, gradients, values),
     )
     checkpoint = ~is_start & (i % period == 0)
     return jax.tree.map(
