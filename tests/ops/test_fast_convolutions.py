@@ -24,26 +24,27 @@ def pair(least, most):
 
 
 @pytest.mark.slow
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
-    size=pair(6, 9),
+    size=st.one_of(pair(1, 3), pair(6, 9)),
     kernel_size=st.sampled_from([(1, 1), (3, 3), (2, 2), (5, 3), (1, 4)]),
     strides=pair(1, 3),
     padding=st.tuples(pair(0, 2), pair(0, 2)),
     dilation=pair(1, 2),
     channels=st.sampled_from([(1, 2), (3, 2), (2, 5), (4, 4)]),
     columns=st.sampled_from([0.0, np.inf]),
+    pixels=st.sampled_from([1, 10**4]),
     dtype=st.sampled_from(["float32", "bfloat16"]),
 )
 def test_values_and_gradients_are_the_stock_ones(
-    size, kernel_size, strides, padding, dilation, channels, columns, dtype
+    size, kernel_size, strides, padding, dilation, channels, columns, pixels, dtype
 ):
     extents = [d * (k - 1) + 1 for d, k in zip(dilation, kernel_size, strict=True)]
     if any(n + sum(p) < e for n, p, e in zip(size, padding, extents, strict=True)):
         return
     rng = np.random.default_rng(0)
     geometry = Geometry(strides, padding, dilation)
-    images = jnp.asarray(rng.normal(size=(2, *size, channels[0])), dtype)
+    images = jnp.asarray(rng.normal(size=(3, *size, channels[0])), dtype)
     kernel = jnp.asarray(rng.normal(size=(*kernel_size, *channels)), dtype)
 
     def outputs_and_gradients(function):
@@ -53,6 +54,8 @@ def test_values_and_gradients_are_the_stock_ones(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(convolution, "_COLUMNS", columns)
+        patch.setattr(convolution, "_PIXELS", pixels)
+        patch.setattr(convolution, "_FEATURES", 1)
         ours = outputs_and_gradients(cpu_convolution)
     stock = outputs_and_gradients(stock_convolution)
     tolerance = 1e-5 if dtype == "float32" else 2e-2
