@@ -164,7 +164,7 @@ class OptimizerConfig:
 class SelectionConfig:
     """The evaluation after an epoch: natural and PGD accuracy on the selection split."""
 
-    every_epochs: int = number(1, at_least=1)
+    every_epochs: int = number(0, at_least=0)  # 0: chosen by what it costs beside the training
     num_steps: int = number(20, at_least=1)
     step_size: float = number(2 / 255, above=0)
     batch_size: int = number(0, at_least=0)  # 0: the training batch size

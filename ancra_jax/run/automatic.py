@@ -1,17 +1,20 @@
-"""Settings that are 0 or empty in a configuration, to be chosen by the data, or by the network.
+"""Settings that are 0 or empty in a configuration, to be chosen by the data or by other settings.
 
 A run chooses them once: its config.json has what was chosen, and so has the run that continues it.
 """
 
 import dataclasses
+import math
 
 from ancra_jax.config import Config, shown
 from ancra_jax.data import Contents
 
-_NAMES = ("data.image_size", "data.selection_examples", "batch_size")
+_NAMES = ("data.image_size", "data.selection_examples", "batch_size", "selection.every_epochs")
 _SHARE = 8  # an eighth of the examples is held out; an epoch has eight batches, if it can
 _MOST_HELD_OUT = 1000
 _BATCH_SIZES = (16, 128)  # the smallest, the largest
+_SELECTION_COST = 0.05  # of training's, at most, unless a run would have too few selections
+_FEWEST_SELECTIONS = 5
 
 
 def choose(
@@ -24,8 +27,9 @@ def choose(
     """Return a configuration with the settings that were left to be chosen.
 
     Args:
-      config: ``data.image_size``, ``data.selection_examples`` and ``batch_size`` may be 0, and
-        ``selection.heads`` empty: with reverse attention it becomes ``'final_and_first'``.
+      config: ``data.image_size``, ``data.selection_examples``, ``batch_size`` and
+        ``selection.every_epochs`` may be 0, and ``selection.heads`` empty: with reverse attention
+        it becomes ``'final_and_first'``.
       contents: what there is to load; where that is not known, settings stay 0.
       devices: what the batch size is made a multiple of.
       recorded: the configuration of the run that is continued, whose settings are taken.
@@ -45,7 +49,33 @@ def choose(
     if recorded:  # nothing in a run that is older than the setting
         heads = recorded.selection.heads
     selection = dataclasses.replace(config.selection, heads=config.selection.heads or heads)
-    return dataclasses.replace(config, data=data, batch_size=batch_size, selection=selection)
+    config = dataclasses.replace(config, data=data, batch_size=batch_size, selection=selection)
+    every = config.selection.every_epochs
+    if recorded:
+        every = every or recorded.selection.every_epochs
+    elif contents is not None:
+        every = every or _selection_period(config, contents.train)
+    selection = dataclasses.replace(selection, every_epochs=every)
+    return dataclasses.replace(config, selection=selection)
+
+
+def _selection_period(config: Config, examples: int) -> int:
+    """Return after how many epochs it is time for a selection, by counting forward passes.
+
+    A gradient is two of them, for images as for parameters.
+    """
+    held_out = config.data.selection_examples
+    if config.data.selection_split == "holdout":
+        examples = max(examples - held_out, 1)
+    in_training = 3
+    if config.method.name != "natural":
+        with_negatives = config.negative_contrast.zeta > 0 and config.negative_contrast.targeted
+        in_training += 2 * config.attack.num_steps * (1 + with_negatives)
+    attacked = 2 if config.selection.heads == "final_and_first" else 1
+    in_selection = 1 + attacked * (2 * config.selection.num_steps + 1)
+    share = held_out * in_selection / (examples * in_training)
+    most = max(config.epochs // _FEWEST_SELECTIONS, 1)
+    return min(math.ceil(share / _SELECTION_COST), most)
 
 
 def _batch_size(examples: int, devices: int) -> int:
@@ -61,11 +91,11 @@ def _batch_size(examples: int, devices: int) -> int:
 def describe(given: Config, chosen: Config) -> str:
     """Return the settings that were chosen, as one would give them; empty if there are none."""
     settings = [shown(chosen, name) for name in _NAMES if shown(chosen, name) != shown(given, name)]
-    return f"chosen by the images there are: {' '.join(settings)}" if settings else ""
+    return f"chosen by the images and the other settings: {' '.join(settings)}" if settings else ""
 
 
 def missing(config: Config) -> list[str]:
     """Return what to say where it is not known how many examples there are."""
-    settings = [shown(config, name) for name in _NAMES[1:]]
+    settings = [shown(config, name) for name in _NAMES[1:3]]
     reason = f"cannot be chosen: the data set {config.data.name!r} tells no number of examples"
     return [f"{setting}: {reason}" for setting in settings if setting.endswith("=0")]

@@ -298,7 +298,8 @@ class Training:
             if record:
                 log.record(step)
             accuracies = None
-            selects = (epoch + 1) % config.selection.every_epochs == 0 or step == self.last_step
+            period = config.selection.every_epochs or 1
+            selects = (epoch + 1) % period == 0 or step == self.last_step
             if step == end and selects:
                 accuracies = self.select({name: state.variables_of(name) for name in weights})
                 log.selection(step, epoch + 1, accuracies)

@@ -12,7 +12,7 @@ from ancra_jax.data import Contents
 from ancra_jax.errors import UsageError
 from ancra_jax.run import automatic, workdir
 from ancra_jax.train import loop
-from configs import common, folder
+from configs import cifar10, common, folder
 from tests.support import small_runs
 from tests.support.archives import encode, write_files
 from tests.support.processes import run_command
@@ -37,6 +37,25 @@ def test_sizes_follow_the_number_of_images(train_examples, devices):
     assert found == CHOSEN[train_examples, devices] and chosen.data.image_size == 32
     assert automatic.choose(chosen, Contents(9, 9, 64)) == chosen  # nothing is left to choose
     assert f"--config.batch_size={found[0]}" in automatic.describe(CONFIG, chosen)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "contents", "period"),
+    [
+        ("trades", {}, Contents(50_000, 10_000), 1),  # 42 passes for 1000, 23 for 49,000
+        ("natural", {}, Contents(50_000, 10_000), 6),  # 42 for 1000, 3 for 49,000: 29 %
+        ("trades_ancra", {}, Contents(50_000, 10_000), 1),  # two attacks on either side
+        ("trades_ra", {"selection.num_steps": 40}, Contents(50_000, 10_000), 3),  # 163 for 1000
+        ("natural", {"epochs": 15}, Contents(2000, 100), 3),  # five times in a run at least
+        ("natural", {"selection.every_epochs": 2}, Contents(2000, 100), 2),
+    ],
+)
+def test_selections_cost_a_twentieth_of_the_training(method, settings, contents, period):
+    given = cifar10.get_config(method)
+    given.update_from_flattened_dict(settings)
+    chosen = automatic.choose(from_mapping(given), contents)
+    assert chosen.selection.every_epochs == period
+    assert automatic.choose(from_mapping(given), contents, recorded=chosen) == chosen
 
 
 def test_a_run_that_is_continued_keeps_its_own():
