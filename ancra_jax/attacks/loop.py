@@ -12,6 +12,7 @@ from ancra_jax.attacks.objectives import Objective, value_and_input_gradient
 from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.ops.images import AnyImages, Images
 from ancra_jax.ops.per_device import Layout, layout_of, on_own_rows, over_several_devices
+from ancra_jax.ops.pytree import fold
 
 State = TypeVar("State")
 LoopKind = Literal["auto", "host", "compiled"]
@@ -87,13 +88,15 @@ def iterate(
         takes what the one before it returned for the state: dispatched one after the other they
         need less memory at a time.
       state: pytree of arrays over the batch.
-      *operands: pytrees of arrays that do not change in the loop (model, labels, keys ...).
+      *operands: pytrees of arrays that do not change in the loop (model, labels, keys ...); models
+        that are ``Foldable`` are folded once, before it.
       num_steps: how many steps to take; not traced.
       loop: see ``ancra_jax.attacks``; compiled, it is a ``fori_loop``.
     """
     check_loop(loop)
     if num_steps <= 0:
         return state
+    operands = fold(operands)
     parts = step if isinstance(step, tuple) else (step,)
     traced = is_traced((state, operands))
     if loop == "auto":

@@ -105,7 +105,8 @@ def _judged(
         objective, first, natural, ball, step_size=step_size, num_steps=num_steps, loop=loop
     )
     success, *_ = judge(problem.model, last, natural, problem.labels, ball)
-    return problem.result(success, last, _value(objective, last), num_steps + 1)
+    value = _value(objective, last)
+    return problem.result(success, last, value, num_steps + 1, judged=True)
 
 
 @jax.jit

@@ -23,7 +23,7 @@ from ancra_jax.attacks.threat_models import TINY, ThreatModel, norm_of
 from ancra_jax.attacks.validation import AttackResult, checked
 from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Flags, Images, Keys, Labels, Values
 from ancra_jax.ops.per_device import Layout, layout_of, on_own_rows, over_several_devices
-from ancra_jax.ops.pytree import select
+from ancra_jax.ops.pytree import fold, select
 
 # The fraction of pixels in the window halves after these numbers of proposals. The reference
 # implementation does not rescale them to the number of queries in AutoAttack; nor do we.
@@ -125,6 +125,7 @@ def square(
     table = windows(threat_model, natural.shape[1], natural.shape[2], p_init)
     search = Search(evaluate, inputs.keys(), natural, labels, threat_model, table)
     state = _start(search, problem.active)
+    search = fold(search)
     traced = is_traced(search)
     if loop == "auto":
         prefers_compiled = traced or jax.default_backend() != "cpu" or over_several_devices(natural)

@@ -20,7 +20,7 @@ from ancra_jax.attacks.objectives import LogitsObjective, Objective, objective_o
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.threat_models import ThreatModel, longest
 from ancra_jax.ops.images import AnyImages, AnyLabels, Flags, Images, Keys, Labels, Values
-from ancra_jax.ops.pytree import select
+from ancra_jax.ops.pytree import has_foldable, select
 
 
 class AttackResult(NamedTuple):
@@ -58,8 +58,18 @@ class Problem(NamedTuple):
     active: Flags  # which examples to attack
     threat_model: ThreatModel
 
-    def result(self, success: Flags, found: Images, best_loss: Any, queries: Any) -> AttackResult:
-        """Return what the attack found, with the examples that it was not to attack taken out."""
+    def result(
+        self, success: Flags, found: Images, best_loss: Any, queries: Any, *, judged: bool = False
+    ) -> AttackResult:
+        """Return what the attack found, with the examples that it was not to attack taken out.
+
+        The loop's word for success is not enough where its model was a folded one.
+        """
+        if not judged and has_foldable(self.model):
+            claimed = select(success, found, self.images)
+            success = (
+                success & judge(self.model, claimed, self.images, self.labels, self.threat_model)[0]
+            )
         success = success & self.active
         return AttackResult(
             images=select(success, found, self.images),

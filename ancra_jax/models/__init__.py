@@ -5,17 +5,20 @@ of the library that knows Flax; everything else sees pure functions from variabl
 `ancra_jax.types.Outputs`.
 """
 
+from ancra_jax.models.folding import BoundNetwork, folded
 from ancra_jax.models.network import available, create, register
 from ancra_jax.models.resnet import PreActResNet18, ResNet18, WideResNet
 from ancra_jax.models.reverse_attention import AttentionRule, hard_attention, reverse_attention
 
 __all__ = [
     "AttentionRule",
+    "BoundNetwork",
     "PreActResNet18",
     "ResNet18",
     "WideResNet",
     "available",
     "create",
+    "folded",
     "hard_attention",
     "register",
     "reverse_attention",

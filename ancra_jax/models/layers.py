@@ -19,6 +19,9 @@ from ancra_jax.types import Logits
 Features = Float[Array, "batch features"]
 Initializer = Callable[..., Array]
 
+FOLDED = "folded"
+"""The collection of what is left of batch normalisation in folded variables."""
+
 GRADIENT_RULES = ("auto", "stock", "forward")
 
 torch_kernel_init = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -86,7 +89,8 @@ class BatchNorm(nn.Module):
 
     The batch is normalised with its biased variance; the running variance is updated with the
     unbiased one. Everything is computed in float32, whatever the dtype of the network. Flax's own
-    layer keeps the biased variance.
+    layer keeps the biased variance. Of variables that `ancra_jax.models.folded` made it takes what
+    is left to do: a shift, and a scale unless that is in the kernel of the convolution before.
     """
 
     momentum: float = 0.9  # weight of the old running statistics; PyTorch's is one minus this
@@ -99,6 +103,11 @@ class BatchNorm(nn.Module):
         Raises:
           UsageError: a training batch has one value per channel only, so no variance.
         """
+        if not train and self.has_variable(FOLDED, "bias"):
+            values = x.astype(jnp.float32)
+            if self.has_variable(FOLDED, "scale"):
+                values = values * self.get_variable(FOLDED, "scale")
+            return (values + self.get_variable(FOLDED, "bias")).astype(x.dtype)
         channels = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones_init(), channels, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), channels, jnp.float32)

@@ -1,6 +1,7 @@
 """Residual networks for small images: a 3x3 stem and no max-pooling.
 
-The classes differ in a few facts, which are their class variables.
+The classes differ in a few facts, which are their class variables. ``folds`` of a block names the
+batch normalisations that follow a convolution directly, each with that convolution.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,12 @@ class BasicBlock(nn.Module):
     conv: Callable[..., nn.Module] = Conv
     activation: Activation = nn.relu
 
+    folds: ClassVar[Mapping[str, str]] = {
+        "bn1": "conv1",
+        "bn2": "conv2",
+        "shortcut_bn": "shortcut_conv",
+    }
+
     @nn.compact
     def __call__(self, x: FeatureMap, *, train: bool) -> NewFeatureMap:
         """Apply the block."""
@@ -45,6 +52,8 @@ class BottleneckBlock(nn.Module):
     stride: int = 1  # of the second convolution
     conv: Callable[..., nn.Module] = Conv
     activation: Activation = nn.relu
+
+    folds: ClassVar[Mapping[str, str]] = {**BasicBlock.folds, "bn3": "conv3"}
 
     @nn.compact
     def __call__(self, x: FeatureMap, *, train: bool) -> NewFeatureMap:
@@ -74,6 +83,8 @@ class PreActBlock(nn.Module):
     activation: Activation = nn.relu
     raw_shortcut: bool = False  # the shortcut's convolution is of the input before its activation
     shortcut_size: int = 1  # side of that convolution's kernel
+
+    folds: ClassVar[Mapping[str, str]] = {"bn2": "conv1"}
 
     @nn.compact
     def __call__(self, x: FeatureMap, *, train: bool) -> NewFeatureMap:
@@ -106,6 +117,17 @@ class ResidualNetwork(Network):
     def stages(self) -> tuple[int, Sequence[int]]:
         """Return the channels of the first stage, and the number of blocks of each."""
         raise NotImplementedError
+
+    def folds(self, scope: Sequence[str]) -> Mapping[str, str] | None:
+        """Return ``folds`` of the network itself (no scope) or of its blocks; None if unknown.
+
+        What a subclass of somebody else computes in another way is not known.
+        """
+        if len(scope) > 1 or type(self).trunk is not ResidualNetwork.trunk:
+            return None
+        if scope:
+            return vars(self.block).get("folds")
+        return {"bn1": "conv1"} if self.stem_norm else {}
 
     def trunk(self, images: FeatureMap, *, train: bool) -> Trunk:
         """Compute the stem, and make the residual blocks and the final activation."""

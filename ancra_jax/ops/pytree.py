@@ -1,4 +1,4 @@
-"""Dataclasses as pytrees, and rows chosen from two pytrees."""
+"""Dataclasses as pytrees, callables that fold, and rows chosen from two pytrees."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -47,6 +47,35 @@ def pytree_dataclass(
         return made
 
     return register
+
+
+class Foldable:
+    """A callable pytree with a second form of the same values up to rounding, which is cheaper.
+
+    The loops of attacks call the second form, made once before them; what judges calls the first.
+    """
+
+    def folded(self) -> "Foldable":
+        """Return the cheaper form; itself if it has that already."""
+        raise NotImplementedError
+
+
+def _is_foldable(node: Any) -> bool:
+    return isinstance(node, Foldable)
+
+
+def fold(tree: T) -> T:
+    """Return a pytree with everything in it that is `Foldable` in its cheaper form."""
+    if not has_foldable(tree):
+        return tree
+    return jax.tree.map(
+        lambda node: node.folded() if _is_foldable(node) else node, tree, is_leaf=_is_foldable
+    )
+
+
+def has_foldable(tree: Any) -> bool:
+    """Return whether anything in a pytree is `Foldable`."""
+    return any(map(_is_foldable, jax.tree.leaves(tree, is_leaf=_is_foldable)))
 
 
 def select(mask: Flags, chosen: T, other: T) -> T:

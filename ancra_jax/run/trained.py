@@ -26,7 +26,7 @@ from ancra_jax.interop import safetensors
 from ancra_jax.models.layers import gradient_rule
 from ancra_jax.ops.files import PathLike, parse_json, write_atomically
 from ancra_jax.ops.images import Images
-from ancra_jax.ops.pytree import pytree_dataclass
+from ancra_jax.ops.pytree import Foldable, pytree_dataclass
 from ancra_jax.registry import did_you_mean
 from ancra_jax.types import Logits, Outputs, Variables
 
@@ -47,7 +47,7 @@ class Predictions(NamedTuple):
     static=("architecture", "network", "classes", "image_shape", "norm", "epsilon"),
     left_out=("info",),
 )
-class TrainedModel:
+class TrainedModel(Foldable):
     """A network in the evaluation phase, called with images in [0, 1] to get their logits.
 
     A pytree of its variables: it may be an argument of ``jit`` and of every attack, and other
@@ -90,9 +90,13 @@ class TrainedModel:
         )
 
     @property
-    def outputs(self) -> jax.tree_util.Partial:
+    def outputs(self) -> models.BoundNetwork:
         """The network as a callable pytree whose result has the auxiliary heads' logits too."""
-        return jax.tree_util.Partial(self.network.apply, self.variables)
+        return models.BoundNetwork(self.network, self.variables)
+
+    def folded(self) -> "TrainedModel":
+        """Return it with its batch normalisation computed, as attacks search; see `models`."""
+        return replace(self, variables=models.folded(self.network, self.variables))
 
     @property
     def threat_model(self) -> ThreatModel:

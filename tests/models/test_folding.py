@@ -1,0 +1,120 @@
+"""Folded batch normalisation: the same numbers, computed before the loop."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ancra_jax import attacks, models
+from ancra_jax.models.resnet import BasicBlock, ResNet18
+from ancra_jax.ops.pytree import fold, has_foldable
+from tests.support.reference_weights import random_variables
+
+IMAGES = jnp.asarray(np.random.default_rng(0).uniform(size=(4, 8, 8, 3)), jnp.float32)
+LABELS = jnp.arange(4)
+
+
+def network_and_variables(name, **options):
+    network = models.create(name, num_classes=5, width=4, **options)
+    return network, random_variables(network, IMAGES.shape[1:])
+
+
+@pytest.mark.parametrize(
+    ("name", "reverse_attention", "left"),
+    [
+        ("resnet18", True, 0),
+        ("resnet50", False, 0),
+        ("preact_resnet18_raw_shortcut", False, 8),
+        ("dm_preact_resnet18", True, 9),
+        ("wide_resnet16_1", True, 7),
+    ],
+)
+def test_folded_network_has_the_same_outputs_and_gradients(name, reverse_attention, left):
+    network, variables = network_and_variables(name, reverse_attention=reverse_attention)
+    folded = models.folded(network, variables)
+    scales = [
+        path for path, _ in jax.tree.leaves_with_path(folded["folded"]) if "scale" in str(path)
+    ]
+    assert "batch_stats" not in folded and len(scales) == left
+    assert models.folded(network, folded) is folded
+
+    @jax.jit
+    def run(variables):
+        outputs, pull_back = jax.vjp(lambda x: network.apply(variables, x), IMAGES)
+        return outputs, pull_back(jax.tree.map(jnp.ones_like, outputs))
+
+    for expected, found in zip(*map(jax.tree.leaves, (run(variables), run(folded))), strict=True):
+        scale = np.abs(expected).max(initial=1e-30)
+        np.testing.assert_allclose(found / scale, expected / scale, atol=2e-6)
+    with pytest.raises(Exception, match="scale"):
+        network.apply(folded, IMAGES, LABELS, train=True)
+
+
+class OtherBlock(BasicBlock):
+    """A block of somebody else: what follows its convolutions is not known."""
+
+
+class Other(ResNet18):
+    """A network of such blocks."""
+
+    block = OtherBlock
+
+
+def test_networks_of_other_blocks_stay_as_they_are():
+    network = Other(num_classes=5, width=4)
+    variables = random_variables(network, IMAGES.shape[1:])
+    assert models.folded(network, variables) is variables
+
+
+def test_loops_of_attacks_have_no_normalisation_left():
+    network, variables = network_and_variables("preact_resnet18")
+
+    def attack(apply, variables):
+        objective = attacks.objectives.cross_entropy(apply(variables), LABELS)
+        ball = attacks.Linf(0.1)
+        return attacks.ascend(objective, IMAGES, IMAGES, ball, step_size=0.02, num_steps=3)
+
+    def roots_in_the_loop(apply):
+        equations = jax.make_jaxpr(lambda v: attack(apply, v))(variables).eqns
+        (loop,) = [one for one in inner(equations) if one.primitive.name in ("while", "scan")]
+        return str(loop).count("rsqrt")
+
+    def inner(equations):
+        for equation in equations:
+            called = equation.params.get("jaxpr") if equation.primitive.name == "jit" else None
+            yield from inner(called.eqns) if called is not None else [equation]
+
+    def bound(variables):
+        return models.BoundNetwork(network, variables)
+
+    def plain(variables):
+        return jax.tree_util.Partial(network.apply, variables)
+
+    assert roots_in_the_loop(plain) and not roots_in_the_loop(bound)
+    expected, found = (jax.jit(attack, static_argnums=0)(f, variables) for f in (plain, bound))
+    # A sign of a gradient that is nearly 0 may turn.
+    assert np.mean(np.abs(expected - found) > 1e-6) < 0.01
+
+
+def test_success_is_the_word_of_the_network_itself():
+    network, variables = network_and_variables("resnet18")
+    model = models.BoundNetwork(network, variables)
+
+    class Lying(models.BoundNetwork):
+        def folded(self):
+            wrong = jax.tree.map(lambda x: -x, self.variables["params"]["fc"])
+            params = self.variables["params"] | {"fc": wrong}
+            return replace(model, variables=self.variables | {"params": params})
+
+    jax.tree_util.register_pytree_node(
+        Lying, lambda one: ([one.variables], one.network), lambda n, v: Lying(n, *v)
+    )
+    lying = Lying(network, variables)
+    labels = np.asarray(model(IMAGES).logits.argmax(axis=-1), np.int32)
+    assert has_foldable({"model": lying}) and fold({"model": lying})["model"].folded
+    for attack in (attacks.apgd, attacks.fab, attacks.square):
+        budget = {"num_queries": 5} if attack is attacks.square else {"num_steps": 2}
+        ball = attacks.Linf(1e-4)
+        assert not attack(lying, IMAGES, labels, ball, key=0, **budget).success.any()
