@@ -6,6 +6,7 @@ import math
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,9 @@ from ancra_jax.ops.images import Images, Labels, Values
 
 CLEAN = "clean"  # stands for the natural images where attacks have their names
 ROBUST = ""  # stands there for an example that no attack has broken
+PRECISIONS = ("auto", "highest", "high", "default")
+"""Of the products in a search: ``'high'`` is TF32 on GPUs, three passes of bfloat16 on TPUs;
+``'default'`` TF32 and one pass; ``'highest'`` float32. On CPUs all are float32."""
 _PROBED = 8  # so many, whatever the size of batches
 
 Arrays = dict[str, np.ndarray]
@@ -121,6 +125,26 @@ def checked_outputs(
         raise TypeError(f"state_path={given}: expected a path of a directory") from None
 
 
+def precision_of(name: str | None, judging: str = "highest") -> str:
+    """Return the precision of products in which attacks search, of one of `PRECISIONS`.
+
+    ``'auto'`` is ``'high'`` on accelerators where ``'highest'`` judges, else what judges, as None.
+
+    Raises:
+      ValueError: there is no such precision.
+    """
+    if name is None:
+        return judging
+    arguments.check_one_of(name, "search_precision", PRECISIONS)
+    if name != "auto":
+        return name
+    return "high" if judging == "highest" and jax.default_backend() != "cpu" else judging
+
+
+def _judging_precision() -> str:
+    return jax.config.jax_default_matmul_precision or "default"
+
+
 def default_batch_size() -> int:
     """Return 256 on accelerators, 32 on CPU.
 
@@ -155,6 +179,7 @@ class Job:
     randomized: bool  # whether the model takes a key
     num_steps: int  # gradient steps of APGD
     probe: Float[np.ndarray, "probed classes"]  # logits of the first few natural images
+    search_precision: str  # of products in what attacks compute
 
     @classmethod
     def create(
@@ -169,6 +194,7 @@ class Job:
         batch_size: int | None,
         randomized: bool,
         num_steps: int,
+        search_precision: str | None = None,
     ) -> "Job":
         """Check the arguments that long evaluations share, and put the model on the devices.
 
@@ -196,6 +222,7 @@ class Job:
             randomized=arguments.as_flag(randomized, "randomized"),
             num_steps=arguments.as_whole(num_steps, "num_steps"),
             probe=np.zeros((0, 0), np.float32),
+            search_precision=precision_of(search_precision, _judging_precision()),
         )
         first = np.arange(min(_PROBED, examples))
         logits = [job.natural_logits(batch) for batch in job.batches(first)]
@@ -216,11 +243,17 @@ class Job:
             "key": np.asarray(jax.random.key_data(self.key)).tolist(),
             "randomized": self.randomized,
         }
+        if self.search_precision != _judging_precision():
+            settings["search_precision"] = self.search_precision
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for array in (self.images, self.labels, self.indices):
             digest.update(f"{array.shape}{array.dtype}".encode())
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
+
+    def searching(self) -> AbstractContextManager:
+        """Return the context in which attacks are to be called, for their precision."""
+        return jax.default_matmul_precision(self.search_precision)
 
     def purpose_key(self, purpose: str, number: int = 0) -> Key[Array, ""]:
         """Return the key of an attack's pass, whatever else is in the list of attacks."""
@@ -265,7 +298,8 @@ class Job:
         aimed = {} if targets is None else {"targets": self.placement.place(targets[batch.rows])}
         key = self.purpose_key(name, number)
         common = {"key": key, "indices": batch.indices, "active": batch.active}
-        found = run(self.model, images, labels, self.threat_model, **common, **aimed)
+        with self.searching():
+            found = run(self.model, images, labels, self.threat_model, **common, **aimed)
         model = self.judging_model(name, batch, number)
         return found, *judge(model, found.images, images, labels, self.threat_model)
 

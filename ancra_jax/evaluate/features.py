@@ -64,7 +64,7 @@ def features_spec(config: Config, classes: Sequence[str]) -> Spec:
             "accuracy_under": {name: float(one.mean()) for name, one in right.items()},
         }
 
-    return Spec(FEATURES, settings_of(config), run)
+    return Spec(FEATURES, settings_of(config), run, searches=False)
 
 
 class Extracted(NamedTuple):

@@ -55,7 +55,10 @@ def specs(config: Config) -> list[Spec]:
         weight = config.method.aux_weight
         for name, settings in final.items():
             found[f"{name}{HEADS}"] = replace(settings, aux_weight=weight)
-    return [Spec(name, asdict(settings), _run) for name, settings in found.items()]
+    return [
+        Spec(name, asdict(settings), _run, searches=name != NATURAL)
+        for name, settings in found.items()
+    ]
 
 
 def _run(task: Task) -> tuple[Arrays, dict[str, Any]]:
@@ -83,7 +86,8 @@ def attack_batches(
         rows = slice(position * size, min((position + 1) * size, num_examples))
         if (arrays["predictions"][rows] >= 0).all():
             continue
-        adversarial = attack(task, batch, threat_model)
+        with jax.default_matmul_precision(task.search_precision):
+            adversarial = attack(task, batch, threat_model)
         predictions, norms = _judge(target.model, adversarial, batch.images, threat_model)
         count = int(mask.sum())
         arrays["predictions"][rows] = np.asarray(predictions)[:count]

@@ -22,8 +22,11 @@ from ancra_jax.results.names import ADAPTIVE, NATURAL, parse
 def run_autoattack(task: Task) -> tuple[Arrays, dict[str, Any]]:
     """Attack the final logits with AutoAttack: the version, or the attacks, of the settings."""
     version, chosen = task.settings["version"], task.settings.get("attacks_to_run")
-    result = autoattack(**task.options, version=version, attacks_to_run=chosen)
+    precision = task.search_precision
+    options = dict(version=version, attacks_to_run=chosen, search_precision=precision)
+    result = autoattack(**task.options, **options)
     more: dict[str, Any] = {"accuracy_after": result.accuracies, "warnings": result.warnings}
+    more["denied"] = result.denied
     if chosen:
         more["attack_seconds"] = result.seconds
     return _arrays(task, result), more
@@ -67,6 +70,7 @@ def adaptive_spec(
             defences=defences,
             transfer_from={source.name: source.model for source in sources},
             budget=budget,
+            search_precision=task.search_precision,
             max_seconds=60 * max_minutes or None,
         )
         masks = None  # what a defence says of its part that passes no gradient
@@ -87,6 +91,7 @@ def adaptive_spec(
             "complete": result.complete,
             "attacks": [record._asdict() for record in result.records],
             "accuracy_after": result.accuracies,
+            "denied": result.denied,
             "gate": masks,
             "warnings": warnings,
         }

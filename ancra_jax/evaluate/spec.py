@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from ancra_jax.attacks.job import Progress, default_batch_size
+from ancra_jax.attacks.job import PRECISIONS, Progress, default_batch_size, precision_of
 from ancra_jax.attacks.saved_state import StateError
 from ancra_jax.cli.progress import Bar
 from ancra_jax.data import Split
@@ -48,6 +48,11 @@ class Task:
     def settings(self) -> dict[str, Any]:
         """The settings of the attack."""
         return self.identity["settings"]
+
+    @property
+    def search_precision(self) -> str:
+        """The precision of products in the attack's search, see ``attacks.autoattack``."""
+        return self.identity.get("search_precision", "highest")
 
     @property
     def images(self) -> Float[np.ndarray, "examples height width channels"]:
@@ -96,21 +101,44 @@ class Spec(NamedTuple):
     # do not depend on that. Returns arrays with one entry per example, ``correct`` among them, and
     # further entries of the result's JSON file.
     run: Callable[[Task], tuple[Arrays, dict[str, Any]]]
+    searches: bool = True  # for adversarial images, in a precision of its own
 
-    def record(self, identity: dict[str, Any]) -> dict[str, Any]:
-        """Return what determines the numbers of a result, given what all attacks have in common."""
-        return {"attack": self.name, **identity, "settings": self.settings}
+    def record(
+        self, identity: dict[str, Any], precision: str = "auto", store: ResultStore | None = None
+    ) -> dict[str, Any]:
+        """Return what determines the numbers of a result, given what all attacks have in common.
+
+        A ``precision`` of ``'auto'`` is that of the result which ``store`` has, even if it is not
+        finished: what is there is neither computed again nor mixed with another.
+        """
+        identity = {"attack": self.name, **identity, "settings": self.settings}
+        if not self.searches:
+            return identity
+        chosen = precision_of(precision)
+        records = [
+            identity | {"search_precision": one}
+            for one in (chosen, *PRECISIONS[1:])
+            if one == chosen or precision == "auto"
+        ]
+        return next((one for one in records if store and store.begun(one)), records[0])
 
 
 def compute(
-    spec: Spec, target: Target, store: ResultStore, identity: dict[str, Any], *, force: bool
+    spec: Spec,
+    target: Target,
+    store: ResultStore,
+    identity: dict[str, Any],
+    *,
+    force: bool,
+    precision: str = "auto",
 ) -> dict[str, Any]:
     """Return the JSON of an attack's result; unless it is there, or by ``force``, compute it.
 
     ``identity`` is what determines the numbers, but for the attack and its settings. A result of
     another identity, or an interrupted attack's unusable state, raises a `UsageError`.
+    ``precision`` is that of ``Spec.record``.
     """
-    identity = spec.record(identity)
+    identity = spec.record(identity, precision, None if force else store)
     if not force and (finished := store.finished(identity)):
         return finished
     started = time.monotonic()
@@ -119,7 +147,7 @@ def compute(
         key = jax.random.key(identity["seed"])
         task = Task(target, identity, store.partial_path(identity), labels, key, bar)
         try:
-            # An attack that computes in less than float32 finds less.
+            # What judges computes in float32, whatever the precision of the searches.
             with jax.default_matmul_precision("highest"):
                 arrays, more = spec.run(task)
         except StateError as error:

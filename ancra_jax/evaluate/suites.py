@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from ancra_jax.attacks.adaptive import LEVELS, Level
 from ancra_jax.attacks.autoattack.ensemble import Budget, plan
+from ancra_jax.attacks.job import PRECISIONS
 from ancra_jax.cli.backend import use_a_device_per_core
 from ancra_jax.cli.options import help_texts
 from ancra_jax.config import WEIGHTS, Config, local_path
@@ -54,6 +55,7 @@ _CHOICES: dict[str, Sequence[str]] = {
     "adaptive_budget": LEVELS,
     "checkpoint": ("best", "last"),
     "weights": WEIGHTS,
+    "search_precision": PRECISIONS,
 }
 
 
@@ -73,6 +75,7 @@ def run(
     max_minutes: float = 0.0,
     transfer_from: Sequence[str] = (),
     data_dir: str = "",
+    search_precision: str = "auto",
 ) -> EvaluationResult:
     """Run a suite on a checkpoint; results that are there already are kept.
 
@@ -99,6 +102,10 @@ def run(
       max_minutes: stop the adaptive attacks after so many; 0: no limit. The same call goes on.
       transfer_from: directories of runs whose adversarial images the adaptive attacks try.
       data_dir: where the data lie now, if not where they were in training; they must be the same.
+      search_precision: of the products in searches: ``'highest'`` (float32), ``'high'`` (TF32, on
+        TPUs three passes of bfloat16), ``'default'`` (TF32, on TPUs bfloat16). ``'auto'``: that of
+        results which are there, else ``'high'`` on GPUs and TPUs. Successes and natural images are
+        always judged in ``'highest'``.
 
     Returns:
       All results of the checkpoint, those of earlier calls too.
@@ -133,8 +140,9 @@ def run(
         if attacks:
             specs = [custom_spec(config, attacks)]
         for spec in () if force else specs:  # errors come before anything is computed
-            store.finished(spec.record(identity))
-        results = [compute(spec, target, store, identity, force=force) for spec in specs]
+            store.finished(spec.record(identity, search_precision, store))
+        how = dict(force=force, precision=search_precision)
+        results = [compute(spec, target, store, identity, **how) for spec in specs]
     return read_evaluation(workdir, name, results)
 
 
@@ -203,7 +211,7 @@ def _specs(config: Config, suite: str, version: str, made: Mapping[str, list[Spe
         "paper": attacks,
         "apgd": [custom_spec(config, [attack], name) for name, attack in APGD.items()],
         "autoattack": [Spec(name, threat_model | {"version": version}, run_autoattack)],
-        "diagnostics": [Spec(DIAGNOSTICS, diagnostics, run_diagnostics)],
+        "diagnostics": [Spec(DIAGNOSTICS, diagnostics, run_diagnostics, searches=False)],
         "released": released.specs(config) if suite == "released" else [],
         **made,
     }

@@ -17,6 +17,7 @@ from ancra_jax.run.workdir import provenance
 
 SCHEMA = 1
 _IDENTITY = ("attack", "checkpoint", "step", "num_examples", "seed", "settings", "data_fingerprint")
+_PRECISION = "search_precision"  # part of an identity too; results without it are of the highest
 
 
 def evaluation_name(checkpoint: str, weights: str) -> str:
@@ -45,19 +46,31 @@ class ResultStore:
         if not path.exists():
             return None
         result = read_result(path)
-        for name in _IDENTITY:
-            if result.get(name) != identity[name]:
+        for name in (*_IDENTITY, _PRECISION):
+            usual = "highest" if name == _PRECISION else None
+            found, asked = result.get(name, usual), identity.get(name, usual)
+            if found != asked:
                 raise UsageError(
-                    f"{path} holds a result with {name}={result.get(name)!r}, asked for is "
-                    f"{name}={identity[name]!r}: --force replaces it"
+                    f"{path} holds a result with {name}={found!r}, asked for is "
+                    f"{name}={asked!r}: --force replaces it"
                 )
         return result if result.get("complete", True) else None
 
     def partial_path(self, identity: dict[str, Any]) -> pathlib.Path:
         """Return where an unfinished attack keeps its state; another path for other settings."""
-        text = json.dumps([identity[name] for name in _IDENTITY], sort_keys=True)
+        known = [identity[name] for name in _IDENTITY]
+        if identity.get(_PRECISION, "highest") != "highest":
+            known.append(identity[_PRECISION])
+        text = json.dumps(known, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         return self.directory / f"{identity['attack']}.{digest}.partial.npz"
+
+    def begun(self, identity: dict[str, Any]) -> bool:
+        """Return whether there is a result of an attack, or its state, in this search precision."""
+        path, partial = self._path(identity), self.partial_path(identity)
+        if path.exists():
+            return read_result(path).get(_PRECISION, "highest") == identity[_PRECISION]
+        return partial.exists() or partial.with_suffix(".state").exists()
 
     def write(
         self, identity: dict[str, Any], arrays: dict[str, np.ndarray], seconds: float, **more: Any
@@ -122,6 +135,7 @@ def evaluate_commands(
     }
     command = evaluate_command(workdir, checkpoint)
     commands: dict[str, None] = {}
+    searched = {record.get(_PRECISION, "highest") for record in records.values()} - {"highest"}
     without = " --suite=worst_case" if APGD.keys() & records.keys() else " --suite=quick"
     for name, record in records.items():
         family, version, _, released = parse(name)
@@ -146,5 +160,10 @@ def evaluate_commands(
             suite = f" --attacks={','.join(listed)}"
         elif family == "AA" and version:
             suite = f" --suite=autoattack --autoattack_version={version}"
+        precision = record.get(_PRECISION, "highest")
+        if name == NATURAL:  # part of the suites that search
+            precision = min(searched, default="highest")
+        if precision != "highest":
+            suite += f" --search_precision={precision}"
         commands[f"{command}{suite} {how[name]}"] = None
     return tuple(commands) or (command,)

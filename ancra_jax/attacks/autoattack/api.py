@@ -62,6 +62,7 @@ def autoattack(
     state_path: str | os.PathLike | None = None,
     progress: Callable[[Progress], None] | None = print_progress,
     matmul_precision: str = "highest",
+    search_precision: str = "auto",
     exhaustive: bool = False,
     only: str | None = None,
     rank_by: Model | None = None,
@@ -91,6 +92,7 @@ def autoattack(
       state_path: directory for the state; the same call continues there, with the same results.
       progress: called after every batch.
       matmul_precision: of matrix products and convolutions; see ``jax.default_matmul_precision``.
+      search_precision: of searches alone: ``'auto'``, ``'highest'``, ``'high'``, ``'default'``.
       exhaustive: whether each attack gets what others broke too: slower, but its own accuracy.
       only: the one attack of the list to run.
       rank_by: a model whose natural logits rank the targets, in place of the one under attack.
@@ -105,12 +107,10 @@ def autoattack(
     exhaustive, checks = as_flag(exhaustive, "exhaustive"), as_flag(checks, "checks")
     store_path = checked_outputs(state_path, progress, matmul_precision, max_seconds)
     budget = Budget(num_steps, num_queries, gradient_draws, randomized)
-    ball = ball_of(threat_model, norm, epsilon)
     with jax.default_matmul_precision(matmul_precision):
-        job = Job.create(
-            model, images, labels, indices, ball, key, devices, batch_size, randomized, num_steps
-        )
-        how = (job.num_classes, budget, norm_of(ball), exhaustive, only)
+        given = (model, images, labels, indices, ball_of(threat_model, norm, epsilon), key, devices)
+        job = Job.create(*given, batch_size, randomized, num_steps, search_precision)
+        how = (job.num_classes, budget, norm_of(job.threat_model), exhaustive, only)
         attacks = plan(version, attacks_to_run, *how)
         check_rank_by(rank_by, job)
         warnings = [attack.note for attack in attacks if attack.note]
@@ -118,7 +118,7 @@ def autoattack(
         store = Store(store_path, job.images)
         state = store.resume(State.new(job, attacks, n_target_classes, rank_by is not None))
         _run(job, attacks, state, store, rank_by, checks, progress, max_seconds, log_path)
-    return state.result(attacks, store.images(), warnings, max_seconds)
+    return state.result(attacks, store.images(), warnings, max_seconds, job.search_precision)
 
 
 def individually(
@@ -248,12 +248,14 @@ def _classify(
     state.predictions[chosen] = logits.argmax(axis=1)
     state.broken_by[chosen[~correct]] = CLEAN
     if check_gradients:
-        zero, not_finite = jax.device_get(check_start(job, CLEAN, "check", batch))
+        with job.searching():
+            zero, not_finite = jax.device_get(check_start(job, CLEAN, "check", batch))
         state.zero_gradient[chosen] = zero[:count]
         state.not_finite[chosen] = not_finite[:count]
         if dlr is not None:
             targets = state.targets[:, 0] if dlr in TARGETED_LOSSES else None
-            zero, _ = check_start(job, CLEAN, "check", batch, dlr, targets)
+            with job.searching():
+                zero, _ = check_start(job, CLEAN, "check", batch, dlr, targets)
             state.zero_dlr_gradient[chosen] = np.asarray(zero)[:count]
     state.queries[chosen] += 1
     state.todo[chosen] = False
@@ -266,8 +268,9 @@ def _attack(job: Job, attack: Attack, state: State, store: Store, batch: Batch) 
     targets = state.targets[:, state.round] if attack.targeted else None
     run = partial(attack.run, **attack.options)
     found, *verdict = job.attack(run, attack.name, batch, state.round, targets)
-    fetched = jax.device_get((*verdict, found.best_loss, found.queries))
-    broken, norms, predictions, loss, queries = (values[:count] for values in fetched)
+    fetched = jax.device_get((*verdict, found.best_loss, found.queries, found.success))
+    broken, norms, predictions, loss, queries, claimed = (values[:count] for values in fetched)
+    state.denied[state.attack] += int((claimed & ~broken).sum())
     state.outcomes[state.attack, chosen] = np.where(broken, BROKEN, WITHSTOOD)
     newly = broken & state.robust[chosen]
     examples = chosen[newly]

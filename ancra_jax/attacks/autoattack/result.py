@@ -36,6 +36,8 @@ class AttackRecord(NamedTuple):
       accuracy_after: robust accuracy after it and all before it.
       own_accuracy: what it would leave if it were the only attack; None if it was not tried on
         every example that is classified correctly without an attack.
+      denied: successes of the search that the fresh forward pass did not confirm; none of them
+        counts.
     """
 
     name: str
@@ -44,6 +46,7 @@ class AttackRecord(NamedTuple):
     broken: int
     accuracy_after: float
     own_accuracy: float | None
+    denied: int = 0
 
 
 @dataclass(frozen=True, repr=False)
@@ -64,6 +67,8 @@ class AutoAttackResult:
       records: what each attack did; those that ``max_seconds`` left out are missing.
       complete: whether all attacks ran to their end.
       seconds: what every attack took in this call; one that continued a state took less.
+      search_precision: of products in the searches; successes and natural images are judged in
+        ``matmul_precision``.
     """
 
     images: HostImages
@@ -78,6 +83,12 @@ class AutoAttackResult:
     records: tuple[AttackRecord, ...] = ()
     complete: bool = True
     seconds: dict[str, float] = field(default_factory=dict)
+    search_precision: str = "highest"
+
+    @property
+    def denied(self) -> int:
+        """How many successes of searches the fresh forward passes did not confirm."""
+        return sum(record.denied for record in self.records)
 
     @property
     def clean_accuracy(self) -> float:
@@ -93,6 +104,8 @@ class AutoAttackResult:
         ended = "" if self.complete else ", stopped before its end"
         lines = [f"AutoAttackResult({len(self.robust)} examples{ended}"]
         lines += [f"  accuracy {left:7.2%}  {name}" for name, left in self.accuracies.items()]
+        if self.denied:
+            lines.append(f"  {self.denied} successes of searches ({self.search_precision}) denied")
         lines += [f"  warning: {warning}" for warning in self.warnings]
         return "\n".join(lines) + ")"
 
@@ -163,6 +176,7 @@ class State:
     # Of this call; not saved, so that a state that was resumed equals one that was not.
     seconds: Float[np.ndarray, "attacks"]
     zero_dlr_gradient: Flags  # as ``zero_gradient``, of the loss of the first attack along DLR
+    denied: Int[np.ndarray, "attacks"]  # successes that a fresh forward pass did not confirm
 
     @classmethod
     def new(
@@ -197,6 +211,7 @@ class State:
             predictions=np.full(examples, -1, np.int32),
             seconds=np.zeros(len(attacks)),
             zero_dlr_gradient=np.zeros(examples, bool),
+            denied=np.zeros(len(attacks), np.int64),
         )
 
     def standing(self, attack: int) -> Flags:
@@ -224,6 +239,7 @@ class State:
         images: HostImages,
         warnings: list[str],
         max_seconds: float | int | None,
+        precision: str,
     ) -> AutoAttackResult:
         """Return what a finished evaluation found, or one that a limit stopped."""
         names = [attack.name for attack in attacks]
@@ -247,6 +263,7 @@ class State:
             records=tuple(_record(self, number, attacks[number]) for number in range(finished)),
             complete=finished == len(attacks),
             seconds=dict(zip(names, self.seconds.tolist(), strict=True)),
+            search_precision=precision,
         )
 
 
@@ -261,6 +278,7 @@ def _record(state: State, number: int, attack: Attack) -> AttackRecord:
         broken=broken,
         accuracy_after=float(state.accuracies[number + 1]),
         own_accuracy=withstood / len(outcomes) if on_all else None,
+        denied=int(state.denied[number]),
     )
 
 
@@ -270,7 +288,7 @@ def log_line(state: State, attack: Attack) -> str:
     return (
         f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {record.name}: robust accuracy "
         f"{record.accuracy_after:.2%}, {record.broken} of {record.attacked} broken, "
-        f"{state.seconds[state.attack - 1]:.1f} s"
+        f"{state.seconds[state.attack - 1]:.1f} s, {record.denied} denied"
     )
 
 
@@ -308,7 +326,7 @@ _STATE, _IMAGES = "state.npz", "images.npy"
 # Names of the fields on disk.
 _SAVED = {entry.name: entry.name for entry in fields(State)} | {"pass_size": "tackled"}
 del _SAVED["seconds"]
-_SINCE_02 = ("predictions", "zero_dlr_gradient")
+_SINCE_02 = ("predictions", "zero_dlr_gradient", "denied")
 
 
 class Store:

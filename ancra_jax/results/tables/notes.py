@@ -149,6 +149,7 @@ def row_notes(row: Row) -> Iterable[str]:
             f"the attacks saw different numbers of examples ({counts}); the worst case, and the "
             f"table from the claim to it, are of the first {row.examples[0]}."
         )
+    yield from _precisions(row)
     if row.checkpoint.startswith("best") and row.config.data.selection_split == "test":
         yield "the checkpoint was chosen on the test split, so that its numbers are optimistic."
     if {ADAPTIVE, AUTOATTACK} <= row.accuracy.keys():
@@ -176,6 +177,19 @@ def row_notes(row: Row) -> Iterable[str]:
         yield (
             f"trustworthy as far as {count} examples tell; what concerns less than "
             f"{noticed_share(count):.1%} of them can go unnoticed."
+        )
+
+
+def _precisions(row: Row) -> Iterable[str]:
+    """Yield which attacks searched in less than the highest precision, and what that cost."""
+    records = row.evaluation.records
+    precisions = {name: one.get("search_precision", "highest") for name, one in records.items()}
+    for precision in sorted(set(precisions.values()) - {"highest"}):
+        names = [name for name, one in precisions.items() if one == precision]
+        denied = sum(records[name].get("denied", 0) for name in names)
+        yield (
+            f"{_names(names)}: searched in the precision '{precision}', judged in 'highest', which "
+            f"denied {denied} successes."
         )
 
 
