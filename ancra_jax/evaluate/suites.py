@@ -102,10 +102,8 @@ def run(
       max_minutes: stop the adaptive attacks after so many; 0: no limit. The same call goes on.
       transfer_from: directories of runs whose adversarial images the adaptive attacks try.
       data_dir: where the data lie now, if not where they were in training; they must be the same.
-      search_precision: of the products in searches: ``'highest'`` (float32), ``'high'`` (TF32, on
-        TPUs three passes of bfloat16), ``'default'`` (TF32, on TPUs bfloat16). ``'auto'``: that of
-        results which are there, else ``'high'`` on GPUs and TPUs. Successes and natural images are
-        always judged in ``'highest'``.
+      search_precision: of searches, which ``'highest'`` judges: ``'highest'``, ``'high'`` (TF32),
+        ``'default'``; ``'auto'``: that of results which are there, else ``'high'``, but on CPUs.
 
     Returns:
       All results of the checkpoint, those of earlier calls too.
@@ -136,14 +134,24 @@ def run(
         store = ResultStore(workdir, name)
         made = {"adaptive": [adaptive], "defence": [adaptive] if model.defences else []}
         made |= {"features": [features_spec(config, dataset.class_names)]}
-        specs = _specs(config, suite, autoattack_version, made)
-        if attacks:
-            specs = [custom_spec(config, attacks)]
-        for spec in () if force else specs:  # errors come before anything is computed
-            store.finished(spec.record(identity, search_precision, store))
-        how = dict(force=force, precision=search_precision)
-        results = [compute(spec, target, store, identity, **how) for spec in specs]
+        specs = _specs(config, suite, autoattack_version, made, attacks)
+        results = _compute(specs, target, store, identity, force, search_precision)
     return read_evaluation(workdir, name, results)
+
+
+def _compute(
+    specs: Sequence[Spec],
+    target: Target,
+    store: ResultStore,
+    identity: dict[str, Any],
+    force: bool,
+    precision: str,
+) -> list[dict[str, Any]]:
+    """Return the results of all attacks; errors come before anything is computed."""
+    for spec in () if force else specs:
+        store.finished(spec.record(identity, precision, store))
+    how = dict(force=force, precision=precision)
+    return [compute(spec, target, store, identity, **how) for spec in specs]
 
 
 def _identity(config: Config, dataset: Dataset) -> dict[str, Any]:
@@ -200,8 +208,19 @@ def check(config: Config, options: Mapping[str, Any]) -> None:
     problems.raise_all()
 
 
-def _specs(config: Config, suite: str, version: str, made: Mapping[str, list[Spec]]) -> list[Spec]:
-    """Return the parts of a suite, with a version of AutoAttack and those that are made already."""
+def _specs(
+    config: Config,
+    suite: str,
+    version: str,
+    made: Mapping[str, list[Spec]],
+    listed: Sequence[str],
+) -> list[Spec]:
+    """Return the parts of a suite, with a version of AutoAttack and those that are made already.
+
+    A list of AutoAttack's attacks takes the place of the suite.
+    """
+    if listed:
+        return [custom_spec(config, listed)]
     threat_model = {"norm": config.evaluation.norm, "epsilon": config.evaluation.epsilon}
     attacks = paper.specs(config)
     name = AUTOATTACK if version == "standard" else f"{AUTOATTACK}_{version}"
