@@ -42,6 +42,8 @@ class ModelConfig:
     reverse_attention: bool = False
     dtype: str = choice("float32", "bfloat16")  # of the computation, not of parameters
     activation: str = choice("", "relu", "silu")  # empty: the network's own
+    # Share of the old running statistics that a forward keeps, 1 - PyTorch's momentum; 0: 0.9.
+    batch_norm_momentum: float = number(0.0, at_least=0, at_most=1)
     # The network sees (images - mean) / std, by channel; the images themselves if empty.
     mean: tuple[float, ...] = ()  # on the [0, 1] pixel scale
     std: tuple[float, ...] = ()
@@ -150,14 +152,17 @@ class DistillationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """SGD with momentum and coupled weight decay on all parameters, as PyTorch's."""
+    """SGD with momentum and coupled weight decay, as PyTorch's."""
 
     learning_rate: float = number(0.01, above=0)
-    schedule: str = choice("piecewise", "constant", "cosine", "one_cycle")
+    schedule: str = choice("piecewise", "constant", "cosine", "one_cycle", "one_cycle_cosine")
+    warmup_epochs: float = number(0.0, at_least=0)  # in which the rate rises to learning_rate
     milestones: tuple[int, ...] = (75, 90, 100)  # 1-based epochs from which the rate is x decay
     decay: float = number(0.1, above=0, at_most=1)
     momentum: float = number(0.9, at_least=0)
+    nesterov: bool = False
     weight_decay: float = number(2e-4, at_least=0)
+    no_weight_decay_on: str = choice("", "batch_norm", "batch_norm_and_biases")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +221,8 @@ class Config:
 
 _LATER = (
     "init_from", "data.options", "method.options", "model.activation", "model.mean", "model.std",
-    "selection.heads",
+    "selection.heads", "model.batch_norm_momentum", "optimizer.warmup_epochs", "optimizer.nesterov",
+    "optimizer.no_weight_decay_on",
 )  # fmt: skip
 
 
@@ -277,10 +283,30 @@ def extra_examples(config: Config) -> int:
     return round(config.extra_data.fraction * config.batch_size)
 
 
-def _check_combinations(config: Config, name: str, problems: Problems) -> None:
-    milestones = config.optimizer.milestones
+def _check_optimizer(config: Config, name: str, problems: Problems) -> None:
+    optimizer = config.optimizer
+    milestones, warmup_epochs = optimizer.milestones, optimizer.warmup_epochs
     if list(milestones) != sorted(set(milestones)) or any(epoch < 1 for epoch in milestones):
         problems.add(f"{name}.optimizer.{milestones=}: must be increasing epochs, from 1")
+    if warmup_epochs >= config.epochs:
+        problems.add(
+            f"{name}.optimizer.{warmup_epochs=}: must be less than {name}.epochs={config.epochs}"
+        )
+    if optimizer.schedule == "one_cycle" and warmup_epochs:
+        problems.add(
+            f"{name}.optimizer.{warmup_epochs=}: must be 0 for {name}.optimizer.schedule="
+            "'one_cycle', which rises by itself"
+        )
+    if optimizer.schedule == "one_cycle_cosine" and not warmup_epochs:
+        problems.add(
+            f"{name}.optimizer.schedule='one_cycle_cosine': needs {name}.optimizer.warmup_epochs"
+        )
+    if optimizer.nesterov and not optimizer.momentum:
+        problems.add(f"{name}.optimizer.nesterov=True: needs {name}.optimizer.momentum")
+
+
+def _check_combinations(config: Config, name: str, problems: Problems) -> None:
+    _check_optimizer(config, name, problems)
     for group in ("attack", "evaluation"):
         settings = getattr(config, group)
         if settings.norm == "linf" and settings.epsilon > 1:

@@ -26,9 +26,9 @@ Factory = Callable[..., nn.Module]
 """``(*, num_classes, width, reverse_attention, dtype, ...) -> network``; see `create`.
 
 ``width`` is None for the network's own default; numbers in the name are integer arguments,
-``depth`` and ``factor`` for ``'wide_resnet{depth}_{factor}'``. ``activation``, ``mean`` and ``std``
-are arguments only where they are asked for. The network is a Linen module whose
-``__call__(images, labels=None, *, train=False)`` gives ``ancra_jax.types.Outputs``.
+``depth`` and ``factor`` for ``'wide_resnet{depth}_{factor}'``. ``activation``, ``mean``, ``std``
+and ``batch_norm_momentum`` are arguments only where they are asked for. The network is a Linen
+module whose ``__call__(images, labels=None, *, train=False)`` gives ``ancra_jax.types.Outputs``.
 """
 
 ACTIVATIONS: Mapping[str, Callable[[FeatureMap], FeatureMap]] = {"relu": nn.relu, "silu": nn.silu}
@@ -50,6 +50,7 @@ def create(
     activation: str | None = None,
     mean: Sequence[float | int] = (),
     std: Sequence[float | int] = (),
+    batch_norm_momentum: float | None = None,
 ) -> nn.Module:
     """Create a network.
 
@@ -66,6 +67,8 @@ def create(
       mean: of every channel, or of all channels together, on the [0, 1] pixel scale: the network
         computes with ``(images - mean) / std``; with the images themselves if empty.
       std: likewise.
+      batch_norm_momentum: share of the old running statistics that a forward of the training phase
+        keeps, in [0, 1], 1 minus PyTorch's momentum; None is the network's own, 0.9.
 
     Returns:
       A Linen module: ``network.init(key, images)`` makes its variables,
@@ -94,8 +97,15 @@ def create(
         raise UsageError(
             f"{mean=}, {std=}: must be as many finite numbers each, those of std greater than 0"
         )
-    asked = {"activation": activation, "mean": mean, "std": std}
-    options = {key: value for key, value in asked.items() if value}
+    if batch_norm_momentum is not None and not 0 <= batch_norm_momentum <= 1:
+        raise UsageError(f"{batch_norm_momentum=}: must be 0 to 1, or None")
+    asked = {
+        "activation": activation,
+        "mean": mean or None,
+        "std": std or None,
+        "batch_norm_momentum": batch_norm_momentum,
+    }
+    options = {key: value for key, value in asked.items() if value is not None}
     taken = inspect.signature(factory).parameters
     if not any(one.kind is one.VAR_KEYWORD for one in taken.values()):
         for option in options.keys() - taken.keys():
@@ -161,6 +171,7 @@ class Network(nn.Module):
     activation: str = "relu"  # a name of ``ACTIVATIONS``
     mean: tuple[float, ...] = ()  # of the normalisation of the images; none if empty
     std: tuple[float, ...] = ()
+    batch_norm_momentum: float = 0.9  # kept of the old running statistics
 
     total_stride: ClassVar[int]
     pool_window: ClassVar[int]

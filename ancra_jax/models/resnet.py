@@ -24,6 +24,7 @@ class BasicBlock(nn.Module):
     stride: int = 1  # of the first convolution
     conv: Callable[..., nn.Module] = Conv
     activation: Activation = nn.relu
+    norm: Callable[..., nn.Module] = BatchNorm
 
     folds: ClassVar[Mapping[str, str]] = {
         "bn1": "conv1",
@@ -36,12 +37,12 @@ class BasicBlock(nn.Module):
         """Apply the block."""
         conv = partial(self.conv, self.features)
         y = conv(stride=self.stride, name="conv1")(x)
-        y = self.activation(BatchNorm(name="bn1")(y, train=train))
+        y = self.activation(self.norm(name="bn1")(y, train=train))
         y = conv(name="conv2")(y)
-        y = BatchNorm(name="bn2")(y, train=train)
+        y = self.norm(name="bn2")(y, train=train)
         if self.stride != 1 or x.shape[-1] != self.features:
             x = conv(kernel_size=1, stride=self.stride, name="shortcut_conv")(x)
-            x = BatchNorm(name="shortcut_bn")(x, train=train)
+            x = self.norm(name="shortcut_bn")(x, train=train)
         return self.activation(y + x)
 
 
@@ -52,6 +53,7 @@ class BottleneckBlock(nn.Module):
     stride: int = 1  # of the second convolution
     conv: Callable[..., nn.Module] = Conv
     activation: Activation = nn.relu
+    norm: Callable[..., nn.Module] = BatchNorm
 
     folds: ClassVar[Mapping[str, str]] = {**BasicBlock.folds, "bn3": "conv3"}
 
@@ -60,14 +62,14 @@ class BottleneckBlock(nn.Module):
         """Apply the block."""
         out = 4 * self.features
         y = self.conv(self.features, kernel_size=1, name="conv1")(x)
-        y = self.activation(BatchNorm(name="bn1")(y, train=train))
+        y = self.activation(self.norm(name="bn1")(y, train=train))
         y = self.conv(self.features, stride=self.stride, name="conv2")(y)
-        y = self.activation(BatchNorm(name="bn2")(y, train=train))
+        y = self.activation(self.norm(name="bn2")(y, train=train))
         y = self.conv(out, kernel_size=1, name="conv3")(y)
-        y = BatchNorm(name="bn3")(y, train=train)
+        y = self.norm(name="bn3")(y, train=train)
         if self.stride != 1 or x.shape[-1] != out:
             x = self.conv(out, kernel_size=1, stride=self.stride, name="shortcut_conv")(x)
-            x = BatchNorm(name="shortcut_bn")(x, train=train)
+            x = self.norm(name="shortcut_bn")(x, train=train)
         return self.activation(y + x)
 
 
@@ -81,6 +83,7 @@ class PreActBlock(nn.Module):
     stride: int = 1  # of the first convolution
     conv: Callable[..., nn.Module] = Conv
     activation: Activation = nn.relu
+    norm: Callable[..., nn.Module] = BatchNorm
     raw_shortcut: bool = False  # the shortcut's convolution is of the input before its activation
     shortcut_size: int = 1  # side of that convolution's kernel
 
@@ -90,14 +93,14 @@ class PreActBlock(nn.Module):
     def __call__(self, x: FeatureMap, *, train: bool) -> NewFeatureMap:
         """Apply the block."""
         conv = partial(self.conv, self.features)
-        activated = self.activation(BatchNorm(name="bn1")(x, train=train))
+        activated = self.activation(self.norm(name="bn1")(x, train=train))
         if self.stride != 1 or x.shape[-1] != self.features:
             shortcut = conv(
                 kernel_size=self.shortcut_size, stride=self.stride, name="shortcut_conv"
             )
             x = shortcut(x if self.raw_shortcut else activated)
         y = conv(stride=self.stride, name="conv1")(activated)
-        y = self.activation(BatchNorm(name="bn2")(y, train=train))
+        y = self.activation(self.norm(name="bn2")(y, train=train))
         return x + conv(name="conv2")(y)
 
 
@@ -132,17 +135,19 @@ class ResidualNetwork(Network):
     def trunk(self, images: FeatureMap, *, train: bool) -> Trunk:
         """Compute the stem, and make the residual blocks and the final activation."""
         conv: Callable[..., nn.Module] = partial(Conv, dtype=self.dtype, **self.conv_options)
+        norm = partial(BatchNorm, momentum=self.batch_norm_momentum)
         activation = ACTIVATIONS[self.activation]
         x = conv(self.width, name="conv1")(images)
         if self.stem_norm:
-            x = activation(BatchNorm(name="bn1")(x, train=train))
-        block = partial(self.block, conv=conv, activation=activation, **self.block_options)
+            x = activation(norm(name="bn1")(x, train=train))
+        shared = {"conv": conv, "activation": activation, "norm": norm}
+        block = partial(self.block, **shared, **self.block_options)
         width, sizes = self.stages()
         blocks = residual_blocks(block, width, sizes, prefix=self.stage, train=train)
         if not self.final_norm:
             return Trunk(x, blocks)
-        norm = BatchNorm(name="bn")
-        return Trunk(x, blocks, lambda x: activation(norm(x, train=train)))
+        last = norm(name="bn")
+        return Trunk(x, blocks, lambda x: activation(last(x, train=train)))
 
 
 class ResNet18(ResidualNetwork):

@@ -336,4 +336,5 @@ def create_network(architecture: ModelConfig, num_classes: int, dtype: str = "fl
         activation=architecture.activation or None,
         mean=architecture.mean,
         std=architecture.std,
+        batch_norm_momentum=architecture.batch_norm_momentum or None,
     )

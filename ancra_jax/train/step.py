@@ -1,6 +1,7 @@
 """The train state, the optimiser, and the one jitted step that advances them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -61,30 +62,56 @@ def create_train_state(
 
 
 def learning_rate(config: OptimizerConfig, epochs: int, steps_per_epoch: int) -> optax.Schedule:
-    """Return the learning rate of a step, counted from 0."""
+    """Return the learning rate of a step, counted from 0.
+
+    During ``warmup_epochs`` it rises from 0 in a line, then the schedule begins, which ends with
+    the last epoch all the same. ``'one_cycle_cosine'`` rises during the warm-up and falls after it
+    as half waves of a cosine, from 1/25 of the rate and to 1/10,000 of that, as PyTorch's
+    ``OneCycleLR``.
+    """
     rate = config.learning_rate
     steps = epochs * steps_per_epoch
-    # Milestones are epochs from 1, as the paper counts them.
-    boundaries = {(epoch - 1) * steps_per_epoch: config.decay for epoch in config.milestones}
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    # Milestones are epochs from 1, as the paper counts them; the warm-up comes out of the epochs.
+    starts = [(epoch - 1) * steps_per_epoch - warmup for epoch in config.milestones]
+    boundaries = dict.fromkeys(starts, config.decay)
     schedules = {
         "constant": lambda: optax.constant_schedule(rate),
-        "cosine": lambda: optax.cosine_decay_schedule(rate, steps),
+        "cosine": lambda: optax.cosine_decay_schedule(rate, max(steps - warmup, 1)),
         "one_cycle": lambda: optax.linear_onecycle_schedule(
             steps, rate, pct_start=0.4, pct_final=0.95, div_factor=25.0
         ),
+        # Its rise is the warm-up, to the step: half a step more is rounded off.
+        "one_cycle_cosine": lambda: optax.cosine_onecycle_schedule(
+            steps, rate, pct_start=(max(warmup, 1) + 0.5) / steps
+        ),
         "piecewise": lambda: optax.piecewise_constant_schedule(rate, boundaries),
     }
-    return schedules[config.schedule]()
+    after = schedules[config.schedule]()
+    if not warmup or config.schedule == "one_cycle_cosine":
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), after], [warmup])
 
 
 def create_optimizer(
     config: OptimizerConfig, epochs: int, steps_per_epoch: int
 ) -> optax.GradientTransformation:
-    """Return SGD as PyTorch's: the decay is added to all gradients before momentum."""
+    """Return SGD as PyTorch's: the decay is added to the gradients before momentum."""
+    rate, spared = learning_rate(config, epochs, steps_per_epoch), config.no_weight_decay_on
+    mask = partial(_decayed, biases=spared == "batch_norm") if spared else None
     return optax.chain(
-        optax.add_decayed_weights(config.weight_decay),
-        optax.sgd(learning_rate(config, epochs, steps_per_epoch), momentum=config.momentum),
+        optax.add_decayed_weights(config.weight_decay, mask),
+        optax.sgd(rate, momentum=config.momentum, nesterov=config.nesterov),
     )
+
+
+def _decayed(params: PyTree, *, biases: bool) -> PyTree:
+    """Return which parameters decay: none of batch normalisation, which has a ``scale``."""
+    if not isinstance(params, Mapping):
+        return biases or params.ndim > 1
+    if "scale" in params:
+        return jax.tree.map(lambda _: False, params)
+    return {name: _decayed(group, biases=biases) for name, group in params.items()}
 
 
 def make_train_step(

@@ -10,6 +10,7 @@ import pytest
 
 from ancra_jax import models
 from ancra_jax.errors import UsageError
+from ancra_jax.models.layers import BatchNorm
 from ancra_jax.models.network import check_images, check_labels
 from ancra_jax.types import Outputs
 from tests.support.reference_weights import random_variables
@@ -208,3 +209,20 @@ def test_networks_take_an_activation_and_a_normalisation():
         two.apply(variables, images)
     with pytest.raises(UsageError, match=r"activation='silu': 'mlp32' has no such option"):
         models.create("mlp32", num_classes=3, activation="silu")
+
+
+@pytest.mark.parametrize("name", NAMES + OTHERS)
+def test_the_momentum_of_every_batch_normalisation_is_an_option(name):
+    found = {}
+
+    def look(method, args, kwargs, context):
+        if isinstance(context.module, BatchNorm):
+            found["/".join(context.module.path)] = context.module.momentum
+        return method(*args, **kwargs)
+
+    for options, momentum in (({}, 0.9), ({"batch_norm_momentum": 0.99}, 0.99)):
+        network = models.create(name, num_classes=3, width=2, **options)
+        with nn.intercept_methods(look):
+            variables, _ = shapes(network, jnp.zeros((2, 16, 16, 3)))
+        layers = jax.tree.leaves(variables["batch_stats"])
+        assert set(found.values()) == {momentum} and 2 * len(found) == len(layers)
