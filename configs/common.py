@@ -40,9 +40,25 @@ TRADES_S2O = {
     "second_order.weight": 0.15,
 }
 UDR = {"udr.multiplier": 1.0, "attack.start": "uniform", "attack.step_size": 2 / 255}
+ADR = AWP | {"ema.decay": 0.995}
+IKL = {"method.name": "ikl"} | AWP | TRADES_AWP
+HAT = {
+    "method.name": "hat",
+    "method.beta": 2.5,
+    "epochs": 50,
+    "attack.step_size": 2 / 255,
+    "optimizer.learning_rate": 0.21,
+    "optimizer.schedule": "one_cycle_cosine",
+    "optimizer.warmup_epochs": 12.5,
+    "optimizer.nesterov": True,
+    "optimizer.weight_decay": 5e-4,
+}
 CONTRAST = {"negative_contrast.zeta": 3.0}
 REVERSE_ATTENTION = {"model.reverse_attention": True}
 ANCRA = CONTRAST | REVERSE_ATTENTION | ANCRA_ATTACK
+
+# The training of the best published networks of this size that need no other network.
+BEST = PGD_AT_ATTACK | ADR | {"method.name": "pgd_at_adr", "awp.gamma": 0.005}
 
 METHODS = {
     "natural": {"method.name": "natural"},
@@ -56,6 +72,10 @@ METHODS = {
     "trades_s2o": TRADES_S2O | TRADES_ATTACK,
     "udr_pgd": PGD_AT | UDR,
     "udr_trades": TRADES | TRADES_ATTACK | UDR,
+    "pgd_at_adr": PGD_AT_ATTACK | ADR | {"method.name": "pgd_at_adr"},
+    "trades_adr": TRADES_ATTACK | ADR | {"method.name": "trades_adr", "attack.step_size": 2 / 255},
+    "ikl": TRADES_ATTACK | IKL,
+    "hat": TRADES_ATTACK | HAT,
     "pgd_at_ancra": PGD_AT | ANCRA,
     "trades_ancra": TRADES | ANCRA,
     "mart_ancra": MART | ANCRA,
@@ -73,6 +93,7 @@ ARGUMENTS = {
     "swa": ("swa.start_epoch", int),
     "zeta": ("negative_contrast.zeta", float),
     "alpha": ("negative_contrast.alpha", float),
+    "augmentation": ("data.augmentation", str),
     "strategy": ("negative_contrast.strategy", str),
     "targeted": ("negative_contrast.targeted", lambda text: {"true": True, "false": False}[text]),
     "seed": ("seed", int),
@@ -104,21 +125,23 @@ RECIPE_EPOCHS = (
     ("self_adaptive", "start_epoch"),
     ("awp", "warmup_epochs"),
     ("negative_contrast", "random_epochs"),
+    ("optimizer", "warmup_epochs"),
 )
 
 
 def config_of(
-    argument: str | None, settings: dict, tiny: dict | None = None
+    argument: str | None, settings: dict, tiny: dict | None = None, recipes: dict | None = None
 ) -> ml_collections.ConfigDict:
     """The base with a method's recipe, then a data set's ``settings``, then the argument's.
 
     A data set wins over a recipe, which is written for CIFAR-10: the digits keep their few epochs.
-    ``tiny`` is what the data set has otherwise than others at that scale.
+    ``tiny`` is what the data set has otherwise than others at that scale; ``recipes`` are its own,
+    beside ``METHODS``, and win over its settings.
     """
-    config = base()
-    name, overrides = parse(argument)
+    config, recipes = base(), recipes or {}
+    name, overrides = parse(argument, METHODS | recipes)
     config.name = name
-    config.update_from_flattened_dict(METHODS[name] | settings)
+    config.update_from_flattened_dict(METHODS.get(name, {}) | settings | recipes.get(name, {}))
     if overrides.pop("scale", "full") == "tiny":
         config.name = f"{name} (tiny)"
         config.update_from_flattened_dict(_shrunk(config, TINY | (tiny or {})))
@@ -148,11 +171,11 @@ class UnknownNameError(LookupError):
     """
 
 
-def parse(argument: str | None) -> tuple[str, dict]:
+def parse(argument: str | None, methods: dict) -> tuple[str, dict]:
     """Splits ``method,key=value,...``; an unknown one is named."""
     name, *pairs = (argument or "trades_ancra").split(",")
-    if name not in METHODS:
-        raise UnknownNameError(_unknown("method", name, METHODS))
+    if name not in methods:
+        raise UnknownNameError(_unknown("method", name, methods))
     overrides = {}
     for pair in pairs:
         key, _, text = pair.partition("=")

@@ -27,6 +27,7 @@ SETTINGS = {
     "awp.warmup_epochs": 2,
     "optimizer.learning_rate": 0.05,
     "optimizer.schedule": "cosine",
+    "optimizer.warmup_epochs": 0.0,
     "selection.step_size": EPSILON / 4,
     "evaluation.epsilon": EPSILON,
     "evaluation.step_size": EPSILON / 10,

@@ -30,6 +30,9 @@ class DataConfig:
     selection_examples: int = number(1000, at_least=0)  # 0: chosen by the number of examples
     crop_padding: int = number(4, at_least=0)  # pixels; 0: no random crop
     horizontal_flip: bool = True
+    # Takes the place of the random crop; empty: none does.
+    augmentation: str = choice("", "crop_shift", "idbh_weak", "idbh_strong", "idbh_svhn")
+    random_erasing: float = number(0.0, at_least=0, at_most=1)  # its probability; 0: augmentation's
     options: Options = dataclasses.field(default_factory=dict)  # of a plugged-in data set
 
 
@@ -137,6 +140,7 @@ class ExtraDataConfig:
 
     path: str = path()  # an .npz file with 'image' and 'label'
     fraction: float = number(0.0, at_least=0, at_most=1)  # of every batch
+    same_steps: bool = False  # an epoch has as many steps as without extra data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,9 +224,10 @@ class Config:
 
 
 _LATER = (
-    "init_from", "data.options", "method.options", "model.activation", "model.mean", "model.std",
-    "selection.heads", "model.batch_norm_momentum", "optimizer.warmup_epochs", "optimizer.nesterov",
-    "optimizer.no_weight_decay_on",
+    "init_from", "data.options", "data.augmentation", "data.random_erasing", "method.options",
+    "model.activation", "model.mean", "model.std", "model.batch_norm_momentum", "selection.heads",
+    "optimizer.warmup_epochs", "optimizer.nesterov", "optimizer.no_weight_decay_on",
+    "extra_data.same_steps",
 )  # fmt: skip
 
 
@@ -276,6 +281,11 @@ def to_mapping(config: Config) -> dict[str, Any]:
 def shown(config: Config, name: str) -> str:
     """Return a setting as an error shows it, ``--config.epochs=120``."""
     return f"--config.{name}={operator.attrgetter(name)(config)!r}"
+
+
+def needs_teacher(config: Config) -> bool:
+    """Return whether another run's network has a part in the loss."""
+    return config.distillation.weight > 0 or config.method.name == "hat"
 
 
 def extra_examples(config: Config) -> int:
@@ -337,7 +347,7 @@ def _check_combinations(config: Config, name: str, problems: Problems) -> None:
         given, value = getattr(settings, source), getattr(settings, share)
         if value and not given:
             problems.add(f"{name}.{group}.{share}={value}: needs {name}.{group}.{source}")
-        if given and not value:
+        if given and not value and not (group == "distillation" and needs_teacher(config)):
             problems.add(
                 f"{name}.{group}.{source}={given!r}: is of no use while {name}.{group}.{share} is 0"
             )

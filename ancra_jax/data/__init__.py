@@ -1,12 +1,11 @@
 """Data sets, their loading and caching, and the batches made of them on the device."""
 
+from ancra_jax.data.augmentation import POLICIES, Augmentation, augment
 from ancra_jax.data.dataset import Dataset, Split
 from ancra_jax.data.pipeline import (
-    Augmentation,
     BatchPlan,
     DeviceSplit,
     ExtraDraws,
-    augment,
     batches_for_evaluation,
     batches_per_epoch,
     epoch_permutation,
@@ -18,6 +17,7 @@ from ancra_jax.data.sources import cifar, digits, folder, tiny_imagenet  # noqa:
 from ancra_jax.data.splits import check_count, check_held_out, extend, hold_out, load_extra, subset
 
 __all__ = [
+    "POLICIES",
     "Augmentation",
     "BatchPlan",
     "Contents",

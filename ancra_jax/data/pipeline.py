@@ -13,11 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int, Int32, Key, UInt8
 
+from ancra_jax.data.augmentation import Augmentation, augment
 from ancra_jax.data.dataset import Split
 from ancra_jax.errors import UsageError
 from ancra_jax.types import Batch
-
-Pixels = UInt8[Array, "batch height width channels"]
 
 # ---- Splits on the devices ----
 
@@ -55,46 +54,6 @@ def to_float(images: UInt8[Array, "*shape"]) -> Float32[Array, "*shape"]:
 
 
 # ---- Training ----
-
-
-@dataclasses.dataclass(frozen=True)
-class Augmentation:
-    """What is done to training images; hashable, so it can be a static argument.
-
-    A crop of the original size is taken at a uniformly random place of the image with
-    ``crop_padding`` pixels of zeros on every side, if there are any. ``horizontal_flip`` mirrors
-    images with probability 1/2.
-    """
-
-    crop_padding: int = 0
-    horizontal_flip: bool = False
-
-
-def augment(
-    images: Pixels, indices: Int[Array, "batch"], key: Key[Array, ""], augmentation: Augmentation
-) -> Pixels:
-    """Crop, then flip each image, as the step's key and its index in the data set decide.
-
-    What is drawn for an image does not depend on the rest of the batch. With nothing to do the
-    images are returned as they are.
-    """
-    padding = augmentation.crop_padding
-    if not padding and not augmentation.horizontal_flip:
-        return images
-
-    def augment_one(
-        image: UInt8[Array, "height width channels"], index: Int[Array, ""]
-    ) -> UInt8[Array, "height width channels"]:
-        crop_key, flip_key = jax.random.split(jax.random.fold_in(key, index))
-        if padding:
-            padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)))
-            top, left = jax.random.randint(crop_key, (2,), 0, 2 * padding + 1)
-            image = jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
-        if augmentation.horizontal_flip:
-            image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
-        return image
-
-    return jax.vmap(augment_one)(images, indices)
 
 
 def batches_per_epoch(num_examples: int, batch_size: int, field: str = "batch_size") -> int:

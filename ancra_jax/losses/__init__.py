@@ -21,6 +21,8 @@ __all__ = ["cross_entropy", "distillation", "kl_divergence"]
 __all__ += ["boosted_cross_entropy", "weighted_kl"]  # MART
 __all__ += ["adapted_labels", "self_adaptive_cross_entropy"]  # SAT
 __all__ += ["class_targets", "second_order_divergence"]  # S2O
+__all__ += ["logit_differences", "soft_cross_entropy"]  # DKL, IKL
+__all__ += ["rectified_labels"]  # ADR
 __all__ += ["asymmetric_similarity", "by_head", "combined", "matching"]  # ANCRA
 
 _TINY = 1e-12  # within MART's logarithms, as in its authors' code
@@ -37,17 +39,24 @@ def _check_alike(one: Logits, other: Logits) -> None:
         raise ValueError(f"logits of shapes {one.shape} and {other.shape}: expected equal shapes")
 
 
-def cross_entropy(logits: Logits, labels: AnyLabels, label_smoothing: float = 0.0) -> Scalar:
+def cross_entropy(
+    logits: Logits, labels: AnyLabels | Logits, label_smoothing: float = 0.0
+) -> Scalar:
     """Average ``-log softmax(logits)_y`` over the batch.
 
-    ``label_smoothing`` is the probability that is moved from the label to all classes alike, in
-    [0, 1] (Szegedy et al., CVPR 2016).
+    Labels are class numbers; or soft labels, a probability for each class, and the average is that
+    of ``-sum_k y_k log softmax(logits)_k``. ``label_smoothing`` is the probability that is moved
+    from the label to all classes alike, in [0, 1] (Szegedy et al., CVPR 2016).
     """
-    labels = _of(labels, logits)
     label_smoothing = as_number(label_smoothing, "label_smoothing", most=1.0, closed=True)
-    if isinstance(label_smoothing, float) and label_smoothing == 0.0:
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
-    targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1]), label_smoothing)
+    if jnp.shape(labels) == logits.shape and jnp.issubdtype(jnp.result_type(labels), jnp.floating):
+        targets = jnp.asarray(labels)
+    else:
+        labels = _of(labels, logits)
+        if isinstance(label_smoothing, float) and label_smoothing == 0.0:
+            return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+        targets = jax.nn.one_hot(labels, logits.shape[-1])
+    targets = optax.smooth_labels(targets, label_smoothing)
     return jnp.mean(optax.softmax_cross_entropy(logits, targets))
 
 
@@ -119,6 +128,45 @@ def second_order_divergence(logits: Logits, labels: AnyLabels, diagonal: float) 
     """Average ``KL(t || softmax(logits))`` over the batch, ``t`` row ``y`` of `class_targets`."""
     targets = class_targets(logits, diagonal)[_of(labels, logits)]
     return jnp.mean(optax.losses.kl_divergence(jax.nn.log_softmax(logits), targets))
+
+
+def logit_differences(natural: Logits, adversarial: Logits, weights: Logits) -> Scalar:
+    """Average ``1/4 sum_jk w_j w_k ((o_j - o_k) - (o'_j - o'_k))^2`` over the batch.
+
+    ``o`` are the natural logits, ``o'`` the adversarial ones; the weights, which sum to 1, receive
+    no gradient. This is the weighted squared error of the decoupled KL divergence (DKL), and half
+    the variance of ``o - o'`` under the weights. With ``w = p`` its gradient in ``o`` is that of
+    ``KL(p || q)``; that in ``o'`` is the one of `soft_cross_entropy`.
+    """
+    _check_alike(natural, adversarial)
+    _check_alike(natural, weights)
+    weights, differences = jax.lax.stop_gradient(weights), natural - adversarial
+    mean = jnp.sum(weights * differences, axis=-1, keepdims=True)
+    return 0.5 * jnp.mean(jnp.sum(weights * (differences - mean) ** 2, axis=-1))
+
+
+def soft_cross_entropy(natural: Logits, adversarial: Logits) -> Scalar:
+    """Average ``-sum_k sg(p_k) log q_k`` over the batch: the other term of DKL."""
+    _check_alike(natural, adversarial)
+    return cross_entropy(adversarial, jax.lax.stop_gradient(jax.nn.softmax(natural)))
+
+
+def rectified_labels(
+    logits: Logits, labels: AnyLabels, temperature: float | Scalar, interpolation: float | Scalar
+) -> Logits:
+    """Return soft labels that lean on the predictions where these are not too wrong (ADR).
+
+    With ``t = sg(softmax(logits / temperature))``, for every image::
+
+        c = clip(interpolation - (max_k t_k - t_y), 0, 1)
+        soft label = c t + (1 - c) one_hot(y)
+    """
+    labels = _of(labels, logits)
+    predicted = jax.lax.stop_gradient(jax.nn.softmax(logits / temperature))
+    of_label = jnp.take_along_axis(predicted, labels[:, None], axis=-1)
+    gap = jnp.max(predicted, axis=-1, keepdims=True) - of_label
+    share = jnp.clip(interpolation - gap, 0.0, 1.0)
+    return share * predicted + (1 - share) * jax.nn.one_hot(labels, logits.shape[-1])
 
 
 def adapted_labels(soft_labels: Logits, logits: Logits, momentum: float) -> Logits:

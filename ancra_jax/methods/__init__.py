@@ -16,7 +16,14 @@ of one's own is a factory, in any file that is given to the commands with ``--pl
 ``--config.method.options.weight=2``. docs/adding.md has a whole example.
 """
 
-from ancra_jax.methods import second_order, self_adaptive, standard  # noqa: F401  (they register)
+from ancra_jax.methods import (  # noqa: F401  (they register)
+    decoupled_kl,
+    helper,
+    rectification,
+    second_order,
+    self_adaptive,
+    standard,
+)
 from ancra_jax.methods.core import (
     AttackSettings,
     Examples,

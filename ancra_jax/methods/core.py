@@ -59,7 +59,7 @@ class AttackRequest(NamedTuple):
 
     settings: AttackSettings  # the kind of attack
     images: Images  # natural
-    labels: Labels  # classes in the objective (not used by 'kl')
+    labels: Labels | Logits  # classes in the objective (not used by 'kl'), or soft labels
     descend: bool  # the objective, toward the labels (paper eq. 5); or ascend it (eq. 2)
     keys: Keys  # for the random starts
 
@@ -111,12 +111,17 @@ def _interleaved(*arrays: Array) -> Array:
 
 
 def signed_objective(
-    model: Model, settings: AttackSettings, images: Images, labels: Labels, sign: Values
+    model: Model, settings: AttackSettings, images: Images, labels: Labels | Logits, sign: Values
 ) -> Objective:
     """Return what the attack ascends: the objective of ``settings`` times each example's sign."""
     objective: Objective
     if settings.objective == "kl":
         objective = objectives.kl_divergence(model, model(images), aux_weight=settings.aux_weight)
+    elif labels.ndim == 2:  # soft labels: less their own entropy, which has no gradient
+        natural, targets = model(images), jnp.log(jnp.maximum(labels, jnp.finfo(labels).tiny))
+        heads = jnp.broadcast_to(targets, natural.aux_logits.shape)
+        reference = natural._replace(logits=targets, aux_logits=heads)
+        objective = objectives.kl_divergence(model, reference, aux_weight=settings.aux_weight)
     else:
         objective = objectives.cross_entropy(model, labels, aux_weight=settings.aux_weight)
     return jax.tree_util.Partial(_signed, objective, sign)
@@ -143,6 +148,13 @@ class Examples(NamedTuple):
     state: MethodState  # after the attack
     epoch: Epoch
     teacher_logits: Logits | None = None  # for the natural images, if there is a teacher
+    teacher: Model | None = None  # itself, in the evaluation phase
+    soft_labels: Logits | None = None  # of Method.soft_labels, if the method has any
+
+    @property
+    def targets(self) -> Labels | Logits:
+        """What the cross-entropy compares with: the soft labels, else the batch's classes."""
+        return self.batch.labels if self.soft_labels is None else self.soft_labels
 
 
 class Terms(NamedTuple):
@@ -161,6 +173,15 @@ class Plan(NamedTuple):
 
     requests: dict[str, AttackRequest]
     extras: dict[str, Any]
+
+    def softened(self, soft_labels: Logits) -> "Plan":
+        """Return the plan in which natural images are attacked by their soft labels."""
+        requests = {}
+        for name, request in self.requests.items():
+            one_hot = jax.nn.one_hot(request.labels, soft_labels.shape[-1])
+            labels = soft_labels if name == "adversarial" else one_hot
+            requests[name] = request._replace(labels=labels)
+        return self._replace(requests=requests)
 
 
 LossOfParams = Callable[[PyTree], tuple[Scalar, Any]]  # with an auxiliary output, as for jax.grad
@@ -185,6 +206,9 @@ class Method(NamedTuple):
         state is a part of the train state, so it is checkpointed and resumed.
       attack: carries the plan out, ``(model, requests, state) -> (attacked, state)``.
       gradient: differentiates the loss, ``(loss, params, epoch) -> ((loss, auxiliary), gradient)``.
+      soft_labels: makes soft labels of a batch from the average of the weights (EMA), ``(averaged
+        model, batch, epochs passed) -> [batch, classes]``, which take the place of the classes in
+        the attack on natural images and, as ``Examples.targets``, in the loss.
     """
 
     prepare: Callable[[Model, Batch, StepKey, Epoch], Plan]
@@ -192,6 +216,7 @@ class Method(NamedTuple):
     init_state: Callable[[Int[Array, "examples"], int], MethodState] = lambda labels, classes: {}
     attack: Callable[..., tuple[dict[str, Images], MethodState]] = run_requests
     gradient: Callable[[LossOfParams, PyTree, Epoch], ValueAndGradient] = plain_gradient
+    soft_labels: Callable[[Model, Batch, Scalar], Logits] | None = None
 
 
 def accuracy(outputs: Outputs, labels: Labels) -> Scalar:

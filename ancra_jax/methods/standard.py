@@ -19,7 +19,7 @@ from ancra_jax.methods.core import (
 )
 from ancra_jax.methods.registry import register
 from ancra_jax.ops.images import Labels
-from ancra_jax.types import Batch, Outputs, Scalar
+from ancra_jax.types import Batch, Logits, Outputs, Scalar
 
 
 @register("natural")
@@ -32,7 +32,7 @@ def natural(config: Config, attack: AttackSettings) -> Method:
     def loss(forward: Forward, batch_stats: BatchStats, examples: Examples) -> Terms:
         images, labels, _ = examples.batch
         outputs, batch_stats = forward(batch_stats, images, labels)
-        value, metrics = cross_entropy("loss_natural", outputs, labels, config.method)
+        value, metrics = cross_entropy("loss_natural", outputs, examples.targets, config.method)
         metrics |= {"batch_accuracy_natural": core.accuracy(outputs, labels)}
         return Terms(value, batch_stats, outputs, metrics, examples.state)
 
@@ -50,7 +50,7 @@ def pgd_at(config: Config, attack: AttackSettings) -> Method:
     def loss(forward: Forward, batch_stats: BatchStats, examples: Examples) -> Terms:
         images, labels = examples.attacked["adversarial"], examples.batch.labels
         outputs, batch_stats = forward(batch_stats, images, labels)
-        value, metrics = cross_entropy("loss_adversarial", outputs, labels, config.method)
+        value, metrics = cross_entropy("loss_adversarial", outputs, examples.targets, config.method)
         metrics |= {"batch_accuracy_adversarial": core.accuracy(outputs, labels)}
         return Terms(value, batch_stats, None, metrics, examples.state, outputs)
 
@@ -68,8 +68,8 @@ def trades(config: Config, attack: AttackSettings) -> Method:
     method = config.method
 
     def loss(natural: Outputs, adversarial: Outputs, examples: Examples) -> core.PairTerms:
-        labels = examples.batch.labels
-        classification, of_natural = cross_entropy("loss_natural", natural, labels, method)
+        targets = examples.targets
+        classification, of_natural = cross_entropy("loss_natural", natural, targets, method)
         kl, of_kl = kl_divergence(natural, adversarial, method)
         return classification + method.beta * kl, of_natural | of_kl, examples.state
 
@@ -102,7 +102,7 @@ def mart(config: Config, attack: AttackSettings) -> Method:
 
 
 def cross_entropy(
-    name: str, outputs: Outputs, labels: Labels, method: MethodConfig
+    name: str, outputs: Outputs, labels: Labels | Logits, method: MethodConfig
 ) -> tuple[Scalar, Metrics]:
     """Return the cross-entropy over all heads, with the method's label smoothing, and metrics."""
     term = partial(losses.cross_entropy, labels=labels, label_smoothing=method.label_smoothing)

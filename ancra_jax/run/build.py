@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from ancra_jax import data, methods
-from ancra_jax.config import local_path, path_text
+from ancra_jax.config import local_path, needs_teacher, path_text
 from ancra_jax.config.schema import Config, DataConfig, extra_examples
 from ancra_jax.data import Augmentation, BatchPlan, Contents, Dataset, ExtraDraws, Split
 from ancra_jax.errors import Problems, UsageError
@@ -56,9 +56,14 @@ def check(config: Config, problems: Problems, *, devices: int = 1) -> None:
             path = local_path(config.extra_data.path, field, directory=False)
             if config.extra_data.path and not Path(path).is_file():
                 raise UsageError(f"{field}={path}: there is no such file")
-    if config.distillation.weight and config.distillation.teacher:
+    if needs_teacher(config) and (config.distillation.teacher or not config.distillation.weight):
+        field = "--config.distillation.teacher"
         with problems.collect():
-            workdir_lib.read_config(config.distillation.teacher, "--config.distillation.teacher")
+            if not config.distillation.teacher:
+                raise UsageError(
+                    f"{field}='': --config.method.name='hat' needs the run of a network"
+                )
+            workdir_lib.read_config(config.distillation.teacher, field)
     if config.init_from:
         with problems.collect():
             check_initial(config)
@@ -93,8 +98,8 @@ def _check_counts(config: Config, problems: Problems, train: int) -> None:
             data.check_held_out(held_out, train, "--config.data.selection_examples")
             train -= held_out
     with problems.collect():
-        own = config.batch_size - extra_examples(config)
-        data.batches_per_epoch(train, own, "--config.batch_size")
+        extra = 0 if config.extra_data.same_steps else extra_examples(config)
+        data.batches_per_epoch(train, config.batch_size - extra, "--config.batch_size")
 
 
 def inspect_dataset(config: DataConfig, problems: Problems) -> Contents | None:
@@ -163,19 +168,30 @@ def batch_plan(
     """
     count = extra_examples(config)
     own = len(splits.train)
+    counted = config.batch_size - (0 if config.extra_data.same_steps else count)
     draws = None
     if splits.extra is not None:
         draws = ExtraDraws(count, own, len(splits.extra), extra_key)
     return BatchPlan(
         batch_size=config.batch_size,
-        steps_per_epoch=data.batches_per_epoch(
-            own, config.batch_size - count, "--config.batch_size"
-        ),
-        augmentation=Augmentation(config.data.crop_padding, config.data.horizontal_flip),
+        steps_per_epoch=data.batches_per_epoch(own, counted, "--config.batch_size"),
+        augmentation=augmentation(config.data, splits.train.images.shape[1:3]),
         key=step_key,
         sharding=batch_sharded(mesh),
         extra=draws,
     )
+
+
+def augmentation(config: DataConfig, sides: tuple[int, ...]) -> Augmentation:
+    """Return the configured augmentation, for images of such a height and width."""
+    chosen = data.POLICIES.get(config.augmentation, Augmentation(config.crop_padding))
+    if chosen.largest_shift >= min(sides):
+        raise UsageError(
+            f"--config.data.augmentation={config.augmentation!r}: cuts off up to "
+            f"{chosen.largest_shift} pixels, too many for images of {sides[0]}x{sides[1]}"
+        )
+    erasing = config.random_erasing or chosen.erasing
+    return replace(chosen, horizontal_flip=config.horizontal_flip, erasing=erasing)
 
 
 def averaging(config: Config) -> Averaging:

@@ -24,7 +24,7 @@ from ancra_jax import cli, data, methods, models
 from ancra_jax.cli import backend
 from ancra_jax.cli.files import import_shipped, shipped_files
 from ancra_jax.cli.settings import Source
-from ancra_jax.config import listable_path
+from ancra_jax.config import listable_path, needs_teacher
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import Problems, UsageError
 from ancra_jax.run import automatic, build, initial, multihost, sharding
@@ -176,7 +176,9 @@ class Training:
         init_key, order_key, step_key, selection_key, extra_key = keys
         batches = build.batch_plan(config, splits, step_key, extra_key, mesh)
         averaging = build.averaging(config)
-        teacher = load_teacher(config.distillation, dataset, mesh)
+        teacher = None
+        if needs_teacher(config):
+            teacher = load_teacher(config.distillation, dataset, mesh)
         length = config.epochs, batches.steps_per_epoch
         optimizer = create_optimizer(config.optimizer, *length)
 

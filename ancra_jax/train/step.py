@@ -144,9 +144,17 @@ def make_train_step(
 
         model = jax.tree_util.Partial(apply, state.variables_of("raw"))
         plan = method.prepare(model, batch, method_key, epoch)
+        soft_labels = None
+        if method.soft_labels is not None:
+            averaged = jax.tree_util.Partial(apply, state.variables_of("ema"))
+            passed = state.step / batches.steps_per_epoch
+            soft_labels = method.soft_labels(averaged, batch, passed)
+            plan = plan.softened(soft_labels)
         attacked, method_state = method.attack(model, plan.requests, state.method_state)
         teacher_logits = None if teacher is None else teacher(batch.images).logits
-        examples = Examples(batch, attacked, plan.extras, method_state, epoch, teacher_logits)
+        examples = Examples(
+            batch, attacked, plan.extras, method_state, epoch, teacher_logits, teacher, soft_labels
+        )
 
         def loss(params: PyTree) -> tuple[Float[Array, ""], Terms]:
             def forward(

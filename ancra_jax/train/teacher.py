@@ -25,10 +25,8 @@ class Teacher(NamedTuple):
     fingerprint: str  # identifies the checkpoint's contents
 
 
-def load_teacher(config: DistillationConfig, dataset: Dataset, mesh: Mesh) -> Teacher | None:
-    """Load the configured teacher, of the data set's classes and images; None if there is none."""
-    if config.weight == 0:
-        return None
+def load_teacher(config: DistillationConfig, dataset: Dataset, mesh: Mesh) -> Teacher:
+    """Load the configured teacher, of the data set's classes and images."""
     field = "--config.distillation.teacher"
     shape = dataset.image_shape
     directory = local_path(config.teacher, field)

@@ -56,6 +56,47 @@ def test_soft_labels_after_two_calls_agree_with_the_reference(golden):
     np.testing.assert_allclose(second, golden["sat_labels_after_second"], rtol=1e-4)
 
 
+def test_dkl_is_its_definition_and_has_the_gradient_of_kl():
+    """Cui et al., Theorem 1; their code sums over pairs of classes and divides by the weights."""
+    natural, adversarial = jax.random.normal(jax.random.key(4), (2, 6, 5))
+    weights = softmax(jax.random.normal(jax.random.key(5), (6, 5)))
+    p, q = np.float64(natural), np.float64(adversarial)
+    pairs = weights[:, :, None] * weights[:, None, :]
+    gaps = (p[:, :, None] - p[:, None, :]) - (q[:, :, None] - q[:, None, :])
+    expected = 0.25 * np.sum(pairs * gaps**2) / pairs.sum()
+    found = losses.logit_differences(natural, adversarial, jnp.asarray(weights, jnp.float32))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    soft = losses.soft_cross_entropy(natural, adversarial)
+    log_q = scipy.special.log_softmax(q, axis=1)
+    np.testing.assert_allclose(soft, -np.mean(np.sum(softmax(p) * log_q, axis=1)), rtol=1e-5)
+
+    def decoupled(p, q):
+        mse = losses.logit_differences(p, jax.lax.stop_gradient(q), jax.nn.softmax(p))
+        return mse + losses.soft_cross_entropy(p, q)
+
+    both = (jax.grad(f, argnums=(0, 1)) for f in (decoupled, losses.kl_divergence))
+    for one, other in zip(*(f(natural, adversarial) for f in both), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-7)
+
+
+def test_rectified_labels_are_their_definition():
+    logits = 3 * jax.random.normal(jax.random.key(6), (40, 4))
+    labels = jnp.arange(40) % 4
+    found = np.asarray(losses.rectified_labels(logits, labels, 2.0, 0.7))
+    shares = set()
+    for row, label, one in zip(softmax(np.float64(logits) / 2), labels, found, strict=True):
+        share = np.clip(0.7 - (row.max() - row[label]), 0, 1)
+        expected = share * row + (1 - share) * (np.arange(4) == label)
+        np.testing.assert_allclose(one, expected, rtol=1e-5, atol=1e-7)
+        shares.add(round(float(share), 3))
+    assert {0.0, 0.7} < shares  # too wrong to be followed; right
+    np.testing.assert_allclose(
+        losses.cross_entropy(logits, jnp.asarray(found)),
+        -np.mean(np.sum(found * scipy.special.log_softmax(np.float64(logits), axis=1), axis=1)),
+        rtol=1e-5,
+    )
+
+
 def test_label_smoothing_is_the_cross_entropy_to_the_smoothed_labels():
     logits = jax.random.normal(jax.random.key(2), (6, 4))
     labels = jnp.asarray([0, 1, 2, 3, 0, 1], jnp.int32)

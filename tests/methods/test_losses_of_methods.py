@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from ancra_jax import losses
-from ancra_jax.errors import UsageError
-from ancra_jax.methods.core import Terms, attack_settings
+from ancra_jax.errors import Problems, UsageError
+from ancra_jax.methods.core import AttackRequest, Plan, Terms, attack_settings, signed_objective
 from ancra_jax.methods.distillation import distillation
+from ancra_jax.run import build
+from ancra_jax.types import Outputs
 from tests.support.method_parts import (
     BATCH,
     CLASSES,
@@ -183,3 +185,139 @@ class TestDistillation:
         silent = distillation(silent, config, attack_settings(config))
         with pytest.raises(UsageError, match=r"config\.distillation\.weight=0\.3: .*Terms"):
             terms_of(silent, examples(teacher_logits=self.teacher), *PAIR)
+
+
+class TestImprovedKL:
+    """IKL's means of the classes, and DKL, which is TRADES taken apart."""
+
+    def test_dkl_has_the_gradient_of_trades(self):
+        options = {"symmetric": False, "class_means": False, "mse_weight": 6.0, "ce_weight": 6.0}
+        methods = method_of("ikl", method__options=options), method_of("trades")
+
+        def gradient(method):
+            return jax.grad(lambda pair: terms_of(method, examples(), *pair).loss)(PAIR)
+
+        for found, expected in zip(*map(jax.tree.leaves, map(gradient, methods)), strict=True):
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+    def test_means_of_an_epoch_are_the_weights_of_the_next(self):
+        method = method_of("ikl")
+        state = method.init_state(jnp.zeros(TRAINING, jnp.int32), CLASSES)
+        uniform = np.full((CLASSES, CLASSES), 1 / CLASSES)
+        first = terms_of(method, examples(state), *PAIR)
+        self.check(first, uniform)
+        seen = np.float64(jax.nn.softmax(NATURAL.logits / 4))
+        sums = np.stack([seen[np.asarray(LABELS) == label].sum(0) for label in range(CLASSES)])
+        np.testing.assert_allclose(first.state["ikl"]["sums"], sums, rtol=1e-5)
+        second = terms_of(method, examples(first.state, epoch=1), *PAIR)
+        self.check(second, sums / sums.sum(axis=1, keepdims=True))
+        np.testing.assert_allclose(second.state["ikl"]["sums"], sums, rtol=1e-5)  # begun anew
+
+    def test_a_class_that_was_not_seen_keeps_its_mean(self):
+        method = method_of("ikl")
+        state = method.init_state(jnp.zeros(TRAINING, jnp.int32), CLASSES)
+        terms = terms_of(method, examples(state, epoch=1), *PAIR)
+        np.testing.assert_allclose(terms.state["ikl"]["means"], 1 / CLASSES, rtol=1e-6)
+
+    def check(self, terms, means):
+        weights = jnp.asarray(means, jnp.float32)[LABELS]
+
+        def equation(p, q):
+            soft = losses.soft_cross_entropy(p, q)
+            mse = losses.logit_differences(p, q, weights)
+            return losses.cross_entropy(p, LABELS) + 4 * soft + 20 * mse
+
+        np.testing.assert_allclose(terms.loss, over_heads(equation, *PAIR), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "beta"), [("pgd_at_adr", 0), ("trades_adr", 6)])
+def test_rectified_labels_take_the_place_of_the_classes(name, beta):
+    options = {"temperature": (2.0, 1.0), "interpolation": (0.6, 0.9)}
+    method = method_of(name, epochs=4, ema__decay=0.9, method__options=options)
+    averaged = outputs(7)
+    soft = method.soft_labels(lambda images: averaged, examples().batch, jnp.asarray(1.0))
+    wave = (1 + np.cos(np.pi / 4)) / 2  # after one of four epochs
+    temperature, interpolation = 1.0 + wave, 0.9 - 0.3 * wave
+    expected = losses.rectified_labels(averaged.logits, LABELS, temperature, interpolation)
+    np.testing.assert_allclose(soft, expected, rtol=1e-5)
+
+    def equation(p, q):
+        classified = p if name == "trades_adr" else q
+        return losses.cross_entropy(classified, soft) + beta * losses.kl_divergence(p, q)
+
+    terms = terms_of(method, examples()._replace(soft_labels=soft), *PAIR)
+    np.testing.assert_allclose(terms.loss, over_heads(equation, *PAIR), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"ema__decay": 0.0}, r"ema\.decay=0\.0: .*pgd_at_adr"),
+        ({"method__options": {"temperature": (1.0, 0.0)}}, r"temperature=\(1\.0, 0\.0\)"),
+        ({"method__options": {"interpolation": (0.5,)}}, r"interpolation=\(0\.5,\)"),
+    ],
+)
+def test_rectification_names_what_it_cannot_do_with(settings, message):
+    with pytest.raises(UsageError, match=message):
+        method_of("pgd_at_adr", **settings)
+
+
+def test_the_attack_ascends_the_cross_entropy_to_soft_labels():
+    """Of the natural images; other requests, here one that descends, keep their classes."""
+    weights = jax.random.normal(jax.random.key(1), (3, 4, CLASSES))
+    settings = attack_settings(small_config("pgd_at_ancra"))
+
+    def model(images):
+        heads = jnp.einsum("bd,hdc->hbc", images.reshape(BATCH, 4), weights)
+        return Outputs(heads[0], heads[1:], heads[0])
+
+    batch = jax.random.uniform(jax.random.key(2), (BATCH, 2, 2, 1))
+    soft = jax.nn.softmax(outputs(3).logits).at[0].set(jax.nn.one_hot(2, CLASSES))
+    keys = jax.random.split(jax.random.key(0), BATCH)
+    requests = {
+        name: AttackRequest(settings, batch, LABELS, name == "negative", keys)
+        for name in ("adversarial", "negative")
+    }
+    softened = Plan(requests, {}).softened(soft).requests
+    expected = {"adversarial": soft, "negative": jax.nn.one_hot(LABELS, CLASSES)}
+    for name, sign in (("adversarial", 1.0), ("negative", -1.0)):
+        objective = signed_objective(
+            model, settings, batch, softened[name].labels, jnp.full(BATCH, sign)
+        )
+
+        def loss(images, name=name):
+            term = lambda logits: losses.cross_entropy(logits, expected[name])  # noqa: E731
+            return losses.combined(term, model(images), aux_weight=settings.aux_weight)
+
+        found = jax.grad(lambda images: objective(images).mean())(batch)  # noqa: B023
+        np.testing.assert_allclose(found, sign * jax.grad(loss)(batch), rtol=1e-4, atol=1e-6)
+
+
+class TestHelper:
+    """HAT."""
+
+    def test_helpers_lie_beyond_the_adversarial_images_and_have_the_teachers_classes(self):
+        method = method_of("hat")
+        of_adversarial, helper = outputs(5), outputs(2)
+
+        def teacher(images):
+            assert float(images[0, 0, 0, 0]) == 1.0  # the adversarial image
+            return of_adversarial
+
+        terms = terms_of(method, examples()._replace(teacher=teacher), *PAIR, helper)
+        classes = jnp.argmax(of_adversarial.logits, axis=-1)
+        trades = over_heads(
+            lambda p, q: losses.cross_entropy(p, LABELS) + 2.5 * losses.kl_divergence(p, q), *PAIR
+        )
+        helping = over_heads(lambda logits: losses.cross_entropy(logits, classes), helper)
+        np.testing.assert_allclose(terms.loss, trades + 0.5 * helping, rtol=1e-5)
+        # x = 0 and x_adv = 1, so that x + 2 (x_adv - x) = 2: the third forward.
+        assert [int(n) for n in terms.batch_stats] == [0, 1, 2]
+
+    def test_it_needs_a_teacher(self):
+        with pytest.raises(UsageError, match=r"'hat': .*teacher"):
+            terms_of(method_of("hat"), examples(), *PAIR)
+        problems = Problems()
+        build.check(small_config("hat"), problems)
+        with pytest.raises(UsageError, match=r"--config\.distillation\.teacher=''"):
+            problems.raise_all()

@@ -34,6 +34,8 @@ PAIRED = {
     "mart_ancra",
     "trades_anc",
     "trades_ra",
+    "pgd_at_adr",
+    "hat",  # in test_options.py, where it has a teacher
 }
 
 
@@ -73,6 +75,8 @@ def check_state(name, state):
             moved = (soft_labels.max(axis=1) < 1).sum()
             assert moved == 64  # two batches of 32, of 128 examples
             np.testing.assert_allclose(soft_labels.sum(axis=1), 1.0, rtol=1e-5)
+        case "ikl":
+            np.testing.assert_allclose(state["ikl"]["sums"].sum(), 64, rtol=1e-5)
         case "udr_pgd" | "udr_trades":
             assert 0 < state["udr"]["multiplier"] < 1 and state["udr"]["steps"] == 0
         case _:
@@ -98,7 +102,7 @@ OPTIONS = dict(
 def random_teacher(config, dataset, mesh):
     network = build.create_network(small_config(), 10)
     variables = jax.device_put(random_variables(network, (8, 8, 1)), sharding.replicated(mesh))
-    return Teacher(jax.tree_util.Partial(network.apply, variables), "") if config.weight else None
+    return Teacher(jax.tree_util.Partial(network.apply, variables), "")
 
 loop.load_teacher = random_teacher
 

@@ -26,7 +26,7 @@ def wave(start, end, share):
 def test_cosine_begins_after_the_warm_up_and_ends_with_training():
     np.testing.assert_allclose(rates(schedule="cosine"), wave(RATE, 0, STEPS / 40), atol=1e-7)
     expected = np.where(STEPS < 10, RATE * STEPS / 10, wave(RATE, 0, (STEPS - 10) / 30))
-    found = rates(schedule="cosine", warmup_epochs=2)
+    found = rates(schedule="cosine", warmup_epochs=2.0)
     np.testing.assert_allclose(found, expected, atol=1e-7)
     part = rates(schedule="constant", warmup_epochs=0.5)  # of an epoch, rounded to two steps
     np.testing.assert_allclose(part, RATE * np.minimum(STEPS / 2, 1), rtol=1e-6)
@@ -36,13 +36,13 @@ def test_one_cycle_of_cosines_is_pytorchs():
     """Two waves; OneCycleLR's ``div_factor`` is 25, its ``final_div_factor`` 10,000."""
     rise = wave(RATE / 25, RATE, STEPS / 10)
     expected = np.where(STEPS < 10, rise, wave(RATE, RATE / 25e4, (STEPS - 10) / 30))
-    found = rates(schedule="one_cycle_cosine", warmup_epochs=2)
+    found = rates(schedule="one_cycle_cosine", warmup_epochs=2.0)
     np.testing.assert_allclose(found, expected, atol=1e-7)
 
 
 def test_a_warm_up_leaves_the_milestones_where_they_are():
     milestones = {"schedule": "piecewise", "milestones": (3, 6), "decay": 0.1}
-    plain, warm = rates(**milestones), rates(**milestones, warmup_epochs=1)
+    plain, warm = rates(**milestones), rates(**milestones, warmup_epochs=1.0)
     np.testing.assert_allclose(
         plain, RATE * 0.1 ** ((STEPS >= 10) * 1 + (STEPS >= 25)), rtol=1e-5, atol=1e-8
     )

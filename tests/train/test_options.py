@@ -40,6 +40,7 @@ def test_options_that_are_off_leave_the_step_as_it_is():
         "self_adaptive__momentum": 0.5,
         "second_order__weight": 0.5,
         "distillation__temperature": 2.0,
+        "extra_data__same_steps": True,
     }
     assert program(**others) == plain
     assert program(ema__decay=0.9) != plain  # so the texts tell programs apart
@@ -108,6 +109,13 @@ def test_each_of_the_weights_is_evaluated_beside_the_others(all_on):
         predicted = network.apply(variables, images).logits.argmax(axis=-1)
         found = np.load(workdir / f"evaluation/{name}/natural.npz")["predictions"]
         np.testing.assert_array_equal(found, predicted)
+
+
+def test_helpers_have_the_labels_of_the_teacher(teacher, tmp_path):
+    config = small_config("hat", distillation__teacher=str(teacher), max_steps=1)
+    train(config, str(tmp_path))
+    (record,) = read_json_lines(tmp_path / "metrics.jsonl")[1:2]
+    assert record["loss_helper"] > 0 and "loss_distillation" not in record
 
 
 def test_weights_that_a_run_does_not_keep_are_refused(teacher):
