@@ -57,8 +57,31 @@ CONTRAST = {"negative_contrast.zeta": 3.0}
 REVERSE_ATTENTION = {"model.reverse_attention": True}
 ANCRA = CONTRAST | REVERSE_ATTENTION | ANCRA_ATTACK
 
-# The training of the best published networks of this size that need no other network.
+# Recipes that the files of some data sets have beside METHODS: those of the best published networks
+# of this size (Wu et al., ICLR 2024), and of Wang et al. (ICML 2023) with generated images.
 BEST = PGD_AT_ATTACK | ADR | {"method.name": "pgd_at_adr", "awp.gamma": 0.005}
+BEST_EXTRA = {
+    "method.name": "trades",
+    "method.beta": 5.0,
+    "method.label_smoothing": 0.1,
+    "epochs": 400,
+    "batch_size": 512,
+    "model.name": "preact_resnet18",
+    "model.activation": "silu",
+    "model.batch_norm_momentum": 0.99,
+    "attack.objective": "kl",
+    "attack.start": "uniform",
+    "attack.step_size": 2 / 255,
+    "optimizer.learning_rate": 0.2,
+    "optimizer.schedule": "one_cycle_cosine",
+    "optimizer.warmup_epochs": 10.0,
+    "optimizer.nesterov": True,
+    "optimizer.weight_decay": 5e-4,
+    "optimizer.no_weight_decay_on": "batch_norm",
+    "ema.decay": 0.995,
+    "extra_data.fraction": 0.7,
+    "extra_data.same_steps": True,
+}
 
 METHODS = {
     "natural": {"method.name": "natural"},

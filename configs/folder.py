@@ -26,6 +26,7 @@ SETTINGS = {
     "awp.warmup_epochs": 4,
     "optimizer.learning_rate": 0.04,
     "optimizer.schedule": "cosine",
+    "optimizer.warmup_epochs": 0.0,
     "selection.num_steps": 10,
 }
 

@@ -109,17 +109,22 @@ def augment(
     return jax.vmap(augment_one)(images, indices)
 
 
+def _below(number: Array | int, draw: Array) -> Array:
+    """Return a whole number from 0 to below ``number``, uniform as the draw in [0, 1) is."""
+    return jnp.floor(number * draw).astype(jnp.int32)
+
+
 def crop_shift(key: ExampleKey, image: Image, largest: int) -> Image:
     """Cut rows and columns off, and move what is left within the image, on black.
 
     How many are cut off together is uniform in 0 to ``largest``; how many of them are columns, how
     many of these on the left, and where the rest then lies, are uniform too; the rows likewise.
     """
-    keys = jax.random.split(key, 4)
-    strength = jax.random.randint(keys[0], (), 0, largest + 1)
-    columns = jax.random.randint(keys[1], (), 0, strength + 1)
+    draws = jax.random.uniform(key, (6,))
+    strength = _below(largest + 1, draws[0])
+    columns = _below(strength + 1, draws[1])
     lost = jnp.stack([strength - columns, columns])
-    first, place = (jax.random.randint(one, (2,), 0, lost + 1) for one in keys[2:])
+    first, place = _below(lost + 1, draws[2:4]), _below(lost + 1, draws[4:])
 
     for axis in (0, 1):
         side = image.shape[axis]
@@ -137,23 +142,21 @@ def erase(key: ExampleKey, image: Image, probability: float, area: tuple[float, 
     between those of 0.3 and 3.3. The first of ten draws that is smaller than the image is taken, at
     a uniform place; without one the image stays as it is.
     """
-    keys = jax.random.split(key, 4)
-    height, width, _ = image.shape
-    pixels = height * width * jax.random.uniform(keys[0], (10,), minval=area[0], maxval=area[1])
-    limits = jnp.log(jnp.asarray([0.3, 3.3]))
-    ratio = jnp.exp(jax.random.uniform(keys[1], (10,), minval=limits[0], maxval=limits[1]))
+    draws, (height, width, _) = jax.random.uniform(key, (23,)), image.shape
+    pixels = height * width * (area[0] + (area[1] - area[0]) * draws[:10])
+    ratio = 0.3 * (3.3 / 0.3) ** draws[10:20]
     heights, widths = jnp.round(jnp.sqrt(pixels * ratio)), jnp.round(jnp.sqrt(pixels / ratio))
     fits = (heights < height) & (widths < width)
     drawn = jnp.argmax(fits)
     sides = jnp.stack([heights[drawn], widths[drawn]]).astype(jnp.int32)
     room = jnp.maximum(jnp.asarray([height, width]) - sides, 0)
-    first = jax.random.randint(keys[2], (2,), 0, room + 1)
+    first = _below(room + 1, draws[20:22])
     rows, columns = (
         (jnp.arange(side) >= first[axis]) & (jnp.arange(side) < first[axis] + sides[axis])
         for axis, side in enumerate((height, width))
     )
     erased = rows[:, None, None] & columns[None, :, None]
-    erased &= jnp.any(fits) & jax.random.bernoulli(keys[3], probability)
+    erased &= jnp.any(fits) & (draws[22] < probability)
     return jnp.where(erased, 0, image)
 
 
@@ -163,12 +166,11 @@ def transform_one_way(key: ExampleKey, image: Image, palette: str) -> Image:
     Shears and rotations are as likely to either side, shears along either axis.
     """
     kinds = PALETTES[palette]
-    which, strength_key, sign_key, axis_key = jax.random.split(key, 4)
+    draws = jax.random.uniform(key, (4,))
     probabilities, lows, highs = map(jnp.asarray, zip(*kinds.values(), strict=True))
-    index = jax.random.choice(which, len(kinds), p=probabilities)
-    share = jax.random.uniform(strength_key)
-    sign = jnp.where(jax.random.bernoulli(sign_key), 1.0, -1.0)
-    along_x = jax.random.bernoulli(axis_key)
+    index = jnp.sum(draws[0] >= jnp.cumsum(probabilities)[:-1])
+    strength = lows[index] + (highs[index] - lows[index]) * draws[1]
+    sign, along_x = jnp.where(draws[2] < 0.5, 1.0, -1.0), draws[3] < 0.5
 
     def done(name: str, image: Image, strength: Number) -> Image:
         if name == "shear":
@@ -177,7 +179,6 @@ def transform_one_way(key: ExampleKey, image: Image, palette: str) -> Image:
             )
         return transform(name, image, sign * jnp.floor(strength) if name == "rotate" else strength)
 
-    strength = lows[index] + (highs[index] - lows[index]) * share
     return jax.lax.switch(index, [partial(done, name) for name in kinds], image, strength)
 
 

@@ -4,6 +4,7 @@ import pathlib
 import pytest
 
 from ancra_jax import config as config_lib
+from ancra_jax import methods
 from ancra_jax.config import schema
 from ancra_jax.errors import UsageError
 from configs import cifar10, cifar100, common, digits, folder, tiny_imagenet
@@ -102,6 +103,43 @@ def test_settings_of_the_methods():
     assert config_of("at_s2o", cifar100).second_order.diagonal == 0.02
     assert config_of("udr_trades").udr.multiplier == 1.0
     assert config_of("sat").self_adaptive.start_epoch == 70
+
+
+@pytest.mark.parametrize("file", [cifar10, cifar100, tiny_imagenet])
+def test_recipes_of_a_file_are_valid_and_win_over_its_settings(file):
+    for name, recipe in file.RECIPES.items():
+        values = file.get_config(name)
+        values.extra_data.path = "images.npz" * bool(values.extra_data.fraction)
+        config = config_lib.from_mapping(values)
+        assert (
+            callable(methods.create(config).loss) and config.data.name == file.SETTINGS["data.name"]
+        )
+        assert config.optimizer.milestones == recipe.get("optimizer.milestones", (75, 90, 100))
+        assert config.model.name == recipe.get("model.name", "resnet18")
+        assert config_lib.from_mapping(config_lib.to_mapping(config)) == config
+        tiny = file.get_config(f"{name},scale=tiny")
+        assert tiny.optimizer.warmup_epochs < tiny.epochs == 4
+    assert "best" in file.RECIPES and "best" not in common.METHODS
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer.warmup_epochs": 15.0}, r"warmup_epochs=15\.0: .*less than .*epochs=15"),
+        (
+            {"optimizer.schedule": "one_cycle", "optimizer.warmup_epochs": 1.0},
+            r"warmup_epochs=1\.0: .*'one_cycle'",
+        ),
+        ({"optimizer.schedule": "one_cycle_cosine"}, r"'one_cycle_cosine': needs .*warmup_epochs"),
+        (
+            {"optimizer.nesterov": True, "optimizer.momentum": 0.0},
+            r"nesterov=True: needs .*momentum",
+        ),
+    ],
+)
+def test_schedules_and_momentum_that_cannot_be_are_refused(changes, message):
+    with pytest.raises(UsageError, match=message):
+        config_lib.from_mapping(plain(**changes))
 
 
 @pytest.mark.parametrize("method", common.METHODS)

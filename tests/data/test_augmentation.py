@@ -101,19 +101,17 @@ def test_transformations_are_pillows(name):
     rng = np.random.default_rng(2)
     strengths = {"rotate": (-25.0, 7.0), "shear_x": (0.3, -0.1), "shear_y": (0.3, -0.1)}
     function = jax.jit(lambda image, strength: augmentation.transform(name, image, strength))
-    for strength in strengths.get(name, (0.3, 1.7)):
+    for strength in strengths.get(name, (0.29, 1.73)):
         smooth = np.linspace(40, 190, 20)[:, None, None] + rng.normal(0, 20, (20, 24, 3))
         image = smooth.clip(0, 255).astype(np.uint8)
         expected = np.asarray(PILLOW[name](Image.fromarray(image), strength)).astype(int)
         found = np.asarray(function(image, strength)).astype(int)
         # Other arithmetic: a value at the border of two whole numbers, a place between two pixels.
         same = found == expected
-        assert same.mean() > 0.995
-        if name in ("rotate", "shear_x", "shear_y"):
-            assert (found == 0).mean() > 0.02
-        else:
+        assert same.mean() > 0.985
+        if name not in strengths:
             assert np.abs(found - expected).max() <= 1
-            assert not np.array_equal(found, image)
+        assert np.abs(found - image).mean() > 1
 
 
 @pytest.mark.parametrize("palette", augmentation.PALETTES)
@@ -123,11 +121,14 @@ def test_a_palette_is_drawn_by_its_probabilities(palette, monkeypatch):
     names = ["shear_x", "shear_y", *(name for name in kinds if name != "shear")]
 
     def told(name, image, strength):
-        return jnp.stack([jnp.asarray(names.index(name), jnp.float32), strength])
+        number = jnp.full(1, names.index(name), jnp.uint8)
+        bits = jax.lax.bitcast_convert_type(jnp.float32(strength), jnp.uint8)
+        return jnp.concatenate([number, bits]).reshape(image.shape)
 
     monkeypatch.setattr(augmentation, "transform", told)
-    image = np.zeros(2, np.float32)
-    numbers, strengths = drawn(augmentation.transform_one_way, image, palette).T
+    image = np.zeros((1, 5, 1), np.uint8)
+    made = drawn(augmentation.transform_one_way, image, palette).reshape(DRAWS, 5)
+    numbers, strengths = made[:, 0], made[:, 1:].copy().view(np.float32)[:, 0]
     counts = {name: int((numbers == i).sum()) for i, name in enumerate(names)}
     shares = {name: kinds.get(name, kinds["shear"])[0] for name in names}
     expected = [share / (2 if "shear" in name else 1) for name, share in shares.items()]
