@@ -141,6 +141,7 @@ class ExtraDataConfig:
     path: str = path()  # an .npz file with 'image' and 'label'
     fraction: float = number(0.0, at_least=0, at_most=1)  # of every batch
     same_steps: bool = False  # an epoch has as many steps as without extra data
+    on_host: bool = False  # a step's draws go to the devices with it; the images need not fit there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,7 +228,7 @@ _LATER = (
     "init_from", "data.options", "data.augmentation", "data.random_erasing", "method.options",
     "model.activation", "model.mean", "model.std", "model.batch_norm_momentum", "selection.heads",
     "optimizer.warmup_epochs", "optimizer.nesterov", "optimizer.no_weight_decay_on",
-    "extra_data.same_steps",
+    "extra_data.same_steps", "extra_data.on_host",
 )  # fmt: skip
 
 
@@ -351,6 +352,11 @@ def _check_combinations(config: Config, name: str, problems: Problems) -> None:
             problems.add(
                 f"{name}.{group}.{source}={given!r}: is of no use while {name}.{group}.{share} is 0"
             )
+    if config.extra_data.on_host and config.swa.start_epoch:
+        problems.add(
+            f"{name}.extra_data.on_host=True: must be False for {name}.swa.start_epoch="
+            f"{config.swa.start_epoch}, whose statistics take an epoch's batches at once"
+        )
     extra, size = extra_examples(config), config.batch_size
     if config.extra_data.fraction and size and not 0 < extra < size:
         problems.add(

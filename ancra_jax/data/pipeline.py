@@ -28,6 +28,13 @@ class DeviceSplit(NamedTuple):
     labels: Int32[Array, "examples"]
 
 
+class StreamedSplit(NamedTuple):
+    """A split in device memory, and what a step takes of others, which come from the host."""
+
+    own: DeviceSplit
+    drawn: DeviceSplit  # the step's extra examples, in the order of ``ExtraDraws.indices``
+
+
 def put_on_device(split: Split, sharding: jax.sharding.Sharding | None = None) -> DeviceSplit:
     """Copy a split to the default device, or as a sharding says: to each if it is replicated."""
     return DeviceSplit(_place(split.images, sharding), _place(split.labels, sharding))
@@ -89,6 +96,29 @@ class ExtraDraws:
         return self.first + jax.random.randint(key, (self.count,), 0, self.num_examples)
 
 
+class HostExamples:
+    """Extra examples that stay in the host's memory, but for those that a step takes."""
+
+    def __init__(
+        self, split: Split, draws: ExtraDraws, sharding: jax.sharding.Sharding | None = None
+    ):
+        """Take the extra examples and which of them a step gets; ``sharding`` says where."""
+        self._split, self._draws, self._sharding = split, draws, sharding
+        self._indices = jax.jit(draws.indices)
+        self._next: tuple[int, Array] | None = None
+
+    def at(self, step: int) -> DeviceSplit:
+        """Return the examples of a step, counted from 0."""
+        indices = self._next[1] if self._next and self._next[0] == step else self._drawn(step)
+        # Before the step itself keeps the device busy, so that the next call need not wait for it.
+        self._next = step + 1, self._drawn(step + 1)
+        chosen = self._split.take(jax.device_get(indices) - self._draws.first)
+        return put_on_device(chosen, self._sharding)
+
+    def _drawn(self, step: int) -> Array:
+        return self._indices(jax.device_put(np.int32(step)))
+
+
 @dataclasses.dataclass(frozen=True)
 class BatchPlan:
     """Which batch every step of a run gets."""
@@ -105,12 +135,16 @@ class BatchPlan:
         return jax.random.split(jax.random.fold_in(self.key, step))
 
     def batch(
-        self, split: DeviceSplit, permutation: Int32[Array, "examples"], step: Int[Array, ""]
+        self,
+        split: DeviceSplit | StreamedSplit,
+        permutation: Int32[Array, "examples"],
+        step: Int[Array, ""],
     ) -> Batch:
         """Take a step's examples and augment them; to be called under jit.
 
         Args:
-          split: the training split on the devices, followed by the extra examples.
+          split: the training split on the devices, followed by all extra examples, or with those of
+            this step.
           permutation: of the training split's own examples, in the step's epoch.
           step: number of updates made before it.
 
@@ -125,8 +159,15 @@ class BatchPlan:
         if self.sharding is not None:  # each device gathers and augments its part
             indices = jax.lax.with_sharding_constraint(indices, self.sharding)
         key, _ = self.keys(step)
-        images = augment(split.images[indices], indices, key, self.augmentation)
-        return Batch(to_float(images), split.labels[indices], indices)
+        if isinstance(split, StreamedSplit):
+            taken = jax.tree.map(lambda array: array[indices[:own]], split.own)
+            taken = jax.tree.map(lambda *parts: jnp.concatenate(parts), taken, split.drawn)
+            if self.sharding is not None:
+                taken = jax.lax.with_sharding_constraint(taken, self.sharding)
+        else:
+            taken = jax.tree.map(lambda array: array[indices], split)
+        images = augment(taken.images, indices, key, self.augmentation)
+        return Batch(to_float(images), taken.labels, indices)
 
 
 # ---- Evaluation ----

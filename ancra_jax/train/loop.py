@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import flags
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Int32
@@ -170,7 +171,7 @@ class Training:
         with problems.collect():
             build.check_attention(config, network, dataset.image_shape)
         problems.raise_all()
-        train_split = data.extend(splits.train, splits.extra)
+        parts = [split for split in (splits.train, splits.extra) if split is not None]
         everywhere = sharding.replicated(mesh)
         keys = jax.random.split(jax.random.key(config.seed), 5)
         init_key, order_key, step_key, selection_key, extra_key = keys
@@ -183,7 +184,7 @@ class Training:
         optimizer = create_optimizer(config.optimizer, *length)
 
         # ---- What the functions below keep of the data set: not its images ----
-        labels = train_split.labels
+        labels = np.concatenate([split.labels for split in parts])
         num_classes = dataset.num_classes
         image_shape = dataset.image_shape
         num_examples = len(splits.train)
@@ -203,7 +204,12 @@ class Training:
         self.steps_per_epoch = batches.steps_per_epoch
         last_step = config.epochs * batches.steps_per_epoch
         self.last_step = min(last_step, config.max_steps or last_step)
-        self.train_data = data.put_on_device(train_split, everywhere)
+        streams = config.extra_data.on_host
+        held = splits.train if streams else data.extend(splits.train, splits.extra)
+        self.train_data = data.put_on_device(held, everywhere)
+        self.host_data = None  # extra examples, if each step brings its own
+        if streams and splits.extra is not None and batches.extra is not None:
+            self.host_data = data.HostExamples(splits.extra, batches.extra, everywhere)
         self.teacher = teacher.model if teacher else None  # what the method distils from
         sources = {"data": dataset, "extra_data": splits.extra, "teacher": teacher}
         self.facts = {  # what checkpoints tell of the data and the teacher
@@ -263,6 +269,12 @@ class Training:
                 )
         return state, saved.get("unwritten_metrics", [])
 
+    def data_at(self, step: int) -> data.DeviceSplit | data.StreamedSplit:
+        """Return what a step (from 0) takes its batch from."""
+        if self.host_data is None:
+            return self.train_data
+        return data.StreamedSplit(self.train_data, self.host_data.at(step))
+
     def train_epoch(
         self,
         state: TrainState,
@@ -280,7 +292,7 @@ class Training:
         end = min((epoch + 1) * self.steps_per_epoch, self.last_step)
         permutation = self.permutation(epoch)
         for step in range(int(state.step) + 1, end + 1):
-            operands = (state, self.train_data, permutation, self.teacher)
+            operands = (state, self.data_at(step - 1), permutation, self.teacher)
             state, metrics = self.stoppable_step(stop, *operands)
             log.add(step, metrics)
 

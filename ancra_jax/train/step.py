@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from ancra_jax.config.schema import OptimizerConfig
-from ancra_jax.data import BatchPlan, DeviceSplit
+from ancra_jax.data import BatchPlan, DeviceSplit, StreamedSplit
 from ancra_jax.methods.core import (
     BatchStats,
     Examples,
@@ -134,7 +134,7 @@ def make_train_step(
 
     def step(
         state: TrainState,
-        data: DeviceSplit,
+        data: DeviceSplit | StreamedSplit,
         permutation: Int[Array, "examples"],
         teacher: Model | None = None,
     ) -> tuple[TrainState, Metrics]:

@@ -129,7 +129,7 @@ def test_files_that_cannot_be_read_are_refused(path):
 OWN, EXTRA, BATCH, COUNT = 24, 7, 8, 3
 
 
-def batches(seed=0, steps=range(8)):
+def batches(seed=0, steps=range(8), *, streamed=False):
     images, labels = arrays(OWN + EXTRA)
     whole = data.Split(images, labels.astype(np.int32))
     split = data.extend(whole.take(np.arange(OWN)), whole.take(np.arange(OWN, OWN + EXTRA)))
@@ -139,8 +139,19 @@ def batches(seed=0, steps=range(8)):
     draws = data.ExtraDraws(COUNT, OWN, EXTRA, keys[1])
     steps_per_epoch = OWN // (BATCH - COUNT)
     plan = data.BatchPlan(BATCH, steps_per_epoch, data.Augmentation(), keys[0], extra=draws)
-    take = jax.jit(plan.batch)
-    return split, [take(on_device, permutation, jnp.asarray(step)) for step in steps]
+    take, at = jax.jit(plan.batch), lambda step: on_device
+    if streamed:
+        own = data.put_on_device(whole.take(np.arange(OWN)))
+        on_host = data.HostExamples(whole.take(np.arange(OWN, OWN + EXTRA)), draws)
+        at = lambda step: data.StreamedSplit(own, on_host.at(step))  # noqa: E731
+    return split, [take(at(step), permutation, jnp.asarray(step)) for step in steps]
+
+
+def test_examples_that_stay_on_the_host_make_the_same_batches():
+    steps = (0, 1, 2, 6, 3)  # in order, and as a run that is continued asks for them
+    pairs = zip(batches(steps=steps)[1], batches(steps=steps, streamed=True)[1], strict=True)
+    for whole, streamed in pairs:
+        jax.tree.map(np.testing.assert_array_equal, whole, streamed)
 
 
 def test_every_batch_holds_exactly_its_share_of_extra_examples():

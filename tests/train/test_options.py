@@ -111,6 +111,24 @@ def test_each_of_the_weights_is_evaluated_beside_the_others(all_on):
         np.testing.assert_array_equal(found, predicted)
 
 
+def test_extra_examples_may_stay_on_the_host(extra_data, tmp_path):
+    """A run that is continued ends as one that holds them on the device."""
+    expected = train(small_config("natural", max_steps=2, **extra_data), str(tmp_path / "device"))
+    for last in (1, 2):
+        config = small_config("natural", max_steps=last, extra_data__on_host=True, **extra_data)
+        state = train(config, str(tmp_path / "host"))
+    chex.assert_trees_all_close(arrays(state), arrays(expected), rtol=1e-5, atol=1e-6)
+    with pytest.raises(UsageError, match=r"on_host=True: .*swa\.start_epoch=1"):
+        small_config("natural", extra_data__on_host=True, swa__start_epoch=1, **extra_data)
+
+
+def test_an_epoch_may_have_as_many_steps_as_without_extra_data(extra_data):
+    mesh = sharding.create_mesh(jax.devices()[:1])
+    for same_steps, steps in ((False, 5), (True, 4)):  # 128 examples by 24, or by 32
+        config = small_config("natural", extra_data__same_steps=same_steps, **extra_data)
+        assert Training(config, mesh).steps_per_epoch == steps
+
+
 def test_helpers_have_the_labels_of_the_teacher(teacher, tmp_path):
     config = small_config("hat", distillation__teacher=str(teacher), max_steps=1)
     train(config, str(tmp_path))
