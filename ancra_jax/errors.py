@@ -88,7 +88,8 @@ _HOMES = {
     "attacks.validation": "attacks.results",
     "cli": "progress compilation_cache cpu_devices",
     "config": "config_fields",
-    "data.pipeline": "data.augment data.plan",
+    "data.augmentation": "data.augment",
+    "data.pipeline": "data.plan",
     "data.sources": (
         "data.archives data.cifar data.digits data.folder data.tiny_imagenet data.tfds_directory"
     ),

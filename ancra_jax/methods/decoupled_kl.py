@@ -13,7 +13,7 @@ from ancra_jax.methods import core
 from ancra_jax.methods.core import AttackSettings, Examples, Method, PairTerms
 from ancra_jax.methods.registry import register
 from ancra_jax.methods.standard import cross_entropy
-from ancra_jax.types import Logits, Outputs
+from ancra_jax.types import Logits, Outputs, Scalar
 
 
 @register("ikl")
@@ -72,7 +72,7 @@ def ikl(
         if class_means:
             state = state | {"ikl": advanced(natural.logits, examples)}
 
-        def differences(p: Logits, q: Logits) -> core.Scalar:
+        def differences(p: Logits, q: Logits) -> Scalar:
             weights = state["ikl"]["means"][labels] if class_means else jax.nn.softmax(p)
             return losses.logit_differences(
                 p, q if symmetric else jax.lax.stop_gradient(q), weights
