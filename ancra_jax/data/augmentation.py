@@ -174,9 +174,8 @@ def transform_one_way(key: ExampleKey, image: Image, palette: str) -> Image:
 
     def done(name: str, image: Image, strength: Number) -> Image:
         if name == "shear":
-            return jnp.where(
-                along_x, *(transform(f"shear_{axis}", image, sign * strength) for axis in "xy")
-            )
+            x, y = (transform(f"shear_{axis}", image, sign * strength) for axis in "xy")
+            return jnp.where(along_x, x, y)
         return transform(name, image, sign * jnp.floor(strength) if name == "rotate" else strength)
 
     return jax.lax.switch(index, [partial(done, name) for name in kinds], image, strength)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from ancra_jax.attacks.arguments import as_classes, as_number
+from ancra_jax.attacks.arguments import as_array, as_classes, as_number, has_kind
 from ancra_jax.attacks.objectives import combine_heads
 from ancra_jax.ops.images import AnyLabels, Flags, Labels
 from ancra_jax.types import Logits, Outputs, Scalar
@@ -49,8 +49,9 @@ def cross_entropy(
     from the label to all classes alike, in [0, 1] (Szegedy et al., CVPR 2016).
     """
     label_smoothing = as_number(label_smoothing, "label_smoothing", most=1.0, closed=True)
-    if jnp.shape(labels) == logits.shape and jnp.issubdtype(jnp.result_type(labels), jnp.floating):
-        targets = jnp.asarray(labels)
+    given = as_array(labels, "labels")
+    if given.shape == logits.shape and has_kind(given, jnp.floating):
+        targets = jnp.asarray(given)
     else:
         labels = _of(labels, logits)
         if isinstance(label_smoothing, float) and label_smoothing == 0.0:
