@@ -79,6 +79,20 @@ def test_dkl_is_its_definition_and_has_the_gradient_of_kl():
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    "frozen",
+    [
+        lambda x, q: losses.soft_cross_entropy(x, q),
+        lambda x, q: losses.logit_differences(q, 2 * q, jax.nn.softmax(x)),
+        lambda x, q: losses.cross_entropy(q, losses.rectified_labels(x, np.arange(4), 2.0, 0.7)),
+    ],
+    ids=["soft targets of DKL", "weights of DKL", "rectified labels"],
+)
+def test_what_is_frozen_gets_no_gradient(frozen):
+    to_frozen, to_other = jax.jit(jax.grad(frozen, argnums=(0, 1)))(*jnp.eye(8, 5).reshape(2, 4, 5))
+    assert not np.any(to_frozen) and np.any(to_other)
+
+
 def test_rectified_labels_are_their_definition():
     logits = 3 * jax.random.normal(jax.random.key(6), (40, 4))
     labels = np.arange(40) % 4
