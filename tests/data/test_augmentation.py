@@ -158,11 +158,10 @@ def test_policies_are_the_authors_and_images_may_be_too_small_for_them():
     assert build.augmentation(plain, (8, 8)) == augmentation.Augmentation(1, False, erasing=0.25)
 
 
-@pytest.mark.parametrize("policy", ["idbh_weak", "idbh_svhn"])
-def test_an_image_is_augmented_alike_in_any_batch(policy):
+def test_an_image_is_augmented_alike_in_any_batch():
     images = np.random.default_rng(3).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
     augment = jax.jit(augmentation.augment, static_argnums=3)
-    arguments = jax.random.key(4), POLICIES[policy]
+    arguments = jax.random.key(4), POLICIES["idbh_svhn"]
     whole = augment(images, jnp.arange(8), *arguments)
     assert whole.dtype == jnp.uint8 and not np.array_equal(whole, images)
     part = augment(images[[5, 2]], jnp.asarray([5, 2]), *arguments)
