@@ -19,7 +19,7 @@ from ancra_jax.attacks.loop import LoopKind, iterate
 from ancra_jax.attacks.model import Model, fold_each, misclassified
 from ancra_jax.attacks.objectives import Evaluator, Objective, evaluator
 from ancra_jax.attacks.renamed import explains_old_calls
-from ancra_jax.attacks.sparse_apgd import WIDEST, SparseState, best_of, run_sparse_apgd, stages
+from ancra_jax.attacks.sparse_apgd import WIDEST, SparseState, best_of, evaluations, run_sparse_apgd
 from ancra_jax.attacks.threat_models import L1, ThreatModel, at_distance
 from ancra_jax.attacks.validation import AttackResult, check_inside, checked
 from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Flags, Images, Keys, Labels, Values
@@ -112,8 +112,8 @@ def apgd(
         adversarial = select(fooled, adversarial, state.adversarial)
         fooled = fooled | state.fooled
         best_loss = jnp.maximum(best_loss, state.best_loss)
-    starts = len(stages(num_steps)) if isinstance(threat_model, L1) else 1
-    queries = num_restarts * (gradient_draws if randomized else 1) * (num_steps + starts)
+    a_run = evaluations(num_steps) if isinstance(threat_model, L1) else 1 + num_steps
+    queries = num_restarts * (gradient_draws if randomized else 1) * a_run
     return problem.result(fooled, adversarial, best_loss, queries)
 
 

@@ -22,9 +22,15 @@ from ancra_jax.attacks.loop import LoopKind, iterate
 from ancra_jax.attacks.model import Model, example_keys, float32_logits, misclassified
 from ancra_jax.attacks.objectives import targeted_margin, value_and_input_gradient
 from ancra_jax.attacks.renamed import explains_old_calls
-from ancra_jax.attacks.threat_models import TINY, ThreatModel, at_distance, norm_of
+from ancra_jax.attacks.threat_models import (
+    TINY,
+    ThreatModel,
+    at_distance,
+    largest_first,
+    norm_of,
+)
 from ancra_jax.attacks.validation import AttackResult, Problem, checked
-from ancra_jax.ops.bisection import Thresholds, Vectors, last_where
+from ancra_jax.ops.bisection import Vectors
 from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Images, Keys, Values
 from ancra_jax.ops.pytree import select
 
@@ -233,25 +239,10 @@ def project_onto_hyperplane(
     room = jnp.where(toward > 0, 1.0 - points, points)
     norm, target = norm_of(threat_model), jnp.abs(values) / scale
     if norm == "l1":
-        return toward * _largest_first(weights, room, target[:, None])
+        return toward * largest_first(weights, weights, room, target[:, None])
     rates = jnp.where(weights > 0, 1.0, 0.0) if norm == "linf" else weights
     step = _solve_step(weights, rates, room, target)
     return toward * jnp.minimum(step[:, None] * rates, room)
-
-
-def _largest_first(weights: Vectors, room: Vectors, target: Thresholds) -> Vectors:
-    """Return the s in 0 .. room of least sum with ``sum_i weights_i s_i = target``.
-
-    Entries heavier than a threshold move by all of their room, those as heavy by one part of it.
-    """
-
-    def gain(mask: Array) -> Thresholds:
-        return jnp.sum(jnp.where(mask, weights * room, 0.0), axis=-1, keepdims=True)
-
-    least = last_where(lambda w: gain(weights >= w) >= target, len(weights))
-    heavier, as_heavy = weights > least, (weights == least) & (weights > 0)
-    part = (target - gain(heavier)) / jnp.maximum(gain(as_heavy), TINY)
-    return room * jnp.where(heavier, 1.0, jnp.where(as_heavy, jnp.clip(part, 0.0, 1.0), 0.0))
 
 
 def _solve_step(weights: Vectors, rates: Vectors, room: Vectors, target: Values) -> Values:

@@ -5,6 +5,7 @@ References:
   ICML 2021, sections 3.2 and 3.3; constants as in AutoAttack's published settings.
 """
 
+import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -55,25 +56,34 @@ def run_sparse_apgd(
 
     0.3 of the steps are taken in a ball of radius 3 epsilon, 0.3 in one of 2 epsilon, the rest in
     the ball itself. Every stage starts at the best point of the one before it, projected, and
-    forgets all else of it: what fools the model outside of the ball does not count. With 0 steps
-    the start is evaluated.
+    forgets all else of it: what fools the model outside of the ball does not count. Last of all
+    the point farthest along the best point's gradient is evaluated, the optimum of a linear
+    objective, which the steps only come near. With 0 steps the start alone is evaluated.
     """
     first = 0  # so that no two steps draw the same randomness
     for factor, size in stages(num_steps):
+        is_last = factor == 1 and num_steps > 0
         ball = replace(threat_model, epsilon=factor * threat_model.epsilon)
         state = _initial_state(start, natural, ball)
         period = jnp.int32(max(int(0.04 * size), 1))
-        operands = (evaluate, natural, labels, ball, period, jnp.int32(first))
-        state = iterate(_step, state, *operands, num_steps=size + 1, loop=loop)
+        last = jnp.int32(size + 1 if is_last else -1)
+        operands = (evaluate, natural, labels, ball, period, jnp.int32(first), last)
+        state = iterate(_step, state, *operands, num_steps=size + 1 + is_last, loop=loop)
         start, first = state.best_images, first + size + 1
     return state
 
 
 def stages(num_steps: int) -> list[tuple[int, int]]:
     """Return the radius of every stage's ball, as a multiple of epsilon, and the stage's steps."""
-    early = [(factor, int(share * num_steps)) for factor, share in _SHARES]
-    early = [(factor, size) for factor, size in early if size]
+    if num_steps < 3:
+        return [(1, num_steps)]
+    early = [(factor, math.ceil(share * num_steps)) for factor, share in _SHARES]
     return [*early, (1, num_steps - sum(size for _, size in early))]
+
+
+def evaluations(num_steps: int) -> int:
+    """Return how often a run evaluates an example: a start a stage, the steps, the last point."""
+    return len(stages(num_steps)) + num_steps + (num_steps > 0)
 
 
 @jax.jit
@@ -120,14 +130,16 @@ def _step(
     ball: L1,
     period: Int[Array, ""],
     first: Int[Array, ""],
+    last: Int[Array, ""],
 ) -> SparseState:
     """Take one step; iteration 0 evaluates the start, so that one program serves both."""
     is_start = i == 0
-    count = jnp.clip(jnp.ceil(state.density * natural[0].size), 1, natural[0].size)
-    step = state.step_size[:, None, None, None] * sparse_direction(
-        state.gradients, count.astype(jnp.int32)[:, None]
+    images = jax.lax.cond(
+        i == last,
+        lambda: ball.farthest(state.best_gradients, natural),
+        lambda: ball.project(state.images + _sparse_step(state), natural),
     )
-    images = jnp.where(is_start, state.images, ball.project(state.images + step, natural))
+    images = jnp.where(is_start, state.images, images)
     values, gradients, logits = evaluate(images, first + i)
     fooled = misclassified(logits, labels)
     better = is_start | (values > state.best_loss)
@@ -140,6 +152,12 @@ def _step(
     return jax.tree.map(
         lambda new, old: jnp.where(checkpoint, new, old), _adapted(state, natural, ball), state
     )
+
+
+def _sparse_step(state: SparseState) -> Images:
+    count = jnp.clip(jnp.ceil(state.density * state.images[0].size), 1, state.images[0].size)
+    direction = sparse_direction(state.gradients, count.astype(jnp.int32)[:, None])
+    return state.step_size[:, None, None, None] * direction
 
 
 def _adapted(state: SparseState, natural: Images, ball: L1) -> SparseState:

@@ -244,8 +244,9 @@ def windows(threat_model: ThreatModel, height: int, width: int, p_init: Number) 
         sides = [min(max(side, 3) | 1, largest_odd) for side in sides]
         heights = widths = np.asarray(sides)
         corner = [(0, max(sides) - side) for side in sides]
-        patterns = np.stack([np.pad(pattern(s), c) for s, c in zip(sides, corner, strict=True)])
-        tile = pattern(max(short // 5, 1))
+        eta = partial(pattern, norm=norm_of(threat_model))
+        patterns = np.stack([np.pad(eta(s), c) for s, c in zip(sides, corner, strict=True)])
+        tile = eta(max(short // 5, 1))
     return Windows(
         jnp.asarray(heights, jnp.int32),
         jnp.asarray(widths, jnp.int32),
@@ -254,27 +255,29 @@ def windows(threat_model: ThreatModel, height: int, width: int, p_init: Number) 
     )
 
 
-def pattern(side: int) -> Float[np.ndarray, "side side"]:
-    """Build the L2 attack's window of unit norm: its upper half is positive, its lower negative.
+def pattern(side: int, norm: str = "l2") -> Float[np.ndarray, "side side"]:
+    """Build the window of unit norm, for L2 or L1: upper half positive, lower negative.
 
-    Each half is the sum of nested centred rectangles, the k-th weighted ``1 / (k + 1)^2``.
+    Each half is the sum of nested centred rectangles, the k-th weighted ``1 / (k + 1)^2``, under L1
+    ``1 / (k + 1)^4``.
     """
-    upper, lower = _pyramid(side // 2, side), _pyramid(side - side // 2, side)
-    both = np.concatenate([upper, -lower])
-    return both / np.linalg.norm(both)
+    order, decay = {"l2": (2, 2), "l1": (1, 4)}[norm]
+
+    def scaled(x: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+        return x / np.linalg.norm(x.ravel(), order)
+
+    upper, lower = _pyramid(side // 2, side, decay), _pyramid(side - side // 2, side, decay)
+    return scaled(np.concatenate([scaled(upper) if upper.size else upper, -scaled(lower)]))
 
 
-def _pyramid(rows: int, columns: int) -> Float[np.ndarray, "rows columns"]:
-    if rows == 0:
-        return np.zeros((0, columns))
+def _pyramid(rows: int, columns: int, decay: int) -> Float[np.ndarray, "rows columns"]:
     center = rows // 2, columns // 2
     rings = np.maximum(
         np.abs(np.arange(rows) - center[0])[:, None], np.abs(np.arange(columns) - center[1])
     )
     count = max(center) + 1
-    heights = np.cumsum((1.0 / np.arange(1, count + 1) ** 2)[::-1])[::-1]  # sum over k >= ring
-    half = heights[rings]
-    return half / np.linalg.norm(half)
+    weights = 1.0 / np.arange(1, count + 1) ** decay
+    return np.cumsum(weights[::-1])[::-1][rings]  # sum over k >= ring
 
 
 def starting_point(search: Search, keys: Keys) -> Images:
@@ -343,7 +346,10 @@ def _moving_proposal(
     old = jnp.where(first.mask, delta, 0.0)
     new = _placed(eta, first, images.shape) * signs
     new = new + old / (root(energy_of(old)) + TINY)
-    new = new * root(energy) / (root(energy_of(new)) + TINY)
+    # The reference fills the window with so much more under L1; the projection takes it away
+    # everywhere, which makes the perturbation sparser.
+    excess = channels if norm == "l1" else 1
+    new = new * excess * root(energy) / (root(energy_of(new)) + TINY)
     delta = jnp.where(first.mask, new, jnp.where(second.mask, 0.0, delta))
     return _brought_to_epsilon(search, delta)
 

@@ -180,6 +180,18 @@ class L1(_Ball):
         radius = jnp.full((len(natural), 1), _WITHIN * self.epsilon)
         return project_l1(x, center, radius).reshape(natural.shape)
 
+    def farthest(self, gradients: Images, natural: Images) -> Images:
+        """Return the points of the ball and of [0, 1] farthest along the gradients.
+
+        Entries move in the order of their gradients' sizes, each to the border of [0, 1], until the
+        radius, that of `project`, is spent: the optimum if the objective is linear.
+        """
+        flat, center = (a.reshape(len(natural), -1) for a in (gradients, natural))
+        room = jnp.where(flat > 0, 1.0 - center, center)
+        spent = jnp.full((len(natural), 1), _WITHIN * self.epsilon)
+        moves = largest_first(jnp.abs(flat), jnp.ones_like(flat), room, spent)
+        return (center + jnp.sign(flat) * moves).reshape(natural.shape)
+
     def random_start(self, keys: Keys, natural: Images) -> Images:
         """Draw uniformly in the ball, then clip to [0, 1]."""
 
@@ -211,6 +223,22 @@ def sparse_direction(gradients: Images, count: int | Int[Array, "batch 1"]) -> I
     signs = jnp.where(sizes >= kth_largest(sizes, count), jnp.sign(flat), 0.0)
     scaled = signs / jnp.maximum(jnp.sum(jnp.abs(signs), axis=-1, keepdims=True), 1.0)
     return scaled.reshape(gradients.shape)
+
+
+def largest_first(weights: Vectors, rates: Vectors, room: Vectors, target: Thresholds) -> Vectors:
+    """Move the entries of largest weight first: s in 0 .. room with ``sum_i rates_i s_i = target``.
+
+    Entries heavier than a threshold move by all of their room, those as heavy by one part of it;
+    those of weight 0 stay, and without enough room all others move by all of theirs.
+    """
+
+    def gain(mask: Array) -> Thresholds:
+        return jnp.sum(jnp.where(mask, rates * room, 0.0), axis=-1, keepdims=True)
+
+    least = last_where(lambda w: gain(weights >= w) >= target, len(weights))
+    heavier, as_heavy = weights > least, (weights == least) & (weights > 0)
+    part = (target - gain(heavier)) / jnp.maximum(gain(as_heavy), TINY)
+    return room * jnp.where(heavier, 1.0, jnp.where(as_heavy, jnp.clip(part, 0.0, 1.0), 0.0))
 
 
 def project_l1(points: Vectors, centers: Vectors, radii: Thresholds) -> Vectors:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.tree_util import Partial
 
-from ancra_jax.attacks import L2, Linf
+from ancra_jax.attacks import L1, L2, Linf
 from ancra_jax.attacks.model import example_keys
 from ancra_jax.attacks.square import Search, pattern, square, windows
 from ancra_jax.attacks.square import proposal as eager_proposal
@@ -99,18 +99,41 @@ def test_window_sizes():
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 6, 11])
-def test_pattern_is_a_sum_of_nested_rectangles(side):
+@pytest.mark.parametrize(("norm", "order", "decay"), [("l2", 2, 2), ("l1", 1, 4)])
+def test_pattern_is_a_sum_of_nested_rectangles(side, norm, order, decay):
+    def scaled(x):
+        return x / np.linalg.norm(x.ravel(), order)
+
     def half(rows, columns):
         total = np.zeros((rows, columns))
         top, left = rows // 2, columns // 2
         for k in range(max(top, left) + 1):
             rectangle = total[max(top - k, 0) : top + k + 1, max(left - k, 0) : left + k + 1]
-            rectangle += 1 / (k + 1) ** 2
-        return total / np.linalg.norm(total)
+            rectangle += 1 / (k + 1) ** decay
+        return scaled(total)
 
     upper = half(side // 2, side) if side > 1 else np.zeros((0, 1))
-    expected = np.concatenate([upper, -half(side - side // 2, side)])
-    np.testing.assert_allclose(pattern(side), expected / np.linalg.norm(expected), atol=1e-12)
+    expected = scaled(np.concatenate([upper, -half(side - side // 2, side)]))
+    np.testing.assert_allclose(pattern(side, norm), expected, atol=1e-12)
+
+
+def test_l1_windows_get_the_norm_of_theirs_once_for_every_channel():
+    """In images as small as the window, both windows are all of it; the projection follows."""
+    ball, images = L1(0.4), jnp.full((8, 3, 3, 3), 0.5)
+    search = search_around(images, ball)
+    start = starting_point(search, search.keys)
+    after = proposal(search, example_keys(jax.random.key(1), jnp.arange(8)), start, jnp.int32(5000))
+    old = np.moveaxis(np.asarray(start - images), -1, 1)  # example, channel, row, column
+    energy = np.abs(old).sum((2, 3), keepdims=True)
+    candidates = []
+    for eta in (pattern(3, "l1"), pattern(3, "l1").T):
+        for signs in np.array(np.meshgrid(*[[-1, 1]] * 3)).reshape(3, -1).T:
+            new = signs[:, None, None] * eta + old / energy
+            new *= 3 * energy / np.abs(new).sum((2, 3), keepdims=True)
+            candidates.append(0.5 + np.moveaxis(new, 1, -1).astype(np.float32))
+    moved = ball.project(jnp.concatenate(candidates), jnp.tile(images, (16, 1, 1, 1)))
+    errors = np.abs(np.asarray(moved).reshape(16, *images.shape) - after).max((2, 3, 4))
+    assert errors.min(0).max() < 1e-5 < np.median(errors)
 
 
 def test_what_fools_the_model_is_kept_even_if_nothing_is_to_ascend():
