@@ -12,6 +12,11 @@ COMPILATION = {
 }
 for name, value in COMPILATION.items():
     os.environ.setdefault(name, value)  # before JAX reads them; for the processes of tests too
+# By default XLA compiles every program in many parts, each with a share of the cost of all.
+os.environ["XLA_FLAGS"] = (
+    f"--xla_cpu_parallel_codegen_split_count=1 {os.environ.get('XLA_FLAGS', '')}"
+)
+gc.set_threshold(50_000, 20, 100)  # tracing makes many objects and little garbage
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

@@ -23,7 +23,7 @@ def little(*args, **options):
 
 attacks.autoattack = sequences.autoattack = little
 BUDGETS["quick"] = attacks.AdaptiveBudget(2, 1, 1, 4, False)
-SETTINGS, EXAMPLES = small_runs.SMALL, 16
+SETTINGS, EXAMPLES = small_runs.SMALL, 8
 """
 
 
