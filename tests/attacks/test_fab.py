@@ -28,15 +28,14 @@ def norms(result):
     return -np.asarray(result.best_loss)
 
 
-@pytest.mark.parametrize("rank", [2, 3])
-def test_norms_agree_with_the_reference(net, rank):
-    targets = net.ranks[net.chosen, rank - 1]
+def test_norms_agree_with_the_reference(net):
+    targets = net.ranks[net.chosen, 1]
     result = fab(net.model, net.x, net.y, Linf(cnn_a.EPSILON), targets=targets)
-    expected = net.ref[f"fab_t{rank}_norm"][net.chosen]
+    expected = net.ref["fab_t2_norm"][net.chosen]
     error = np.abs(norms(result) - expected) / expected
     assert np.median(error) < 1e-4
     assert np.max(error) < 0.02
-    found = net.ref[f"fab_t{rank}_adversarial"][net.chosen]
+    found = net.ref["fab_t2_adversarial"][net.chosen]
     np.testing.assert_array_equal(np.isfinite(norms(result)), found)
     np.testing.assert_array_equal(result.success, norms(result) <= cnn_a.EPSILON)
 

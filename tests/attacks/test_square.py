@@ -185,3 +185,16 @@ def test_as_many_proposals_as_queries_on_the_schedule_of_the_reference(ball, loo
     jax.effects_barrier()
     assert steps == list(range(113))
     assert len(calls) == 116 and result.queries.tolist() == [115, 115]
+
+
+@pytest.mark.optimized
+@pytest.mark.slow
+def test_robust_examples_agree_with_the_reference():
+    """The published code; an example may differ, as the random windows do."""
+    net = cnn_a.load()
+    rows = np.flatnonzero(net.ref["logits"].argmax(-1)[:40] == net.labels[:40])
+    problem = net.model, net.images[rows], net.labels[rows], Linf(cnn_a.EPSILON)
+    found = square(*problem, key=KEY)
+    assert np.max(found.queries) == 5002
+    recorded = [net.ref[f"robust_square_seed{seed}"][rows].sum() for seed in range(3)]
+    assert min(recorded) - 1 <= np.sum(~found.success) <= max(recorded) + 1

@@ -10,6 +10,7 @@ from ancra_jax import evaluate, models
 from ancra_jax.convert import from_torch
 from ancra_jax.convert.from_torch import import_checkpoint
 from ancra_jax.errors import UsageError
+from ancra_jax.evaluate.suites import SUITES
 from ancra_jax.interop import pytorch
 from ancra_jax.results.load import load_results
 from ancra_jax.run import build, initial, sharding
@@ -152,11 +153,12 @@ def test_initial_weights_are_those_of_a_file_or_a_directory(tmp_path, kind):
 
 
 @pytest.mark.slow
-def test_imported_weights_are_evaluated_and_trained_further(tmp_path):
+def test_imported_weights_are_evaluated_and_trained_further(tmp_path, monkeypatch):
+    monkeypatch.setitem(SUITES, "quick", ("natural",))
     imported(tmp_path)
     evaluate.run(str(tmp_path / "run"), suite="quick", num_examples=8)
     records = load_results(tmp_path / "run" / "evaluation" / "best")
-    assert {"natural", "fgsm"} <= records.keys() and records["fgsm"][0]["step"] == 0
+    assert records["natural"][0]["step"] == 0
 
     slow = starting_from(tmp_path / "run", optimizer__learning_rate=1e-20, ema__decay=0.5)
     state = train(slow, str(tmp_path / "further"))
