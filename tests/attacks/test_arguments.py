@@ -292,9 +292,8 @@ def test_inside_jit_shapes_and_dtypes_alone_are_checked(name):
 
 @pytest.mark.slow
 def test_double_precision_switched_on_changes_nothing():
-    runs = [(name, {}) for name in ATTACKS.split()]
     compiled = {"threat_model": attacks.L2(0.5), "loop": "compiled"}
-    runs += [(name, compiled) for name in ATTACKS.split()]
+    runs = [(name, compiled) for name in ATTACKS.split()]
     small = {"num_steps": 2, "num_queries": 3, "n_target_classes": 2}
     runs += [("autoattack", {"version": "plus", **small})]
     runs += [("adaptive", {"budget": attacks.AdaptiveBudget(2, 2, 1, 3, True)})]

@@ -94,11 +94,20 @@ def start_process(workdir, method, *flags, **environment):
     )
 
 
+LONG = {"epochs": 10, "checkpoint_every_steps": 1}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """A run of more steps, its directory and final state."""
+    workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    return workdir, arrays(train(small_config(epochs=LONG["epochs"]), str(workdir)))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_killed_run_continues_to_the_same_parameters(tmp_path, number):
-    long = {"epochs": 10, "checkpoint_every_steps": 1}
-    flags = [f"--config.{name}={value}" for name, value in long.items()]
+def test_a_killed_run_continues_to_the_same_parameters(tmp_path, uninterrupted, number):
+    flags = [f"--config.{name}={value}" for name, value in LONG.items()]
     process = start_process(tmp_path / "run", "natural", *flags)
     deadline = time.monotonic() + 240
     while not (tmp_path / "run/checkpoints/2").is_dir():
@@ -108,11 +117,11 @@ def test_a_killed_run_continues_to_the_same_parameters(tmp_path, number):
     output = process.communicate(timeout=120)[0].decode()
     assert process.returncode == (128 + number if number == signal.SIGTERM else -number)
     assert ("the same command continues" in output) == (number == signal.SIGTERM)
-    continued = train(small_config(**long), str(tmp_path / "run"))
+    continued = train(small_config(**LONG), str(tmp_path / "run"))
     assert [start["step"] > 1 for start in read_starts(str(tmp_path / "run"))] == [False, True]
-    expected = train(small_config(epochs=10), str(tmp_path / "uninterrupted"))
-    chex.assert_trees_all_equal(arrays(continued), arrays(expected))
-    assert numbers(tmp_path / "run") == numbers(tmp_path / "uninterrupted")
+    workdir, expected = uninterrupted
+    chex.assert_trees_all_equal(arrays(continued), expected)
+    assert numbers(tmp_path / "run") == numbers(workdir)
 
 
 def start_two(workdir, method, *flags):
