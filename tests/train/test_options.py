@@ -11,6 +11,7 @@ import pytest
 
 from ancra_jax import evaluate, models
 from ancra_jax.errors import UsageError
+from ancra_jax.evaluate.suites import SUITES
 from ancra_jax.ops.files import read_json_lines
 from ancra_jax.results.store import read_result
 from ancra_jax.run import build, sharding
@@ -94,7 +95,8 @@ def test_everything_composes_and_a_run_stopped_twice_equals_an_uninterrupted_one
 
 
 @pytest.mark.slow
-def test_each_of_the_weights_is_evaluated_beside_the_others(all_on):
+def test_each_of_the_weights_is_evaluated_beside_the_others(all_on, monkeypatch):
+    monkeypatch.setitem(SUITES, "quick", ("natural",))
     workdir, state = all_on
     config = small_config("trades_ancra")
     images = jnp.asarray(build.load_dataset(config.data).test.images[:20] / np.float32(255))
