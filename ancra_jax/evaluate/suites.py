@@ -103,7 +103,7 @@ def run(
       transfer_from: directories of runs whose adversarial images the adaptive attacks try.
       data_dir: where the data lie now, if not where they were in training; they must be the same.
       search_precision: of searches, which ``'highest'`` judges: ``'highest'``, ``'high'`` (TF32),
-        ``'default'``; ``'auto'``: that of results which are there, else ``'high'``, but on CPUs.
+        ``'default'``; ``'auto'``: that of results which are there, else ``'highest'``.
 
     Returns:
       All results of the checkpoint, those of earlier calls too.
