@@ -150,8 +150,9 @@ def _compute(
     """Return the results of all attacks; errors come before anything is computed."""
     for spec in () if force else specs:
         store.finished(spec.record(identity, precision, store))
-    how = dict(force=force, precision=precision)
-    return [compute(spec, target, store, identity, **how) for spec in specs]
+    return [
+        compute(spec, target, store, identity, force=force, precision=precision) for spec in specs
+    ]
 
 
 def _identity(config: Config, dataset: Dataset) -> dict[str, Any]:
