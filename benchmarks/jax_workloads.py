@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ancra_jax import attacks, data, methods
+from ancra_jax import attacks, data, methods, models
 from ancra_jax import config as config_lib
 from ancra_jax.cli.backend import use_a_device_per_core
 from ancra_jax.config.schema import Config
@@ -113,9 +113,7 @@ def evaluation_attack(config: Config) -> Workload:
     images, labels = jax.device_put((images, labels), sharding.batch_sharded(mesh))
     threat_model = attacks.threat_model(settings.norm, settings.epsilon)
     start = threat_model.random_start(jax.random.split(jax.random.key(1), len(images)), images)
-    objective = attacks.objectives.cross_entropy(
-        jax.tree_util.Partial(model.apply, variables), labels
-    )
+    objective = attacks.objectives.cross_entropy(models.BoundNetwork(model, variables), labels)
     attack = partial(
         attacks.ascend,
         objective,

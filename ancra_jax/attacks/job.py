@@ -128,7 +128,7 @@ def checked_outputs(
 def precision_of(name: str | None, judging: str = "highest") -> str:
     """Return the precision of products in which attacks search, of one of `PRECISIONS`.
 
-    ``'auto'`` is ``'high'`` on accelerators where ``'highest'`` judges, else what judges, as None.
+    ``'auto'`` is what judges, and so is None.
 
     Raises:
       ValueError: there is no such precision.
@@ -136,9 +136,7 @@ def precision_of(name: str | None, judging: str = "highest") -> str:
     if name is None:
         return judging
     arguments.check_one_of(name, "search_precision", PRECISIONS)
-    if name != "auto":
-        return name
-    return "high" if judging == "highest" and jax.default_backend() != "cpu" else judging
+    return judging if name == "auto" else name
 
 
 def _judging_precision() -> str:

@@ -103,7 +103,7 @@ def run(
       transfer_from: directories of runs whose adversarial images the adaptive attacks try.
       data_dir: where the data lie now, if not where they were in training; they must be the same.
       search_precision: of searches, which ``'highest'`` judges: ``'highest'``, ``'high'`` (TF32),
-        ``'default'``; ``'auto'``: that of results which are there, else ``'high'``, but on CPUs.
+        ``'default'``; ``'auto'``: that of results which are there, else ``'highest'``.
 
     Returns:
       All results of the checkpoint, those of earlier calls too.
@@ -150,8 +150,9 @@ def _compute(
     """Return the results of all attacks; errors come before anything is computed."""
     for spec in () if force else specs:
         store.finished(spec.record(identity, precision, store))
-    how = dict(force=force, precision=precision)
-    return [compute(spec, target, store, identity, **how) for spec in specs]
+    return [
+        compute(spec, target, store, identity, force=force, precision=precision) for spec in specs
+    ]
 
 
 def _identity(config: Config, dataset: Dataset) -> dict[str, Any]:

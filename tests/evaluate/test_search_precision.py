@@ -36,7 +36,7 @@ def test_what_is_there_is_kept_unless_another_precision_is_asked_for(store):
     finish(store, SPEC.record(IDENTITY, "high"))
     found = SPEC.record(IDENTITY, "auto", store)
     assert found["search_precision"] == "high" and store.finished(found)
-    assert SPEC.record(IDENTITY)["search_precision"] == "highest"  # on a CPU
+    assert SPEC.record(IDENTITY)["search_precision"] == "highest"
     with pytest.raises(UsageError, match=r"search_precision='high'.*'highest'.*--force"):
         store.finished(SPEC.record(IDENTITY, "highest", store))
 
