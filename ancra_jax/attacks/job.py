@@ -140,7 +140,8 @@ def precision_of(name: str | None, judging: str = "highest") -> str:
 
 
 def _judging_precision() -> str:
-    return jax.config.jax_default_matmul_precision or "default"
+    config: Any = jax.config  # its attributes are added where JAX defines them
+    return config.jax_default_matmul_precision or "default"
 
 
 def default_batch_size() -> int:

@@ -31,8 +31,8 @@ from ancra_jax.ops.files import PathLike, check_writable, write_atomically
 _CIFAR = {"linf": 8 / 255, "l2": 0.5, "l1": 12.0}
 _EPSILONS = {"cifar10": _CIFAR, "cifar100": _CIFAR, "imagenet": {"linf": 4 / 255}}
 # Settings of AutoAttack that leave it the standard one, whatever their values.
-_STANDARD = ("key", "devices", "batch_size", "randomized", "progress", "checks", "log_path")
-_STANDARD += ("search_precision",)
+_STANDARD = {"key", "devices", "batch_size", "randomized", "progress", "checks", "log_path"}
+_STANDARD |= {"search_precision"}
 
 
 @dataclass(frozen=True, repr=False)
