@@ -11,7 +11,7 @@ PACKAGE = ROOT / "ancra_jax"
 
 # A part imports only parts of earlier lines; docs/architecture.md shows the same lines.
 LAYERS = (
-    {"errors", "types", "registry"},
+    {"errors", "types", "registry", "urls"},
     {"ops", "config"},
     {"attacks", "models", "data"},
     {"losses", "defences", "cli", "interop"},

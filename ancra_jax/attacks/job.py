@@ -8,7 +8,6 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +20,7 @@ from ancra_jax.attacks.arguments import AnyKey
 from ancra_jax.attacks.model import Model, WithKeys, as_pytree, example_keys, forward, judge
 from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.attacks.validation import AttackResult, check_finite, check_threat_model
+from ancra_jax.ops.files import AnyPath, as_path
 from ancra_jax.ops.images import Images, Labels, Values
 
 CLEAN = "clean"  # stands for the natural images where attacks have their names
@@ -104,7 +104,7 @@ def checked_devices(devices: Any) -> list[jax.Device]:
 
 def checked_outputs(
     state_path: Any, progress: Any, matmul_precision: Any, max_seconds: Any = None
-) -> Path | None:
+) -> AnyPath | None:
     """Check where an evaluation reports, and how it runs; return the path of its state."""
     if max_seconds is not None:
         arguments.as_number(max_seconds, "max_seconds", closed=True)
@@ -119,7 +119,7 @@ def checked_outputs(
             "as 'highest'"
         ) from None
     try:
-        return None if state_path is None else Path(state_path)
+        return None if state_path is None else as_path(state_path)
     except TypeError:
         given = arguments.shown(state_path)
         raise TypeError(f"state_path={given}: expected a path of a directory") from None

@@ -1,12 +1,12 @@
 """Files that let an interrupted evaluation continue, and the check that they belong to it."""
 
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from ancra_jax.ops import files
+from ancra_jax.ops.files import AnyPath
 
 
 class StateError(ValueError):
@@ -14,7 +14,7 @@ class StateError(ValueError):
 
 
 def check_same(
-    directory: Path, saved_digest: str, saved_probe: np.ndarray, digest: str, probe: np.ndarray
+    directory: AnyPath, saved_digest: str, saved_probe: np.ndarray, digest: str, probe: np.ndarray
 ) -> None:
     """Refuse a saved state that belongs to another evaluation than the one at hand.
 
@@ -37,7 +37,7 @@ def check_same(
     )
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(path: AnyPath, write: Callable[[BinaryIO], object]) -> None:
     """Write a file beside its place, in a directory that is made if needed, and move it there.
 
     Raises:
@@ -50,7 +50,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise StateError(f"state_path={path.parent}: cannot be written: {error}") from error
 
 
-def append_line(path: Path, line: str) -> None:
+def append_line(path: AnyPath, line: str) -> None:
     """Append a line to a text file in one piece, so that lines of several processes never mix.
 
     Raises:
@@ -58,18 +58,17 @@ def append_line(path: Path, line: str) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab", buffering=0) as file:
-            file.write(f"{line}\n".encode())
+        files.append(path, f"{line}\n".encode())
     except OSError as error:
         raise StateError(f"log_path={path}: cannot be written: {error}") from error
 
 
-def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+def write_arrays(path: AnyPath, arrays: Mapping[str, Any]) -> None:
     """Write arrays as an ``.npz`` file; see ``write_atomically``."""
     write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
-def read_arrays(path: Path, needed: Iterable[str] = ()) -> dict[str, np.ndarray]:
+def read_arrays(path: AnyPath, needed: Iterable[str] = ()) -> dict[str, np.ndarray]:
     """Read all arrays from an ``.npz`` file.
 
     Raises:
@@ -81,7 +80,7 @@ def read_arrays(path: Path, needed: Iterable[str] = ()) -> dict[str, np.ndarray]
         raise unreadable(path, error) from error
 
 
-def unreadable(path: Path, reason: object) -> StateError:
+def unreadable(path: AnyPath, reason: object) -> StateError:
     """Return the error that a file of a state is not what was written there."""
     return StateError(
         f"state_path={path.parent}: {path.name} is not a readable state ({reason}); "

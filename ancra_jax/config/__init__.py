@@ -4,7 +4,13 @@ The dataclass of every group of settings is in ``ancra_jax.config.schema``.
 """
 
 from ancra_jax.config.fields import options_of
-from ancra_jax.config.paths import listable_path, local_path, path_list, path_text
+from ancra_jax.config.paths import (
+    directory_path,
+    listable_path,
+    local_path,
+    path_list,
+    path_text,
+)
 from ancra_jax.config.schema import (
     WEIGHTS,
     Config,
@@ -19,6 +25,7 @@ from ancra_jax.config.schema import (
 __all__ = [
     "WEIGHTS",
     "Config",
+    "directory_path",
     "extra_examples",
     "from_mapping",
     "listable_path",

@@ -6,6 +6,7 @@ import unicodedata
 from pathlib import Path
 
 from ancra_jax.errors import UsageError
+from ancra_jax.urls import check_reachable, is_url
 
 _REMOTE = re.compile(r"[A-Za-z][\w+.-]*:/")  # gs://bucket, s3://bucket, file:///, C:/
 
@@ -26,8 +27,8 @@ def path_text(value: str | os.PathLike[str], field: str, *, remote: bool = False
     if _REMOTE.match(text):
         if not remote:
             raise UsageError(
-                f"{given}: must be on this machine: addresses such as gs:// are not supported yet; "
-                "mount the bucket, or copy what is in it"
+                f"{given}: must be on this machine, not an address such as gs://; mount the "
+                "bucket, or copy what is in it"
             )
         return text
     expanded = os.path.expanduser(text)
@@ -62,13 +63,31 @@ def local_path(value: str | os.PathLike[str], field: str, *, directory: bool = T
     return text
 
 
-def listable_path(value: str | os.PathLike[str], field: str) -> str:
-    """Return a directory to be made, as `local_path` does, that a list of directories can hold.
+def directory_path(value: str | os.PathLike[str], field: str) -> str:
+    """Return a directory as `local_path` does, or an address such as ``gs://bucket/run``.
 
     Raises:
-      UsageError: as `local_path`; or it holds a comma or begins with a quotation mark.
+      UsageError: as `local_path`; or nothing that is installed reads such addresses.
     """
-    text = local_path(value, field)
+    text = path_text(value, field, remote=True)
+    if text.startswith("file:///"):
+        text = text.removeprefix("file://")
+    if not is_url(text):
+        return local_path(text, field)
+    try:
+        check_reachable(text)
+    except (ImportError, ValueError) as error:
+        raise UsageError(f"{field}={text}: cannot be reached: {error}") from error
+    return text
+
+
+def listable_path(value: str | os.PathLike[str], field: str) -> str:
+    """Return a directory to be made, as `directory_path` does, that a list of them can hold.
+
+    Raises:
+      UsageError: as `directory_path`; or it holds a comma or begins with a quotation mark.
+    """
+    text = directory_path(value, field)
     if "," in text or text.startswith('"'):
         raise UsageError(
             f"{field}={text}: must not hold a comma or begin with a quotation mark, since "

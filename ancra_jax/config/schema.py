@@ -148,7 +148,7 @@ class ExtraDataConfig:
 class DistillationConfig:
     """Knowledge distillation from another run; off while ``weight`` is 0."""
 
-    teacher: str = path()  # the directory of that run
+    teacher: str = path(remote=True)  # the directory of that run
     teacher_checkpoint: str = choice("best", "last")
     teacher_weights: str = choice(*WEIGHTS)
     weight: float = number(0.0, at_least=0, at_most=1)  # the method's own loss has the rest
@@ -203,7 +203,7 @@ class Config:
     max_steps: int = number(0, at_least=0)  # stop after so many steps; 0: after the last epoch
     batch_size: int = number(128, at_least=0)  # 0: chosen by the number of examples
     # A work directory, or a file of weights by PyTorch's names, to start from; empty: at random.
-    init_from: str = path()
+    init_from: str = path(remote=True)
     log_every_steps: int = number(50, at_least=1)
     checkpoint_every_steps: int = number(0, at_least=0)  # 0: after every epoch only
     data: DataConfig

@@ -1,7 +1,5 @@
 """What the attacks of an evaluation share: the model, the examples, the state, the result."""
 
-import pathlib
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from ancra_jax.attacks.saved_state import StateError
 from ancra_jax.cli.progress import Bar
 from ancra_jax.data import Split
 from ancra_jax.errors import UsageError
+from ancra_jax.ops.files import AnyPath, remove_tree
 from ancra_jax.results.store import ResultStore
 from ancra_jax.types import Outputs
 
@@ -39,7 +38,7 @@ class Task:
 
     target: Target
     identity: dict[str, Any]  # what determines the numbers; see ``ResultStore``
-    partial: pathlib.Path  # the file of an unfinished attack that keeps one array file
+    partial: AnyPath  # the file of an unfinished attack that keeps one array file
     labels: Int[np.ndarray, "examples"]
     key: Key[Array, ""]  # the source of all randomness
     bar: Bar  # is told where the attack stands
@@ -61,7 +60,7 @@ class Task:
         return np.divide(pixels, np.float32(255), dtype=np.float32)
 
     @property
-    def state(self) -> pathlib.Path:
+    def state(self) -> AnyPath:
         """The directory of an unfinished attack that keeps more files."""
         return self.partial.with_suffix(".state")
 
@@ -77,7 +76,7 @@ class Task:
             "key": self.key,
             # Batches hold what is still robust: there padding is to be small.
             "batch_size": min(self.target.batch_size, default_batch_size()),
-            "state_path": self.state,
+            "state_path": str(self.state),
             "progress": self.show,
         }
 
@@ -155,5 +154,5 @@ def compute(
     result = store.write(identity, arrays, time.monotonic() - started, **more)
     if result.get("complete", True):
         task.partial.unlink(missing_ok=True)
-        shutil.rmtree(task.state, ignore_errors=True)
+        remove_tree(task.state)
     return result

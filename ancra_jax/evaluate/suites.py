@@ -7,7 +7,6 @@ import collections
 import inspect
 import math
 import os
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +20,7 @@ from ancra_jax.attacks.autoattack.ensemble import Budget, plan
 from ancra_jax.attacks.job import PRECISIONS
 from ancra_jax.cli.backend import use_a_device_per_core
 from ancra_jax.cli.options import help_texts
-from ancra_jax.config import WEIGHTS, Config, local_path
+from ancra_jax.config import WEIGHTS, Config, directory_path
 from ancra_jax.data import Dataset, check_count
 from ancra_jax.errors import Problems, UsageError
 from ancra_jax.evaluate import paper, released
@@ -29,6 +28,7 @@ from ancra_jax.evaluate.features import features_spec
 from ancra_jax.evaluate.result import EvaluationResult, read_evaluation
 from ancra_jax.evaluate.sequences import Source, adaptive_spec, run_autoattack, run_diagnostics
 from ancra_jax.evaluate.spec import Spec, Target, compute
+from ancra_jax.ops.files import as_path
 from ancra_jax.results.names import APGD, AUTOATTACK, DIAGNOSTICS
 from ancra_jax.results.store import ResultStore, evaluation_name
 from ancra_jax.run import build as components
@@ -111,10 +111,10 @@ def run(
     Raises:
       UsageError: a setting, the directory, or what an interrupted call left there cannot be used.
     """
-    workdir = local_path(workdir, "--workdir")
+    workdir = directory_path(workdir, "--workdir")
     config = workdir_lib.read_config(workdir)
     config = replace(config, data=components.data_in(config.data, data_dir))
-    transfer_from = [local_path(directory, "--transfer_from") for directory in transfer_from]
+    transfer_from = [directory_path(directory, "--transfer_from") for directory in transfer_from]
     check(config, locals())
     with workdir_lib.one_writer(workdir):
         dataset = components.load_dataset(config.data)
@@ -197,7 +197,7 @@ def check(config: Config, options: Mapping[str, Any]) -> None:
         counts = components.inspect_dataset(config.data, problems)
         if counts and num_examples:
             check_count("--num_examples", num_examples, counts[1])
-    names = [pathlib.Path(directory).resolve().name for directory in transfer_from]
+    names = [as_path(directory).resolve().name for directory in transfer_from]
     for directory, name in zip(transfer_from, names, strict=True):
         field = f"--transfer_from={directory}"
         with problems.collect():
@@ -252,7 +252,7 @@ def load_sources(directories: Sequence[str], dataset: Dataset, mesh: Mesh) -> li
     for directory in directories:
         fields = ("--transfer_from", "--weights")
         model = load_run(directory, mesh, dataset=dataset, fields=fields)
-        name = pathlib.Path(directory).resolve().name
+        name = as_path(directory).resolve().name
         method, step = model.info["config"]["name"], model.info["step"]
         sources.append(Source(name, method, step, model.outputs))
     return sources
@@ -276,7 +276,7 @@ def define_flags() -> None:
 
 def main(arguments: flags.FlagValues) -> None:
     """Run the command."""
-    local_path(arguments.workdir or "", "--workdir")
+    directory_path(arguments.workdir or "", "--workdir")
     use_a_device_per_core()
     # Every parameter is a flag of the same name.
     options: dict[str, Any] = {

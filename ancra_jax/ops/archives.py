@@ -19,6 +19,7 @@ from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from ancra_jax.errors import UsageError
+from ancra_jax.urls import UrlPath, as_path
 
 Taken = TypeVar("Taken")
 
@@ -41,9 +42,9 @@ def unpacked_limit(path: str | os.PathLike[str]) -> int:
     return max(_UNPACKED, _RATIO * size)
 
 
-def read_file(path: str | os.PathLike[str], limit: int = _FILE) -> bytes:
+def read_file(path: str | os.PathLike[str] | UrlPath, limit: int = _FILE) -> bytes:
     """Return a file's contents; raise a ValueError if it has more bytes than ``limit``."""
-    with open(path, "rb") as file:
+    with as_path(path).open("rb") as file:
         contents = file.read(limit + 1)
     if len(contents) > limit:
         raise ValueError(f"it has more than {limit:,} bytes")
@@ -51,7 +52,7 @@ def read_file(path: str | os.PathLike[str], limit: int = _FILE) -> bytes:
 
 
 @contextlib.contextmanager
-def open_zip(path: str | os.PathLike[str], field: str) -> Iterator[zipfile.ZipFile]:
+def open_zip(path: str | os.PathLike[str] | UrlPath, field: str) -> Iterator[zipfile.ZipFile]:
     """Give an opened zip file, whose members were checked; errors call it ``field``.
 
     Raises:
@@ -59,13 +60,19 @@ def open_zip(path: str | os.PathLike[str], field: str) -> Iterator[zipfile.ZipFi
     """
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(_Bounded(io.FileIO(path)))
+            if isinstance(path, UrlPath):
+                contents = path.read_bytes()
+                raw: Any = io.BytesIO(contents)
+                limit = max(_UNPACKED, _RATIO * len(contents))
+            else:
+                raw, limit = io.FileIO(path), unpacked_limit(path)
+            file = stack.enter_context(_Bounded(raw))
             file.left = _DIRECTORY
             archive = stack.enter_context(zipfile.ZipFile(file, metadata_encoding="utf-8"))
         except Exception as error:  # OSError, BadZipFile, UnicodeDecodeError, struct.error, ...
             raise UsageError(f"{field}: is not a whole zip file ({_reason(error)})") from error
         file.left = sys.maxsize
-        members = _Members(field, unpacked_limit(path))
+        members = _Members(field, limit)
         for info in archive.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)
             refused = ""

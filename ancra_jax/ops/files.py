@@ -1,11 +1,12 @@
 """Write files whole or not at all; read arrays, without executing anything, and JSON lines."""
 
 import contextlib
+import io
 import json
 import math
 import os
-import pathlib
 import re
+import shutil
 import tempfile
 import zipfile
 import zlib
@@ -16,6 +17,7 @@ import numpy as np
 
 from ancra_jax.errors import UsageError
 from ancra_jax.ops.archives import open_zip, read_file
+from ancra_jax.urls import AnyPath, AnyPathLike, UrlPath, as_path
 
 PathLike = str | os.PathLike[str]
 
@@ -29,19 +31,21 @@ _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # what a killed `write_atomically` l
 _DAMAGES = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
-def write_atomically(path: PathLike, data: bytes | str | Callable[[BinaryIO], object]) -> None:
+def write_atomically(path: AnyPathLike, data: bytes | str | Callable[[BinaryIO], object]) -> None:
     """Write a file so that a reader, or a crash, sees the old content or the new, never a part.
 
     ``data`` is the content, or a function that writes it to an open file.
     """
-    path = pathlib.Path(path)
+    path = as_path(path)
+    if isinstance(path, UrlPath):  # an object is written whole
+        buffer = io.BytesIO()
+        _write(buffer, data)
+        path.write_bytes(buffer.getvalue())
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with naming(path), open(temporary, "wb") as file:
-            if callable(data):
-                data(file)
-            else:
-                file.write(data.encode() if isinstance(data, str) else data)
+            _write(file, data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -50,8 +54,15 @@ def write_atomically(path: PathLike, data: bytes | str | Callable[[BinaryIO], ob
         raise
 
 
+def _write(file: BinaryIO, data: bytes | str | Callable[[BinaryIO], object]) -> None:
+    if callable(data):
+        data(file)
+    else:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
 @contextlib.contextmanager
-def naming(path: PathLike) -> Iterator[None]:
+def naming(path: AnyPathLike) -> Iterator[None]:
     """Let an error of the system, such as that of a full disk, name this file."""
     try:
         yield
@@ -61,39 +72,54 @@ def naming(path: PathLike) -> Iterator[None]:
         raise
 
 
-def is_temporary(path: PathLike) -> bool:
+def is_temporary(path: AnyPathLike) -> bool:
     """Return whether a file has the name of one that `write_atomically` had not finished."""
-    return _TEMPORARY.fullmatch(os.path.basename(path)) is not None
+    return _TEMPORARY.fullmatch(as_path(path).name) is not None
 
 
-def remove_temporaries(directory: PathLike) -> None:
+def remove_temporaries(directory: AnyPathLike) -> None:
     """Remove what killed processes left unfinished in a directory that nothing else writes to."""
-    for path in pathlib.Path(directory).rglob(".*.tmp"):
+    place = as_path(directory)
+    for path in () if isinstance(place, UrlPath) else place.rglob(".*.tmp"):
         if is_temporary(path):
             path.unlink(missing_ok=True)
 
 
-def check_writable(directory: PathLike, field: str) -> None:
+def remove_tree(directory: AnyPathLike) -> None:
+    """Remove a directory and all that is in it, as far as that can be done."""
+    path = as_path(directory)
+    if isinstance(path, UrlPath):
+        path.rmtree()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def check_writable(directory: AnyPathLike, field: str) -> None:
     """Create a directory if need be, and check that files can be written to it.
 
     Raises:
       UsageError: they cannot; the message begins with ``field``.
     """
+    path = as_path(directory)
     try:
-        os.makedirs(directory, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
+        path.mkdir(parents=True, exist_ok=True)
+        if isinstance(path, UrlPath):
+            (path / ".probe").write_bytes(b"")
+            (path / ".probe").unlink()
+        else:
+            with tempfile.TemporaryFile(dir=path):
+                pass
     except OSError as error:
         raise UsageError(f"{field}: cannot write to {directory}: {error.strerror}") from error
 
 
-def write_arrays(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:
+def write_arrays(path: AnyPathLike, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays to a compressed .npz file, atomically."""
     write_atomically(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
 
 
 def read_arrays(
-    path: PathLike, needed: Sequence[str] = (), *, field: str = ""
+    path: AnyPathLike, needed: Sequence[str] = (), *, field: str = ""
 ) -> dict[str, np.ndarray]:
     """Return all arrays of an .npz file by name; nothing in it is ever unpickled.
 
@@ -104,7 +130,7 @@ def read_arrays(
         memory than `unpacked_limit` allows for its size.
     """
     field = field or str(path)
-    if not os.path.exists(path):
+    if not as_path(path).exists():
         raise UsageError(f"{field}: there is no such file")
     arrays: dict[str, np.ndarray] = {}
     with open_zip(path, field) as archive:
@@ -169,7 +195,7 @@ def _read_header(file: Any, end: int) -> tuple[tuple[int, ...], bool, np.dtype]:
     return shape, by_columns, dtype
 
 
-def read_json(path: PathLike) -> dict[str, Any]:
+def read_json(path: AnyPathLike) -> dict[str, Any]:
     """Return the object in a JSON file of at most 16 MiB.
 
     Raises:
@@ -198,7 +224,7 @@ def parse_json(text: bytes | str) -> Any:
 
 
 def read_json_lines(
-    path: PathLike, keep: Callable[[dict[str, Any]], bool] = lambda record: True
+    path: AnyPathLike, keep: Callable[[dict[str, Any]], bool] = lambda record: True
 ) -> list[dict[str, Any]]:
     """Return the records of a JSON-lines file for which ``keep`` returns True.
 
@@ -208,9 +234,13 @@ def read_json_lines(
     return [record for _, record in _json_lines(path) if record is not None and keep(record)]
 
 
-def append_json_line(path: PathLike, record: Mapping[str, Any]) -> None:
+def append_json_line(path: AnyPathLike, record: Mapping[str, Any]) -> None:
     """Append a record to a JSON-lines file, on a line of its own after an unfinished one too."""
     line = f"{json.dumps(record)}\n".encode()
+    path = as_path(path)
+    if isinstance(path, UrlPath):
+        append(path, line)
+        return
     with naming(path), open(path, "ab+") as file:
         if file.tell():
             file.seek(-1, os.SEEK_END)
@@ -218,22 +248,30 @@ def append_json_line(path: PathLike, record: Mapping[str, Any]) -> None:
         file.write(line)
 
 
-def set_lines_aside(path: PathLike, keep: Callable[[dict[str, Any]], bool], what: str) -> None:
+def append(path: AnyPathLike, contents: bytes) -> None:
+    """Append to a file in one piece; an object, which cannot grow, is written again."""
+    path = as_path(path)
+    if isinstance(path, UrlPath):
+        path.write_bytes(_contents(path) + contents)
+        return
+    with path.open("ab", buffering=0) as file:
+        file.write(contents)
+        os.fsync(file.fileno())
+
+
+def set_lines_aside(path: AnyPathLike, keep: Callable[[dict[str, Any]], bool], what: str) -> None:
     """Leave in a JSON-lines file, if there is one, the records that ``keep`` returns True for.
 
     All other lines, which are ``what``, are appended to ``<path>.set_aside``; a line says so.
     """
-    path = pathlib.Path(path)
+    path = as_path(path)
     kept: list[bytes] = []
     others: list[bytes] = []
     for line, record in _json_lines(path):
         (kept if record is not None and keep(record) else others).append(line + b"\n")
     if others:
         target = path.with_name(f"{path.name}.set_aside")
-        with open(target, "ab") as file:
-            file.writelines(others)
-            file.flush()
-            os.fsync(file.fileno())
+        append(target, b"".join(others))
         write_atomically(path, b"".join(kept))
         print(
             f"warning: {path}: {len(others)} of {len(others) + len(kept)} lines, {what}, are set "
@@ -242,10 +280,14 @@ def set_lines_aside(path: PathLike, keep: Callable[[dict[str, Any]], bool], what
         )
 
 
-def _json_lines(path: PathLike) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+def _contents(path: AnyPath) -> bytes:
+    """Return the contents of a file; none if it is not there."""
+    return path.read_bytes() if path.exists() else b""
+
+
+def _json_lines(path: AnyPathLike) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
     """Yield the lines of a file with their records; None for a line that holds no JSON object."""
-    lines = pathlib.Path(path).read_bytes().splitlines() if os.path.exists(path) else []
-    for line in filter(bytes.strip, lines):
+    for line in filter(bytes.strip, _contents(as_path(path)).splitlines()):
         try:
             record = parse_json(line)
         except ValueError:

@@ -7,7 +7,6 @@ colours, and one in a file is black on white. Text stays text. All are narrow en
 import html
 import io
 import itertools
-import pathlib
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from ancra_jax.ops.files import as_path
 from ancra_jax.results import names
 from ancra_jax.results.load import Run, StoredDiagnosis, selected
 from ancra_jax.results.rows import Row, epsilon_text
@@ -100,7 +100,7 @@ def _figures(runs: Sequence[Run], rows: Sequence[Row]) -> Iterator[tuple[str, st
 
 def _place(row: Row) -> str:
     """Return what names a row in file names."""
-    directory = re.sub(r"[^A-Za-z0-9]+", "_", pathlib.Path(row.workdir).resolve().name)
+    directory = re.sub(r"[^A-Za-z0-9]+", "_", as_path(row.workdir).resolve().name)
     return f"{directory}_{row.checkpoint}"
 
 

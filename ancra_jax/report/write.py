@@ -10,7 +10,6 @@ import datetime
 import html
 import json
 import os
-import pathlib
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ from typing import Any
 
 from absl import flags
 
-from ancra_jax.config import local_path, path_list
+from ancra_jax.config import directory_path, path_list
 from ancra_jax.errors import UsageError, printable
-from ancra_jax.ops.files import write_atomically
+from ancra_jax.ops.files import as_path, write_atomically
 from ancra_jax.report import figures as figures_lib
 from ancra_jax.report import page
 from ancra_jax.report.page import MARKDOWN
@@ -85,8 +84,8 @@ def run(workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[st
     named = [os.fspath(workdir) for workdir in workdirs]
     if not named or not all(named):
         raise UsageError(f"--workdirs={','.join(named)}: must name directories, DIR[,DIR...]")
-    directories = [local_path(workdir, "--workdirs") for workdir in named]
-    output = local_path(output, "--output") if output else ""
+    directories = [directory_path(workdir, "--workdirs") for workdir in named]
+    output = directory_path(output, "--output") if output else ""
     runs = load_all(directories)
     rows = rows_of(runs)
     seeds = seeds_rows(rows)
@@ -155,7 +154,7 @@ def _write(report: Report, content: dict[str, Any], origin: dict[str, str], html
     files["report.html"] = html_page
     content = {"schema": SCHEMA, **origin, **content}
     files["report.json"] = json.dumps(content, indent=2, default=_plain) + "\n"
-    directory = pathlib.Path(report.output)
+    directory = as_path(report.output)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, one in files.items():
@@ -198,6 +197,6 @@ def define_flags() -> None:
 
 def main(arguments: flags.FlagValues) -> None:
     """Run the command."""
-    local_path(arguments.output or "", "--output")
+    directory_path(arguments.output or "", "--output")
     print(run(arguments.workdirs, arguments.output))
     print(f"\nwritten to {arguments.output}: report.md, report.html, report.json and figures")

@@ -1,6 +1,5 @@
 """What is kept of single examples: predictions, and a few adversarial images to look at."""
 
-import pathlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -8,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from ancra_jax.errors import UsageError
-from ancra_jax.ops.files import read_arrays
+from ancra_jax.ops.files import AnyPath, as_path, read_arrays
 from ancra_jax.results.load import Evaluation
 from ancra_jax.results.names import NATURAL, STRENGTH_ORDER, attack_order
 
@@ -16,7 +15,7 @@ _ONCE = ("step", "classes")
 NEEDED = (*_ONCE, "indices", "labels", "broken_by", "natural", "adversarial", "logits")
 
 
-def examples_path(directory: pathlib.Path, attack: str) -> pathlib.Path:
+def examples_path(directory: AnyPath, attack: str) -> AnyPath:
     """Return where an evaluation's directory has the adversarial images kept of an attack."""
     return directory / f"{attack}.examples.npz"
 
@@ -53,7 +52,7 @@ def load_details(workdir: str, evaluation: Evaluation) -> Details:
     Raises:
       UsageError: a file is damaged.
     """
-    directory = pathlib.Path(workdir) / "evaluation" / evaluation.checkpoint
+    directory = as_path(workdir) / "evaluation" / evaluation.checkpoint
     labels = np.zeros(0, np.int32)
     predictions: dict[str, np.ndarray] = {}
     classes: tuple[str, ...] = ()
@@ -82,7 +81,7 @@ def load_details(workdir: str, evaluation: Evaluation) -> Details:
     return Details(labels, predictions, names, tuple(chosen))
 
 
-def _check(path: pathlib.Path, kept: dict[str, np.ndarray], count: int) -> None:
+def _check(path: AnyPath, kept: dict[str, np.ndarray], count: int) -> None:
     """Refuse arrays of different examples or classes, or of examples that there are not."""
     found = len(kept["indices"])
     alike = all(kept[name].shape[:1] == (found,) for name in NEEDED if name not in _ONCE)

@@ -27,7 +27,6 @@ perfect, about 0.5 where an attack moves features as far as another class is. Lo
 95 % interval of a bootstrap over the examples. Rows of classes without examples are NaN.
 """
 
-import pathlib
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -35,7 +34,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ancra_jax.errors import UsageError
-from ancra_jax.ops.files import read_arrays
+from ancra_jax.ops.files import AnyPath, read_arrays
 from ancra_jax.results.names import FEATURES
 from ancra_jax.results.store import read_result
 
@@ -136,7 +135,7 @@ class StoredFeatures:
         return Number(*map(float, self.arrays[name][-1 if number is None else number]))
 
 
-def load_features(directory: pathlib.Path) -> StoredFeatures | None:
+def load_features(directory: AnyPath) -> StoredFeatures | None:
     """Read what is kept of features in an evaluation's directory; None if there is nothing.
 
     Raises:

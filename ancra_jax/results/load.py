@@ -1,7 +1,6 @@
 """What runs left on disk: their curves, and their evaluations example by example."""
 
 import math
-import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from jaxtyping import Bool, Float
 from ancra_jax.attacks.diagnostics.api import Check
 from ancra_jax.config.schema import WEIGHTS, Config, to_mapping
 from ancra_jax.errors import UsageError
-from ancra_jax.ops.files import read_arrays, read_json_lines
+from ancra_jax.ops.files import AnyPath, as_path, read_arrays, read_json_lines
 from ancra_jax.results.features import StoredFeatures, load_features
 from ancra_jax.results.names import DIAGNOSTICS, NATURAL, NO_ATTACKS, attack_order, display_name
 from ancra_jax.results.store import evaluate_command, evaluation_name, read_result
@@ -97,7 +96,7 @@ def load_runs(workdirs: Sequence[str]) -> list[Run]:
       UsageError: one holds no run or appears twice, a file is damaged, or there is neither a curve
         nor an evaluation in any of them.
     """
-    paths = [pathlib.Path(workdir).resolve() for workdir in workdirs]
+    paths = [as_path(workdir).resolve() for workdir in workdirs]
     for workdir, path in zip(workdirs, paths, strict=True):
         if paths.count(path) > 1:
             raise UsageError(f"--workdirs: {workdir} is there twice")
@@ -122,7 +121,7 @@ def load_evaluation(workdir: str, checkpoint: str) -> Evaluation:
     it and are left out: they are of the best checkpoint of a run that went on, or of other data.
     A damaged file raises a `UsageError`. ``checkpoint`` is an ``evaluation_name``.
     """
-    directory = pathlib.Path(workdir) / "evaluation" / checkpoint
+    directory = as_path(workdir) / "evaluation" / checkpoint
     results = load_results(directory)
     diagnosis, features = load_diagnosis(directory), load_features(directory)
     if not results:
@@ -154,7 +153,7 @@ def load_evaluation(workdir: str, checkpoint: str) -> Evaluation:
 
 
 def load_results(
-    directory: pathlib.Path,
+    directory: AnyPath,
 ) -> dict[str, tuple[dict[str, Any], dict[str, np.ndarray]]]:
     """Read JSON and arrays of all attacks in a directory, whatever they belong to."""
     names = {path.stem for path in directory.glob("*.json")} - {*NO_ATTACKS}
@@ -174,7 +173,7 @@ def load_results(
     return results
 
 
-def load_diagnosis(directory: pathlib.Path) -> StoredDiagnosis | None:
+def load_diagnosis(directory: AnyPath) -> StoredDiagnosis | None:
     """Read the diagnostics in an evaluation's directory; None if there are none."""
     path = directory / f"{DIAGNOSTICS}.json"
     if not path.exists():
@@ -242,7 +241,7 @@ def load_curves(workdir: str) -> tuple[dict[str, Any], ...]:
     Raises:
       UsageError: it cannot be read or is damaged.
     """
-    path = pathlib.Path(workdir) / workdir_lib.METRICS
+    path = as_path(workdir) / workdir_lib.METRICS
     try:
         records = read_json_lines(path)
         lines = path.read_bytes().split(b"\n") if path.exists() else [b""]

@@ -1,6 +1,5 @@
 """Published rows, ``results/rows/*.json``: one evaluated checkpoint each, without its directory."""
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import make_dataclass, replace
 from typing import Any
@@ -11,7 +10,7 @@ from jaxtyping import Bool
 from ancra_jax import config as config_lib
 from ancra_jax.config.fields import build
 from ancra_jax.errors import Problems, UsageError
-from ancra_jax.ops.files import read_json
+from ancra_jax.ops.files import AnyPath, as_path, read_json
 from ancra_jax.results.load import Evaluation, Run, check_correct, labels_of, load_runs
 from ancra_jax.results.names import ADAPTIVE, attack_order
 
@@ -45,13 +44,13 @@ def load_all(directories: Sequence[str]) -> list[Run]:
     return [replace(run, label=label) for run, label in zip(runs, labels, strict=True)]
 
 
-def _row_files(directory: str) -> list[pathlib.Path]:
-    path = pathlib.Path(directory)
+def _row_files(directory: str) -> list[AnyPath]:
+    path = as_path(directory)
     path = path / "rows" if (path / "rows").is_dir() else path
     return sorted(path.glob("*.json")) if path.resolve().name == "rows" else []
 
 
-def _run(path: pathlib.Path) -> Run:
+def _run(path: AnyPath) -> Run:
     """Return a published row as the run whose directory its commands name."""
     try:
         record = read_json(path)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import pathlib
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +10,15 @@ import numpy as np
 
 from ancra_jax.config import path_list
 from ancra_jax.errors import UsageError
-from ancra_jax.ops.files import check_writable, read_json, write_arrays, write_atomically
+from ancra_jax.ops.files import (
+    AnyPath,
+    AnyPathLike,
+    as_path,
+    check_writable,
+    read_json,
+    write_arrays,
+    write_atomically,
+)
 from ancra_jax.results.names import ADAPTIVE, APGD, AUTOATTACK, NATURAL, parse
 from ancra_jax.run.workdir import provenance
 
@@ -32,9 +39,9 @@ class ResultStore:
     checkpoint, its step, the data, the number of examples and the seed. Errors are `UsageError`.
     """
 
-    def __init__(self, workdir: str | pathlib.Path, checkpoint: str):
+    def __init__(self, workdir: AnyPathLike, checkpoint: str):
         """Create the directory; ``checkpoint`` is an ``evaluation_name``."""
-        self.directory = pathlib.Path(workdir) / "evaluation" / checkpoint
+        self.directory = as_path(workdir) / "evaluation" / checkpoint
         check_writable(self.directory, f"--workdir={workdir}")
 
     def finished(self, identity: dict[str, Any]) -> dict[str, Any] | None:
@@ -56,7 +63,7 @@ class ResultStore:
                 )
         return result if result.get("complete", True) else None
 
-    def partial_path(self, identity: dict[str, Any]) -> pathlib.Path:
+    def partial_path(self, identity: dict[str, Any]) -> AnyPath:
         """Return where an unfinished attack keeps its state; another path for other settings."""
         known = [identity[name] for name in _IDENTITY]
         if identity.get(_PRECISION, "highest") != "highest":
@@ -90,11 +97,11 @@ class ResultStore:
         write_atomically(path, json.dumps(result, indent=2) + "\n")
         return read_result(path)
 
-    def _path(self, identity: dict[str, Any]) -> pathlib.Path:
+    def _path(self, identity: dict[str, Any]) -> AnyPath:
         return self.directory / f"{identity['attack']}.json"
 
 
-def read_result(path: pathlib.Path) -> dict[str, Any]:
+def read_result(path: AnyPath) -> dict[str, Any]:
     """Read the JSON of one attack, or raise a `UsageError` that says what is wrong with it."""
     try:
         result = read_json(path)

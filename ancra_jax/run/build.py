@@ -4,6 +4,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,14 +14,16 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from ancra_jax import data, methods
-from ancra_jax.config import local_path, needs_teacher, path_text
+from ancra_jax.config import directory_path, local_path, needs_teacher, path_text
 from ancra_jax.config.schema import Config, DataConfig, extra_examples
 from ancra_jax.data import Augmentation, BatchPlan, Contents, Dataset, ExtraDraws, Split
 from ancra_jax.errors import Problems, UsageError
+from ancra_jax.ops.files import as_path
 from ancra_jax.run import automatic, trained
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.averaging import Averaging
 from ancra_jax.run.sharding import batch_sharded
+from ancra_jax.urls import is_url
 
 INIT_FROM = "--config.init_from"
 
@@ -75,12 +78,14 @@ def check(config: Config, problems: Problems, *, devices: int = 1) -> None:
             )
 
 
-def check_initial(config: Config) -> None:
-    """Check what can be told of ``config.init_from`` without loading it."""
-    path = local_path(config.init_from, INIT_FROM, directory=False)
-    if not Path(path).exists():
+def check_initial(config: Config) -> str:
+    """Check what can be told of ``config.init_from`` without loading it; return its path."""
+    path = path_text(config.init_from, INIT_FROM, remote=True)
+    find = directory_path if is_url(path) else partial(local_path, directory=False)
+    path = find(path, INIT_FROM)
+    if not as_path(path).exists():
         raise UsageError(f"{INIT_FROM}={path}: there is no such directory or file")
-    if Path(path).is_dir():
+    if as_path(path).is_dir():
         source = workdir_lib.read_config(path, INIT_FROM).model
         for name in ("name", "activation", "mean", "std"):
             there, ours = getattr(source, name), getattr(config.model, name)
@@ -89,6 +94,7 @@ def check_initial(config: Config) -> None:
                     f"--config.model.{name}={ours!r}: must be {there!r}, as that of "
                     f"{INIT_FROM}={path}"
                 )
+    return path
 
 
 def _check_counts(config: Config, problems: Problems, train: int) -> None:

@@ -5,7 +5,6 @@ import errno
 import json
 import math
 import os
-import pathlib
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from ancra_jax.errors import UsageError
 from ancra_jax.ops import files
 from ancra_jax.run import sharding, workdir
 from ancra_jax.run.averaging import ROBUST_ACCURACY, metric_name
+from ancra_jax.urls import AnyPath
 
 
 class DamagedCheckpointError(UsageError):
@@ -38,7 +38,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        directory: str | os.PathLike[str],
+        directory: files.AnyPathLike,
         *,
         read_only: bool = False,
         weights: Sequence[str] = ("raw",),
@@ -47,7 +47,7 @@ class Checkpoints:
 
         For each of the ``weights``, names of ``Averaging.weights``, the best checkpoint is kept.
         """
-        self.directory = pathlib.Path(directory).absolute()
+        self.directory = files.as_path(directory).absolute()
         self._manager: Any = None
         if sys.unraisablehook != _report_unraisable:
             _reporters.append(sys.unraisablehook)
@@ -58,6 +58,10 @@ class Checkpoints:
             files.check_writable(self.directory, "--workdir")
             self._mend_metrics()
         sharding.barrier("checkpoints")
+        self._open(weights)
+
+    def _open(self, weights: Sequence[str]) -> None:
+        """Get ready to write, and to keep the best checkpoint for each of the weights."""
         options = ocp.CheckpointManagerOptions(
             best_fn=lambda saved: saved[ROBUST_ACCURACY],
             best_mode="max",
@@ -80,20 +84,29 @@ class Checkpoints:
         A step that is there already is left alone. Without metrics of the selection split the
         checkpoint cannot become the best.
         """
-        if step in self._manager.all_steps():
+        if step in self._written():
             return
         # Copied to the host first: the next step donates the device's buffers.
         host_state = jax.tree.map(_to_host, state)
         checksums = {
             name: [zlib.crc32(leaf.tobytes()), list(leaf.shape)]
-            for name, leaf in _named_leaves(host_state)
+            for name, leaf in named_leaves(host_state)
         }
-        arguments = ocp.args.Composite(
-            state=ocp.args.StandardSave(host_state),
-            extra=ocp.args.JsonSave({**(extra or {}), "checksums": checksums}),
-        )
         with self._writing():
-            self._manager.save(step, args=arguments, metrics=metrics)
+            self._write(step, host_state, {**(extra or {}), "checksums": checksums}, metrics)
+
+    def _written(self) -> Sequence[int]:
+        """Return the steps that have a checkpoint, those under way included."""
+        return list(self._manager.all_steps())
+
+    def _write(
+        self, step: int, state: PyTree, facts: dict[str, Any], metrics: dict[str, float] | None
+    ) -> None:
+        """Start writing a checkpoint of host arrays."""
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardSave(state), extra=ocp.args.JsonSave(facts)
+        )
+        self._manager.save(step, args=arguments, metrics=metrics)
 
     def steps(self) -> list[int]:
         """Return the steps that have a checkpoint, ascending."""
@@ -130,10 +143,10 @@ class Checkpoints:
           DamagedCheckpointError: they are in neither, or not the same in both.
         """
         path = self.directory / str(step)
-        saved, recorded = _read_object(path / "metrics/metrics"), self._recorded().get(step)
+        saved, recorded = self._saved_metrics(step), self._recorded().get(step)
         if saved is None and recorded is None:
             # Checkpoints between the ends of epochs have none.
-            description = _read_object(path / "_CHECKPOINT_METADATA") or {}
+            description = read_object(path / "_CHECKPOINT_METADATA") or {}
             if "metrics" not in description.get("item_handlers", ["metrics"]):
                 return {}
         elif saved is None or recorded is None or saved == recorded:
@@ -143,6 +156,10 @@ class Checkpoints:
             "known; the command that trained it mends what can be mended"
         )
 
+    def _saved_metrics(self, step: int) -> dict[str, Any] | None:
+        """Return the metrics that a checkpoint keeps; None where there are none, or damaged."""
+        return read_object(self.directory / f"{step}/metrics/metrics")
+
     def facts(self, step: int) -> dict[str, Any]:
         """Return the JSON data beside a checkpoint's state.
 
@@ -150,7 +167,7 @@ class Checkpoints:
           DamagedCheckpointError: they are missing or cannot be read.
         """
         path = self.directory / str(step)
-        with _reading(path), ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        with reading(path), ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
             return reader.restore(path / "extra", args=ocp.args.JsonRestore())
 
     def restore(self, step: int, abstract: PyTree) -> tuple[PyTree, dict[str, Any]]:
@@ -165,21 +182,25 @@ class Checkpoints:
         """
         path = self.directory / str(step)
         facts = self.facts(step)
-        with _reading(path):
+        with reading(path):
             _check_shapes(path, abstract, facts["checksums"])
-            arguments = ocp.args.PyTreeRestore(
-                abstract,
-                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
-                partial_restore=True,
-            )
-            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-                state = reader.restore(path / "state", args=arguments)
-        for name, leaf in _named_leaves(jax.tree.map(_to_host, state)):
+            state = self._read(step, abstract)
+        for name, leaf in named_leaves(jax.tree.map(_to_host, state)):
             if zlib.crc32(leaf.tobytes()) != facts["checksums"][name][0]:
                 raise DamagedCheckpointError(
                     f"checkpoint {path}: {name} is not what was written (its checksum differs)"
                 )
         return state, facts
+
+    def _read(self, step: int, abstract: PyTree) -> PyTree:
+        """Load the parts of a state that ``abstract`` names."""
+        arguments = ocp.args.PyTreeRestore(
+            abstract,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+            partial_restore=True,
+        )
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+            return reader.restore(self.directory / f"{step}/state", args=arguments)
 
     def restore_latest(self, abstract: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
         """Load the latest checkpoint that is whole, as `restore`; None if there is none yet.
@@ -198,7 +219,8 @@ class Checkpoints:
                 for bad in damaged if sharding.is_main() else ():
                     self._set_aside(bad)
                 sharding.barrier("damaged checkpoints")
-                self._manager.reload()
+                if self._manager:
+                    self._manager.reload()
             return restored
         self._check_any_whole(damaged)
         return None
@@ -238,7 +260,7 @@ class Checkpoints:
                 print(f"warning: {error}", flush=True)
                 damaged.append(step)
                 continue
-            if found and found != _read_object(path):
+            if found and found != read_object(path):
                 print(f"warning: {path}: was damaged; written again from metrics.jsonl", flush=True)
                 path.parent.mkdir(exist_ok=True)
                 files.write_atomically(path, json.dumps(found))
@@ -257,7 +279,7 @@ class Checkpoints:
         target = self.directory.with_name(f"{self.directory.name}_damaged")
         target.mkdir(exist_ok=True)
         number = len(list(target.iterdir()))
-        os.replace(self.directory / str(step), target / f"{step}.{number}")
+        os.replace(f"{self.directory}/{step}", f"{target}/{step}.{number}")
         print(f"warning: moved the damaged checkpoint {step} to {target}", flush=True)
 
 
@@ -274,7 +296,7 @@ def _report_unraisable(found: Any) -> None:
 
 
 @contextlib.contextmanager
-def _reading(path: pathlib.Path) -> Iterator[None]:
+def reading(path: AnyPath) -> Iterator[None]:
     """Let whatever a damaged file makes the readers raise speak of the checkpoint."""
     try:
         yield
@@ -285,7 +307,7 @@ def _reading(path: pathlib.Path) -> Iterator[None]:
         raise DamagedCheckpointError(f"checkpoint {path}: cannot be read: {reason}") from error
 
 
-def _read_object(path: pathlib.Path) -> dict[str, Any] | None:
+def read_object(path: AnyPath) -> dict[str, Any] | None:
     """Return the content of a JSON file; None if it is not there or damaged."""
     try:
         content = json.loads(path.read_text())
@@ -304,8 +326,8 @@ def _keep_best(weights: str) -> checkpoint_managers.BestN:
     )
 
 
-def _check_shapes(path: pathlib.Path, abstract: PyTree, saved: Mapping[str, Any]) -> None:
-    for name, leaf in _named_leaves(abstract):
+def _check_shapes(path: AnyPath, abstract: PyTree, saved: Mapping[str, Any]) -> None:
+    for name, leaf in named_leaves(abstract):
         if name not in saved:
             raise UsageError(
                 f"checkpoint {path}: has no {name}; it is of another network or method"
@@ -323,6 +345,7 @@ def _to_host(leaf: Any) -> np.ndarray:
     return np.array(leaf)
 
 
-def _named_leaves(tree: PyTree) -> Iterator[tuple[str, Any]]:
+def named_leaves(tree: PyTree) -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of a state with their names, ``params/stem/kernel``."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         yield jax.tree_util.keystr(path, simple=True, separator="/"), leaf

@@ -1,7 +1,6 @@
 """Weights that a run starts from, other than random ones: ``config.init_from``."""
 
 import hashlib
-import pathlib
 from typing import Any
 
 import jax
@@ -9,9 +8,10 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
-from ancra_jax.config import Config, local_path
+from ancra_jax.config import Config
 from ancra_jax.errors import UsageError
 from ancra_jax.interop import pytorch, reading
+from ancra_jax.ops.files import as_path
 from ancra_jax.run import build, sharding
 from ancra_jax.run.build import INIT_FROM
 from ancra_jax.run.weights import find_weights
@@ -28,9 +28,8 @@ def load(
     Raises:
       UsageError: they are of another network, or cannot be read.
     """
-    build.check_initial(config)
-    path = local_path(config.init_from, INIT_FROM, directory=False)
-    if pathlib.Path(path).is_dir():
+    path = build.check_initial(config)
+    if as_path(path).is_dir():
         saved = find_weights(path, fields=(INIT_FROM, "--weights"))
         variables = saved.load(network, image_shape, mesh)
         return variables, {"path": path, "step": saved.step, "checksums": _digest(variables)}

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from ancra_jax import defences, models
 from ancra_jax.attacks import Defence, ThreatModel, threat_model
 from ancra_jax.cli.extras import explained
-from ancra_jax.config import local_path
+from ancra_jax.config import directory_path, local_path
 from ancra_jax.config.fields import build
 from ancra_jax.config.schema import ModelConfig
 from ancra_jax.errors import Problems, UsageError
@@ -29,6 +29,7 @@ from ancra_jax.ops.images import Images
 from ancra_jax.ops.pytree import Foldable, pytree_dataclass
 from ancra_jax.registry import did_you_mean
 from ancra_jax.types import Logits, Outputs, Variables
+from ancra_jax.urls import is_url
 
 SCHEMA, ENDING = 1, ".safetensors"  # of the files of `TrainedModel.save`
 _TEXT = "ancra_jax"  # the name of what a file's header says of the network, in JSON
@@ -246,7 +247,7 @@ def load(
     text = locate(path, fields[0])
     if checkpoint not in ("best", "last"):
         raise UsageError(f"checkpoint={checkpoint!r}: allowed are 'best', 'last'")
-    if Path(text).is_file():
+    if not is_url(text) and Path(text).is_file():
         if (checkpoint, weights) != ("best", "raw"):
             raise UsageError(
                 f"{fields[0]}={text}: is a file of one network; {checkpoint=} and {weights=} are "
@@ -275,6 +276,8 @@ def locate(path: PathLike, field: str) -> str:
     Raises:
       UsageError: there is none.
     """
+    if is_url(os.fspath(path)):
+        return directory_path(path, field)
     text = local_path(path, field, directory=False)
     if Path(text).exists():
         return text

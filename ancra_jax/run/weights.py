@@ -14,6 +14,7 @@ from ancra_jax.run import build, sharding
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.averaging import variables_of
 from ancra_jax.run.checkpoint import Checkpoints
+from ancra_jax.run.objects import open_checkpoints
 from ancra_jax.run.trained import TrainedModel
 from ancra_jax.types import Variables
 
@@ -147,4 +148,4 @@ def load_run(
 
 
 def _checkpoints(workdir: str) -> Checkpoints:
-    return Checkpoints(f"{workdir}/checkpoints", read_only=True)
+    return open_checkpoints(workdir, read_only=True)

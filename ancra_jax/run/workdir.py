@@ -19,6 +19,7 @@ from ancra_jax import config as config_lib
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError
 from ancra_jax.ops import files
+from ancra_jax.urls import is_url
 
 STARTS, METRICS = "starts.jsonl", "metrics.jsonl"
 # Settings that do not change what a run computes, only where it finds its data, how often it
@@ -28,7 +29,7 @@ FREE_SETTINGS = {"data.data_dir", "log_every_steps", "checkpoint_every_steps", "
 
 def check_for_training(workdir: str, config: Config) -> None:
     """Check that a directory is new, or holds a run of the same configuration that nobody uses."""
-    path = pathlib.Path(workdir)
+    path = files.as_path(workdir)
     file = path / "config.json"
     if file.exists():
         differences = _differences(config_lib.to_mapping(read_config(workdir)), config)
@@ -48,13 +49,13 @@ def check_for_training(workdir: str, config: Config) -> None:
 
 def holds_run(workdir: str) -> bool:
     """Return whether a directory has the configuration of a run."""
-    return (pathlib.Path(workdir) / "config.json").exists()
+    return (files.as_path(workdir) / "config.json").exists()
 
 
 def open_for_training(workdir: str, config: Config) -> None:
     """Create the directory, or check that it has the same configuration, and write config.json."""
     check_for_training(workdir, config)
-    path = pathlib.Path(workdir)
+    path = files.as_path(workdir)
     try:
         path.mkdir(parents=True, exist_ok=True)
         text = json.dumps(config_lib.to_mapping(config), indent=2) + "\n"
@@ -68,14 +69,31 @@ def one_writer(workdir: str) -> Iterator[None]:
     """Keep all other processes from writing to a run's directory, and tidy it up.
 
     The lock ends with the process, whatever ends that. Damaged lines of the JSON-lines files are
-    set aside, and unfinished files of killed processes removed.
+    set aside, and unfinished files of killed processes removed. In a bucket there is no lock, and
+    a line says so.
 
     Raises:
       UsageError: another process writes to it, or it cannot be written to.
     """
-    path = pathlib.Path(workdir)
+    path = files.as_path(workdir)
+    with _nothing_to_lock(workdir) if is_url(workdir) else _locked(workdir):
+        files.remove_temporaries(path)
+        files.set_lines_aside(path / METRICS, is_metric, "damaged")
+        files.set_lines_aside(path / STARTS, lambda record: "step" in record, "damaged")
+        yield
+
+
+@contextlib.contextmanager
+def _nothing_to_lock(workdir: str) -> Iterator[None]:
+    print(f"warning: {workdir}: cannot be locked; start no other process on it", flush=True)
+    yield
+
+
+@contextlib.contextmanager
+def _locked(workdir: str) -> Iterator[None]:
+    """Hold the lock of a directory of this machine."""
     try:
-        file = open(path / ".lock", "a+")  # noqa: SIM115  closed below
+        file = open(f"{workdir}/.lock", "a+")  # noqa: SIM115  closed below
     except OSError as error:
         raise UsageError(f"--workdir={workdir}: cannot be written: {error.strerror}") from error
     with file:
@@ -92,9 +110,6 @@ def one_writer(workdir: str) -> Iterator[None]:
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         file.write(f"process {os.getpid()} on {platform.node()} since {now}")
         file.flush()
-        files.remove_temporaries(path)
-        files.set_lines_aside(path / METRICS, is_metric, "damaged")
-        files.set_lines_aside(path / STARTS, lambda record: "step" in record, "damaged")
         yield
 
 
@@ -105,7 +120,7 @@ def is_metric(record: Mapping[str, Any]) -> bool:
 
 def read_config(workdir: str, field: str = "--workdir") -> Config:
     """Return the configuration of the run in a directory, which errors call ``field``."""
-    file = pathlib.Path(config_lib.local_path(workdir, field)) / "config.json"
+    file = files.as_path(config_lib.directory_path(workdir, field)) / "config.json"
     try:
         return config_lib.from_mapping(files.read_json(file), "config")
     except (FileNotFoundError, NotADirectoryError):
@@ -119,12 +134,12 @@ def record_start(workdir: str, step: int, **more: Any) -> None:
 
     ``more`` says, where weights came from elsewhere, from where.
     """
-    files.append_json_line(pathlib.Path(workdir) / STARTS, {"step": step, **provenance(), **more})
+    files.append_json_line(files.as_path(workdir) / STARTS, {"step": step, **provenance(), **more})
 
 
 def read_starts(workdir: str) -> list[dict[str, Any]]:
     """Return what `record_start` wrote; empty for runs from before it existed."""
-    return files.read_json_lines(pathlib.Path(workdir) / STARTS)
+    return files.read_json_lines(files.as_path(workdir) / STARTS)
 
 
 def provenance() -> dict[str, Any]:

@@ -4,13 +4,13 @@ import math
 import os
 import time
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import register_writer_factory
 from tensorboardX.summary import scalar
 
 from ancra_jax.cli.progress import Bar
@@ -22,6 +22,7 @@ from ancra_jax.run import sharding
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.averaging import NATURAL_ACCURACY, ROBUST_ACCURACY, metric_name
 from ancra_jax.train.trackers import Trackers
+from ancra_jax.urls import is_url
 
 IN_FLIGHT_STEPS = 2  # dispatched ahead of the device: enough to keep it busy, few to wait for
 
@@ -59,14 +60,16 @@ class TrainingLog:
         self._since = 0.0  # when the clock for the rate was started
         self._timed = 0  # steps since then
         if self._is_main:
-            self._path = Path(workdir) / workdir_lib.METRICS
+            self._path = files.as_path(workdir) / workdir_lib.METRICS
             files.set_lines_aside(
                 self._path,
                 lambda record: record["step"] <= first_step,
                 f"of steps after {first_step}, which are computed again",
             )
-            self._shown = Path(workdir) / "tensorboard"
+            self._shown = files.as_path(workdir) / "tensorboard"
             files.check_writable(self._shown, "--workdir")
+            if is_url(workdir):
+                register_writer_factory(workdir.partition(":")[0], _Events)
             # Written by this thread, which sees the errors; no two starts share a file.
             self._events = EventsWriter(str(self._shown / "events"), f".{os.getpid()}.{first_step}")
             # TensorBoard leaves out what an earlier attempt wrote after the first step.
@@ -174,9 +177,27 @@ class TrainingLog:
         self._timed = 0
 
 
+class _Events:
+    """Events at an address, for tensorboardX: an object that is written again by every flush."""
+
+    def __init__(self, url: str):
+        self._path, self._contents = files.as_path(url), b""
+
+    open = classmethod(lambda cls, url: cls(url))
+
+    def write(self, contents: bytes) -> None:
+        self._contents += contents
+
+    def flush(self) -> None:
+        self._path.write_bytes(self._contents)
+
+    def close(self) -> None:
+        """Do nothing: it was flushed before."""
+
+
 def tell_missing(workdir: str, steps: Collection[int]) -> None:
     """Say which of the steps, at whose ends a record was written, have none in metrics.jsonl."""
-    path = Path(workdir) / workdir_lib.METRICS
+    path = files.as_path(workdir) / workdir_lib.METRICS
     records = files.read_json_lines(path)
     if missing := set(steps) - {record["step"] for record in records if record["kind"] == "train"}:
         print(

@@ -11,7 +11,6 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -33,6 +32,7 @@ from ancra_jax.run import averaging as averaging_lib
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.checkpoint import Checkpoints
 from ancra_jax.run.multihost import Interrupted, StoppableStep, StopSignal
+from ancra_jax.run.objects import open_checkpoints
 from ancra_jax.train.log import TrainingLog, tell_missing
 from ancra_jax.train.result import TrainingResult
 from ancra_jax.train.selection import make_select
@@ -118,7 +118,7 @@ def train(config: Config, workdir: str, trackers: Sequence[Tracker | str] = ()) 
         sharding.barrier("workdir")
 
         # ---- Start or continue ----
-        checkpoints = Checkpoints(Path(workdir) / "checkpoints", weights=training.averaging.weights)
+        checkpoints = open_checkpoints(workdir, weights=training.averaging.weights)
         stack.push(multihost.if_all_come(checkpoints.close))
         state, unwritten = training.first_state(checkpoints)
         first_step, every = int(state.step), training.steps_per_epoch

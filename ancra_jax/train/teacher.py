@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 from jax.sharding import Mesh
 
-from ancra_jax.config import local_path
+from ancra_jax.config import directory_path
 from ancra_jax.config.schema import DistillationConfig
 from ancra_jax.data import Dataset
 from ancra_jax.errors import UsageError
@@ -29,7 +29,7 @@ def load_teacher(config: DistillationConfig, dataset: Dataset, mesh: Mesh) -> Te
     """Load the configured teacher, of the data set's classes and images."""
     field = "--config.distillation.teacher"
     shape = dataset.image_shape
-    directory = local_path(config.teacher, field)
+    directory = directory_path(config.teacher, field)
     found = find_weights(
         directory,
         checkpoint=config.teacher_checkpoint,

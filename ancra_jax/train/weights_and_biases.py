@@ -1,13 +1,14 @@
 """Weights & Biases as a tracker, ``--tracker=wandb``; ``WANDB_PROJECT`` and so on set it up."""
 
 import json
+import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 import wandb
 
 from ancra_jax.config.schema import Config, to_mapping
-from ancra_jax.ops.files import write_atomically
+from ancra_jax.ops.files import as_path, write_atomically
+from ancra_jax.urls import is_url
 
 
 class WandbRun:
@@ -15,13 +16,14 @@ class WandbRun:
 
     def __init__(self, config: Config, workdir: str):
         """Start a run, or continue the one that ``wandb.json`` in the work directory names."""
-        file = Path(workdir) / "wandb.json"
+        file = as_path(workdir) / "wandb.json"
         known = json.loads(file.read_text())["id"] if file.exists() else None
         self._run = wandb.init(
             id=known,
             resume="allow",
-            name=Path(workdir).resolve().name,
-            dir=workdir,
+            name=as_path(workdir).resolve().name,
+            # It keeps files of its own, and can keep them on this machine alone.
+            dir=tempfile.mkdtemp() if is_url(workdir) else workdir,
             config=to_mapping(config),
         )
         if known is None:

@@ -13,7 +13,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -36,6 +35,7 @@ from ancra_jax.attacks.objectives import TARGETED_LOSSES
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.saved_state import append_line
 from ancra_jax.attacks.threat_models import ThreatModel, ball_of, norm_of
+from ancra_jax.ops.files import as_path
 from ancra_jax.ops.images import AnyImages, AnyLabels
 
 
@@ -144,7 +144,7 @@ def individually(
     names = [getattr(entry, "name", entry) for entry in entries]
     results = {}
     for name in names:
-        path = None if state_path is None else Path(state_path) / name.replace(":", "-")
+        path = None if state_path is None else as_path(state_path) / name.replace(":", "-")
         common = options | {"only": name, "state_path": path}
         results[name] = autoattack(model, images, labels, threat_model, **common)
     return results
@@ -207,7 +207,7 @@ def _run(
             state.end_attack()
             if log_path is not None:
                 store.save(state)
-                append_line(Path(log_path), log_line(state, attack))
+                append_line(as_path(log_path), log_line(state, attack))
     store.save(state)
 
 

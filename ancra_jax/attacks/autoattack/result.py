@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +17,7 @@ from ancra_jax.attacks.saved_state import (
     write_arrays,
     write_atomically,
 )
+from ancra_jax.ops.files import AnyPath, UrlPath
 
 NOT_ATTACKED, WITHSTOOD, BROKEN = range(3)
 Flags = Bool[np.ndarray, "examples"]
@@ -333,13 +333,16 @@ class Store:
     """Keeps the state and the adversarial images, in a directory if there is one, else in memory.
 
     Images are written in place, row by row, before the state that speaks of them, which is replaced
-    as a whole: an interruption at any moment leaves a state that is true.
+    as a whole: an interruption at any moment leaves a state that is true. Behind an address, where
+    nothing can be written in place, the rows of every batch are an object of their own.
     """
 
-    def __init__(self, directory: Path | None, images: HostImages):
+    def __init__(self, directory: AnyPath | None, images: HostImages):
         """Begin with the natural images; a directory is not touched before ``resume``."""
         self._directory = directory
-        self._images = images.copy() if directory is None else images
+        self._in_place = directory is not None and not isinstance(directory, UrlPath)
+        self._images = images if self._in_place else images.copy()
+        self._parts = 0  # objects with rows of images
 
     def resume(self, fresh: State) -> State:
         """Return the saved state if there is one, else ``fresh``; refuse another evaluation's."""
@@ -347,8 +350,9 @@ class Store:
             return fresh
         path = self._directory / _IMAGES
         if not (self._directory / _STATE).exists():
-            natural = np.ascontiguousarray(self._images)
-            write_atomically(path, lambda file: np.save(file, natural))
+            if self._in_place:
+                natural = np.ascontiguousarray(self._images)
+                write_atomically(path, lambda file: np.save(file, natural))
             return fresh
         needed = [saved for saved in _SAVED.values() if saved not in _SINCE_02]
         arrays = {name: getattr(fresh, name) for name in _SINCE_02}
@@ -357,6 +361,12 @@ class Store:
         values["seconds"] = fresh.seconds
         state = State(**{k: v.item() if v.ndim == 0 else v for k, v in values.items()})
         check_same(self._directory, state.fingerprint, state.probe, fresh.fingerprint, fresh.probe)
+        if not self._in_place:
+            while (part := self._part()).exists():
+                rows = read_arrays(part, ["examples", "images"])
+                self._images[rows["examples"]] = rows["images"]
+                self._parts += 1
+            return state
         shape = _mapped(path, "r").shape
         if shape != self._images.shape:
             raise unreadable(path, f"shape {shape}")
@@ -364,9 +374,13 @@ class Store:
 
     def write(self, examples: Numbers, images: HostImages) -> None:
         """Record adversarial images."""
-        if self._directory is None:
+        if not self._in_place:
             self._images[examples] = images
+            if self._directory is not None:
+                write_arrays(self._part(), {"examples": examples, "images": images})
+                self._parts += 1
         else:
+            assert self._directory is not None
             on_disk = _mapped(self._directory / _IMAGES, "r+")
             on_disk[examples] = images
             on_disk.flush()
@@ -379,12 +393,20 @@ class Store:
 
     def images(self) -> HostImages:
         """Return the images. Those of a directory are read now: until then they take no memory."""
-        return self._images if self._directory is None else np.load(self._directory / _IMAGES)
+        if self._in_place:
+            assert self._directory is not None
+            return np.load(str(self._directory / _IMAGES))
+        return self._images
+
+    def _part(self) -> AnyPath:
+        """Return where the next rows of images are written."""
+        assert self._directory is not None
+        return self._directory / f"images.{self._parts}.npz"
 
 
-def _mapped(path: Path, mode: Literal["r", "r+"]) -> np.memmap:
+def _mapped(path: AnyPath, mode: Literal["r", "r+"]) -> np.memmap:
     """Map a file of images into memory, for as long as the result is held."""
     try:
-        return np.load(path, mmap_mode=mode)
+        return np.load(str(path), mmap_mode=mode)
     except (OSError, ValueError) as error:
         raise unreadable(path, error) from error

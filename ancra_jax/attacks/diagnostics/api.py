@@ -15,7 +15,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import jax
@@ -36,6 +35,7 @@ from ancra_jax.attacks.model import Model
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.saved_state import check_same, read_arrays, write_arrays
 from ancra_jax.attacks.threat_models import ThreatModel, ball_of
+from ancra_jax.ops.files import AnyPath
 from ancra_jax.ops.images import AnyImages, AnyLabels
 
 Flags = Bool[np.ndarray, "examples"]
@@ -178,7 +178,7 @@ def diagnose(
 
 
 def _measure(
-    job: Job, directory: Path | None, progress: Callable[[Progress], None] | None
+    job: Job, directory: AnyPath | None, progress: Callable[[Progress], None] | None
 ) -> dict[str, Arrays]:
     """Make the measurements that ``directory`` does not hold, and write each as a file there."""
     started = time.monotonic()
@@ -203,10 +203,10 @@ def _measure(
     return measured
 
 
-def _saved_measurements(job: Job, directory: Path) -> dict[str, Arrays]:
+def _saved_measurements(job: Job, directory: AnyPath) -> dict[str, Arrays]:
     """Read what the directory holds, or note there whose measurements it will hold."""
     digest = job.fingerprint(num_steps=job.num_steps)
-    files = {path.stem: read_arrays(path) for path in sorted(directory.glob("*.npz"))}
+    files = {path.stem: read_arrays(path) for path in directory.glob("*.npz")}
     identity = files.pop("identity", None)
     if identity is None:
         write_arrays(directory / "identity.npz", {"fingerprint": digest, "probe": job.probe})
