@@ -168,6 +168,10 @@ class OptimizerConfig:
     nesterov: bool = False
     weight_decay: float = number(2e-4, at_least=0)
     no_weight_decay_on: str = choice("", "batch_norm", "batch_norm_and_biases")
+    # The batch size that learning_rate is for; at another one the rate is scaled with it. 0: it is
+    # the rate at any batch size.
+    base_batch_size: int = number(0, at_least=0)
+    accumulation_steps: int = number(0, at_least=0)  # parts of a batch; 0: the whole at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,6 +233,7 @@ _LATER = (
     "model.activation", "model.mean", "model.std", "model.batch_norm_momentum", "selection.heads",
     "optimizer.warmup_epochs", "optimizer.nesterov", "optimizer.no_weight_decay_on",
     "extra_data.same_steps", "extra_data.on_host",
+    "optimizer.base_batch_size", "optimizer.accumulation_steps",
 )  # fmt: skip
 
 

@@ -169,7 +169,10 @@ class Terms(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The attacks a method asks for, and what it keeps for its loss."""
+    """The attacks a method asks for, and what it keeps for its loss.
+
+    Arrays over the batch have it as their first axis, along which the step may cut them in parts.
+    """
 
     requests: dict[str, AttackRequest]
     extras: dict[str, Any]

@@ -54,7 +54,7 @@ def write_atomically(path: AnyPathLike, data: bytes | str | Callable[[BinaryIO],
         raise
 
 
-def _write(file: BinaryIO, data: bytes | str | Callable[[BinaryIO], object]) -> None:
+def _write(file: Any, data: bytes | str | Callable[[BinaryIO], object]) -> None:
     if callable(data):
         data(file)
     else:

@@ -70,6 +70,12 @@ def check(config: Config, problems: Problems, *, devices: int = 1) -> None:
     if config.init_from:
         with problems.collect():
             check_initial(config)
+    parts = config.optimizer.accumulation_steps or 1
+    if parts > 1 and config.batch_size % (devices * parts):
+        problems.add(
+            f"--config.optimizer.accumulation_steps={parts}: the {config.batch_size // devices} "
+            f"examples of a batch on each of {devices} devices must be divisible by it"
+        )
     sizes = {"batch_size": config.batch_size, "selection.batch_size": config.selection.batch_size}
     for name, size in sizes.items():
         if size % devices:

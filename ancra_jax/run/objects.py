@@ -105,7 +105,10 @@ class ObjectCheckpoints(Checkpoints):
 
     def _read(self, step: int, abstract: PyTree) -> PyTree:
         wanted = [name for name, _ in named_leaves(abstract)]
-        arrays = files.read_arrays(self.directory / f"{step}.npz", wanted)
+        try:
+            arrays = files.read_arrays(self.directory / f"{step}.npz", wanted)
+        except UsageError as error:
+            raise DamagedCheckpointError(f"checkpoint {error}") from error
 
         def place(name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
             array = arrays[name].astype(leaf.dtype)

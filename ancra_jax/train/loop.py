@@ -24,7 +24,7 @@ from ancra_jax import cli, data, methods, models
 from ancra_jax.cli import backend
 from ancra_jax.cli.files import import_shipped, shipped_files
 from ancra_jax.cli.settings import Source
-from ancra_jax.config import listable_path, needs_teacher
+from ancra_jax.config import listable_path, needs_teacher, shown
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import Problems, UsageError
 from ancra_jax.run import automatic, build, initial, multihost, sharding
@@ -42,6 +42,7 @@ from ancra_jax.train.step import (
     create_train_state,
     learning_rate,
     make_train_step,
+    scaled,
 )
 from ancra_jax.train.teacher import load_teacher
 from ancra_jax.train.trackers import NAMES as TRACKERS
@@ -132,6 +133,12 @@ def train(config: Config, workdir: str, trackers: Sequence[Tracker | str] = ()) 
             workdir_lib.record_start(workdir, first_step, **training.started_from)
             if first_step:
                 print(f"continuing {workdir} at step {first_step}")
+            if rate := training.started_from.get("learning_rate"):
+                print(
+                    f"learning rate {rate:.4g}: {shown(config, 'optimizer.learning_rate')} times "
+                    f"{shown(config, 'batch_size')} over "
+                    f"{shown(config, 'optimizer.base_batch_size')}"
+                )
         tracked = Trackers(found if sharding.is_main() else [], config, workdir)
         stack.callback(tracked.close)
         log = stack.enter_context(
@@ -181,7 +188,7 @@ class Training:
         if needs_teacher(config):
             teacher = load_teacher(config.distillation, dataset, mesh)
         length = config.epochs, batches.steps_per_epoch
-        optimizer = create_optimizer(config.optimizer, *length)
+        optimizer = create_optimizer(scaled(config), *length)
 
         # ---- What the functions below keep of the data set: not its images ----
         labels = np.concatenate([split.labels for split in parts])
@@ -223,7 +230,9 @@ class Training:
         jit_once = partial(jax.jit, out_shardings=everywhere, compiler_options=plainly)
         self.create_state = jit_once(create_state)
         self.load_initial = partial(initial.load, config, network, image_shape, mesh)
-        self.started_from: dict[str, Any] = {}  # what the first state was taken from
+        self.started_from: dict[str, Any] = {}  # what starts.jsonl tells beside the code
+        if config.optimizer.base_batch_size:
+            self.started_from["learning_rate"] = scaled(config).learning_rate
         self.abstract_state = sharding.abstract_on(jax.eval_shape(create_state), everywhere)
         self.permutation = jit_once(permutation)  # of an epoch, from 0
         self.step = make_train_step(
@@ -232,7 +241,8 @@ class Training:
             optimizer,
             batches,
             averaging,
-            learning_rate(config.optimizer, *length),
+            learning_rate(scaled(config), *length),
+            parts=config.optimizer.accumulation_steps or 1,
         )
         self.stoppable_step = StoppableStep(self.step, mesh)
         self.refresh_statistics = averaging_lib.make_refresh_statistics(network.apply, batches)
@@ -252,7 +262,7 @@ class Training:
                 params, batch_stats = variables["params"], variables["batch_stats"]
                 averages = jax.jit(self.averaging.init)(params, batch_stats)
                 state = state._replace(params=params, batch_stats=batch_stats, averages=averages)
-                self.started_from = {"init_from": origin}
+                self.started_from["init_from"] = origin
             return state, []
         state, saved = restored
         settings = {

@@ -1,6 +1,7 @@
 """The train state, the optimiser, and the one jitted step that advances them."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -9,9 +10,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from ancra_jax.config.schema import OptimizerConfig
+from ancra_jax.config.schema import Config, OptimizerConfig
 from ancra_jax.data import BatchPlan, DeviceSplit, StreamedSplit
 from ancra_jax.methods.core import (
+    Attacked,
     BatchStats,
     Examples,
     Images,
@@ -19,9 +21,10 @@ from ancra_jax.methods.core import (
     MethodState,
     Metrics,
     Model,
-    Terms,
 )
 from ancra_jax.run.averaging import Averages, Averaging, variables_of
+from ancra_jax.train import accumulation
+from ancra_jax.train.accumulation import Part
 from ancra_jax.types import ApplyFn, Outputs, Variables
 
 
@@ -59,6 +62,17 @@ def create_train_state(
         method_state=method_state,
         averages=averaging.init(params, batch_stats),
     )
+
+
+def scaled(config: Config) -> OptimizerConfig:
+    """Return the optimiser's settings, the learning rate times batch size over its base if any.
+
+    References:
+      Goyal et al., Accurate, Large Minibatch SGD: Training ImageNet in 1 Hour, 2017.
+    """
+    base = config.optimizer.base_batch_size
+    scale = config.batch_size / base if base else 1.0
+    return replace(config.optimizer, learning_rate=config.optimizer.learning_rate * scale)
 
 
 def learning_rate(config: OptimizerConfig, epochs: int, steps_per_epoch: int) -> optax.Schedule:
@@ -121,6 +135,7 @@ def make_train_step(
     batches: BatchPlan,
     averaging: Averaging,
     schedule: optax.Schedule | None = None,
+    parts: int = 1,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Return the jitted step ``(state, data, permutation, teacher) -> (state, metrics)``.
 
@@ -129,7 +144,9 @@ def make_train_step(
     from the plan's key, the step and the data-set indices, so a resumed or differently sharded run
     draws the same numbers. The teacher, for methods that distil from one, is a pytree: its weights
     are an argument, neither constants of the program nor a part of the state. A ``schedule`` is the
-    optimiser's learning rate, to be among the metrics.
+    optimiser's learning rate, to be among the metrics. The batch is taken in so many ``parts``, one
+    after another: what attacks are planned on, and the update, are those of the whole batch, while
+    each part has batch statistics of its own and moves the running ones, as in PyTorch.
     """
 
     def step(
@@ -150,13 +167,20 @@ def make_train_step(
             passed = state.step / batches.steps_per_epoch
             soft_labels = method.soft_labels(averaged, batch, passed)
             plan = plan.softened(soft_labels)
-        attacked, method_state = method.attack(model, plan.requests, state.method_state)
+        part_of = partial(accumulation.take, parts=parts, size=batches.batch_size)
+
+        def attack_part(part: Part) -> Attacked:
+            return method.attack(model, part_of(plan.requests, part), state.method_state)
+
+        attacked, method_state = accumulation.attack(attack_part, state.method_state, parts)
         teacher_logits = None if teacher is None else teacher(batch.images).logits
         examples = Examples(
-            batch, attacked, plan.extras, method_state, epoch, teacher_logits, teacher, soft_labels
+            batch, attacked, plan.extras, {}, epoch, teacher_logits, soft_labels=soft_labels
         )
 
-        def loss(params: PyTree) -> tuple[Float[Array, ""], Terms]:
+        def loss_of_part(
+            params: PyTree, part: Part, carried: tuple[BatchStats, MethodState]
+        ) -> tuple[Float[Array, ""], tuple[tuple[BatchStats, MethodState], Metrics]]:
             def forward(
                 batch_stats: BatchStats, images: Images, labels: Int[Array, "batch"]
             ) -> tuple[Outputs, BatchStats]:
@@ -166,18 +190,21 @@ def make_train_step(
                 )
                 return outputs, updated.get("batch_stats", batch_stats)
 
-            terms = method.loss(forward, state.batch_stats, examples)
-            return terms.loss, terms
+            batch_stats, remembered = carried
+            chosen = part_of(examples, part)._replace(state=remembered, teacher=teacher)
+            terms = method.loss(forward, batch_stats, chosen)
+            return terms.loss, ((terms.batch_stats, terms.state), terms.metrics)
 
-        (value, terms), gradients = method.gradient(loss, state.params, epoch)
+        loss = accumulation.mean_loss(loss_of_part, (state.batch_stats, method_state), parts)
+        (value, (carried, metrics)), gradients = method.gradient(loss, state.params, epoch)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        metrics = terms.metrics | {"loss": value, "gradient_norm": optax.tree.norm(gradients)}
+        metrics |= {"loss": value, "gradient_norm": optax.tree.norm(gradients)}
         if schedule is not None:
             metrics["learning_rate"] = jnp.asarray(schedule(state.step), jnp.float32)
         done = state.step + 1
         averages = averaging.advance(state.averages, params, done, batches.steps_per_epoch)
-        new_state = TrainState(done, params, terms.batch_stats, opt_state, terms.state, averages)
+        new_state = TrainState(done, params, carried[0], opt_state, carried[1], averages)
         return new_state, metrics
 
     return jax.jit(step, donate_argnums=0)

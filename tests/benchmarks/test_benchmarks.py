@@ -9,7 +9,8 @@ import pytest
 
 from ancra_jax import models
 from benchmarks import __main__ as command
-from benchmarks import autoattack, flops, peaks, turns
+from benchmarks import autoattack, flops, peaks, scaling, turns
+from tests.support import ROOT
 
 
 def convolution(images, kernel, stride=1, padding="VALID"):
@@ -153,3 +154,11 @@ def test_pytorchs_attack_is_the_same_computation(row):
         assert theirs.robust_accuracy == ours.robust_accuracy
     # Random numbers differ: an example more or less.
     assert abs(theirs.robust_accuracy - ours.robust_accuracy) < 1.5 / ours.images
+
+
+def test_the_page_has_the_table_of_devices_that_were_not_measured():
+    assert scaling.table() in (ROOT / "docs/scaling.md").read_text()
+    one, eight = (scaling.estimate(scaling.H100, chips, 128) for chips in (1, 8))
+    assert one.reduce == 0 < eight.reduce and 7.9 < eight.images_per_second / one[3] < 8
+    # The sum is near what XLA's own cost model says of the same program on an H100, 20.4 ms.
+    assert one.compute + one.memory == pytest.approx(20.4e-3, rel=0.02)

@@ -122,6 +122,7 @@ with pytest.raises(UsageError, match="config.batch_size=30: .* 8"):
     loop.train(small_config(batch_size=30), f"{sys.argv[1]}.run")
 
 cases = {name: {} for name in ("trades_awp_ancra", "udr_trades", "trades_s2o")}
+cases["udr_trades"] = {"optimizer__accumulation_steps": 2}
 for name, options in (cases | {"sat": OPTIONS}).items():
     eight, one = (after_one_step(name, d, **options) for d in (jax.devices(), jax.devices()[:1]))
     for field in ("params", "batch_stats", "method_state", "averages"):

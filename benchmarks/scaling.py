@@ -1,0 +1,80 @@
+"""What a step should take on devices that were not measured: `python -m benchmarks.scaling`.
+
+All of it is arithmetic, none of it is measured but the counts of the step.
+"""
+
+from typing import NamedTuple
+
+from benchmarks.peaks import PEAKS
+
+# One TRADES-ANCRA step of ResNet-18, width 64, on 128 CIFAR-10 images in bfloat16: FLOP, bytes
+# moved and temporary memory of the program that XLA makes for an H100; each goes with the batch.
+BATCH, FLOP, BYTES, TEMPORARIES = 128, 6.97e12, 45.2e9, 947 * 2**20
+GRADIENT = 4 * 11.2e6  # bytes, float32
+RESIDENT = 3 * GRADIENT + 50_000 * 32 * 32 * 3  # weights, momentum, gradient; the uint8 images
+IMAGES, EPOCHS = 49_000, 120  # of CIFAR-10, 1,000 being held out; the paper's
+
+
+class Chip(NamedTuple):
+    """A device, by its data sheet."""
+
+    name: str  # in PEAKS
+    memory: float  # bytes
+    bandwidth: float  # of it, bytes/s
+    link: float  # to other devices, bytes/s in each direction
+
+
+H100 = Chip("H100", 80e9, 3.35e12, 450e9)
+V4 = Chip("TPU v4", 32e9, 1.2e12, 45e9)
+V5E = Chip("TPU v5 lite", 16e9, 0.819e12, 45e9)
+# A v4-8 has 8 cores, which are 4 chips; the number of a v5e slice is of chips.
+SYSTEMS = (
+    ("1 H100", H100, 1, 128),
+    ("8 H100", H100, 8, 128),
+    ("v4-8", V4, 4, 128),
+    ("v5e-16", V5E, 16, 128),
+    ("v5e-256", V5E, 256, 16),
+)
+
+
+class Estimate(NamedTuple):
+    """What follows for a system."""
+
+    compute: float  # seconds a step
+    memory: float  # seconds a step
+    reduce: float  # seconds a step
+    images_per_second: float
+    minutes: float  # of a training
+    resident: float  # bytes on a chip
+
+
+def estimate(chip: Chip, chips: int, batch: int) -> Estimate:
+    """Return the arithmetic of docs/scaling.md for so many chips with a batch on each."""
+    share = batch / BATCH
+    compute = FLOP * share / PEAKS[chip.name]["bfloat16"]
+    memory = BYTES * share / chip.bandwidth
+    reduce = 2 * (chips - 1) / chips * GRADIENT / chip.link
+    step = compute + memory + reduce
+    steps = EPOCHS * (IMAGES // (chips * batch))
+    resident = RESIDENT + TEMPORARIES * share
+    return Estimate(compute, memory, reduce, chips * batch / step, steps * step / 60, resident)
+
+
+def table() -> str:
+    """Return the table of docs/scaling.md."""
+    lines = [
+        "| | chips × batch | compute | memory | all-reduce | images/s | 120 epochs | on a chip |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, chip, chips, batch in SYSTEMS:
+        found = estimate(chip, chips, batch)
+        times = " | ".join(f"{1e3 * seconds:.1f} ms" for seconds in found[:3])
+        lines.append(
+            f"| {name} | {chips} × {batch} | {times} | {found.images_per_second:,.0f} | {found.minutes:.1f} min "
+            f"| {found.resident / 1e9:.1f} of {chip.memory / 1e9:.0f} GB |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

@@ -1,0 +1,122 @@
+"""A step whose batch is taken in parts makes the update of the whole batch."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ancra_jax import methods
+from ancra_jax.data import Augmentation, BatchPlan, DeviceSplit
+from ancra_jax.errors import UsageError
+from ancra_jax.ops.files import read_json_lines
+from ancra_jax.run.averaging import Averaging
+from ancra_jax.run.build import create_network
+from ancra_jax.run.workdir import read_starts
+from ancra_jax.train.loop import train
+from ancra_jax.train.step import create_train_state, make_train_step
+from ancra_jax.types import Outputs
+from tests.support.small_runs import arrays, small_config
+
+EXAMPLES, CLASSES, SHAPE = 64, 4, (8, 8, 1)
+RNG = np.random.default_rng(0)
+DATA = DeviceSplit(
+    jnp.asarray(RNG.integers(0, 256, (EXAMPLES, *SHAPE)), jnp.uint8),
+    jnp.asarray(RNG.integers(0, CLASSES, EXAMPLES), jnp.int32),
+)
+ORDER = jnp.asarray(RNG.permutation(EXAMPLES), jnp.int32)
+
+
+def init(key, images):
+    first, second = jax.random.split(key)
+    pixels = images[0].size
+    return {
+        "params": {
+            "kernel": jax.random.normal(first, (pixels, 64)) / np.sqrt(pixels),
+            "out": jax.random.normal(second, (64, CLASSES)) / 8,
+        }
+    }
+
+
+def perceptron(variables, images, labels=None, *, train=False, mutable=False):
+    """A network whose outputs for an image do not depend on the batch."""
+    params = variables["params"]
+    features = jax.nn.tanh(images.reshape(len(images), -1) @ params["kernel"])
+    logits = features @ params["out"]
+    outputs = Outputs(logits, jnp.zeros((0, *logits.shape)), features)
+    return (outputs, {}) if mutable else outputs
+
+
+def lowered(apply, init, config, parts, batch_size=16):
+    """The step, and a state to call it with."""
+    method, optimizer = methods.create(config), optax.sgd(0.1)
+    batches = BatchPlan(batch_size, EXAMPLES // batch_size, Augmentation(1), jax.random.key(1))
+    key, memory = jax.random.key(0), method.init_state(DATA.labels, CLASSES)
+    state = create_train_state(init, optimizer, SHAPE, key, memory, Averaging())
+    step = make_train_step(apply, method, optimizer, batches, Averaging(), parts=parts)
+    return step, state, batches
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("trades_anc", {"awp__gamma": 0.01, "awp__warmup_epochs": 0}),
+        ("sat", {"self_adaptive__start_epoch": 1}),
+        ("udr_trades", {"udr__interval": 1, "udr__rate": 10.0}),
+    ],
+)
+def test_parts_make_the_update_of_the_whole(name, options):
+    config = small_config(name, attack__start="uniform", **options)
+    after = []
+    for parts in (1, 4):
+        step, state, _ = lowered(perceptron, init, config, parts)
+        after.append(step(state, DATA, ORDER))
+    (whole, of_whole), (in_parts, of_parts) = arrays(after)
+    chex.assert_trees_all_close(in_parts, whole, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(of_parts, of_whole, rtol=1e-4, atol=1e-5)
+
+
+def test_a_part_has_batch_statistics_of_its_own():
+    config = small_config()
+    network = create_network(config, CLASSES)
+    step, state, batches = lowered(network.apply, network.init, config, 2)
+    start, batch = arrays(state), batches.batch(DATA, ORDER, jnp.zeros((), jnp.int32))
+    batch_stats, total = start.batch_stats, jax.tree.map(np.zeros_like, start.params)
+    for part in (0, 1):
+        images, labels = batch.images[part::2], batch.labels[part::2]
+
+        def loss(params, images=images, labels=labels, batch_stats=batch_stats):
+            variables = {"params": params, "batch_stats": batch_stats}
+            found, updated = network.apply(
+                variables, images, labels, train=True, mutable=["batch_stats"]
+            )
+            scores = optax.softmax_cross_entropy_with_integer_labels(found.logits, labels)
+            return scores.mean(), updated["batch_stats"]
+
+        gradient, batch_stats = jax.grad(loss, has_aux=True)(start.params)
+        total = jax.tree.map(lambda a, b: a + b / 2, total, gradient)
+    after, _ = step(state, DATA, ORDER)
+    expected = jax.tree.map(lambda w, g: w - 0.1 * g, start.params, total)
+    chex.assert_trees_all_close(after.params, expected, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(after.batch_stats, batch_stats, rtol=1e-5, atol=1e-6)
+
+
+def test_parts_take_less_memory():
+    def temporaries(parts):
+        step, state, _ = lowered(perceptron, init, small_config("trades"), parts, EXAMPLES)
+        return step.lower(state, DATA, ORDER).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries(16) < 0.6 * temporaries(1)
+
+
+def test_a_run_scales_its_learning_rate_and_says_so(tmp_path, capsys):
+    options = {"optimizer__base_batch_size": 128, "optimizer__accumulation_steps": 2}
+    config = small_config(epochs=1, optimizer__learning_rate=0.08, **options)
+    train(config, str(tmp_path))
+    assert "learning rate 0.02:" in capsys.readouterr().out  # 0.08 x 32 / 128
+    records = read_json_lines(tmp_path / "metrics.jsonl")
+    assert 0 < max(record.get("learning_rate", 0) for record in records) <= 0.02
+    assert read_starts(str(tmp_path))[0]["learning_rate"] == pytest.approx(0.02)
+    with pytest.raises(UsageError, match="accumulation_steps=3"):
+        train(small_config(optimizer__accumulation_steps=3), str(tmp_path / "other"))
