@@ -70,7 +70,8 @@ def table() -> str:
         found = estimate(chip, chips, batch)
         times = " | ".join(f"{1e3 * seconds:.1f} ms" for seconds in found[:3])
         lines.append(
-            f"| {name} | {chips} × {batch} | {times} | {found.images_per_second:,.0f} | {found.minutes:.1f} min "
+            f"| {name} | {chips} × {batch} | {times} | {found.images_per_second:,.0f} "
+            f"| {found.minutes:.1f} min "
             f"| {found.resident / 1e9:.1f} of {chip.memory / 1e9:.0f} GB |"
         )
     return "\n".join(lines)

@@ -23,9 +23,10 @@ from ancra_jax.config import Config, listable_path, local_path
 from ancra_jax.config import from_mapping as config_from
 from ancra_jax.errors import UsageError
 from ancra_jax.interop import pytorch, reading
+from ancra_jax.ops.files import as_path
 from ancra_jax.run import build
 from ancra_jax.run import workdir as workdir_lib
-from ancra_jax.run.checkpoint import Checkpoints
+from ancra_jax.run.objects import open_checkpoints
 from ancra_jax.types import Variables
 
 
@@ -117,12 +118,12 @@ def _write(
     source: dict[str, str],
 ) -> None:
     """Make the work directory, with a checkpoint of step 0 and where its weights are from."""
-    if (pathlib.Path(workdir) / "config.json").exists():
+    if (as_path(workdir) / "config.json").exists():
         raise UsageError(f"--workdir={workdir}: holds a run already; name a new directory")
     workdir_lib.open_for_training(workdir, config)
     with workdir_lib.one_writer(workdir):
         workdir_lib.record_start(workdir, 0, imported=source)
-        checkpoints = Checkpoints(f"{workdir}/checkpoints")
+        checkpoints = open_checkpoints(workdir)
         checkpoints.save(0, variables, extra={**facts, "imported": source})
         checkpoints.close()
 

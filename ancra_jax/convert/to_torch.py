@@ -27,7 +27,7 @@ from ancra_jax.interop import pytorch, safetensors
 from ancra_jax.interop.names import layouts
 from ancra_jax.leaderboard import entry
 from ancra_jax.models import resnet
-from ancra_jax.ops.files import check_writable, write_atomically
+from ancra_jax.ops.files import as_path, check_writable, write_atomically
 from ancra_jax.results import evaluation_name, load_evaluation
 from ancra_jax.results.names import AUTOATTACK, NATURAL
 from ancra_jax.run.trained import TrainedModel, load, locate
@@ -129,7 +129,7 @@ def export(
     for moment in ("mean", "std"):
         if settings[moment]:
             arrays[moment] = np.array(settings[moment], np.float32).reshape(1, -1, 1, 1)
-    info, examples = model_info(model, path if os.path.isdir(path) else "", kept)
+    info, examples = model_info(model, path if as_path(path).is_dir() else "", kept)
     test = check_images(model, check, data_dir) if check else None
     check_writable(directory, f"--output={directory}")
     ending, write = _FORMATS[format]

@@ -6,16 +6,16 @@ end.
 """
 
 import argparse
-import pathlib
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
 from ancra_jax import cli
-from ancra_jax.config import listable_path, local_path, path_text
+from ancra_jax.config import directory_path, listable_path, path_text
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate import SUITES
+from ancra_jax.ops.files import as_path
 from ancra_jax.paper import runs as runs_lib
 from ancra_jax.paper.claims import FIGURES, MAPS, TABLES
 from ancra_jax.paper.measured import REHEARSAL, WITHOUT_CLAIM, claim_lines, notes_of, write_claims
@@ -99,7 +99,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     try:
         options.output = listable_path(options.output or OUTPUTS[options.scale], "--output")
         options.data_dir = path_text(options.data_dir, "--data_dir", remote=True)
-        options.workdirs = [local_path(one, "--workdirs") for one in options.workdirs]
+        options.workdirs = [directory_path(one, "--workdirs") for one in options.workdirs]
     except UsageError as error:
         cli.fail(str(error))
     options.overrides = overrides
@@ -111,7 +111,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             cli.fail(
                 "--workdirs: are runs that there are; leave --config, --rows and --dry_run out"
             )
-    options.report = pathlib.Path(options.output) / ("" if options.workdirs else options.table)
+    options.report = as_path(options.output) / ("" if options.workdirs else options.table)
     return options
 
 
@@ -182,7 +182,7 @@ def _reproduce(runs: Sequence[runs_lib.Run], options: argparse.Namespace) -> int
     if options.scale == "tiny":
         print(REHEARSAL)
     failures = runs_lib.run_all(runs)
-    started = [run for run in runs if (pathlib.Path(run.workdir) / "config.json").exists()]
+    started = [run for run in runs if (as_path(run.workdir) / "config.json").exists()]
     if options.table in FIGURES:
         if failures:
             failures["figure"] = "is drawn when all runs are there"

@@ -8,7 +8,6 @@ networks with reverse attention, and how often they follow a forced wrong mask.
 import argparse
 import json
 import math
-import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,13 +18,13 @@ from matplotlib.figure import Figure
 
 from ancra_jax import evaluate
 from ancra_jax.cli.extras import explained
-from ancra_jax.config import Config, local_path
+from ancra_jax.config import Config, directory_path
 from ancra_jax.data import Dataset, check_count
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate.features import ADVERSARIAL, extract, settings_of
 from ancra_jax.evaluate.heads import measure_heads
 from ancra_jax.evaluate.spec import Target
-from ancra_jax.ops.files import check_writable, write_arrays, write_atomically
+from ancra_jax.ops.files import as_path, check_writable, write_arrays, write_atomically
 from ancra_jax.paper.claims import MAPS
 from ancra_jax.report.features import draw_features, draw_heads, draw_map, files_of
 from ancra_jax.results.features import StoredFeatures, load_features
@@ -91,9 +90,9 @@ class Drawn:
         }
         files |= {f"{name}.md": f"{self}\n", f"{name}.json": json.dumps(content, indent=2) + "\n"}
         for file, data in files.items():
-            write_atomically(pathlib.Path(directory) / file, data)
+            write_atomically(as_path(directory) / file, data)
         if self.arrays:
-            write_arrays(pathlib.Path(directory) / f"{name}.npz", self.arrays)
+            write_arrays(as_path(directory) / f"{name}.npz", self.arrays)
         return [*files, *([f"{name}.npz"] if self.arrays else [])]
 
 
@@ -138,7 +137,7 @@ def features(
     found: list[StoredFeatures] = []
     for workdir in workdirs:
         evaluate.run(workdir, suite="features", force=force, **shared)
-        stored = load_features(pathlib.Path(workdir) / "evaluation" / checkpoint)
+        stored = load_features(as_path(workdir) / "evaluation" / checkpoint)
         assert stored is not None
         found.append(stored)
     models = list(zip(labels, found, strict=True))
@@ -192,7 +191,7 @@ def _configs(workdirs: Sequence[str]) -> list[Config]:
     if not workdirs:
         raise UsageError("--workdirs: must name directories, DIR[,DIR...]")
     configs = [
-        workdir_lib.read_config(local_path(one, "--workdirs"), "--workdirs") for one in workdirs
+        workdir_lib.read_config(directory_path(one, "--workdirs"), "--workdirs") for one in workdirs
     ]
     data = list(dict.fromkeys(config.data.name for config in configs))
     if len(data) > 1:

@@ -19,7 +19,7 @@ from ancra_jax.train.step import create_train_state, make_train_step
 from ancra_jax.types import Outputs
 from tests.support.small_runs import arrays, small_config
 
-EXAMPLES, CLASSES, SHAPE = 64, 4, (8, 8, 1)
+EXAMPLES, CLASSES, SHAPE = 256, 4, (8, 8, 1)
 RNG = np.random.default_rng(0)
 DATA = DeviceSplit(
     jnp.asarray(RNG.integers(0, 256, (EXAMPLES, *SHAPE)), jnp.uint8),
@@ -40,9 +40,11 @@ def init(key, images):
 
 
 def perceptron(variables, images, labels=None, *, train=False, mutable=False):
-    """A network whose outputs for an image do not depend on the batch."""
+    """Outputs for an image that do not depend on the batch."""
     params = variables["params"]
-    features = jax.nn.tanh(images.reshape(len(images), -1) @ params["kernel"])
+    features = images.reshape(len(images), -1)
+    for _ in range(4):
+        features = jax.nn.tanh(features @ params["kernel"])
     logits = features @ params["out"]
     outputs = Outputs(logits, jnp.zeros((0, *logits.shape)), features)
     return (outputs, {}) if mutable else outputs
@@ -59,22 +61,23 @@ def lowered(apply, init, config, parts, batch_size=16):
 
 
 @pytest.mark.parametrize(
-    ("name", "options"),
+    ("name", "options", "atol"),
     [
-        ("trades_anc", {"awp__gamma": 0.01, "awp__warmup_epochs": 0}),
-        ("sat", {"self_adaptive__start_epoch": 1}),
-        ("udr_trades", {"udr__interval": 1, "udr__rate": 10.0}),
+        ("trades_anc", {"awp__gamma": 0.01, "awp__warmup_epochs": 0}, 1e-6),
+        # Its weights are scaled to the size of what is averaged over, here of a part.
+        ("sat", {"self_adaptive__start_epoch": 1}, 1e-4),
+        ("udr_trades", {"udr__interval": 1, "udr__rate": 10.0}, 1e-6),
     ],
 )
-def test_parts_make_the_update_of_the_whole(name, options):
+def test_parts_make_the_update_of_the_whole(name, options, atol):
     config = small_config(name, attack__start="uniform", **options)
     after = []
     for parts in (1, 4):
         step, state, _ = lowered(perceptron, init, config, parts)
         after.append(step(state, DATA, ORDER))
     (whole, of_whole), (in_parts, of_parts) = arrays(after)
-    chex.assert_trees_all_close(in_parts, whole, rtol=1e-5, atol=1e-6)
-    chex.assert_trees_all_close(of_parts, of_whole, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(in_parts, whole, rtol=1e-5, atol=atol)
+    chex.assert_trees_all_close(of_parts, of_whole, rtol=1e-4, atol=10 * atol)
 
 
 def test_a_part_has_batch_statistics_of_its_own():
@@ -107,7 +110,7 @@ def test_parts_take_less_memory():
         step, state, _ = lowered(perceptron, init, small_config("trades"), parts, EXAMPLES)
         return step.lower(state, DATA, ORDER).compile().memory_analysis().temp_size_in_bytes
 
-    assert temporaries(16) < 0.6 * temporaries(1)
+    assert temporaries(16) < 0.5 * temporaries(1)
 
 
 def test_a_run_scales_its_learning_rate_and_says_so(tmp_path, capsys):
