@@ -8,11 +8,13 @@ from pathlib import Path
 from ancra_jax.errors import UsageError
 from ancra_jax.urls import check_reachable, is_url
 
-_REMOTE = re.compile(r"[A-Za-z][\w+.-]*:/")  # gs://bucket, s3://bucket, file:///, C:/
+_REMOTE = re.compile(r"[A-Za-z][\w+.-]*:/")  # gs://bucket, s3://bucket, C:/
 
 
 def path_text(value: str | os.PathLike[str], field: str, *, remote: bool = False) -> str:
     """Return a path with ``~`` and ``~user`` expanded; ``field`` is what errors call it.
+
+    ``file:///a/b`` is ``/a/b``.
 
     Raises:
       UsageError: it is no text that a file system and a printed line can hold, there is no such
@@ -24,6 +26,8 @@ def path_text(value: str | os.PathLike[str], field: str, *, remote: bool = False
         raise UsageError(f"{given}: must not hold line breaks or other control characters")
     if text != text.strip():
         raise UsageError(f"{given}: must not begin or end with a space")
+    if text.startswith("file:///"):
+        return text.removeprefix("file://")
     if _REMOTE.match(text):
         if not remote:
             raise UsageError(
@@ -70,8 +74,6 @@ def directory_path(value: str | os.PathLike[str], field: str) -> str:
       UsageError: as `local_path`; or nothing that is installed reads such addresses.
     """
     text = path_text(value, field, remote=True)
-    if text.startswith("file:///"):
-        text = text.removeprefix("file://")
     if not is_url(text):
         return local_path(text, field)
     try:

@@ -12,6 +12,7 @@ from fsspec.registry import _registry
 from tensorboardX.proto.event_pb2 import Event
 
 import ancra_jax
+from ancra_jax.config import directory_path
 from ancra_jax.errors import UsageError
 from ancra_jax.ops.files import as_path, read_json_lines
 from ancra_jax.run.objects import open_checkpoints
@@ -145,3 +146,4 @@ def test_addresses_that_nothing_reads_are_refused(tmp_path, monkeypatch):
         with pytest.raises(UsageError, match="--workdir"):
             ancra_jax.evaluate.run(address)
     assert not os.listdir(tmp_path)
+    assert directory_path("file:///a/b", "--workdir") == "/a/b"

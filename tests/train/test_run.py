@@ -51,7 +51,7 @@ def test_settings_come_in_any_usual_form(form, source):
 )
 def test_all_that_is_wrong_is_said_together(tmp_path, source, settings, words):
     with pytest.raises(UsageError) as raised:
-        ancra_jax.train.run(source, "gs://bucket", settings)
+        ancra_jax.train.run(source, "nothing://bucket", settings)
     assert all(word in str(raised.value) for word in ["--workdir", *words]), raised.value
 
 
