@@ -88,8 +88,9 @@ class UrlPath:
     def iterdir(self) -> Iterator["UrlPath"]:
         """Yield what is directly below the address."""
         with self._store() as (store, path):
-            names = [found.rstrip("/").rpartition("/")[2] for found in store.ls(path, detail=False)]
-        yield from (self / name for name in sorted({*names} - {self.name, ""}))
+            found = {name.rstrip("/") for name in store.ls(path, detail=False)}
+        # An object store may list a folder as an object in itself.
+        yield from (self / name.rpartition("/")[2] for name in sorted(found - {path.rstrip("/")}))
 
     def glob(self, pattern: str) -> Iterator["UrlPath"]:
         """Yield what is directly below the address and has such a name; nothing if nothing is."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from ancra_jax.errors import UsageError
 from ancra_jax.urls import check_reachable, is_url
 
-_REMOTE = re.compile(r"[A-Za-z][\w+.-]*:/")  # gs://bucket, s3://bucket, C:/
+_REMOTE = re.compile(r"[A-Za-z][\w+.:-]*:/")  # gs://bucket, a::gs://bucket, C:/
 
 
 def path_text(value: str | os.PathLike[str], field: str, *, remote: bool = False) -> str:

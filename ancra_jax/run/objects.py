@@ -118,7 +118,10 @@ class ObjectCheckpoints(Checkpoints):
         return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
     def _mend_metrics(self) -> None:
-        """Do nothing: what is known of a checkpoint is in one object."""
+        """Remove arrays that a killed process left without the object that says they are whole."""
+        for path in self.directory.glob("*.npz"):
+            if not path.with_suffix(".json").exists():
+                path.unlink()
 
     def _set_aside(self, step: int) -> None:
         target = self.directory.with_name(f"{self.directory.name}_damaged")

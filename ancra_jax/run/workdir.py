@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import fcntl
+import functools
 import json
 import os
 import pathlib
@@ -76,17 +77,18 @@ def one_writer(workdir: str) -> Iterator[None]:
       UsageError: another process writes to it, or it cannot be written to.
     """
     path = files.as_path(workdir)
-    with _nothing_to_lock(workdir) if is_url(workdir) else _locked(workdir):
+    if is_url(workdir):
+        _tell_of_no_lock(workdir)
+    with contextlib.nullcontext() if is_url(workdir) else _locked(workdir):
         files.remove_temporaries(path)
         files.set_lines_aside(path / METRICS, is_metric, "damaged")
         files.set_lines_aside(path / STARTS, lambda record: "step" in record, "damaged")
         yield
 
 
-@contextlib.contextmanager
-def _nothing_to_lock(workdir: str) -> Iterator[None]:
+@functools.cache  # once
+def _tell_of_no_lock(workdir: str) -> None:
     print(f"warning: {workdir}: cannot be locked; start no other process on it", flush=True)
-    yield
 
 
 @contextlib.contextmanager

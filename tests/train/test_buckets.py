@@ -130,17 +130,19 @@ def test_checkpoints_in_a_bucket_are_kept_and_checked_as_on_a_disk(bucket, capsy
     assert checkpoints.steps() == sorted({12, 16, best})
     assert find_weights(bucket).step == best
 
+    (as_path(bucket) / "checkpoints/20.npz").write_bytes(b"cut off")
     last = as_path(bucket) / "checkpoints/16.npz"
     last.write_bytes(last.read_bytes()[:-200])
     chex.assert_trees_all_equal(arrays(train(config, bucket)), arrays(state))
     assert "moved the damaged checkpoint 16" in capsys.readouterr().out
+    assert not (as_path(bucket) / "checkpoints/20.npz").exists()
     aside = as_path(bucket) / "checkpoints_damaged"
     assert {path.name for path in aside.iterdir()} == {"16.0.json", "16.0.npz"}
 
 
 def test_addresses_that_nothing_reads_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for address in ("nothing://bucket/run", "gs:/bucket/run"):
+    for address in ("nothing://bucket/run", "gs:/bucket/run", "simplecache::memory://bucket/run"):
         with pytest.raises(UsageError, match="--workdir"):
             train(small_config(), address)
         with pytest.raises(UsageError, match="--workdir"):
