@@ -60,13 +60,15 @@ def lowered(apply, init, config, parts, batch_size=16):
     return step, state, batches
 
 
+STATEFUL = {"udr__multiplier": 0.9, "udr__interval": 1, "udr__rate": 10.0}
+
+
 @pytest.mark.parametrize(
     ("name", "options", "atol"),
     [
-        ("trades_anc", {"awp__gamma": 0.01, "awp__warmup_epochs": 0}, 1e-6),
+        ("trades_anc", STATEFUL | {"awp__gamma": 0.01, "awp__warmup_epochs": 0}, 1e-6),
         # Its weights are scaled to the size of what is averaged over, here of a part.
         ("sat", {"self_adaptive__start_epoch": 1}, 1e-4),
-        ("udr_trades", {"udr__interval": 1, "udr__rate": 10.0}, 1e-6),
     ],
 )
 def test_parts_make_the_update_of_the_whole(name, options, atol):
