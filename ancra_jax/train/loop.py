@@ -230,9 +230,8 @@ class Training:
         jit_once = partial(jax.jit, out_shardings=everywhere, compiler_options=plainly)
         self.create_state = jit_once(create_state)
         self.load_initial = partial(initial.load, config, network, image_shape, mesh)
-        self.started_from: dict[str, Any] = {}  # what starts.jsonl tells beside the code
-        if config.optimizer.base_batch_size:
-            self.started_from["learning_rate"] = scaled(config).learning_rate
+        rate = {"learning_rate": scaled(config).learning_rate}
+        self.started_from: dict[str, Any] = rate if config.optimizer.base_batch_size else {}
         self.abstract_state = sharding.abstract_on(jax.eval_shape(create_state), everywhere)
         self.permutation = jit_once(permutation)  # of an epoch, from 0
         self.step = make_train_step(
