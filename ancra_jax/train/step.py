@@ -204,7 +204,6 @@ def make_train_step(
             metrics["learning_rate"] = jnp.asarray(schedule(state.step), jnp.float32)
         done = state.step + 1
         averages = averaging.advance(state.averages, params, done, batches.steps_per_epoch)
-        new_state = TrainState(done, params, carried[0], opt_state, carried[1], averages)
-        return new_state, metrics
+        return TrainState(done, params, carried[0], opt_state, carried[1], averages), metrics
 
     return jax.jit(step, donate_argnums=0)
