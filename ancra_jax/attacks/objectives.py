@@ -27,8 +27,8 @@ from ancra_jax.attacks.model import (
     Model,
     WithKeys,
     as_pytree,
+    fast_outputs,
     float32_logits,
-    model_outputs,
     read_outputs,
 )
 from ancra_jax.attacks.threat_models import TINY
@@ -143,7 +143,7 @@ class LogitsObjective:
 
     def values_and_logits(self, images: Images) -> tuple[Values, Logits]:
         """Evaluate the objective and return the model's final logits with it."""
-        logits, aux_logits = model_outputs(self.model, images)
+        logits, aux_logits = fast_outputs(self.model, images)
         for classes in self.operands:
             as_classes(classes, len(logits), logits.shape[1], "class numbers of the objective")
         if self.reference and self.reference[0].shape != logits.shape:
@@ -341,7 +341,7 @@ def evaluator(
     """
     if isinstance(objective, LogitsObjective):
         own = keys is not None or _is_same(objective.model, judge)
-        return Evaluator(objective, None if own else judge, keys, draws)
+        return Evaluator(objective, None if own else judge, keys, 1 if keys is None else draws)
     if keys is not None:
         raise ValueError(f"loss={objective!r}: a randomised model needs one of the named losses")
     return Evaluator(objective, judge)

@@ -18,6 +18,7 @@ from ancra_jax.attacks.objectives import Evaluator, objective_of
 from ancra_jax.ops.images import Flags
 
 _REPEATS = 5
+_TRACES = 3
 _DIFFERENTIATES = ("vjp", "_vjp", "jvp", "_jvp", "linearize", "value_and_grad_f")  # in JAX's api.py
 
 Calls = Float[Array, "calls batch classes"]
@@ -36,12 +37,31 @@ def repeated_calls(job: Job) -> Calls:
     """Call the model several times on the first batch, with other keys if it takes one.
 
     The model is called outside of ``jit``, where a function with hidden randomness (NumPy's
-    generator, a module's own) shows it; inside, that randomness would be frozen.
+    generator, a module's own) shows it; inside, that randomness would be frozen. That compiles
+    every operation by itself: a model that is the same program whenever it is traced, without
+    calling back to Python, has no such randomness, and is called once, compiled.
     """
-    first = jnp.asarray(job.images[: job.placement.batch_size])
+    images = job.images[: job.placement.batch_size]
+    if not job.randomized and (dtype := _same_program(job, images)) is not None:
+        batch = next(job.batches(np.arange(len(images))))
+        return jnp.stack([jnp.asarray(job.natural_logits(batch), dtype)] * _REPEATS)
+    first = jnp.asarray(images)
     keys = jax.random.split(jax.random.key(0), _REPEATS)
     outputs = [job.model(first, key=k) if job.randomized else job.model(first) for k in keys]
     return jnp.stack([getattr(output, "logits", output) for output in outputs])
+
+
+def _same_program(job: Job, images: np.ndarray) -> Any:
+    """Return the logits' dtype if the model is one program whenever it is traced, else None."""
+
+    def lowered() -> tuple[str, Any]:
+        program = jax.jit(lambda model, x: getattr(y := model(x), "logits", y))
+        found = program.trace(job.model, images)
+        return found.lower().as_text(), found.out_info.dtype
+
+    text, dtype = lowered()
+    same = all(lowered()[0] == text for _ in range(1, _TRACES))
+    return dtype if same and "callback" not in text else None
 
 
 def difference_between(calls: Calls) -> float:
