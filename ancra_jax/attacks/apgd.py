@@ -17,7 +17,7 @@ from jaxtyping import Array, Int
 from ancra_jax.attacks.arguments import AnyKey, Number, as_flag, as_number, as_whole
 from ancra_jax.attacks.loop import LoopKind, iterate
 from ancra_jax.attacks.model import Model, fold_each, misclassified
-from ancra_jax.attacks.objectives import Evaluator, Objective, evaluator
+from ancra_jax.attacks.objectives import Evaluator, Objective, evaluator, in_one_program
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.sparse_apgd import WIDEST, SparseState, best_of, evaluations, run_sparse_apgd
 from ancra_jax.attacks.threat_models import L1, ThreatModel, at_distance
@@ -94,6 +94,7 @@ def apgd(
     how = dict(loop=loop, loss=loss, randomized=randomized)
     inputs = checked(model, images, labels, threat_model, **how, **common)
     problem, first, keys = inputs.problem, inputs.start, inputs.keys()
+    objective = in_one_program(inputs.objective)
     if first is not None:
         check_inside(first, problem)
     natural, labels = problem.images, problem.labels
@@ -105,7 +106,7 @@ def apgd(
         if first is None or restart > 0:
             first = surface_start(threat_model, run_keys, natural)
         drawn = fold_each(run_keys, 0) if randomized else None
-        evaluate = evaluator(inputs.objective, problem.model, drawn, gradient_draws)
+        evaluate = evaluator(objective, problem.model, drawn, gradient_draws)
         state = run_apgd(
             evaluate, first, natural, labels, threat_model, num_steps=num_steps, rho=rho, loop=loop
         )

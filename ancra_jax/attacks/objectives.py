@@ -227,6 +227,34 @@ def kl_divergence(model: Model, reference: Any, aux_weight: Number = 0.0) -> Log
     return replace(objective, reference=read_outputs(reference))
 
 
+_NUMBERED = (cross_entropy_term, margin_term, dlr_term, targeted_dlr_term)  # in _by_number's order
+
+
+def in_one_program(objective: Objective) -> Objective:
+    """Return an objective with equal values whose term is chosen by data, if it is a usual one.
+
+    So one compiled program serves the cross-entropy, the margin, DLR and its targeted form.
+    """
+    if not isinstance(objective, LogitsObjective) or objective.aux_weight is not None:
+        return objective
+    if objective.term not in _NUMBERED:
+        return objective
+    labels, targets = objective.operands[0], objective.operands[-1]
+    number = jnp.full_like(labels, _NUMBERED.index(objective.term))
+    return replace(objective, term=_by_number, operands=(labels, targets, number))
+
+
+def _by_number(logits: Logits, labels: Labels, targets: Labels, number: Labels) -> Values:
+    terms = [
+        lambda z: cross_entropy_term(z, labels),
+        lambda z: margin_term(z, labels),
+        lambda z: dlr_term(z, labels),
+        lambda z: targeted_dlr_term(z, labels, targets),
+    ]
+    possible = terms[: logits.shape[-1]]  # the last needs 4 classes, the others one less each
+    return jax.lax.switch(number[0], possible, logits)
+
+
 LOSSES: dict[str, Callable[..., Objective]] = {"ce": cross_entropy, "dlr": dlr, "margin": margin}
 """Untargeted losses by name, each built of ``(model, labels)``."""
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 from ancra_jax.attacks.apgd import run_apgd, surface_start
 from ancra_jax.attacks.job import Batch, Job, Numbers
 from ancra_jax.attacks.model import Model, as_pytree, forward
-from ancra_jax.attacks.objectives import Evaluator, objective_of
+from ancra_jax.attacks.objectives import Evaluator, in_one_program, objective_of
 from ancra_jax.ops.images import Flags
 
 _REPEATS = 5
@@ -157,7 +157,8 @@ def check_start(
     ball = job.threat_model
     start = surface_start(ball, job.keys(purpose, batch), images)
     aimed = None if targets is None else job.placement.place(targets[batch.rows])
-    evaluate = Evaluator(objective_of(loss, job.judging_model(judge, batch), labels, aimed), None)
+    objective = objective_of(loss, job.judging_model(judge, batch), labels, aimed)
+    evaluate = Evaluator(in_one_program(objective), None)
     state = run_apgd(evaluate, start, images, labels, ball, num_steps=job.num_steps, stop_after=0)
     zero = jnp.all(state.gradients == 0, axis=(1, 2, 3))
     return zero, ~jnp.isfinite(state.best_loss)
