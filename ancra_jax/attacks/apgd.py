@@ -7,7 +7,7 @@ References:
 """
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +15,15 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from ancra_jax.attacks.arguments import AnyKey, Number, as_flag, as_number, as_whole
-from ancra_jax.attacks.loop import LoopKind, iterate
+from ancra_jax.attacks.loop import LoopKind, Shared, gradients_of, iterate
 from ancra_jax.attacks.model import Model, fold_each, misclassified
-from ancra_jax.attacks.objectives import Evaluator, Objective, evaluator, in_one_program
+from ancra_jax.attacks.objectives import (
+    Evaluation,
+    Evaluator,
+    Objective,
+    evaluator,
+    in_one_program,
+)
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.sparse_apgd import WIDEST, SparseState, best_of, evaluations, run_sparse_apgd
 from ancra_jax.attacks.threat_models import L1, ThreatModel, at_distance
@@ -145,7 +151,7 @@ def run_apgd(
     padded = jnp.asarray(np.pad(windows, (0, -len(windows) % _WINDOWS_SHAPE)))
     state = _initial_state(start, natural, threat_model)
     operands = (evaluate, natural, labels, threat_model, padded, rho)
-    return iterate(_step, state, *operands, num_steps=steps + 1, loop=loop)
+    return iterate(_STEP, state, *operands, num_steps=steps + 1, loop=loop)
 
 
 def checkpoint_windows(num_steps: int) -> np.ndarray:
@@ -200,9 +206,22 @@ def _initial_state(start: Images, natural: Images, threat_model: ThreatModel) ->
     )
 
 
-def _step(
+def _moved(
     i: Int[Array, ""],
     state: ApgdState,
+    evaluate: Evaluator,
+    natural: Images,
+    labels: Labels,
+    threat_model: ThreatModel,
+    *_: Any,
+) -> tuple[ApgdState, Images]:
+    """Take one step; iteration 0 stays at the start, so that one program serves both."""
+    return state, jnp.where(i == 0, state.images, _move(i, state, natural, threat_model))
+
+
+def _judged(
+    i: Int[Array, ""],
+    moved: tuple[ApgdState, Images, Evaluation],
     evaluate: Evaluator,
     natural: Images,
     labels: Labels,
@@ -210,10 +229,9 @@ def _step(
     windows: Int[Array, "steps"],
     rho: Number,
 ) -> ApgdState:
-    """Take one step; iteration 0 evaluates the start, so that one program serves both."""
+    """Record what the model says of the new images."""
+    state, images, (values, gradients, logits) = moved
     is_start = i == 0
-    images = jnp.where(is_start, state.images, _move(i, state, natural, threat_model))
-    values, gradients, logits = evaluate(images, i)
     fooled = misclassified(logits, labels)
     better = is_start | (values > state.best_loss)
     state = state._replace(
@@ -226,6 +244,14 @@ def _step(
         checked_loss=jnp.where(is_start, values, state.checked_loss),
     )
     return _end_window(state, windows[i], rho)
+
+
+_EVALUATED = Shared(
+    gradients_of,
+    lambda moved, evaluate, *_: (moved[1], evaluate),
+    lambda moved, found: (*moved, found),
+)
+_STEP = (_moved, _EVALUATED, _judged)
 
 
 def _move(

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
 
 from ancra_jax.attacks.arguments import Number, check_one_of
-from ancra_jax.attacks.objectives import Objective, value_and_input_gradient
+from ancra_jax.attacks.objectives import Evaluator, Objective, value_and_input_gradient
 from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.ops.images import AnyImages, Images
 from ancra_jax.ops.per_device import Layout, layout_of, on_own_rows, over_several_devices
@@ -67,7 +67,7 @@ def frozen(tree: State) -> State:
 
 
 def iterate(
-    step: Callable[..., State] | tuple[Callable[..., Any], ...],
+    step: "Callable[..., State] | tuple[Callable[..., Any] | Shared, ...]",
     state: State,
     *operands: Any,
     num_steps: int,
@@ -86,7 +86,7 @@ def iterate(
         ``jit``: pass a module-level function (or a ``jax.tree_util.Partial`` of one as an operand),
         not a fresh lambda, or every call compiles again. It may be given in parts, each of which
         takes what the one before it returned for the state: dispatched one after the other they
-        need less memory at a time.
+        need less memory at a time, and those that are ``Shared`` are compiled once for all loops.
       state: pytree of arrays over the batch.
       *operands: pytrees of arrays that do not change in the loop (model, labels, keys ...); models
         that are ``Foldable`` are folded once, before it.
@@ -105,15 +105,47 @@ def iterate(
     if loop == "compiled":
         return _compiled(parts, num_steps, layout, state, operands)
     together = not traced and layout is None and over_several_devices((state, operands))
+    layouts: dict[Any, Layout | None] = {}
     for i in range(num_steps):
         number = jnp.asarray(i, jnp.int32)
         for part in parts:
-            state = _one_step(part, layout, number, state, operands)
+            if not isinstance(part, Shared):
+                state = _one_step(part, layout, number, state, operands)
+                continue
+            images, *others = part.arguments(state, *operands)
+            if part not in layouts:
+                layouts[part] = layout and layout_of(images, others)
+            found = _one_step(part.function, layouts[part], number, images, others)
+            state = part.result(state, found)
         if together:
             # Several CPU devices share one pool of threads. With more than one step under way,
             # a collective of one can wait for a thread that the next one holds.
             jax.block_until_ready(state)
     return state
+
+
+class Shared(NamedTuple):
+    """A part of a step that other loops have as well: dispatched, it is the same program there."""
+
+    function: Callable[..., Any]  # pure, of ``(i, images, *others)``
+    arguments: Callable[..., Any]  # from ``(state, *operands)`` to ``(images, *others)``
+    result: Callable[..., Any]  # from the state and what the function returned to the next state
+
+
+def gradients_of(i: Any, images: Images, evaluate: Evaluator) -> Any:
+    """Return the objective, its gradients and the logits; a function for ``Shared``."""
+    return evaluate(images, i)
+
+
+def values_of(i: Any, images: Images, evaluate: Evaluator) -> Any:
+    """Return the objective and the logits; a function for ``Shared``."""
+    return evaluate.without_gradients(images)
+
+
+def evaluated(evaluate: Evaluator, images: Images) -> Any:
+    """Return the objective and the logits, by the program that the loops have for it."""
+    layout = None if is_traced((evaluate, images)) else layout_of(images, [evaluate])
+    return _one_step(values_of, layout, jnp.zeros((), jnp.int32), images, [evaluate])
 
 
 def check_loop(loop: str) -> None:
@@ -141,7 +173,11 @@ def _compiled(
     def take_all(_: None, state: State, operands: Any) -> State:
         def step(i: Any, state: Any) -> Any:
             for part in parts:
-                state = part(i, state, *operands)
+                if isinstance(part, Shared):
+                    found = part.function(i, *part.arguments(state, *operands))
+                    state = part.result(state, found)
+                else:
+                    state = part(i, state, *operands)
             return state
 
         return jax.lax.fori_loop(0, num_steps, step, state)

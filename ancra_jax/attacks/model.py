@@ -127,7 +127,8 @@ def fast_outputs(model: Model, images: Images) -> tuple[Logits, AuxLogits]:
     A ``jit`` of its own inside theirs, so that all programs of an ensemble share one trace of the
     model and of its derivative: tracing takes longer than reading a compiled program.
     """
-    return with_fast_convolutions(partial(model_outputs, model))(images)
+    logits, aux_logits = with_fast_convolutions(partial(model_outputs, model))(images)
+    return logits, jnp.asarray(aux_logits)
 
 
 def float32_logits(model: Model, images: Images) -> Logits:

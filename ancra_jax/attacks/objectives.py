@@ -227,13 +227,19 @@ def kl_divergence(model: Model, reference: Any, aux_weight: Number = 0.0) -> Log
     return replace(objective, reference=read_outputs(reference))
 
 
-_NUMBERED = (cross_entropy_term, margin_term, dlr_term, targeted_dlr_term)  # in _by_number's order
+_NUMBERED = (  # in the order of _by_number
+    cross_entropy_term,
+    margin_term,
+    targeted_margin_term,
+    dlr_term,
+    targeted_dlr_term,
+)
 
 
 def in_one_program(objective: Objective) -> Objective:
     """Return an objective with equal values whose term is chosen by data, if it is a usual one.
 
-    So one compiled program serves the cross-entropy, the margin, DLR and its targeted form.
+    So one compiled program serves the cross-entropy, and margin and DLR, targeted or not.
     """
     if not isinstance(objective, LogitsObjective) or objective.aux_weight is not None:
         return objective
@@ -248,10 +254,11 @@ def _by_number(logits: Logits, labels: Labels, targets: Labels, number: Labels) 
     terms = [
         lambda z: cross_entropy_term(z, labels),
         lambda z: margin_term(z, labels),
+        lambda z: targeted_margin_term(z, labels, targets),
         lambda z: dlr_term(z, labels),
         lambda z: targeted_dlr_term(z, labels, targets),
     ]
-    possible = terms[: logits.shape[-1]]  # the last needs 4 classes, the others one less each
+    possible = terms[: logits.shape[-1] + 1]  # the last needs 4 classes, the one before it 3
     return jax.lax.switch(number[0], possible, logits)
 
 
