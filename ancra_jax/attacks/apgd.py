@@ -7,7 +7,7 @@ References:
 """
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from ancra_jax.attacks.arguments import AnyKey, Number, as_flag, as_number, as_whole
-from ancra_jax.attacks.loop import LoopKind, Shared, gradients_of, iterate
+from ancra_jax.attacks.loop import LoopKind, Part, gradients_of, iterate
 from ancra_jax.attacks.model import Model, fold_each, misclassified
 from ancra_jax.attacks.objectives import (
     Evaluation,
@@ -206,19 +206,6 @@ def _initial_state(start: Images, natural: Images, threat_model: ThreatModel) ->
     )
 
 
-def _moved(
-    i: Int[Array, ""],
-    state: ApgdState,
-    evaluate: Evaluator,
-    natural: Images,
-    labels: Labels,
-    threat_model: ThreatModel,
-    *_: Any,
-) -> tuple[ApgdState, Images]:
-    """Take one step; iteration 0 stays at the start, so that one program serves both."""
-    return state, jnp.where(i == 0, state.images, _move(i, state, natural, threat_model))
-
-
 def _judged(
     i: Int[Array, ""],
     moved: tuple[ApgdState, Images, Evaluation],
@@ -246,18 +233,26 @@ def _judged(
     return _end_window(state, windows[i], rho)
 
 
-_EVALUATED = Shared(
+_MOVED = Part(
+    lambda i, state, natural, ball: _move(i, state, natural, ball),
+    lambda state, _, natural, labels, ball, *others: (state, natural, ball),
+    lambda state, images: (state, images),
+)
+_EVALUATED = Part(
     gradients_of,
     lambda moved, evaluate, *_: (moved[1], evaluate),
     lambda moved, found: (*moved, found),
 )
-_STEP = (_moved, _EVALUATED, _judged)
+_STEP = (_MOVED, _EVALUATED, _judged)
 
 
 def _move(
     i: Int[Array, ""], state: ApgdState, natural: Images, threat_model: ThreatModel
 ) -> Images:
-    """Take a projected step, averaged with the previous displacement; the first has no momentum."""
+    """Take a projected step, averaged with the previous displacement; the first has no momentum.
+
+    Iteration 0 stays at the start, so that one program serves both.
+    """
     step = state.step_size[:, None, None, None] * threat_model.direction(state.gradients)
     stepped = threat_model.project(state.images + step, natural)
     weight = jnp.where(i == 1, 1.0, MOMENTUM)
@@ -266,7 +261,7 @@ def _move(
         + weight * (stepped - state.images)
         + (1 - weight) * (state.images - state.previous)
     )
-    return threat_model.project(moved, natural)
+    return jnp.where(i == 0, state.images, threat_model.project(moved, natural))
 
 
 def _end_window(state: ApgdState, window: Int[Array, ""], rho: Number) -> ApgdState:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from ancra_jax.attacks.arguments import AnyKey, as_flag, as_whole
-from ancra_jax.attacks.loop import LoopKind, Shared, gradients_of, iterate, values_of
+from ancra_jax.attacks.loop import LoopKind, Part, gradients_of, iterate, values_of
 from ancra_jax.attacks.model import (
     Logits,
     Model,
@@ -59,6 +59,7 @@ class FabState(NamedTuple):
 
 
 Linearised = tuple[FabState, tuple[Values, Images]]  # with the boundary's value and normal
+Judged = tuple[FabState, Images, Logits]  # with the new point and its logits
 
 
 @explains_old_calls
@@ -107,7 +108,7 @@ def fab(
     problem = inputs.problem
     norm_of(threat_model)
     evaluate = evaluator(in_one_program(inputs.objective), problem.model)
-    step = (_linearise if targets is None else _LINEARISED, _move, _EVALUATED, _judge)
+    step = (_linearise if targets is None else _LINEARISED, _MOVED, _EVALUATED, _judge)
     state = _start(problem, forward(problem.model, problem.images))
     for restart in range(num_restarts):
         if inputs.key is not None and restart > 0:
@@ -139,7 +140,7 @@ def _linearise(i: Any, state: FabState, problem: Problem, _: Evaluator) -> Linea
     return state, _nearest_boundary(problem, state.point)
 
 
-_LINEARISED = Shared(  # the same towards a target
+_LINEARISED = Part(  # the same towards a target
     gradients_of,
     lambda state, problem, evaluate: (state.point, evaluate),
     lambda state, found: (state, found[:2]),
@@ -147,12 +148,14 @@ _LINEARISED = Shared(  # the same towards a target
 
 
 def _move(
-    i: Any, linearised: Linearised, problem: Problem, _: Evaluator
-) -> tuple[FabState, Images]:
+    i: Any,
+    point: Images,
+    values: Values,
+    normals: Images,
+    natural: Images,
+    threat_model: ThreatModel,
+) -> Images:
     """Move by the two projections."""
-    natural, threat_model = problem.images, problem.threat_model
-    state, (values, normals) = linearised
-    point = state.point
     x, x0, w = (a.reshape(len(values), -1) for a in (point, natural, normals))
     moves = project_onto_hyperplane(
         jnp.concatenate([x, x0]),
@@ -166,19 +169,24 @@ def _move(
     weight = jnp.minimum(distance / (distance + natural_distance), _ALPHA_MAX)
     alpha = weight[:, None, None, None]
     mixture = (1 - alpha) * (point + _ETA * to_boundary) + alpha * (natural + _ETA * from_natural)
-    return state, jnp.clip(mixture, 0.0, 1.0)
+    return jnp.clip(mixture, 0.0, 1.0)
 
 
-_EVALUATED = Shared(
+_MOVED = Part(
+    _move,
+    lambda found, problem, _: (found[0].point, *found[1], problem.images, problem.threat_model),
+    lambda found, point: (found[0], point),
+)
+
+
+_EVALUATED = Part(
     values_of,
     lambda moved, problem, evaluate: (moved[1], evaluate),
     lambda moved, found: (*moved, found[1]),
 )
 
 
-def _judge(
-    i: Any, moved: tuple[FabState, Images, Logits], problem: Problem, _: Evaluator
-) -> FabState:
+def _judge(i: Any, moved: Judged, problem: Problem, _: Evaluator) -> FabState:
     """Judge the new point, the last part of a step."""
     state, point, logits = moved
     natural = problem.images

@@ -67,7 +67,7 @@ def frozen(tree: State) -> State:
 
 
 def iterate(
-    step: "Callable[..., State] | tuple[Callable[..., Any] | Shared, ...]",
+    step: "Callable[..., State] | tuple[Callable[..., Any] | Part, ...]",
     state: State,
     *operands: Any,
     num_steps: int,
@@ -86,7 +86,7 @@ def iterate(
         ``jit``: pass a module-level function (or a ``jax.tree_util.Partial`` of one as an operand),
         not a fresh lambda, or every call compiles again. It may be given in parts, each of which
         takes what the one before it returned for the state: dispatched one after the other they
-        need less memory at a time, and those that are ``Shared`` are compiled once for all loops.
+        need less memory at a time.
       state: pytree of arrays over the batch.
       *operands: pytrees of arrays that do not change in the loop (model, labels, keys ...); models
         that are ``Foldable`` are folded once, before it.
@@ -109,13 +109,13 @@ def iterate(
     for i in range(num_steps):
         number = jnp.asarray(i, jnp.int32)
         for part in parts:
-            if not isinstance(part, Shared):
+            if not isinstance(part, Part):
                 state = _one_step(part, layout, number, state, operands)
                 continue
-            images, *others = part.arguments(state, *operands)
+            rows, *others = part.arguments(state, *operands)
             if part not in layouts:
-                layouts[part] = layout and layout_of(images, others)
-            found = _one_step(part.function, layouts[part], number, images, others)
+                layouts[part] = layout and layout_of(rows, others)
+            found = _one_step(part.function, layouts[part], number, rows, others)
             state = part.result(state, found)
         if together:
             # Several CPU devices share one pool of threads. With more than one step under way,
@@ -124,21 +124,25 @@ def iterate(
     return state
 
 
-class Shared(NamedTuple):
-    """A part of a step that other loops have as well: dispatched, it is the same program there."""
+class Part(NamedTuple):
+    """A part of a step that takes and gives no more than it needs.
 
-    function: Callable[..., Any]  # pure, of ``(i, images, *others)``
-    arguments: Callable[..., Any]  # from ``(state, *operands)`` to ``(images, *others)``
+    Dispatched, it copies nothing that it does not change, and is one program for all loops that
+    have it.
+    """
+
+    function: Callable[..., Any]  # pure, of ``(i, rows, *others)``; ``rows`` are over the batch
+    arguments: Callable[..., Any]  # from ``(state, *operands)`` to ``(rows, *others)``
     result: Callable[..., Any]  # from the state and what the function returned to the next state
 
 
 def gradients_of(i: Any, images: Images, evaluate: Evaluator) -> Any:
-    """Return the objective, its gradients and the logits; a function for ``Shared``."""
+    """Return the objective, its gradients and the logits; a function for ``Part``."""
     return evaluate(images, i)
 
 
 def values_of(i: Any, images: Images, evaluate: Evaluator) -> Any:
-    """Return the objective and the logits; a function for ``Shared``."""
+    """Return the objective and the logits; a function for ``Part``."""
     return evaluate.without_gradients(images)
 
 
@@ -173,7 +177,7 @@ def _compiled(
     def take_all(_: None, state: State, operands: Any) -> State:
         def step(i: Any, state: Any) -> Any:
             for part in parts:
-                if isinstance(part, Shared):
+                if isinstance(part, Part):
                     found = part.function(i, *part.arguments(state, *operands))
                     state = part.result(state, found)
                 else:
