@@ -12,6 +12,7 @@ COMPILE = """
 import jax
 from ancra_jax.cli.backend import keep_compiled_programs
 keep_compiled_programs()
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.jit(lambda x: x + 1)(1.0)
 """
 COUNT = """
