@@ -67,7 +67,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--cores", type=int, help="of the host (all; 1 on a busy machine, where threads wait)"
     )
-    parser.add_argument("--libraries", help="jax first; torch, torch_compile, jax_stock")
+    parser.add_argument("--libraries", help="jax first; torch, torch_compile, reference, jax_stock")
     parser.add_argument("--attack_images", type=int, default=64, help="of the attacks, at most 69")
     parser.add_argument("--attack_steps", type=int, help="of APGD and FAB (100; quick: 10)")
     parser.add_argument("--attack_queries", type=int, help="of Square (5000; quick: 100)")
@@ -87,6 +87,11 @@ def parse() -> argparse.Namespace:
     arguments.libraries = (arguments.libraries or default_libraries()).split(",")
     if arguments.libraries[0] != "jax":
         parser.error(f"--libraries={','.join(arguments.libraries)}: must start with jax")
+    if "reference" in arguments.libraries:
+        if any(row not in ATTACKS for row in arguments.rows):
+            parser.error(f"--libraries=reference: has only the rows {','.join(ATTACKS)}")
+        if importlib.util.find_spec("autoattack") is None:
+            parser.error("--libraries=reference: github.com/fra31/auto-attack is not installed")
     for name in ("width", "batch_size", "turns", *(n for n in vars(arguments) if "attack_" in n)):
         if getattr(arguments, name) < 1:
             parser.error(f"--{name}={getattr(arguments, name)}: must be at least 1")

@@ -54,6 +54,7 @@ def create(row: str, settings: Mapping[str, Any]) -> Workload:
         compile_seconds=first - again,
         loss=float(np.median(found.best_loss)) if row in ("apgd", "fab_t") else None,
         robust_accuracy=float(robust.mean()),
+        robust=robust.tolist(),
         shared=shared,
     )
 

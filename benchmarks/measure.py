@@ -21,6 +21,7 @@ class Workload(NamedTuple):
         where libraries draw their own random numbers.
       operations: floating-point operations of one run, see ``benchmarks.flops``; 0 if not counted.
       robust_accuracy: what an attack's first run leaves.
+      robust: which examples it leaves.
       shared: the weights and draws for the other libraries; JAX's workload alone has them.
     """
 
@@ -30,6 +31,7 @@ class Workload(NamedTuple):
     loss: float | None
     operations: int = 0
     robust_accuracy: float | None = None
+    robust: list[bool] | None = None
     shared: dict[str, np.ndarray] = {}  # noqa: RUF012
 
 

@@ -59,12 +59,14 @@ def create(
 
     first, (found, values) = timed(run)
     again, _ = timed(run)
+    robust = (predict(model, found) == labels).cpu().numpy()
     return Workload(
         run=run,
         images=len(images),
         compile_seconds=max(first - again, 0.0),
         loss=None if values is None else float(np.median(values.cpu())),
-        robust_accuracy=float((predict(model, found) == labels).double().mean()),
+        robust_accuracy=float(robust.mean()),
+        robust=robust.tolist(),
     )
 
 

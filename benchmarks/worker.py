@@ -21,6 +21,7 @@ LIBRARIES = {
     "jax_stock": "benchmarks.jax_workloads",  # with JAX's own convolution
     "torch": "benchmarks.torch_workloads",
     "torch_compile": "benchmarks.torch_workloads",
+    "reference": "benchmarks.reference_autoattack",
 }
 
 
@@ -62,7 +63,7 @@ def _build(library: ModuleType, request: dict[str, Any]) -> tuple[Any, dict[str,
         workload = library.create(row, config, shared, request["library"] == "torch_compile")
         facts["version"] = f"torch {torch.__version__}"
     facts["device_kind"] = library.device_kind()  # not before: it starts JAX
-    names = ("images", "compile_seconds", "loss", "robust_accuracy")
+    names = ("images", "compile_seconds", "loss", "robust_accuracy", "robust")
     facts |= {name: getattr(workload, name) for name in names}
     size = 1024 if library.device_mib() is None else 8192
     facts["matmul_flops"] = matmul_peak(library.matmul(size, config["model"]["dtype"]), size)

@@ -15,9 +15,15 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from ancra_jax.attacks.arguments import AnyKey, Number, as_flag, as_number, as_whole
-from ancra_jax.attacks.loop import LoopKind, iterate
+from ancra_jax.attacks.loop import LoopKind, Part, gradients_of, iterate
 from ancra_jax.attacks.model import Model, fold_each, misclassified
-from ancra_jax.attacks.objectives import Evaluator, Objective, evaluator
+from ancra_jax.attacks.objectives import (
+    Evaluation,
+    Evaluator,
+    Objective,
+    evaluator,
+    in_one_program,
+)
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.sparse_apgd import WIDEST, SparseState, best_of, evaluations, run_sparse_apgd
 from ancra_jax.attacks.threat_models import L1, ThreatModel, at_distance
@@ -94,6 +100,7 @@ def apgd(
     how = dict(loop=loop, loss=loss, randomized=randomized)
     inputs = checked(model, images, labels, threat_model, **how, **common)
     problem, first, keys = inputs.problem, inputs.start, inputs.keys()
+    objective = in_one_program(inputs.objective)
     if first is not None:
         check_inside(first, problem)
     natural, labels = problem.images, problem.labels
@@ -105,7 +112,7 @@ def apgd(
         if first is None or restart > 0:
             first = surface_start(threat_model, run_keys, natural)
         drawn = fold_each(run_keys, 0) if randomized else None
-        evaluate = evaluator(inputs.objective, problem.model, drawn, gradient_draws)
+        evaluate = evaluator(objective, problem.model, drawn, gradient_draws)
         state = run_apgd(
             evaluate, first, natural, labels, threat_model, num_steps=num_steps, rho=rho, loop=loop
         )
@@ -144,7 +151,7 @@ def run_apgd(
     padded = jnp.asarray(np.pad(windows, (0, -len(windows) % _WINDOWS_SHAPE)))
     state = _initial_state(start, natural, threat_model)
     operands = (evaluate, natural, labels, threat_model, padded, rho)
-    return iterate(_step, state, *operands, num_steps=steps + 1, loop=loop)
+    return iterate(_STEP, state, *operands, num_steps=steps + 1, loop=loop)
 
 
 def checkpoint_windows(num_steps: int) -> np.ndarray:
@@ -199,9 +206,9 @@ def _initial_state(start: Images, natural: Images, threat_model: ThreatModel) ->
     )
 
 
-def _step(
+def _judged(
     i: Int[Array, ""],
-    state: ApgdState,
+    moved: tuple[ApgdState, Images, Evaluation],
     evaluate: Evaluator,
     natural: Images,
     labels: Labels,
@@ -209,10 +216,9 @@ def _step(
     windows: Int[Array, "steps"],
     rho: Number,
 ) -> ApgdState:
-    """Take one step; iteration 0 evaluates the start, so that one program serves both."""
+    """Record what the model says of the new images."""
+    state, images, (values, gradients, logits) = moved
     is_start = i == 0
-    images = jnp.where(is_start, state.images, _move(i, state, natural, threat_model))
-    values, gradients, logits = evaluate(images, i)
     fooled = misclassified(logits, labels)
     better = is_start | (values > state.best_loss)
     state = state._replace(
@@ -227,10 +233,26 @@ def _step(
     return _end_window(state, windows[i], rho)
 
 
+_MOVED = Part(
+    lambda i, state, natural, ball: _move(i, state, natural, ball),
+    lambda state, _, natural, labels, ball, *others: (state, natural, ball),
+    lambda state, images: (state, images),
+)
+_EVALUATED = Part(
+    gradients_of,
+    lambda moved, evaluate, *_: (moved[1], evaluate),
+    lambda moved, found: (*moved, found),
+)
+_STEP = (_MOVED, _EVALUATED, _judged)
+
+
 def _move(
     i: Int[Array, ""], state: ApgdState, natural: Images, threat_model: ThreatModel
 ) -> Images:
-    """Take a projected step, averaged with the previous displacement; the first has no momentum."""
+    """Take a projected step, averaged with the previous displacement; the first has no momentum.
+
+    Iteration 0 stays at the start, so that one program serves both.
+    """
     step = state.step_size[:, None, None, None] * threat_model.direction(state.gradients)
     stepped = threat_model.project(state.images + step, natural)
     weight = jnp.where(i == 1, 1.0, MOMENTUM)
@@ -239,7 +261,7 @@ def _move(
         + weight * (stepped - state.images)
         + (1 - weight) * (state.images - state.previous)
     )
-    return threat_model.project(moved, natural)
+    return jnp.where(i == 0, state.images, threat_model.project(moved, natural))
 
 
 def _end_window(state: ApgdState, window: Int[Array, ""], rho: Number) -> ApgdState:

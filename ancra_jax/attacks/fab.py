@@ -18,9 +18,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from ancra_jax.attacks.arguments import AnyKey, as_flag, as_whole
-from ancra_jax.attacks.loop import LoopKind, iterate
-from ancra_jax.attacks.model import Model, example_keys, float32_logits, misclassified
-from ancra_jax.attacks.objectives import targeted_margin, value_and_input_gradient
+from ancra_jax.attacks.loop import LoopKind, Part, gradients_of, iterate, values_of
+from ancra_jax.attacks.model import (
+    Logits,
+    Model,
+    example_keys,
+    float32_logits,
+    forward,
+    misclassified,
+)
+from ancra_jax.attacks.objectives import Evaluator, evaluator, in_one_program
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.threat_models import (
     TINY,
@@ -52,6 +59,7 @@ class FabState(NamedTuple):
 
 
 Linearised = tuple[FabState, tuple[Values, Images]]  # with the boundary's value and normal
+Judged = tuple[FabState, Images, Logits]  # with the new point and its logits
 
 
 @explains_old_calls
@@ -99,20 +107,22 @@ def fab(
     inputs = checked(model, images, labels, threat_model, loop=loop, loss=loss, **common)
     problem = inputs.problem
     norm_of(threat_model)
-    state = _start(problem)
+    evaluate = evaluator(in_one_program(inputs.objective), problem.model)
+    step = (_linearise if targets is None else _LINEARISED, _MOVED, _EVALUATED, _judge)
+    state = _start(problem, forward(problem.model, problem.images))
     for restart in range(num_restarts):
         if inputs.key is not None and restart > 0:
             keys = example_keys(jax.random.fold_in(inputs.key, restart), inputs.indices)
             state = _random_restart(state, keys, problem)
-        state = iterate((_linearise, _move), state, problem, num_steps=num_steps, loop=loop)
+        state = iterate(step, state, problem, evaluate, num_steps=num_steps, loop=loop)
     queries = 1 + 2 * num_steps * num_restarts
     return problem.closest(state.best, state.best_norm, queries, return_outside)
 
 
 @jax.jit
-def _start(problem: Problem) -> FabState:
+def _start(problem: Problem, logits: Logits) -> FabState:
     natural = problem.images
-    fooled = misclassified(float32_logits(problem.model, natural), problem.labels)
+    fooled = misclassified(logits, problem.labels)
     return FabState(natural, natural, jnp.where(fooled, jnp.float32(0.0), jnp.inf))
 
 
@@ -125,19 +135,27 @@ def _random_restart(state: FabState, keys: Keys, problem: Problem) -> FabState:
     return state._replace(point=at_distance(threat_model, natural, noise, radius))
 
 
-def _linearise(i: Any, state: FabState, problem: Problem) -> Linearised:
+def _linearise(i: Any, state: FabState, problem: Problem, _: Evaluator) -> Linearised:
     """Compute the boundary's value and normal at the current point, the first part of a step."""
-    if problem.targets is None:
-        return state, _nearest_boundary(problem, state.point)
-    difference = targeted_margin(problem.model, problem.labels, problem.targets)
-    return state, value_and_input_gradient(difference, state.point)
+    return state, _nearest_boundary(problem, state.point)
 
 
-def _move(i: Any, linearised: Linearised, problem: Problem) -> FabState:
-    """Move by the two projections and judge the new point, the second part of a step."""
-    natural, threat_model = problem.images, problem.threat_model
-    state, (values, normals) = linearised
-    point = state.point
+_LINEARISED = Part(  # the same towards a target
+    gradients_of,
+    lambda state, problem, evaluate: (state.point, evaluate),
+    lambda state, found: (state, found[:2]),
+)
+
+
+def _move(
+    i: Any,
+    point: Images,
+    values: Values,
+    normals: Images,
+    natural: Images,
+    threat_model: ThreatModel,
+) -> Images:
+    """Move by the two projections."""
     x, x0, w = (a.reshape(len(values), -1) for a in (point, natural, normals))
     moves = project_onto_hyperplane(
         jnp.concatenate([x, x0]),
@@ -151,10 +169,29 @@ def _move(i: Any, linearised: Linearised, problem: Problem) -> FabState:
     weight = jnp.minimum(distance / (distance + natural_distance), _ALPHA_MAX)
     alpha = weight[:, None, None, None]
     mixture = (1 - alpha) * (point + _ETA * to_boundary) + alpha * (natural + _ETA * from_natural)
-    point = jnp.clip(mixture, 0.0, 1.0)
+    return jnp.clip(mixture, 0.0, 1.0)
 
-    fooled = misclassified(float32_logits(problem.model, point), problem.labels)
-    norm = threat_model.norm(point - natural)
+
+_MOVED = Part(
+    _move,
+    lambda found, problem, _: (found[0].point, *found[1], problem.images, problem.threat_model),
+    lambda found, point: (found[0], point),
+)
+
+
+_EVALUATED = Part(
+    values_of,
+    lambda moved, problem, evaluate: (moved[1], evaluate),
+    lambda moved, found: (*moved, found[1]),
+)
+
+
+def _judge(i: Any, moved: Judged, problem: Problem, _: Evaluator) -> FabState:
+    """Judge the new point, the last part of a step."""
+    state, point, logits = moved
+    natural = problem.images
+    fooled = misclassified(logits, problem.labels)
+    norm = problem.threat_model.norm(point - natural)
     closer = fooled & (norm < state.best_norm)
     return FabState(
         point=select(fooled, natural + _BETA * (point - natural), point),

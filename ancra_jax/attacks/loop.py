@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
 
 from ancra_jax.attacks.arguments import Number, check_one_of
-from ancra_jax.attacks.objectives import Objective, value_and_input_gradient
+from ancra_jax.attacks.objectives import Evaluator, Objective, value_and_input_gradient
 from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.ops.images import AnyImages, Images
 from ancra_jax.ops.per_device import Layout, layout_of, on_own_rows, over_several_devices
@@ -67,7 +67,7 @@ def frozen(tree: State) -> State:
 
 
 def iterate(
-    step: Callable[..., State] | tuple[Callable[..., Any], ...],
+    step: "Callable[..., State] | tuple[Callable[..., Any] | Part, ...]",
     state: State,
     *operands: Any,
     num_steps: int,
@@ -105,15 +105,51 @@ def iterate(
     if loop == "compiled":
         return _compiled(parts, num_steps, layout, state, operands)
     together = not traced and layout is None and over_several_devices((state, operands))
+    layouts: dict[Any, Layout | None] = {}
     for i in range(num_steps):
         number = jnp.asarray(i, jnp.int32)
         for part in parts:
-            state = _one_step(part, layout, number, state, operands)
+            if not isinstance(part, Part):
+                state = _one_step(part, layout, number, state, operands)
+                continue
+            rows, *others = part.arguments(state, *operands)
+            if part not in layouts:
+                layouts[part] = layout and layout_of(rows, others)
+            found = _one_step(part.function, layouts[part], number, rows, others)
+            state = part.result(state, found)
         if together:
             # Several CPU devices share one pool of threads. With more than one step under way,
             # a collective of one can wait for a thread that the next one holds.
             jax.block_until_ready(state)
     return state
+
+
+class Part(NamedTuple):
+    """A part of a step that takes and gives no more than it needs.
+
+    Dispatched, it copies nothing that it does not change, and is one program for all loops that
+    have it.
+    """
+
+    function: Callable[..., Any]  # pure, of ``(i, rows, *others)``; ``rows`` are over the batch
+    arguments: Callable[..., Any]  # from ``(state, *operands)`` to ``(rows, *others)``
+    result: Callable[..., Any]  # from the state and what the function returned to the next state
+
+
+def gradients_of(i: Any, images: Images, evaluate: Evaluator) -> Any:
+    """Return the objective, its gradients and the logits; a function for ``Part``."""
+    return evaluate(images, i)
+
+
+def values_of(i: Any, images: Images, evaluate: Evaluator) -> Any:
+    """Return the objective and the logits; a function for ``Part``."""
+    return evaluate.without_gradients(images)
+
+
+def evaluated(evaluate: Evaluator, images: Images) -> Any:
+    """Return the objective and the logits, by the program that the loops have for it."""
+    layout = None if is_traced((evaluate, images)) else layout_of(images, [evaluate])
+    return _one_step(values_of, layout, jnp.zeros((), jnp.int32), images, [evaluate])
 
 
 def check_loop(loop: str) -> None:
@@ -141,7 +177,11 @@ def _compiled(
     def take_all(_: None, state: State, operands: Any) -> State:
         def step(i: Any, state: Any) -> Any:
             for part in parts:
-                state = part(i, state, *operands)
+                if isinstance(part, Part):
+                    found = part.function(i, *part.arguments(state, *operands))
+                    state = part.result(state, found)
+                else:
+                    state = part(i, state, *operands)
             return state
 
         return jax.lax.fori_loop(0, num_steps, step, state)

@@ -120,9 +120,20 @@ def read_outputs(outputs: Any, batch: int | None = None) -> tuple[Logits, AuxLog
     return jnp.asarray(logits, jnp.float32), jnp.asarray(aux_logits, jnp.float32)
 
 
+@jax.jit
+def fast_outputs(model: Model, images: Images) -> tuple[Logits, AuxLogits]:
+    """Return what ``model_outputs`` does, computed as fast as the loops of the attacks need.
+
+    A ``jit`` of its own inside theirs, so that all programs of an ensemble share one trace of the
+    model and of its derivative: tracing takes longer than reading a compiled program.
+    """
+    logits, aux_logits = with_fast_convolutions(partial(model_outputs, model))(images)
+    return logits, jnp.asarray(aux_logits)
+
+
 def float32_logits(model: Model, images: Images) -> Logits:
-    """Return the model's final logits, computed as fast as the loops of the attacks need."""
-    return with_fast_convolutions(lambda x: model_outputs(model, x)[0])(images)
+    """Return the model's final logits by ``fast_outputs``."""
+    return fast_outputs(model, images)[0]
 
 
 @jax.jit
@@ -134,8 +145,7 @@ def forward(model: Model, images: Images) -> Logits:
     """
     # In a trace of its own a stateful module refuses to change. In this one it would not, and be
     # judged in its training phase.
-    jax.eval_shape(partial(model_outputs, model), images)
-    return model_outputs(model, images)[0]
+    return jax.jit(partial(model_outputs, model))(images)[0]
 
 
 @jax.jit
@@ -161,7 +171,8 @@ class WithKeys:
         """Return the logits of every image under its key, whatever the rest of the batch."""
 
         def one(image: Any, key: Any) -> Float[Array, "classes"]:
-            return float32_logits(lambda x: self.model(x, key=key), image[None])[0]
+            outputs = partial(model_outputs, lambda x: self.model(x, key=key))
+            return with_fast_convolutions(outputs)(image[None])[0][0]
 
         return jax.vmap(one)(images, self.keys)
 

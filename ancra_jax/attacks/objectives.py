@@ -27,8 +27,8 @@ from ancra_jax.attacks.model import (
     Model,
     WithKeys,
     as_pytree,
+    fast_outputs,
     float32_logits,
-    model_outputs,
     read_outputs,
 )
 from ancra_jax.attacks.threat_models import TINY
@@ -143,7 +143,7 @@ class LogitsObjective:
 
     def values_and_logits(self, images: Images) -> tuple[Values, Logits]:
         """Evaluate the objective and return the model's final logits with it."""
-        logits, aux_logits = model_outputs(self.model, images)
+        logits, aux_logits = fast_outputs(self.model, images)
         for classes in self.operands:
             as_classes(classes, len(logits), logits.shape[1], "class numbers of the objective")
         if self.reference and self.reference[0].shape != logits.shape:
@@ -225,6 +225,41 @@ def kl_divergence(model: Model, reference: Any, aux_weight: Number = 0.0) -> Log
     """
     objective = _on_classes(kl_term, model, aux_weight)
     return replace(objective, reference=read_outputs(reference))
+
+
+_NUMBERED = (  # in the order of _by_number
+    cross_entropy_term,
+    margin_term,
+    targeted_margin_term,
+    dlr_term,
+    targeted_dlr_term,
+)
+
+
+def in_one_program(objective: Objective) -> Objective:
+    """Return an objective with equal values whose term is chosen by data, if it is a usual one.
+
+    So one compiled program serves the cross-entropy, and margin and DLR, targeted or not.
+    """
+    if not isinstance(objective, LogitsObjective) or objective.aux_weight is not None:
+        return objective
+    if objective.term not in _NUMBERED:
+        return objective
+    labels, targets = objective.operands[0], objective.operands[-1]
+    number = jnp.full_like(labels, _NUMBERED.index(objective.term))
+    return replace(objective, term=_by_number, operands=(labels, targets, number))
+
+
+def _by_number(logits: Logits, labels: Labels, targets: Labels, number: Labels) -> Values:
+    terms = [
+        lambda z: cross_entropy_term(z, labels),
+        lambda z: margin_term(z, labels),
+        lambda z: targeted_margin_term(z, labels, targets),
+        lambda z: dlr_term(z, labels),
+        lambda z: targeted_dlr_term(z, labels, targets),
+    ]
+    possible = terms[: logits.shape[-1] + 1]  # the last needs 4 classes, the one before it 3
+    return jax.lax.switch(number[0], possible, logits)
 
 
 LOSSES: dict[str, Callable[..., Objective]] = {"ce": cross_entropy, "dlr": dlr, "margin": margin}
@@ -341,7 +376,7 @@ def evaluator(
     """
     if isinstance(objective, LogitsObjective):
         own = keys is not None or _is_same(objective.model, judge)
-        return Evaluator(objective, None if own else judge, keys, draws)
+        return Evaluator(objective, None if own else judge, keys, 1 if keys is None else draws)
     if keys is not None:
         raise ValueError(f"loss={objective!r}: a randomised model needs one of the named losses")
     return Evaluator(objective, judge)

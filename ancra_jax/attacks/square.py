@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from ancra_jax.attacks.arguments import AnyKey, Number, as_number, as_whole
-from ancra_jax.attacks.loop import LoopKind, is_traced
-from ancra_jax.attacks.model import Model, fold_each, misclassified
-from ancra_jax.attacks.objectives import Evaluator, Objective, evaluator
+from ancra_jax.attacks.loop import LoopKind, evaluated, is_traced
+from ancra_jax.attacks.model import Logits, Model, fold_each, misclassified
+from ancra_jax.attacks.objectives import Evaluator, Objective, evaluator, in_one_program
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.threat_models import TINY, ThreatModel, norm_of
 from ancra_jax.attacks.validation import AttackResult, checked
@@ -74,6 +74,7 @@ class SquareState(NamedTuple):
     queries: Labels  # images evaluated
 
 
+Evaluated = tuple[Values, Logits]
 Carry = tuple[Int[Array, ""], SquareState]
 
 
@@ -124,8 +125,11 @@ def square(
     evaluate = evaluator(inputs.objective, problem.model)
     table = windows(threat_model, natural.shape[1], natural.shape[2], p_init)
     search = Search(evaluate, inputs.keys(), natural, labels, threat_model, table)
-    state = _start(search, problem.active)
     search = fold(search)
+    first = _first(search)
+    shared = fold(evaluator(in_one_program(inputs.objective), problem.model))
+    evaluations = evaluated(shared, natural), evaluated(shared, first)
+    state = _start(search, problem.active, first, *evaluations)
     traced = is_traced(search)
     if loop == "auto":
         prefers_compiled = traced or jax.default_backend() != "cpu" or over_several_devices(natural)
@@ -144,15 +148,20 @@ def _evaluate(search: Search, images: Images) -> tuple[Values, Flags]:
 
 
 @jax.jit
-def _start(search: Search, active: Flags) -> SquareState:
-    natural = search.natural
-    loss, fooled = _evaluate(search, natural)
+def _first(search: Search) -> Images:
+    return starting_point(search, fold_each(search.keys, 0))
+
+
+@jax.jit
+def _start(
+    search: Search, active: Flags, first: Images, at_natural: Evaluated, at_first: Evaluated
+) -> SquareState:
+    (loss, logits), (first_loss, first_logits) = at_natural, at_first
+    fooled = misclassified(logits, search.labels)
     skip = fooled | ~active
-    first = starting_point(search, fold_each(search.keys, 0))
-    first_loss, first_fooled = _evaluate(search, first)
-    fooled = jnp.where(skip, fooled, first_fooled)
+    fooled = jnp.where(skip, fooled, misclassified(first_logits, search.labels))
     return SquareState(
-        images=select(skip, natural, first),
+        images=select(skip, search.natural, first),
         loss=jnp.where(skip, loss, first_loss),
         fooled=fooled,
         done=fooled | ~active,

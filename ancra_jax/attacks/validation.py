@@ -70,13 +70,7 @@ class Problem(NamedTuple):
             success = (
                 success & judge(self.model, claimed, self.images, self.labels, self.threat_model)[0]
             )
-        success = success & self.active
-        return AttackResult(
-            images=select(success, found, self.images),
-            success=success,
-            best_loss=jnp.where(self.active, best_loss, -jnp.inf),
-            queries=jnp.where(self.active, queries, 0).astype(jnp.int32),
-        )
+        return _result(self.images, self.active, success, found, best_loss, queries)
 
     def closest(self, best: Images, norms: Values, queries: int, outside: bool) -> AttackResult:
         """Return the closest misclassified images, of these norms (infinite where there is none).
@@ -88,6 +82,19 @@ class Problem(NamedTuple):
             found = self.active & jnp.isfinite(norms)
             result = result._replace(images=select(found, best, self.images))
         return result
+
+
+@jax.jit
+def _result(
+    natural: Images, active: Flags, success: Flags, found: Images, best_loss: Any, queries: Any
+) -> AttackResult:
+    success = success & active
+    return AttackResult(
+        images=select(success, found, natural),
+        success=success,
+        best_loss=jnp.where(active, best_loss, -jnp.inf),
+        queries=jnp.where(active, queries, 0).astype(jnp.int32),
+    )
 
 
 class Inputs(NamedTuple):

@@ -27,6 +27,10 @@ def keep_compiled_programs() -> None:
 
         directory = default_directory() / "compiled" / _processor()
         jax.config.update("jax_compilation_cache_dir", str(directory))
+        # Small programs too, unless the environment says from when on: an evaluation has dozens,
+        # and reading one takes a tenth of the time of compiling it.
+        if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def use_a_device_per_core() -> None:

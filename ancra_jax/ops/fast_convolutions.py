@@ -34,9 +34,13 @@ def with_fast_convolutions(function: Callable[..., Result]) -> Callable[..., Res
             # A result that is not all arrays, or a stateful module that refuses to change in a
             # trace of its own. An error of the function's own is raised again here.
             return function(*args)
-        if traced.effects or not _has_convolution(traced.jaxpr):
+        if traced.effects:
             return function(*args)
-        outputs = _evaluate(traced.jaxpr, traced.consts, jax.tree.leaves(args))
+        leaves = jax.tree.leaves(args)
+        if _has_convolution(traced.jaxpr):
+            outputs = _evaluate(traced.jaxpr, traced.consts, leaves)
+        else:  # as it stands, but without tracing the function again
+            outputs = jaxpr_as_fun(traced)(*leaves)
         return jax.tree.unflatten(jax.tree.structure(result), outputs)
 
     return replaced

@@ -39,6 +39,24 @@ def test_closed_forms(name):
         np.testing.assert_allclose(objective(IMAGES), CLOSED_FORMS[name], rtol=1e-5)
 
 
+def test_usual_losses_are_one_program_whatever_the_number_of_classes():
+    evaluate = jax.jit(lambda objective, images: objective(images))
+    usual = {
+        2: {"ce", "margin", "targeted_margin"},
+        3: {"dlr"},
+        5: {*CLOSED_FORMS} - {"targeted_ce"},
+    }
+    for classes, names in usual.items():
+        model, structures = constant(LOGITS[:, :classes]), set()
+        for name in names:
+            targets = 1 - LABELS // 2 if name.startswith("targeted") else None
+            objective = objectives.objective_of(name, model, LABELS // 2, targets)
+            shared = objectives.in_one_program(objective)
+            np.testing.assert_array_equal(evaluate(shared, IMAGES), objective(IMAGES))
+            structures.add(jax.tree.structure(shared))
+        assert len(structures) == 1
+
+
 def test_kl_divergence():
     log_q = jax.nn.log_softmax(LOGITS[:, ::-1])
     objective = objectives.kl_divergence(constant(LOGITS), LOGITS[:, ::-1])

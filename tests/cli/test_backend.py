@@ -37,11 +37,13 @@ NOTHING = dict.fromkeys(("JAX_COMPILATION_CACHE_DIR", "JAX_NUM_CPU_DEVICES", "XL
 
 @pytest.fixture
 def nothing_chosen(monkeypatch, tmp_path):
-    before = jax.config.jax_compilation_cache_dir
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: jax.config.values[name] for name in names}
     jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.setenv("ANCRA_JAX_CACHE", str(tmp_path))
     yield
-    jax.config.update("jax_compilation_cache_dir", before)
+    for name, value in before.items():
+        jax.config.update(name, value)
 
 
 def test_the_default_lies_in_the_cache_and_depends_on_the_processor(nothing_chosen, tmp_path):

@@ -189,7 +189,8 @@ def _run(
     while state.attack < len(attacks):
         attack = attacks[state.attack]
         rounds = attack.num_passes(state.targets.shape[1])
-        for batch in job.batches(np.flatnonzero(state.todo)):
+        cost = attack.cost * (rounds - state.round)
+        for batch in job.batches(np.flatnonzero(state.todo), cost):
             begun = time.monotonic()
             if max_seconds is not None and begun - started >= max_seconds:
                 store.save(state)

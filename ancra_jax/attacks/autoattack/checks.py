@@ -14,10 +14,11 @@ from jaxtyping import Array, Float
 from ancra_jax.attacks.apgd import run_apgd, surface_start
 from ancra_jax.attacks.job import Batch, Job, Numbers
 from ancra_jax.attacks.model import Model, as_pytree, forward
-from ancra_jax.attacks.objectives import Evaluator, objective_of
+from ancra_jax.attacks.objectives import Evaluator, in_one_program, objective_of
 from ancra_jax.ops.images import Flags
 
 _REPEATS = 5
+_TRACES = 3
 _DIFFERENTIATES = ("vjp", "_vjp", "jvp", "_jvp", "linearize", "value_and_grad_f")  # in JAX's api.py
 
 Calls = Float[Array, "calls batch classes"]
@@ -36,12 +37,31 @@ def repeated_calls(job: Job) -> Calls:
     """Call the model several times on the first batch, with other keys if it takes one.
 
     The model is called outside of ``jit``, where a function with hidden randomness (NumPy's
-    generator, a module's own) shows it; inside, that randomness would be frozen.
+    generator, a module's own) shows it; inside, that randomness would be frozen. That compiles
+    every operation by itself: a model that is the same program whenever it is traced, without
+    calling back to Python, has no such randomness, and is called once, compiled.
     """
-    first = jnp.asarray(job.images[: job.placement.batch_size])
+    images = job.images[: job.placement.batch_size]
+    if not job.randomized and (dtype := _same_program(job, images)) is not None:
+        batch = next(job.batches(np.arange(len(images))))
+        return jnp.stack([jnp.asarray(job.natural_logits(batch), dtype)] * _REPEATS)
+    first = jnp.asarray(images)
     keys = jax.random.split(jax.random.key(0), _REPEATS)
     outputs = [job.model(first, key=k) if job.randomized else job.model(first) for k in keys]
     return jnp.stack([getattr(output, "logits", output) for output in outputs])
+
+
+def _same_program(job: Job, images: np.ndarray) -> Any:
+    """Return the logits' dtype if the model is one program whenever it is traced, else None."""
+
+    def lowered() -> tuple[str, Any]:
+        program = jax.jit(lambda model, x: getattr(y := model(x), "logits", y))
+        found = program.trace(job.model, images)
+        return found.lower().as_text(), found.out_info.dtype
+
+    text, dtype = lowered()
+    same = all(lowered()[0] == text for _ in range(1, _TRACES))
+    return dtype if same and "callback" not in text else None
 
 
 def difference_between(calls: Calls) -> float:
@@ -137,7 +157,8 @@ def check_start(
     ball = job.threat_model
     start = surface_start(ball, job.keys(purpose, batch), images)
     aimed = None if targets is None else job.placement.place(targets[batch.rows])
-    evaluate = Evaluator(objective_of(loss, job.judging_model(judge, batch), labels, aimed), None)
+    objective = objective_of(loss, job.judging_model(judge, batch), labels, aimed)
+    evaluate = Evaluator(in_one_program(objective), None)
     state = run_apgd(evaluate, start, images, labels, ball, num_steps=job.num_steps, stop_after=0)
     zero = jnp.all(state.gradients == 0, axis=(1, 2, 3))
     return zero, ~jnp.isfinite(state.best_loss)
