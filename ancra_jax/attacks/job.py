@@ -22,6 +22,7 @@ from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.attacks.validation import AttackResult, check_finite, check_threat_model
 from ancra_jax.ops.files import AnyPath, as_path
 from ancra_jax.ops.images import Images, Labels, Values
+from ancra_jax.ops.target import platform
 
 CLEAN = "clean"  # stands for the natural images where attacks have their names
 ROBUST = ""  # stands there for an example that no attack has broken
@@ -150,7 +151,7 @@ def default_batch_size() -> int:
     What is still robust seldom fills a batch, and on CPU padding costs what a row costs, while a
     row of a batch of 64 costs only a tenth less.
     """
-    return 32 if jax.default_backend() == "cpu" else 256
+    return 32 if platform() == "cpu" else 256
 
 
 class Batch(NamedTuple):

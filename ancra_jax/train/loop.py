@@ -235,7 +235,7 @@ class Training:
         self.abstract_state = sharding.abstract_on(jax.eval_shape(create_state), everywhere)
         self.permutation = jit_once(permutation)  # of an epoch, from 0
         self.step = make_train_step(
-            network.apply,
+            network,
             method,
             optimizer,
             batches,
