@@ -32,6 +32,17 @@ class Batch(NamedTuple):
     images: Float[Array, "batch height width channels"]  # pixels on the [0, 1] scale
     labels: Int[Array, "batch"]  # class numbers
     indices: Int[Array, "batch"]  # positions in the data set
+    take: Callable[[Int[Array, "batch"]], Array] | None = None  # images of the batch, by indices
+
+    def images_at(
+        self, positions: Int[Array, "batch"]
+    ) -> Float[Array, "batch height width channels"]:
+        """Return the images in other rows of the batch.
+
+        Where the batch is spread over devices, each takes what it needs from its copy of the data
+        set: all images of the batch would have to be sent to all devices otherwise.
+        """
+        return self.images[positions] if self.take is None else self.take(self.indices[positions])
 
 
 ApplyFn = Callable[..., Any]

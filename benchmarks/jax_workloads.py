@@ -2,23 +2,29 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from ancra_jax import attacks, data, methods, models
 from ancra_jax import config as config_lib
 from ancra_jax.cli.backend import use_a_device_per_core
 from ancra_jax.config.schema import Config
 from ancra_jax.interop import pytorch
-from ancra_jax.methods.core import random_start
+from ancra_jax.methods.core import Method, random_start
 from ancra_jax.models.layers import gradient_rule
 from ancra_jax.run import build as components
 from ancra_jax.run import sharding
 from ancra_jax.run.averaging import Averaging
-from ancra_jax.train.step import create_optimizer, create_train_state, make_train_step
+from ancra_jax.train.step import (
+    TrainState,
+    create_optimizer,
+    create_train_state,
+    make_train_step,
+)
 from benchmarks import autoattack, flops
 from benchmarks.measure import Workload, timed
 
@@ -47,33 +53,46 @@ def create(row: str, config_values: Mapping[str, Any], stock: bool = False) -> W
         return makers.get(row, training_step)(config)
 
 
+class StepParts(NamedTuple):
+    """A training step, and what it was made of."""
+
+    network: Any
+    method: Method
+    batches: data.BatchPlan
+    step: Callable[..., Any]  # (state, split, order) -> (state, metrics), jitted
+    init: Callable[[Any], TrainState]  # from the labels of all examples
+
+
+def step_parts(config: Config, mesh: Mesh) -> StepParts:
+    """Makes the training step of a configuration, as ``ancra_jax.train`` does."""
+    model = components.create_network(config, NUM_CLASSES)
+    optimizer = create_optimizer(config.optimizer, config.epochs, STEPS_PER_EPOCH)
+    method = methods.create(config)
+    batches = _batches(config, mesh)
+    step = make_train_step(model, method, optimizer, batches, Averaging())
+
+    def init(labels: Any) -> TrainState:
+        remembered = method.init_state(labels, NUM_CLASSES)
+        key = jax.random.key(config.seed)
+        return create_train_state(model.init, optimizer, IMAGE_SHAPE, key, remembered, Averaging())
+
+    return StepParts(model, method, batches, step, init)
+
+
 def training_step(config: Config) -> Workload:
     """One step of training, batch and augmentation included, as ``ancra_jax.train`` takes it."""
     mesh = _mesh()
     everywhere = sharding.replicated(mesh)
-    model = components.create_network(config, NUM_CLASSES)
-    optimizer = create_optimizer(config.optimizer, config.epochs, STEPS_PER_EPOCH)
-    method = methods.create(config)
+    parts = step_parts(config, mesh)
+    model, method, batches, step = parts.network, parts.method, parts.batches, parts.step
     split, order = _examples(config, everywhere)
-    state = jax.jit(
-        lambda: create_train_state(
-            model.init,
-            optimizer,
-            IMAGE_SHAPE,
-            jax.random.key(config.seed),
-            method.init_state(split.labels, NUM_CLASSES),
-            Averaging(),
-        ),
-        out_shardings=everywhere,
-    )()
-    batches = _batches(config, mesh)
-    step = make_train_step(model.apply, method, optimizer, batches, Averaging())
+    state = jax.jit(lambda: parts.init(split.labels), out_shardings=everywhere)()
 
     @jax.jit
     def draws(state, split, order):
         batch = batches.batch(split, order, state.step)
         _, key = batches.keys(state.step)
-        predict = jax.tree_util.Partial(model.apply, state.variables_of("raw"))
+        predict = models.BoundNetwork(model, state.variables_of("raw")).folded()
         plan = method.prepare(predict, batch, key, jnp.zeros((), jnp.int32))
         drawn = {"images": batch.images, "labels": batch.labels}
         for name, (settings, images, _, _, keys) in plan.requests.items():

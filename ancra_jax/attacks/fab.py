@@ -40,6 +40,7 @@ from ancra_jax.attacks.validation import AttackResult, Problem, checked
 from ancra_jax.ops.bisection import Vectors
 from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Images, Keys, Values
 from ancra_jax.ops.pytree import select
+from ancra_jax.ops.target import platform
 
 Boundary = tuple[Values, Values, Images]  # distances, values, normals
 
@@ -230,7 +231,7 @@ def _nearest_boundary(problem: Problem, point: Images) -> tuple[Values, Images]:
     furthest = jnp.full(len(labels), jnp.inf, logits.dtype)
     start = (furthest, jnp.zeros_like(furthest), jnp.zeros_like(point))
     # Convolution gradients inside a compiled loop are slow on CPU (see attacks.loop): unrolled.
-    unroll = len(chunks) if jax.default_backend() == "cpu" else 1
+    unroll = len(chunks) if platform() == "cpu" else 1
     (_, values, normals), _ = jax.lax.scan(nearer_of, start, chunks, unroll=unroll)
     return values, normals
 

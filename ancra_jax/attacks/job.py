@@ -22,6 +22,7 @@ from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.attacks.validation import AttackResult, check_finite, check_threat_model
 from ancra_jax.ops.files import AnyPath, as_path
 from ancra_jax.ops.images import Images, Labels, Values
+from ancra_jax.ops.target import platform
 
 CLEAN = "clean"  # stands for the natural images where attacks have their names
 ROBUST = ""  # stands there for an example that no attack has broken
@@ -98,7 +99,7 @@ class Placement:
         saved = self.batch_size - sum(ends)
         whole = math.ceil(len(examples) / self.batch_size)
         sizes = [self.batch_size] * whole
-        if ends and saved * cost >= (_PROGRAMS_ON_CPU if _on_cpu() else math.inf):
+        if ends and saved * cost >= (_PROGRAMS_ON_CPU if platform() == "cpu" else math.inf):
             sizes[-1:] = ends
         first = 0
         for size in sizes:
@@ -167,11 +168,7 @@ def default_batch_size() -> int:
     What is still robust seldom fills a batch, and on CPU padding costs what a row costs, while a
     row of a batch of 64 costs only a tenth less.
     """
-    return 32 if _on_cpu() else 256
-
-
-def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
+    return 32 if platform() == "cpu" else 256
 
 
 class Batch(NamedTuple):

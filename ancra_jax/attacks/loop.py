@@ -13,6 +13,7 @@ from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.ops.images import AnyImages, Images
 from ancra_jax.ops.per_device import Layout, layout_of, on_own_rows, over_several_devices
 from ancra_jax.ops.pytree import fold
+from ancra_jax.ops.target import platform
 
 State = TypeVar("State")
 LoopKind = Literal["auto", "host", "compiled"]
@@ -100,7 +101,7 @@ def iterate(
     parts = step if isinstance(step, tuple) else (step,)
     traced = is_traced((state, operands))
     if loop == "auto":
-        loop = "compiled" if traced or jax.default_backend() != "cpu" else "host"
+        loop = "compiled" if traced or platform() != "cpu" else "host"
     layout = None if traced else layout_of(state, operands)
     if loop == "compiled":
         return _compiled(parts, num_steps, layout, state, operands)

@@ -35,6 +35,7 @@ from ancra_jax.attacks.threat_models import TINY
 from ancra_jax.ops.fast_convolutions import with_fast_convolutions
 from ancra_jax.ops.images import AnyLabels, Images, Keys, Labels, Values
 from ancra_jax.ops.pytree import pytree_dataclass
+from ancra_jax.ops.target import platform
 
 Objective = Callable[[Images], Values]
 Evaluation = tuple[Values, Images, Logits]  # objective, its gradients, the judging model's logits
@@ -360,7 +361,7 @@ class Evaluator:
 
         draws = jnp.arange(self.draws)
         # A convolution's gradient inside a compiled loop is slow on the CPU backend.
-        on_cpu = jax.default_backend() == "cpu"
+        on_cpu = platform() == "cpu"
         found = jax.vmap(one_draw)(draws) if on_cpu else jax.lax.map(one_draw, draws)
         values, gradients, logits = found
         return values.mean(axis=0), gradients.mean(axis=0), logits[-1]

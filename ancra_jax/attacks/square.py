@@ -24,6 +24,7 @@ from ancra_jax.attacks.validation import AttackResult, checked
 from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Flags, Images, Keys, Labels, Values
 from ancra_jax.ops.per_device import Layout, layout_of, on_own_rows, over_several_devices
 from ancra_jax.ops.pytree import fold, select
+from ancra_jax.ops.target import platform
 
 # The fraction of pixels in the window halves after these numbers of proposals. The reference
 # implementation does not rescale them to the number of queries in AutoAttack; nor do we.
@@ -132,7 +133,7 @@ def square(
     state = _start(search, problem.active, first, *evaluations)
     traced = is_traced(search)
     if loop == "auto":
-        prefers_compiled = traced or jax.default_backend() != "cpu" or over_several_devices(natural)
+        prefers_compiled = traced or platform() != "cpu" or over_several_devices(natural)
         loop = "compiled" if prefers_compiled else "host"
     if loop == "compiled":
         layout = None if traced else layout_of(state, search)

@@ -169,6 +169,13 @@ class BatchPlan:
         images = augment(taken.images, indices, key, self.augmentation)
         return Batch(to_float(images), taken.labels, indices)
 
+    def images(
+        self, split: DeviceSplit, indices: Int[Array, "batch"], step: Int[Array, ""]
+    ) -> Float32[Array, "batch height width channels"]:
+        """Return the images of any examples as a batch of that step would have them."""
+        key, _ = self.keys(step)
+        return to_float(augment(split.images[indices], indices, key, self.augmentation))
+
 
 # ---- Evaluation ----
 
@@ -200,7 +207,7 @@ def batches_for_evaluation(
         indices = np.minimum(positions, count - 1).astype(np.int32)
         images = split.images[indices].astype(np.float32) / np.float32(255)
         arrays = (images, split.labels[indices], indices, positions < count)
-        *batch, mask = (_place(array, sharding) for array in arrays)
-        return Batch(*batch), mask
+        first, second, third, mask = (_place(array, sharding) for array in arrays)
+        return Batch(first, second, third), mask
 
     return map(batch_at, range(0, count, batch_size))

@@ -271,7 +271,7 @@ def natural_and_adversarial(
     """
 
     def loss(forward: Forward, batch_stats: BatchStats, examples: Examples) -> Terms:
-        images, labels, _ = examples.batch
+        images, labels = examples.batch[:2]
         natural, batch_stats = forward(batch_stats, images, labels)
         adversarial, batch_stats = forward(batch_stats, examples.attacked["adversarial"], labels)
         value, metrics, state = pair_loss(natural, adversarial, examples)

@@ -52,7 +52,7 @@ def negative_contrast(method: Method, config: Config, attack: AttackSettings) ->
     def prepare(model: core.Model, batch: Batch, key: core.StepKey, epoch: core.Epoch) -> core.Plan:
         plan = method.prepare(model, batch, key, epoch)
         chosen = choose(model, batch, key, epoch)
-        images = batch.images[chosen.positions]
+        images = batch.images_at(chosen.positions)
         extras = plan.extras | {
             "negatives": chosen,
             "negative_images": images,
@@ -68,7 +68,7 @@ def negative_contrast(method: Method, config: Config, attack: AttackSettings) ->
         terms = method.loss(forward, batch_stats, examples)
         natural, batch_stats = terms.natural, terms.batch_stats
         if natural is None:
-            images, labels, _ = examples.batch
+            images, labels = examples.batch[:2]
             natural, batch_stats = forward(batch_stats, images, labels)
         extras = examples.extras
         images = examples.attacked.get("negative", extras["negative_images"])

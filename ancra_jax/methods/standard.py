@@ -30,7 +30,7 @@ def natural(config: Config, attack: AttackSettings) -> Method:
         return core.Plan({}, {})
 
     def loss(forward: Forward, batch_stats: BatchStats, examples: Examples) -> Terms:
-        images, labels, _ = examples.batch
+        images, labels = examples.batch[:2]
         outputs, batch_stats = forward(batch_stats, images, labels)
         value, metrics = cross_entropy("loss_natural", outputs, examples.targets, config.method)
         metrics |= {"batch_accuracy_natural": core.accuracy(outputs, labels)}

@@ -48,12 +48,14 @@ def _fold(network: Any, variables: Variables) -> Variables:
         layer = (*scope, norm)
         scale = params.pop((*layer, "scale"))
         scale = scale * jax.lax.rsqrt(stats[*layer, "var"] + BatchNorm.epsilon)
-        left[*layer, "bias"] = params.pop((*layer, "bias")) - mean * scale
+        bias = params.pop((*layer, "bias")) - mean * scale
         if conv := network.folds(scope).get(norm):
             kernel = (*scope, conv, "kernel")
-            params[kernel] = params[kernel] * scale
+            params[kernel] = (params[kernel] * scale).astype(network.dtype)
+            bias = bias.astype(network.dtype)
         else:
             left[*layer, "scale"] = scale
+        left[*layer, "bias"] = bias
     return {"params": unflatten_dict(params), FOLDED: unflatten_dict(left)}
 
 

@@ -14,10 +14,12 @@ from jaxtyping import Array, Float
 from ancra_jax.errors import UsageError
 from ancra_jax.ops import convolution
 from ancra_jax.ops.convolution import FeatureMap, NewFeatureMap
+from ancra_jax.ops.target import platform
 from ancra_jax.types import Logits
 
 Features = Float[Array, "batch features"]
 Initializer = Callable[..., Array]
+Activation = Callable[[FeatureMap], FeatureMap]
 
 FOLDED = "folded"
 """The collection of what is left of batch normalisation in folded variables."""
@@ -79,7 +81,7 @@ class Conv(nn.Module):
         sides = ((before, half), (before, half))
         geometry = convolution.Geometry((self.stride, self.stride), sides)
         rule = _gradient_rule.get()
-        if rule == "forward" or (rule == "auto" and jax.default_backend() == "cpu"):
+        if rule == "forward" or (rule == "auto" and platform() == "cpu"):
             return convolution.cpu_convolution(x.astype(self.dtype), kernel, geometry)
         return convolution.stock_convolution(x.astype(self.dtype), kernel, geometry)
 
@@ -90,7 +92,8 @@ class BatchNorm(nn.Module):
     The batch is normalised with its biased variance; the running variance is updated with the
     unbiased one. Everything is computed in float32, whatever the dtype of the network. Flax's own
     layer keeps the biased variance. Of variables that `ancra_jax.models.folded` made it takes what
-    is left to do: a shift, and a scale unless that is in the kernel of the convolution before.
+    is left to do: a shift, and a scale unless that is in the kernel of the convolution before. In
+    the training phase there is no forward-mode differentiation.
     """
 
     momentum: float = 0.9  # weight of the old running statistics; PyTorch's is one minus this
@@ -104,35 +107,110 @@ class BatchNorm(nn.Module):
           UsageError: a training batch has one value per channel only, so no variance.
         """
         if not train and self.has_variable(FOLDED, "bias"):
-            values = x.astype(jnp.float32)
-            if self.has_variable(FOLDED, "scale"):
-                values = values * self.get_variable(FOLDED, "scale")
-            return (values + self.get_variable(FOLDED, "bias")).astype(x.dtype)
+            shift: Array = self.get_variable(FOLDED, "bias")
+            if not self.has_variable(FOLDED, "scale"):
+                return x + shift  # in one kernel with the convolution before it
+            values = x.astype(jnp.float32) * self.get_variable(FOLDED, "scale")
+            return (values + shift).astype(x.dtype)
         channels = (x.shape[-1],)
         scale = self.param("scale", nn.initializers.ones_init(), channels, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), channels, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels, jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels, jnp.float32)
 
-        values = x.astype(jnp.float32)
-        mean, var = running_mean.value, running_var.value
-        if train:
-            count = x.size // x.shape[-1]
-            if count < 2:
-                raise UsageError(
-                    f"feature map of shape {x.shape}: batch normalisation in training needs more "
-                    "than one value per channel (a larger batch or larger images)"
-                )
-            # Two passes: the one-pass E[x^2] - E[x]^2 cancels in float32.
-            mean = jnp.mean(values, axis=(0, 1, 2))
-            var = jnp.mean(jnp.square(values - mean), axis=(0, 1, 2))
-            if not self.is_initializing():
-                unbiased = var * (count / (count - 1))
-                m = self.momentum
-                running_mean.value = m * running_mean.value + (1 - m) * mean
-                running_var.value = m * running_var.value + (1 - m) * unbiased
-        normalised = (values - mean) * (jax.lax.rsqrt(var + self.epsilon) * scale) + bias
-        return normalised.astype(x.dtype)
+        if not train:
+            values, mean, var = x.astype(jnp.float32), running_mean.value, running_var.value
+            return _affine(values, mean, var, scale, bias, self.epsilon).astype(x.dtype)
+        count = x.size // x.shape[-1]
+        if count < 2:
+            raise UsageError(
+                f"feature map of shape {x.shape}: batch normalisation in training needs more "
+                "than one value per channel (a larger batch or larger images)"
+            )
+        normalised, mean, var = _normalise(x, scale, bias, self.epsilon)
+        if not self.is_initializing():
+            mean, var = jax.lax.stop_gradient((mean, var * (count / (count - 1))))
+            m = self.momentum
+            running_mean.value = m * running_mean.value + (1 - m) * mean
+            running_var.value = m * running_var.value + (1 - m) * var
+        return normalised
+
+
+ChannelValues = Float[Array, "channels"]
+
+
+def _affine(
+    values: FeatureMap,
+    mean: ChannelValues,
+    var: ChannelValues,
+    scale: ChannelValues,
+    bias: ChannelValues,
+    epsilon: float,
+) -> FeatureMap:
+    return (values - mean) * (jax.lax.rsqrt(var + epsilon) * scale) + bias
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _normalise(
+    x: FeatureMap, scale: ChannelValues, bias: ChannelValues, epsilon: float
+) -> tuple[FeatureMap, ChannelValues, ChannelValues]:
+    """Normalise with the batch's statistics, and return these; they receive no gradient.
+
+    The gradient's rule sums over the batch once, where differentiating mean and variance step by
+    step sums three times, of which one sum is always 0.
+    """
+    values = x.astype(jnp.float32)
+    mean = jnp.mean(values, axis=(0, 1, 2))
+    if x.dtype == jnp.bfloat16:
+        # One pass. What E[x^2] - E[x]^2 loses in float32 is below what rounding x has lost already.
+        squares = jnp.mean(jnp.square(values), axis=(0, 1, 2))
+        var = jnp.maximum(squares - jnp.square(mean), 0)
+    else:
+        var = jnp.mean(jnp.square(values - mean), axis=(0, 1, 2))
+    return _affine(values, mean, var, scale, bias, epsilon).astype(x.dtype), mean, var
+
+
+def _normalise_forward(
+    x: FeatureMap, scale: ChannelValues, bias: ChannelValues, epsilon: float
+) -> tuple[tuple[FeatureMap, ChannelValues, ChannelValues], tuple[Array, ...]]:
+    outputs = _normalise(x, scale, bias, epsilon)
+    return outputs, (x, scale, *outputs[1:])
+
+
+def _normalise_backward(
+    epsilon: float, residuals: tuple[Array, ...], cotangents: tuple[Array, ...]
+) -> tuple[FeatureMap, ChannelValues, ChannelValues]:
+    x, scale, mean, var = residuals
+    g, inverse = cotangents[0].astype(jnp.float32), jax.lax.rsqrt(var + epsilon)
+    normal = (x.astype(jnp.float32) - mean) * inverse
+    of_bias = jnp.sum(g, axis=(0, 1, 2))
+    of_scale = jnp.sum(g * normal, axis=(0, 1, 2))
+    count = x.size // x.shape[-1]
+    of_x = (g - of_bias / count - normal * (of_scale / count)) * (inverse * scale)
+    return of_x.astype(x.dtype), of_scale, of_bias
+
+
+_normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+@jax.custom_jvp
+def relu(x: FeatureMap) -> FeatureMap:
+    """Compute ``max(x, 0)``; its derivative looks at the result, not at ``x`` as `jax.nn.relu`'s.
+
+    Nothing but the maximum then needs ``x``, and a GPU computes it in one kernel with the
+    convolution and the sum before it. Where ``x`` is needed anyway, as by the gradient of batch
+    normalisation, the result would be one map more to read.
+    """
+    return jnp.maximum(x, 0)
+
+
+# Not ``y > 0``, which XLA simplifies to ``x > 0``.
+relu.defjvps(lambda g, y, x: jax.lax.select(y != 0, g, jnp.zeros_like(g)))
+
+
+def after_norm(activation: Activation, train: bool) -> Activation:
+    """Return the activation in the form that suits a batch normalisation right before it."""
+    return nn.relu if train and activation is relu else activation
 
 
 class Linear(NamedTuple):

@@ -11,7 +11,14 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ancra_jax.errors import UsageError
-from ancra_jax.models.layers import Classifier, FeatureMap, NewFeatureMap, average_pool
+from ancra_jax.models.layers import (
+    Activation,
+    Classifier,
+    FeatureMap,
+    NewFeatureMap,
+    average_pool,
+    relu,
+)
 from ancra_jax.models.reverse_attention import (
     AttentionRule,
     flatten_channel_major,
@@ -31,7 +38,7 @@ and ``batch_norm_momentum`` are arguments only where they are asked for. The net
 module whose ``__call__(images, labels=None, *, train=False)`` gives ``ancra_jax.types.Outputs``.
 """
 
-ACTIVATIONS: Mapping[str, Callable[[FeatureMap], FeatureMap]] = {"relu": nn.relu, "silu": nn.silu}
+ACTIVATIONS: Mapping[str, Activation] = {"relu": relu, "silu": nn.silu}
 
 _models: Registry[Factory] = Registry("model")
 register = _models.register

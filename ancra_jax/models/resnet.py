@@ -11,10 +11,16 @@ from typing import Any, ClassVar
 import flax.linen as nn
 
 from ancra_jax.errors import UsageError
-from ancra_jax.models.layers import BatchNorm, Conv, FeatureMap, NewFeatureMap
+from ancra_jax.models.layers import (
+    Activation,
+    BatchNorm,
+    Conv,
+    FeatureMap,
+    NewFeatureMap,
+    after_norm,
+    relu,
+)
 from ancra_jax.models.network import ACTIVATIONS, Network, Trunk, register, residual_blocks
-
-Activation = Callable[[FeatureMap], FeatureMap]
 
 
 class BasicBlock(nn.Module):
@@ -23,7 +29,7 @@ class BasicBlock(nn.Module):
     features: int
     stride: int = 1  # of the first convolution
     conv: Callable[..., nn.Module] = Conv
-    activation: Activation = nn.relu
+    activation: Activation = relu
     norm: Callable[..., nn.Module] = BatchNorm
 
     folds: ClassVar[Mapping[str, str]] = {
@@ -37,7 +43,7 @@ class BasicBlock(nn.Module):
         """Apply the block."""
         conv = partial(self.conv, self.features)
         y = conv(stride=self.stride, name="conv1")(x)
-        y = self.activation(self.norm(name="bn1")(y, train=train))
+        y = after_norm(self.activation, train)(self.norm(name="bn1")(y, train=train))
         y = conv(name="conv2")(y)
         y = self.norm(name="bn2")(y, train=train)
         if self.stride != 1 or x.shape[-1] != self.features:
@@ -52,7 +58,7 @@ class BottleneckBlock(nn.Module):
     features: int
     stride: int = 1  # of the second convolution
     conv: Callable[..., nn.Module] = Conv
-    activation: Activation = nn.relu
+    activation: Activation = relu
     norm: Callable[..., nn.Module] = BatchNorm
 
     folds: ClassVar[Mapping[str, str]] = {**BasicBlock.folds, "bn3": "conv3"}
@@ -62,9 +68,9 @@ class BottleneckBlock(nn.Module):
         """Apply the block."""
         out = 4 * self.features
         y = self.conv(self.features, kernel_size=1, name="conv1")(x)
-        y = self.activation(self.norm(name="bn1")(y, train=train))
+        y = after_norm(self.activation, train)(self.norm(name="bn1")(y, train=train))
         y = self.conv(self.features, stride=self.stride, name="conv2")(y)
-        y = self.activation(self.norm(name="bn2")(y, train=train))
+        y = after_norm(self.activation, train)(self.norm(name="bn2")(y, train=train))
         y = self.conv(out, kernel_size=1, name="conv3")(y)
         y = self.norm(name="bn3")(y, train=train)
         if self.stride != 1 or x.shape[-1] != out:
@@ -82,7 +88,7 @@ class PreActBlock(nn.Module):
     features: int
     stride: int = 1  # of the first convolution
     conv: Callable[..., nn.Module] = Conv
-    activation: Activation = nn.relu
+    activation: Activation = relu
     norm: Callable[..., nn.Module] = BatchNorm
     raw_shortcut: bool = False  # the shortcut's convolution is of the input before its activation
     shortcut_size: int = 1  # side of that convolution's kernel
@@ -93,14 +99,14 @@ class PreActBlock(nn.Module):
     def __call__(self, x: FeatureMap, *, train: bool) -> NewFeatureMap:
         """Apply the block."""
         conv = partial(self.conv, self.features)
-        activated = self.activation(self.norm(name="bn1")(x, train=train))
+        activated = after_norm(self.activation, train)(self.norm(name="bn1")(x, train=train))
         if self.stride != 1 or x.shape[-1] != self.features:
             shortcut = conv(
                 kernel_size=self.shortcut_size, stride=self.stride, name="shortcut_conv"
             )
             x = shortcut(x if self.raw_shortcut else activated)
         y = conv(stride=self.stride, name="conv1")(activated)
-        y = self.activation(self.norm(name="bn2")(y, train=train))
+        y = after_norm(self.activation, train)(self.norm(name="bn2")(y, train=train))
         return x + conv(name="conv2")(y)
 
 
@@ -139,7 +145,7 @@ class ResidualNetwork(Network):
         activation = ACTIVATIONS[self.activation]
         x = conv(self.width, name="conv1")(images)
         if self.stem_norm:
-            x = activation(norm(name="bn1")(x, train=train))
+            x = after_norm(activation, train)(norm(name="bn1")(x, train=train))
         shared = {"conv": conv, "activation": activation, "norm": norm}
         block = partial(self.block, **shared, **self.block_options)
         width, sizes = self.stages()
@@ -147,7 +153,7 @@ class ResidualNetwork(Network):
         if not self.final_norm:
             return Trunk(x, blocks)
         last = norm(name="bn")
-        return Trunk(x, blocks, lambda x: activation(last(x, train=train)))
+        return Trunk(x, blocks, lambda x: after_norm(activation, train)(last(x, train=train)))
 
 
 class ResNet18(ResidualNetwork):

@@ -9,6 +9,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as
 from jax.typing import ArrayLike
 
 from ancra_jax.ops.convolution import Geometry, cpu_convolution
+from ancra_jax.ops.target import platform
 
 Result = TypeVar("Result")
 
@@ -24,7 +25,7 @@ def with_fast_convolutions(function: Callable[..., Result]) -> Callable[..., Res
     With replaced convolutions only reverse-mode differentiation is possible. Elsewhere than on CPU
     the function itself is returned.
     """
-    if jax.default_backend() != "cpu":
+    if platform() != "cpu":
         return function
 
     def replaced(*args: Any) -> Result:

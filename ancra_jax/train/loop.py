@@ -27,6 +27,7 @@ from ancra_jax.cli.settings import Source
 from ancra_jax.config import listable_path, needs_teacher, shown
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import Problems, UsageError
+from ancra_jax.ops.target import platform
 from ancra_jax.run import automatic, build, initial, multihost, sharding
 from ancra_jax.run import averaging as averaging_lib
 from ancra_jax.run import workdir as workdir_lib
@@ -226,7 +227,7 @@ class Training:
         }
         # XLA's CPU backend takes 18 s to optimise the drawing of a ResNet-18's parameters, and 2 s
         # to compile it as it stands, to the same bits.
-        plainly = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        plainly = {"xla_backend_optimization_level": 0} if platform() == "cpu" else None
         jit_once = partial(jax.jit, out_shardings=everywhere, compiler_options=plainly)
         self.create_state = jit_once(create_state)
         self.load_initial = partial(initial.load, config, network, image_shape, mesh)
@@ -235,7 +236,7 @@ class Training:
         self.abstract_state = sharding.abstract_on(jax.eval_shape(create_state), everywhere)
         self.permutation = jit_once(permutation)  # of an epoch, from 0
         self.step = make_train_step(
-            network.apply,
+            network,
             method,
             optimizer,
             batches,

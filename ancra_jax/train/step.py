@@ -3,13 +3,14 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from ancra_jax import models
 from ancra_jax.config.schema import Config, OptimizerConfig
 from ancra_jax.data import BatchPlan, DeviceSplit, StreamedSplit
 from ancra_jax.methods.core import (
@@ -25,7 +26,7 @@ from ancra_jax.methods.core import (
 from ancra_jax.run.averaging import Averages, Averaging, variables_of
 from ancra_jax.train import accumulation
 from ancra_jax.train.accumulation import Part
-from ancra_jax.types import ApplyFn, Outputs, Variables
+from ancra_jax.types import Outputs, Variables
 
 
 class TrainState(NamedTuple):
@@ -129,7 +130,7 @@ def _decayed(params: PyTree, *, biases: bool) -> PyTree:
 
 
 def make_train_step(
-    apply: ApplyFn,
+    network: Any,
     method: Method,
     optimizer: optax.GradientTransformation,
     batches: BatchPlan,
@@ -139,8 +140,9 @@ def make_train_step(
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Return the jitted step ``(state, data, permutation, teacher) -> (state, metrics)``.
 
-    The batch is taken from the data on the devices, augmented, attacked in the evaluation phase,
-    and its loss differentiated in the training phase. The state is donated. All randomness derives
+    The batch is taken from the data on the devices, augmented, attacked in the evaluation phase
+    (with batch normalisation folded into the kernels, once for all iterations), and its loss
+    differentiated in the training phase. The state is donated. All randomness derives
     from the plan's key, the step and the data-set indices, so a resumed or differently sharded run
     draws the same numbers. The teacher, for methods that distil from one, is a pytree: its weights
     are an argument, neither constants of the program nor a part of the state. A ``schedule`` is the
@@ -157,13 +159,17 @@ def make_train_step(
     ) -> tuple[TrainState, Metrics]:
         epoch = state.step // batches.steps_per_epoch
         batch = batches.batch(data, permutation, state.step)
+        several = batches.sharding is not None and batches.sharding.num_devices > 1
+        if several and isinstance(data, DeviceSplit):
+            take = lambda indices: batches.images(data, indices, state.step)  # noqa: E731
+            batch = batch._replace(take=jax.tree_util.Partial(take))  # a pytree without leaves
         _, method_key = batches.keys(state.step)
 
-        model = jax.tree_util.Partial(apply, state.variables_of("raw"))
+        model = models.BoundNetwork(network, state.variables_of("raw")).folded()
         plan = method.prepare(model, batch, method_key, epoch)
         soft_labels = None
         if method.soft_labels is not None:
-            averaged = jax.tree_util.Partial(apply, state.variables_of("ema"))
+            averaged = jax.tree_util.Partial(network.apply, state.variables_of("ema"))
             passed = state.step / batches.steps_per_epoch
             soft_labels = method.soft_labels(averaged, batch, passed)
             plan = plan.softened(soft_labels)
@@ -185,7 +191,7 @@ def make_train_step(
                 batch_stats: BatchStats, images: Images, labels: Int[Array, "batch"]
             ) -> tuple[Outputs, BatchStats]:
                 variables = {"params": params, "batch_stats": batch_stats}
-                outputs, updated = apply(
+                outputs, updated = network.apply(
                     variables, images, labels, train=True, mutable=["batch_stats"]
                 )
                 return outputs, updated.get("batch_stats", batch_stats)

@@ -157,12 +157,46 @@ def test_batch_norm_variance_does_not_cancel():
 
 
 def test_batch_norm_computes_in_float32_under_bfloat16():
-    x = jnp.asarray(np.random.default_rng(6).normal(size=(8, 4, 4, 3)), jnp.bfloat16)
+    x = jnp.asarray(np.random.default_rng(6).normal(2.0, 1.0, size=(8, 4, 4, 3)), jnp.bfloat16)
     y, updated = batch_norm(x, train=True)
     assert y.dtype == jnp.bfloat16
     exact, expected = batch_norm(x.astype(jnp.float32), train=True)
-    jax.tree.map(np.testing.assert_array_equal, updated, expected)
-    np.testing.assert_array_equal(y, exact.astype(jnp.bfloat16))
+    # One pass over the values here, two there.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), updated, expected)
+    np.testing.assert_allclose(y.astype(jnp.float32), exact, rtol=1e-2, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_gradient_of_batch_norm_is_that_of_its_equation(dtype):
+    rng = np.random.default_rng(8)
+    x = jnp.asarray(rng.normal(1.0, 2.0, size=(6, 3, 4, 5)), dtype)
+    weights = {"scale": rng.uniform(0.5, 2, 5), "bias": rng.normal(size=5)}
+    weights = {name: jnp.asarray(value, jnp.float32) for name, value in weights.items()}
+    layer = BatchNorm()
+    variables = layer.init(jax.random.key(0), x, train=False)
+
+    def ours(x, weights):
+        full = variables | {"params": weights}
+        y, _ = layer.apply(full, x, train=True, mutable=["batch_stats"])
+        return jnp.sum(jnp.sin(y.astype(jnp.float32)))
+
+    def equation(x, weights):
+        values = x.astype(jnp.float32)
+        mean, var = jnp.mean(values, (0, 1, 2)), jnp.var(values, (0, 1, 2))
+        y = (values - mean) / jnp.sqrt(var + 1e-5) * weights["scale"] + weights["bias"]
+        return jnp.sum(jnp.sin(y.astype(dtype).astype(jnp.float32)))
+
+    found, expected = (jax.grad(f, argnums=(0, 1))(x, weights) for f in (ours, equation))
+    tolerance = 1e-5 if dtype == "float32" else 2e-2
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        a, b = a.astype(jnp.float32), b.astype(jnp.float32)
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())
+
+
+def test_relu_is_that_of_jax_with_its_derivative():
+    x = jnp.asarray([-2.0, -0.0, 0.0, 1e-30, 3.0]).reshape(1, 1, 1, 5)
+    for function in (lambda f: f(x), lambda f: jax.grad(lambda x: jnp.sum(f(x) * x))(x)):
+        np.testing.assert_array_equal(function(layers.relu), function(nn.relu))
 
 
 def test_batch_norm_refuses_one_value_per_channel():

@@ -1,0 +1,151 @@
+"""Compiled programs, counted: the reader of their text, and numbers that must not grow."""
+
+import json
+
+import pytest
+
+from ancra_jax.errors import UsageError
+from ancra_jax.ops.target import platform, traced_for
+from benchmarks import hlo, programs, targets
+
+TEXT = """HloModule jit_step, is_scheduled=true
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%taken (p: u8[100,4], q: s32[]) -> f32[2,4] {
+  %p = u8[100,4]{1,0} parameter(0)
+  %q = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %slice = u8[2,4]{1,0} dynamic-slice(%p, %q, %zero), dynamic_slice_sizes={2,4}
+  ROOT %converted = f32[2,4]{1,0} convert(%slice)
+}
+
+%body (carry: (s32[], bf16[2,8,8,4])) -> (s32[], bf16[2,8,8,4]) {
+  %carry = (s32[], bf16[2,8,8,4]{3,2,1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%carry), index=0
+  %x = bf16[2,8,8,4]{3,2,1,0} get-tuple-element(%carry), index=1
+  %w = bf16[4,3,3,4]{3,2,1,0} constant({...})
+  %conv = (bf16[2,8,8,4]{3,2,1,0}, u8[0]{0}) custom-call(%x, %w), window={size=3x3 pad=1_1x1_1}, \
+dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convForward"
+  %y = bf16[2,8,8,4]{3,2,1,0} get-tuple-element(%conv), index=0
+  ROOT %next = (s32[], bf16[2,8,8,4]{3,2,1,0}) tuple(%i, %y)
+}
+
+%condition (carry: (s32[], bf16[2,8,8,4])) -> pred[] {
+  %carry = (s32[], bf16[2,8,8,4]{3,2,1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%carry), index=0
+  %limit = s32[] constant(10)
+  ROOT %less = pred[] compare(%i, %limit), direction=LT
+}
+
+ENTRY %main (data: u8[100,4], at: s32[], x: bf16[2,8,8,4], g: f32[3,3,4,4]) -> (f32[2,4]) {
+  %data = u8[100,4]{1,0} parameter(0)
+  %at = s32[] parameter(1)
+  %x = bf16[2,8,8,4]{3,2,1,0} parameter(2)
+  %g = f32[3,3,4,4]{3,2,1,0} parameter(3)
+  %batch = f32[2,4]{1,0} fusion(%data, %at), kind=kLoop, calls=%taken
+  %start = (s32[], bf16[2,8,8,4]{3,2,1,0}) tuple(%at, %x)
+  %loop = (s32[], bf16[2,8,8,4]{3,2,1,0}) while(%start), condition=%condition, body=%body, \
+backend_config={"known_trip_count":{"n":"10"}}
+  %reduced = f32[3,3,4,4]{3,2,1,0} all-reduce(%g), to_apply=%add
+  ROOT %result = (f32[2,4]{1,0}) tuple(%batch)
+}
+"""
+MAP, KERNEL = 2 * 8 * 8 * 4 * 2, 4 * 3 * 3 * 4 * 2
+GRADIENT = 3 * 3 * 4 * 4 * 4
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_kernels_bytes_and_operations_are_those_of_the_text(noted):
+    # Without a note of the compiler, as for TPUs, the loop's condition tells its length.
+    module = hlo.parse(TEXT if noted else TEXT.replace("known_trip_count", "other"))
+    found = {kernel.instruction.name: kernel for kernel in hlo.kernels(module)}
+    assert {name: kernel.times for name, kernel in found.items()} == {
+        "batch": 1,
+        "conv": 10,
+        "less": 10,
+        "reduced": 1,
+    }
+    # Of the data set only two rows are read, and written as float32; the number is read too.
+    assert hlo.moved(found["batch"], module) == 2 * 4 + 4 + 2 * 4 * 4
+    assert hlo.moved(found["conv"], module) == 2 * MAP + KERNEL
+    assert hlo.operations(found["conv"], module) == 2 * 2 * 8 * 8 * 4 * 4 * 9
+    assert hlo.convolutions(module) == {"bf16": 1}
+    assert hlo.collectives(list(found.values())) == [
+        {"kind": "all-reduce", "bytes": GRADIENT, "times": 1}
+    ]
+    assert hlo.oddities(module) == []
+    odd = TEXT.replace("f32[2,4]{1,0} convert", "f64[2,4]{1,0} convert")
+    assert hlo.oddities(hlo.parse(odd)) == ["float64: converted"]
+
+
+# Convolutions of a step on an accelerator, ResNet-18: 20 layers forward, with 19 input gradients
+# and 20 kernel gradients for each trained pass; 40 in the loop of an attack; 20 for TRADES' natural
+# logits; AWP differentiates the loss twice, over two passes.
+CONVOLUTIONS = {
+    "natural": 59,
+    "pgd_at": 59 + 40,
+    "trades": 2 * 59 + 40 + 20,
+    "trades_ancra": 3 * 59 + 40,
+    "mart_ancra": 3 * 59 + 40,
+    "trades_awp": 4 * 59 + 40 + 20,
+}
+
+
+def arguments(**changes):
+    """A program of a network that no other test traces."""
+    return programs.parse([f"--{name}={value}" for name, value in changes.items()])
+
+
+@pytest.mark.parametrize("row", ["natural", "trades_ancra", "trades_awp"])
+def test_steps_for_accelerators_have_no_more_convolutions_than_they_need(row):
+    config = programs.configuration(row, arguments(width=3), images=2)
+    with traced_for("gpu"):
+        assert platform() == "gpu"
+        step, operands, _ = programs.program(row, config, targets.devices("cpu"))
+        text = step.trace(*operands).lower(lowering_platforms=("cuda",)).as_text()
+    convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert len(convolutions) == CONVOLUTIONS[row]
+    assert all(line.count("xbf16>") == 3 for line in convolutions)
+    assert "xf64>" not in text and "callback" not in text
+
+
+def test_the_command_compiles_for_the_cpu_and_keeps_other_rows(tmp_path, capsys):
+    output = tmp_path / "new" / "cpu.json"
+    output.parent.mkdir()
+    output.write_text(json.dumps({"rows": {"pgd40": {"kernels": 1}}}))
+    flags = "--target=cpu --rows=natural --width=3 --batch_size=2 --dtype=float32"
+    assert programs.main([*flags.split(), f"--output={output}"]) == 0
+    rows = json.loads(output.read_text())["rows"]
+    assert rows["pgd40"] == {"kernels": 1}
+    natural = rows["natural"]
+    assert 2.5 < natural["forwards"] < 3.1 and natural["oddities"] == []
+    assert natural["kernels"] > 100 and natural["donated"] > 0 and natural["temporaries"] > 0
+    assert natural["collectives"] == []
+    with pytest.raises(SystemExit):
+        programs.main(["--rows=apgd,nonsense"])
+    assert "'nonsense'; allowed are natural" in capsys.readouterr().err
+
+
+def test_a_missing_compiler_is_one_line_that_says_what_to_install(monkeypatch):
+    monkeypatch.setenv(targets.CUDA_VARIABLE, "/none/xla_cuda_plugin.so")
+    with pytest.raises(UsageError, match=r"ANCRA_CUDA_PLUGIN=/none/.*: there is no such file"):
+        targets.compiler("gpu")
+    monkeypatch.delenv(targets.CUDA_VARIABLE)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match="pip install --no-deps jax-cuda12-pjrt=="):
+        targets.compiler("gpu")
+
+
+def test_a_step_for_an_h100_is_bfloat16_and_has_no_oddities():
+    try:
+        devices = targets.devices("h100")
+    except UsageError as error:
+        pytest.skip(str(error))
+    facts = programs.examine("natural", arguments(width=3, batch_size=2), devices)
+    assert facts["convolutions"] == {"bf16": CONVOLUTIONS["natural"]}
+    assert facts["oddities"] == [] and facts["kernels"] <= 450
