@@ -10,7 +10,7 @@ import math
 import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -32,8 +32,8 @@ from ancra_jax.evaluate import paper, released
 from ancra_jax.evaluate.features import features_spec
 from ancra_jax.evaluate.result import EvaluationResult, read_evaluation
 from ancra_jax.evaluate.sequences import Source, adaptive_spec, run_autoattack, run_diagnostics
-from ancra_jax.evaluate.spec import Spec, Target, compute
-from ancra_jax.ops.hosts import share_of
+from ancra_jax.evaluate.spec import Model, Spec, Target, compute
+from ancra_jax.ops.hosts import Share, share_of
 from ancra_jax.results.names import APGD, AUTOATTACK, DIAGNOSTICS
 from ancra_jax.results.store import ResultStore, evaluation_name
 from ancra_jax.run import build as components
@@ -123,22 +123,14 @@ def run(
     config = replace(config, data=components.data_in(config.data, data_dir))
     transfer_from = [local_path(directory, "--transfer_from") for directory in transfer_from]
     check(config, locals())
-    share, devices = share_of(jax.devices())
-    multihost.connect(sharding.create_mesh())
-    with contextlib.ExitStack() as stack:
-        writer = workdir_lib.one_writer(workdir)
-        share.from_first(lambda: stack.enter_context(writer) and None)
-        multihost.keep_log(workdir)
+    with _joined(workdir) as (share, mesh):
         dataset = components.load_dataset(config.data)
         num_examples = num_examples or len(dataset.test)
         check_count("--num_examples", num_examples, len(dataset.test))
-        mesh = sharding.create_mesh(devices)
         model = load_run(workdir, mesh, dataset=dataset, checkpoint=checkpoint, weights=weights)
         _check_data(config, dataset, model.info["data"])
-        size, step = min(batch_size or config.batch_size, num_examples), mesh.size * share.count
-        size = math.ceil(size / step) * step
-        sharded = sharding.batch_sharded(mesh)
-        target = Target(model.outputs, dataset.test, size, sharded, dataset.class_names, share)
+        size = min(batch_size or config.batch_size, num_examples)
+        target = _target(model.outputs, dataset, size, mesh, share)
         sources = load_sources(transfer_from, dataset, mesh)
         adaptive = adaptive_spec(config, adaptive_budget, max_minutes, model.defences, sources)
         name = evaluation_name(checkpoint, weights)
@@ -152,6 +144,30 @@ def run(
             how = {"force": force, "precision": search_precision, "watch": profile.step}
             results = _compute(specs, target, store, identity, **how)
     return read_evaluation(workdir, name, results)
+
+
+@contextlib.contextmanager
+def _joined(workdir: str) -> Iterator[tuple[Share, Mesh]]:
+    """Join the other processes, if any; the first keeps all others from writing to the directory.
+
+    Yields:
+      This process' share of every batch, and its own devices.
+    """
+    share, devices = share_of(jax.devices())
+    multihost.connect(sharding.create_mesh())
+    with contextlib.ExitStack() as stack:
+        writer = workdir_lib.one_writer(workdir)
+        share.from_first(lambda: stack.enter_context(writer) and None)
+        multihost.keep_log(workdir)
+        yield share, sharding.create_mesh(devices)
+
+
+def _target(model: Model, dataset: Dataset, size: int, mesh: Mesh, share: Share) -> Target:
+    """Return what is attacked, in batches of a size that is rounded up for the devices of all."""
+    devices = mesh.size * share.count
+    size = math.ceil(size / devices) * devices
+    sharded = sharding.batch_sharded(mesh)
+    return Target(model, dataset.test, size, sharded, dataset.class_names, share)
 
 
 def _compute(
