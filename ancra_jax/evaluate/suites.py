@@ -140,9 +140,8 @@ def run(
         made = {"adaptive": [adaptive], "defence": [adaptive] if model.defences else []}
         made |= {"features": [features_spec(config, dataset.class_names)]}
         specs = _specs(config, suite, autoattack_version, made, attacks)
-        with Profile(profile_steps, workdir) as profile:
-            how = {"force": force, "precision": search_precision, "watch": profile.step}
-            results = _compute(specs, target, store, identity, **how)
+        with Profile(profile_steps, workdir) as trace:
+            results = _compute(specs, target, store, identity, force, search_precision, trace.step)
     return read_evaluation(workdir, name, results)
 
 
