@@ -1,6 +1,6 @@
 """How processes share their batches; tests of evaluations and training start real ones."""
 
-from types import SimpleNamespace
+from unittest import mock
 
 import jax
 import numpy as np
@@ -35,7 +35,7 @@ def test_a_process_alone_fetches_and_asks_itself():
     ("owners", "fits"), [([0, 0, 1, 1], True), ([0, 1, 1], False), ([1, 1], False)]
 )
 def test_devices_are_those_of_one_process_or_as_many_of_each(monkeypatch, owners, fits):
-    devices = [SimpleNamespace(process_index=owner) for owner in owners]
+    devices = [mock.Mock(spec=jax.Device, process_index=owner) for owner in owners]
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     if fits:
         assert share_of(devices) == (Share(0, 2), devices[:2])
