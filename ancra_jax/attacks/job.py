@@ -363,10 +363,13 @@ class Progress(NamedTuple):
 
 
 def print_progress(progress: Progress) -> None:
-    """Write progress to stderr: one line that is rewritten, or one line per pass in a log."""
+    """Write progress to stderr: one line that is rewritten, or one line per pass in a log.
+
+    Of several processes the first does.
+    """
     last = progress.done == progress.todo
     live = sys.stderr.isatty()
-    if not (live or last):
+    if jax.process_index() or not (live or last):
         return
     line = (
         f"{progress.attack} {progress.round}/{progress.rounds}: "

@@ -172,7 +172,7 @@ def _carry_out(
     """Do what there is to do; return the state and the images. The first process has the files."""
     share = job.placement.share
     if not share.is_first:
-        store_path = progress = log_path = None
+        store_path = log_path = None
     store = Store(store_path, job.images)
     state = share.from_first(lambda: store.resume(fresh))
     _run(job, attacks, state, store, rank_by, checks, progress, max_seconds, log_path)

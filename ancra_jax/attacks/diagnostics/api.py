@@ -164,7 +164,7 @@ def diagnose(
             model, images, labels, indices, ball, key, devices, batch_size, randomized, num_steps
         )
         if not job.placement.share.is_first:  # the first process has the files
-            directory = progress = None
+            directory = None
         measured = _measure(job, directory, progress)
     checks = checks_of(measured, results)
     return Diagnosis(
