@@ -12,7 +12,6 @@ import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -179,10 +178,13 @@ def _compute(
     watch: Callable[[], object],
 ) -> list[dict[str, Any]]:
     """Return the results of all attacks; errors come before anything is computed."""
-    for spec in () if force else specs:
-        record = partial(spec.record, identity, precision, store)
-        target.share.from_first(lambda record=record: store.finished(record()) and None)
-    how = {"force": force, "precision": precision, "watch": watch}
+
+    def refuse_others() -> None:
+        for spec in () if force else specs:
+            store.finished(spec.record(identity, precision, store))
+
+    target.share.from_first(refuse_others)
+    how: dict[str, Any] = {"force": force, "precision": precision, "watch": watch}
     return [compute(spec, target, store, identity, **how) for spec in specs]
 
 

@@ -7,7 +7,8 @@ all decide the same.
 
 import pickle
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -17,7 +18,8 @@ Value = TypeVar("Value")
 _CHUNK = 2**28  # bytes that are sent at a time
 
 
-class Share(NamedTuple):
+@dataclass(frozen=True)
+class Share:
     """Which rows of every batch this process computes: an equal part, in the processes' order."""
 
     number: int = 0  # of this process

@@ -222,7 +222,7 @@ def _run(
             begun = time.monotonic()
             if max_seconds is not None:
                 late = begun - started >= max_seconds
-                if job.placement.share.from_first(lambda late=late: late):
+                if job.placement.share.from_first(partial(bool, late)):
                     store.save(state)
                     return
             _attack(job, attack, state, store, batch)
