@@ -265,7 +265,7 @@ def _lost(reason: str) -> str:
 def _runtime_error(error: BaseException | None) -> str | None:
     """Return the first line of the error of JAX's runtime that is behind an error, if one is."""
     while error is not None:
-        if isinstance(error, JaxRuntimeError):
+        if isinstance(error, JaxRuntimeError) or "Gloo" in str(error):  # a ValueError where fetched
             return str(error).partition("\n")[0][:300]
         error = error.__cause__ or error.__context__
     return None
