@@ -103,5 +103,5 @@ exec_or_print() {
 
 # Whether a command of `ancra` can run as several processes; others run as one, on the first host.
 is_distributed() {
-  [ "$1" = train ]
+  [ "$1" = train ] || [ "$1" = evaluate ]
 }

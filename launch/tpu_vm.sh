@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Creates a TPU VM or a pod slice, and trains on all of its hosts, through gcloud. The zone is
+# Creates a TPU VM or a pod slice, trains and evaluates on all of its hosts, through gcloud. The zone is
 # gcloud's: `gcloud config set compute/zone ZONE`, or CLOUDSDK_COMPUTE_ZONE=ZONE. Flags of `create`
 # and `delete` go to gcloud; --queued makes, and deletes, a queued resource, which waits for its turn.
 #

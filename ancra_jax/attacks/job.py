@@ -21,6 +21,7 @@ from ancra_jax.attacks.model import Model, WithKeys, as_pytree, example_keys, fo
 from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.attacks.validation import AttackResult, check_finite, check_threat_model
 from ancra_jax.ops.files import AnyPath, as_path
+from ancra_jax.ops.hosts import ALONE, Share, share_of
 from ancra_jax.ops.images import Images, Labels, Values
 from ancra_jax.ops.target import platform
 
@@ -43,11 +44,15 @@ where there are any."""
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a batch goes: its first axis over all devices, everything else on each of them."""
+    """Where a batch goes: its first axis over all devices, everything else on each of them.
+
+    Of several processes each puts its share of the rows on its own devices.
+    """
 
     batch_size: int  # rows of every batch, a multiple of the number of devices
     rows: Sharding  # of arrays over the batch
     replicated: Sharding  # of everything else
+    share: Share = ALONE
 
     @classmethod
     def over(cls, devices: Sequence[jax.Device], batch_size: int, examples: int) -> "Placement":
@@ -55,25 +60,30 @@ class Placement:
 
         Their size is a multiple of the number of devices.
         """
+        share, own = share_of(devices)
         number = math.ceil(examples / batch_size)
         size = math.ceil(examples / number / len(devices)) * len(devices)
-        if len(devices) == 1:
-            only = SingleDeviceSharding(devices[0])
-            return cls(size, only, only)
-        axis = {"axis_types": (AxisType.Auto,), "devices": tuple(devices)}
-        mesh = jax.make_mesh((len(devices),), ("data",), **axis)
+        if len(own) == 1:
+            only = SingleDeviceSharding(own[0])
+            return cls(size, only, only, share)
+        axis = {"axis_types": (AxisType.Auto,), "devices": tuple(own)}
+        mesh = jax.make_mesh((len(own),), ("data",), **axis)
         rows, everywhere = PartitionSpec("data"), PartitionSpec()
-        return cls(size, NamedSharding(mesh, rows), NamedSharding(mesh, everywhere))
+        return cls(size, NamedSharding(mesh, rows), NamedSharding(mesh, everywhere), share)
 
     def smaller(self, examples: int) -> "Placement":
         """Return the same devices for batches of no more than so many examples."""
-        devices = self.rows.num_devices
+        devices = self.rows.num_devices * self.share.count
         size = min(self.batch_size, math.ceil(examples / devices) * devices)
         return replace(self, batch_size=size)
 
     def place(self, rows: PyTree) -> PyTree:
-        """Put arrays over the batch on the devices."""
-        return jax.device_put(rows, self.rows)
+        """Put arrays over the batch on the devices, this process' rows of them."""
+        return jax.device_put(jax.tree.map(self.share.own, rows), self.rows)
+
+    def fetch(self, tree: PyTree) -> PyTree:
+        """Return arrays over the batch as NumPy's, with the rows of all processes."""
+        return self.share.gather(tree)
 
     def replicate(self, tree: PyTree) -> PyTree:
         """Put a pytree on every device."""
@@ -172,7 +182,10 @@ def default_batch_size() -> int:
 
 
 class Batch(NamedTuple):
-    """Some examples on the devices, padded to the shape that all batches have."""
+    """Some examples on the devices, padded to the shape that all batches have.
+
+    Of several processes each has its share of the rows on its devices.
+    """
 
     examples: Numbers  # without padding; on the host
     rows: Numbers  # the example in every row, where padding repeats the first; on the host
@@ -241,9 +254,7 @@ class Job:
             probe=np.zeros((0, 0), np.float32),
             search_precision=precision_of(search_precision, _judging_precision()),
         )
-        first = np.arange(min(_PROBED, examples))
-        logits = [job.natural_logits(batch) for batch in job.batches(first)]
-        job = replace(job, probe=np.concatenate(logits))
+        job = replace(job, probe=job.logits_of(np.arange(min(_PROBED, examples))))
         arguments.as_classes(labels, examples, job.num_classes)
         return job
 
@@ -294,7 +305,7 @@ class Job:
         arrays: Arrays = {}
         for batch in self.batches(np.arange(len(self.images)) if examples is None else examples):
             for name, computed in compute(batch).items():
-                values = np.asarray(computed)[: len(batch.examples)]
+                values = self.placement.fetch(computed)[: len(batch.examples)]
                 shape = (len(self.images), *values.shape[1:])
                 arrays.setdefault(name, np.zeros(shape, values.dtype))[batch.examples] = values
         return arrays
@@ -332,10 +343,14 @@ class Job:
         Raises:
           ValueError: they are not finite.
         """
-        logits = np.asarray(forward(self.judging_model(CLEAN, batch), batch.images))
+        logits = self.placement.fetch(forward(self.judging_model(CLEAN, batch), batch.images))
         logits = logits[: len(batch.examples)]
         check_finite(logits, batch.examples)
         return logits
+
+    def logits_of(self, examples: Numbers) -> Float[np.ndarray, "examples classes"]:
+        """Return the logits of natural images given by their numbers; see ``natural_logits``."""
+        return np.concatenate([self.natural_logits(batch) for batch in self.batches(examples)])
 
 
 class Progress(NamedTuple):
@@ -365,10 +380,13 @@ class Progress(NamedTuple):
 
 
 def print_progress(progress: Progress) -> None:
-    """Write progress to stderr: one line that is rewritten, or one line per pass in a log."""
+    """Write progress to stderr: one line that is rewritten, or one line per pass in a log.
+
+    Of several processes the first does.
+    """
     last = progress.done == progress.todo
     live = sys.stderr.isatty()
-    if not (live or last):
+    if jax.process_index() or not (live or last):
         return
     line = (
         f"{progress.attack} {progress.round}/{progress.rounds}: "

@@ -12,6 +12,7 @@ from absl import flags
 from ancra_jax.errors import UsageError
 
 _MOST_DEVICES = 8  # with more, a batch leaves a device too few rows
+_DETERMINISTIC = "xla_gpu_deterministic_ops"
 _SILENT_SECONDS = 20  # after which a process that is not heard of counts as dead, and all end
 
 
@@ -50,16 +51,29 @@ def use_a_device_per_core() -> None:
 
 
 def define_process_flags() -> None:
-    """Define the flags of a command that may run as several processes."""
+    """Define the flags of a command that may run as several processes, and must repeat itself."""
     flags.DEFINE_bool(
         "distributed",
         False,
         "This process is one of several. TPU pods and SLURM say which; elsewhere the three flags "
         "below do.",
     )
+    flags.DEFINE_bool(
+        "deterministic",
+        False,
+        "GPU: the same numbers in every run, bit for bit, at some cost of speed. CPUs and TPUs "
+        "compute so anyway.",
+    )
     flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0.")
     flags.DEFINE_integer("num_processes", None, "How many processes there are.", lower_bound=1)
     flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
+
+
+def set_up(arguments: flags.FlagValues) -> None:
+    """Set what ``--deterministic`` asks for; call before any use of JAX."""
+    given = os.environ.get("XLA_FLAGS", "")
+    if arguments.deterministic and _DETERMINISTIC not in given:
+        os.environ["XLA_FLAGS"] = f"{given} --{_DETERMINISTIC}=true".strip()
 
 
 def join_processes(arguments: flags.FlagValues) -> None:

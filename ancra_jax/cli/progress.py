@@ -4,6 +4,7 @@ import html
 import os
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -22,8 +23,20 @@ class Bar:
     now and then, and at the end. Use as a context manager.
     """
 
-    def __init__(self, description: str, total: int, done: int = 0, *, quiet: bool = False):
-        """Start at ``done`` of ``total`` steps; show nothing if ``quiet``."""
+    def __init__(
+        self,
+        description: str,
+        total: int,
+        done: int = 0,
+        *,
+        quiet: bool = False,
+        watch: Callable[[], object] = lambda: None,
+    ):
+        """Start at ``done`` of ``total`` steps; show nothing if ``quiet``.
+
+        ``watch`` is called whenever more steps are done.
+        """
+        self._watch = watch
         self._console = Console(quiet=quiet, highlight=False, force_jupyter=False)
         self._quiet = quiet
         self._drawn = self._console.file.isatty() and not _below_a_notebook()
@@ -72,6 +85,7 @@ class Bar:
         A text or a total that is given holds from now on: where the work comes in several passes,
         each has a total of its own. ``left`` is how many seconds all of them will take, if known.
         """
+        self._watch()
         task = self._bar.tasks[0]
         now = time.monotonic()
         if total is not None and (total != task.total or done < task.completed):

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float32, Int, Int32, Key, UInt8
 from ancra_jax.data.augmentation import Augmentation, augment
 from ancra_jax.data.dataset import Split
 from ancra_jax.errors import UsageError
+from ancra_jax.ops.hosts import ALONE, Share
 from ancra_jax.types import Batch
 
 # ---- Splits on the devices ----
@@ -185,11 +186,13 @@ def batches_for_evaluation(
     batch_size: int,
     num_examples: int | None = None,
     sharding: jax.sharding.Sharding | None = None,
+    share: Share = ALONE,
 ) -> Iterator[tuple[Batch, Bool[Array, "batch"]]]:
     """Return the first examples of a split (None: all) in order, one batch at a time.
 
     Each batch lies on the devices and has ``batch_size`` rows. With it comes a mask of those that
-    count: the others, in the last batch, repeat the last example.
+    count: the others, in the last batch, repeat the last example. ``sharding`` says where; of
+    several processes that have devices of their own each gets its ``share`` of the rows.
 
     Raises:
       UsageError: a number is out of range.
@@ -203,7 +206,7 @@ def batches_for_evaluation(
         )
 
     def batch_at(start: int) -> tuple[Batch, Bool[Array, "batch"]]:
-        positions = np.arange(start, start + batch_size)
+        positions = share.own(np.arange(start, start + batch_size))
         indices = np.minimum(positions, count - 1).astype(np.int32)
         images = split.images[indices].astype(np.float32) / np.float32(255)
         arrays = (images, split.labels[indices], indices, positions < count)

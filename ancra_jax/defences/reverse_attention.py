@@ -328,7 +328,7 @@ def mask_statistics(
 
     def over(function: Callable[..., Array], chosen: Numbers, *arrays: np.ndarray) -> np.ndarray:
         parts = [
-            np.asarray(function(predict, *placement.place([array[rows] for array in arrays])))
+            placement.fetch(function(predict, *placement.place([array[rows] for array in arrays])))
             for rows, _ in placement.batches(chosen)
         ]
         return np.concatenate(parts)[: len(chosen)] if parts else np.zeros((0, 3), np.int32)

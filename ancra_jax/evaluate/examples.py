@@ -7,12 +7,14 @@ names of the ``classes`` and the checkpoint's ``step``.
 """
 
 import contextlib
-from typing import Any
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped
 
+from ancra_jax.attacks.job import HostImages
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate.spec import Arrays, Model, Task
 from ancra_jax.ops.files import write_arrays
@@ -30,7 +32,9 @@ class Keeper:
 
     def __init__(self, task: Task, kept: Arrays):
         """Begin, or go on with the ``arrays`` of an interrupted attack."""
-        self.standing = _standing(task)  # that the attack may still break
+        self.standing = task.target.share.from_first(
+            partial(_standing, task)
+        )  # that the attack may still break
         self._task = task
         shape = task.target.split.images.shape[1:]
         fitting = max(1, _BYTES // (4 * int(np.prod(shape))))
@@ -39,8 +43,13 @@ class Keeper:
         empty = {"kept": np.full(count, -1), "kept_images": np.zeros((count, *shape), np.float32)}
         self.arrays = {name: kept.get(name, array) for name, array in empty.items()}
 
-    def offer(self, first: int, correct: Bool[np.ndarray, "batch"], images: Any) -> None:
-        """Offer the next examples: the index of the first, and what the attack did to them."""
+    def offer(
+        self, first: int, correct: Bool[np.ndarray, "batch"], fetch: Callable[[], HostImages]
+    ) -> None:
+        """Offer the next examples: the index of the first, and what the attack did to them.
+
+        ``fetch`` returns their adversarial images, where any are wanted.
+        """
         indices, standing = self.arrays["kept"], self.standing[first : first + len(correct)]
         slots = np.arange(len(indices))
         for mine, wanted in (
@@ -52,11 +61,13 @@ class Keeper:
             if len(chosen):
                 free = free[: len(chosen)]
                 indices[free] = first + chosen
-                self.arrays["kept_images"][free] = np.asarray(images)[chosen]
+                self.arrays["kept_images"][free] = fetch()[chosen]
 
     def write(self, broken_by: Shaped[np.ndarray, "examples"]) -> None:
         """Write what was kept; ``broken_by`` names the attack, '' of an example that withstood."""
         task, indices = self._task, self.arrays["kept"]
+        if not task.target.share.is_first:
+            return
         natural, images = task.target.split.images[indices], self.arrays["kept_images"]
         pairs = np.concatenate([np.divide(natural, np.float32(255), dtype=np.float32), images])
         logits = np.asarray(_logits(task.target.model, pairs)).reshape(2, len(indices), -1)

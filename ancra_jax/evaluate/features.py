@@ -101,17 +101,16 @@ def extract(
     if "aux_weight" in settings:
         weights[ADVERSARIAL_HEADS] = settings["aux_weight"]
     batches = []
-    for batch, mask in batches_for_evaluation(
-        target.split, target.batch_size, count, target.sharding
-    ):
+    share, size = target.share, target.batch_size
+    for batch, _ in batches_for_evaluation(target.split, size, count, target.sharding, share):
         images = {NATURAL: batch.images}
         for name, weight in weights.items():
             images[name] = _attack(target.model, batch, threat_model, settings, weight, key)
-        looks = {name: _look(target.model, one) for name, one in images.items()}
-        real = int(mask.sum())
-        batches.append(jax.tree.map(lambda x, real=real: np.asarray(x)[:real], looks))
-        show(min(count, len(batches) * target.batch_size))
-    joined = jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
+        batches.append(
+            share.gather({name: _look(target.model, one) for name, one in images.items()})
+        )
+        show(min(count, len(batches) * size))
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *batches)
     features = {name: one[0] for name, one in joined.items()}
     predictions = {name: one[1] for name, one in joined.items()}
     return Extracted(target.split.labels[:count], features, predictions)

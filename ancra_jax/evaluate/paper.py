@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -75,28 +76,32 @@ def attack_batches(
         "predictions": np.full(num_examples, -1, np.int32),
         "norms": np.zeros(num_examples, np.float32),
     }
-    saved_arrays = read_arrays(task.partial, list(arrays)) if task.partial.exists() else {}
+    share = target.share
+    saved_arrays = share.from_first(
+        lambda: read_arrays(task.partial, list(arrays)) if task.partial.exists() else {}
+    )
     arrays = {name: saved_arrays.get(name, array) for name, array in arrays.items()}
     keeper = Keeper(task, saved_arrays)
     threat_model = attacks.threat_model(task.settings["norm"], task.settings["epsilon"])
     saved = time.monotonic()
-    for position, (batch, mask) in enumerate(
-        batches_for_evaluation(target.split, size, num_examples, target.sharding)
+    for position, (batch, _) in enumerate(
+        batches_for_evaluation(target.split, size, num_examples, target.sharding, share)
     ):
         rows = slice(position * size, min((position + 1) * size, num_examples))
         if (arrays["predictions"][rows] >= 0).all():
             continue
         with jax.default_matmul_precision(task.search_precision):
             adversarial = attack(task, batch, threat_model)
-        predictions, norms = _judge(target.model, adversarial, batch.images, threat_model)
-        count = int(mask.sum())
-        arrays["predictions"][rows] = np.asarray(predictions)[:count]
-        arrays["norms"][rows] = np.asarray(norms)[:count]
+        judged = _judge(target.model, adversarial, batch.images, threat_model)
+        predictions, norms = share.gather(judged)
+        count = rows.stop - rows.start
+        arrays["predictions"][rows] = predictions[:count]
+        arrays["norms"][rows] = norms[:count]
         if task.settings["num_steps"]:
             correct = arrays["predictions"][rows] == task.labels[rows]
-            keeper.offer(rows.start, correct, adversarial)
+            keeper.offer(rows.start, correct, partial(share.gather, adversarial))
         task.bar.update(rows.stop)
-        if time.monotonic() - saved > SAVE_EVERY_SECONDS:
+        if share.is_first and time.monotonic() - saved > SAVE_EVERY_SECONDS:
             write_arrays(task.partial, arrays | keeper.arrays)
             saved = time.monotonic()
     correct = arrays["predictions"] == task.labels

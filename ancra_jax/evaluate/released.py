@@ -17,6 +17,7 @@ from ancra_jax.config.schema import Config, shown
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate import paper
 from ancra_jax.evaluate.spec import Arrays, Model, Spec, Task
+from ancra_jax.ops.hosts import ALONE, Share
 from ancra_jax.ops.images import Images
 from ancra_jax.results.names import RELEASED
 from ancra_jax.types import Batch
@@ -53,7 +54,7 @@ def specs(config: Config) -> list[Spec]:
 def _run(task: Task) -> tuple[Arrays, dict[str, Any]]:
     together, size = task.settings["together"], task.target.batch_size
     if together:  # batches of whole groups
-        devices = len(task.target.sharding.device_set)
+        devices = len(task.target.sharding.device_set) * task.target.share.count
         all_examples = math.ceil(len(task.labels) / devices) * devices
         size = min(math.lcm(together, devices), all_examples)
     return paper.attack_batches(task, attack, size)
@@ -66,7 +67,7 @@ def attack(task: Task, batch: Batch, threat_model: attacks.ThreatModel) -> Image
     keys = example_keys(task.key, batch.indices)
     start = batch.images + settings.epsilon * threat_model.noise(keys, batch.images)
     if settings.together:
-        return follow_summed_margins(model, start, batch, threat_model, settings)
+        return follow_summed_margins(model, start, batch, threat_model, settings, task.target.share)
     return attacks.ascend(
         attacks.objectives.cross_entropy(model, batch.labels),
         start,
@@ -83,6 +84,7 @@ def follow_summed_margins(
     batch: Batch,
     threat_model: attacks.ThreatModel,
     settings: Settings,
+    share: Share = ALONE,
 ) -> Images:
     """Ascend ``-relu(sum_i (z_y - max_{k != y} z_k))``, summed over groups of examples.
 
@@ -95,15 +97,17 @@ def follow_summed_margins(
       batch: natural images; rows that repeat the last example, to fill the batch, do not count.
       threat_model: the ball in which all iterates but the first lie.
       settings: the step, how many, and the size of a group.
+      share: of the batch, of this process.
     """
     objective = attacks.objectives.margin(model, batch.labels)
-    rows = np.arange(len(batch.labels))
-    counts = np.asarray(batch.indices) == int(batch.indices[0]) + rows
+    indices = share.gather(batch.indices)
+    rows = np.arange(len(indices))
+    counts = indices == indices[0] + rows
     groups = rows // settings.together
     x = start
     for _ in range(settings.num_steps):
-        margins = np.where(counts, np.asarray(objective(x)), 0.0)  # positive where misclassified
-        moves = np.bincount(groups, margins)[groups] < 0
+        margins = np.where(counts, share.gather(objective(x)), 0.0)  # positive where misclassified
+        moves = share.own(np.bincount(groups, margins)[groups] < 0)
         moved = attacks.ascend(
             objective,
             x,

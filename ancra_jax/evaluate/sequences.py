@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -104,7 +105,7 @@ def _arrays(task: Task, result: AutoAttackResult) -> Arrays:
     """Return what is kept of every example under a sequence of attacks."""
     keeper = Keeper(task, {})
     keeper.standing &= result.broken_by != CLEAN
-    keeper.offer(0, result.robust, result.images)
+    keeper.offer(0, result.robust, lambda: result.images)
     keeper.write(result.broken_by.astype(str))
     return {
         "labels": task.labels,
@@ -126,7 +127,7 @@ def run_diagnostics(task: Task) -> tuple[Arrays, dict[str, Any]]:
         text = f"{progress.attack}, robust accuracy {progress.robust_accuracy:.2%}"
         task.bar.update(progress.round, text, total=progress.rounds)
 
-    results = _earlier_results(task)
+    results = task.target.share.from_first(partial(_earlier_results, task))
     found = diagnose(
         **task.options | {"batch_size": task.target.batch_size, "progress": show},
         results=results,

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from ancra_jax.cli.progress import Bar
 from ancra_jax.data import Split
 from ancra_jax.errors import UsageError
 from ancra_jax.ops.files import AnyPath, remove_tree
+from ancra_jax.ops.hosts import ALONE, Share
 from ancra_jax.results.store import ResultStore
 from ancra_jax.types import Outputs
 
@@ -30,6 +32,7 @@ class Target(NamedTuple):
     batch_size: int  # examples on the devices at a time, a multiple of the number of devices
     sharding: jax.sharding.Sharding  # of a batch over the devices
     classes: tuple[str, ...] = ()  # their names
+    share: Share = ALONE  # of each batch, of this process
 
 
 @dataclass(frozen=True)
@@ -130,19 +133,21 @@ def compute(
     *,
     force: bool,
     precision: str = "auto",
+    watch: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Return the JSON of an attack's result; unless it is there, or by ``force``, compute it.
 
     ``identity`` is what determines the numbers, but for the attack and its settings. A result of
     another identity, or an interrupted attack's unusable state, raises a `UsageError`.
-    ``precision`` is that of ``Spec.record``.
+    ``precision`` is that of ``Spec.record``; ``watch`` is called after every batch.
     """
-    identity = spec.record(identity, precision, None if force else store)
-    if not force and (finished := store.finished(identity)):
+    share = target.share
+    identity = share.from_first(partial(spec.record, identity, precision, None if force else store))
+    if not force and (finished := share.from_first(lambda: store.finished(identity))):
         return finished
     started = time.monotonic()
     labels = target.split.labels[: identity["num_examples"]]
-    with Bar(spec.name, len(labels)) as bar:
+    with Bar(spec.name, len(labels), quiet=not share.is_first, watch=watch) as bar:
         key = jax.random.key(identity["seed"])
         task = Task(target, identity, store.partial_path(identity), labels, key, bar)
         try:
@@ -151,8 +156,9 @@ def compute(
                 arrays, more = spec.run(task)
         except StateError as error:
             raise UsageError(str(error)) from error
-    result = store.write(identity, arrays, time.monotonic() - started, **more)
-    if result.get("complete", True):
+    seconds = time.monotonic() - started
+    result = share.from_first(lambda: store.write(identity, arrays, seconds, **more))
+    if result.get("complete", True) and share.is_first:
         task.partial.unlink(missing_ok=True)
         remove_tree(task.state)
     return result

@@ -4,22 +4,25 @@ Interrupted, the same command continues; a finished result is never overwritten 
 """
 
 import collections
+import contextlib
 import inspect
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import jax
 from absl import flags
 from jax.sharding import Mesh
 
 from ancra_jax.attacks.adaptive import LEVELS, Level
 from ancra_jax.attacks.autoattack.ensemble import Budget, plan
 from ancra_jax.attacks.job import PRECISIONS
-from ancra_jax.cli.backend import use_a_device_per_core
+from ancra_jax.cli import backend
 from ancra_jax.cli.options import help_texts
+from ancra_jax.cli.profile import Profile, check_steps
 from ancra_jax.config import WEIGHTS, Config, directory_path
 from ancra_jax.data import Dataset, check_count
 from ancra_jax.errors import Problems, UsageError
@@ -27,12 +30,13 @@ from ancra_jax.evaluate import paper, released
 from ancra_jax.evaluate.features import features_spec
 from ancra_jax.evaluate.result import EvaluationResult, read_evaluation
 from ancra_jax.evaluate.sequences import Source, adaptive_spec, run_autoattack, run_diagnostics
-from ancra_jax.evaluate.spec import Spec, Target, compute
+from ancra_jax.evaluate.spec import Model, Spec, Target, compute
 from ancra_jax.ops.files import as_path
+from ancra_jax.ops.hosts import Share, share_of
 from ancra_jax.results.names import APGD, AUTOATTACK, DIAGNOSTICS
 from ancra_jax.results.store import ResultStore, evaluation_name
 from ancra_jax.run import build as components
-from ancra_jax.run import sharding
+from ancra_jax.run import multihost, sharding
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.weights import check_weights, load_run
 
@@ -76,6 +80,7 @@ def run(
     transfer_from: Sequence[str] = (),
     data_dir: str = "",
     search_precision: str = "auto",
+    profile_steps: str = "",
 ) -> EvaluationResult:
     """Run a suite on a checkpoint; results that are there already are kept.
 
@@ -104,6 +109,7 @@ def run(
       data_dir: where the data lie now, if not where they were in training; they must be the same.
       search_precision: of searches, which ``'highest'`` judges: ``'highest'``, ``'high'`` (TF32),
         ``'default'``; ``'auto'``: that of results which are there, else ``'highest'``.
+      profile_steps: trace these batches, ``'10:20'``, into the directory's ``profile``.
 
     Returns:
       All results of the checkpoint, those of earlier calls too.
@@ -116,27 +122,50 @@ def run(
     config = replace(config, data=components.data_in(config.data, data_dir))
     transfer_from = [directory_path(directory, "--transfer_from") for directory in transfer_from]
     check(config, locals())
-    with workdir_lib.one_writer(workdir):
+    with _joined(workdir) as (share, mesh):
         dataset = components.load_dataset(config.data)
         num_examples = num_examples or len(dataset.test)
         check_count("--num_examples", num_examples, len(dataset.test))
-        mesh = sharding.create_mesh()
         model = load_run(workdir, mesh, dataset=dataset, checkpoint=checkpoint, weights=weights)
         _check_data(config, dataset, model.info["data"])
-        size = math.ceil(min(batch_size or config.batch_size, num_examples) / mesh.size) * mesh.size
-        sharded = sharding.batch_sharded(mesh)
-        target = Target(model.outputs, dataset.test, size, sharded, dataset.class_names)
+        size = min(batch_size or config.batch_size, num_examples)
+        target = _target(model.outputs, dataset, size, mesh, share)
         sources = load_sources(transfer_from, dataset, mesh)
         adaptive = adaptive_spec(config, adaptive_budget, max_minutes, model.defences, sources)
         name = evaluation_name(checkpoint, weights)
         identity = _identity(config, dataset) | {"checkpoint": name, "step": model.info["step"]}
         identity |= {"num_examples": num_examples, "seed": seed}
-        store = ResultStore(workdir, name)
+        store = share.from_first(lambda: ResultStore(workdir, name))
         made = {"adaptive": [adaptive], "defence": [adaptive] if model.defences else []}
         made |= {"features": [features_spec(config, dataset.class_names)]}
         specs = _specs(config, suite, autoattack_version, made, attacks)
-        results = _compute(specs, target, store, identity, force, search_precision)
+        with Profile(profile_steps, workdir) as trace:
+            results = _compute(specs, target, store, identity, force, search_precision, trace.step)
     return read_evaluation(workdir, name, results)
+
+
+@contextlib.contextmanager
+def _joined(workdir: str) -> Iterator[tuple[Share, Mesh]]:
+    """Join the other processes, if any; the first keeps all others from writing to the directory.
+
+    Yields:
+      This process' share of every batch, and its own devices.
+    """
+    share, devices = share_of(jax.devices())
+    multihost.connect(sharding.create_mesh())
+    with contextlib.ExitStack() as stack:
+        writer = workdir_lib.one_writer(workdir)
+        share.from_first(lambda: stack.enter_context(writer) and None)
+        multihost.keep_log(workdir)
+        yield share, sharding.create_mesh(devices)
+
+
+def _target(model: Model, dataset: Dataset, size: int, mesh: Mesh, share: Share) -> Target:
+    """Return what is attacked, in batches of a size that is rounded up for the devices of all."""
+    devices = mesh.size * share.count
+    size = math.ceil(size / devices) * devices
+    sharded = sharding.batch_sharded(mesh)
+    return Target(model, dataset.test, size, sharded, dataset.class_names, share)
 
 
 def _compute(
@@ -146,13 +175,17 @@ def _compute(
     identity: dict[str, Any],
     force: bool,
     precision: str,
+    watch: Callable[[], object],
 ) -> list[dict[str, Any]]:
     """Return the results of all attacks; errors come before anything is computed."""
-    for spec in () if force else specs:
-        store.finished(spec.record(identity, precision, store))
-    return [
-        compute(spec, target, store, identity, force=force, precision=precision) for spec in specs
-    ]
+
+    def refuse_others() -> None:
+        for spec in () if force else specs:
+            store.finished(spec.record(identity, precision, store))
+
+    target.share.from_first(refuse_others)
+    how: dict[str, Any] = {"force": force, "precision": precision, "watch": watch}
+    return [compute(spec, target, store, identity, **how) for spec in specs]
 
 
 def _identity(config: Config, dataset: Dataset) -> dict[str, Any]:
@@ -191,6 +224,8 @@ def check(config: Config, options: Mapping[str, Any]) -> None:
         )
     except ValueError as error:
         problems.add(f"--attacks: {error}")
+    with problems.collect():
+        check_steps(options["profile_steps"])
     with problems.collect():
         check_weights(config, weights)
     with problems.collect():
@@ -268,18 +303,25 @@ def define_flags() -> None:
     flags.DEFINE_float("max_minutes", 0.0, about["max_minutes"], lower_bound=0.0)
     for name in ("attacks", "transfer_from"):
         flags.DEFINE_list(name, [], about[name])
-    flags.DEFINE_string("data_dir", "", about["data_dir"])
+    for name in ("data_dir", "profile_steps"):
+        flags.DEFINE_string(name, "", about[name])
     for name in ("num_examples", "batch_size", "seed"):
         flags.DEFINE_integer(name, 0, about[name], lower_bound=0)
     flags.DEFINE_bool("force", False, about["force"])
+    backend.define_process_flags()
 
 
 def main(arguments: flags.FlagValues) -> None:
     """Run the command."""
     directory_path(arguments.workdir or "", "--workdir")
-    use_a_device_per_core()
+    backend.set_up(arguments)
+    backend.use_a_device_per_core()
+    backend.join_processes(arguments)
     # Every parameter is a flag of the same name.
     options: dict[str, Any] = {
         name: arguments[name].value for name in inspect.signature(run).parameters
     }
-    run(**options).print()
+    with multihost.ending_together():
+        found = run(**options)
+        if sharding.is_main():
+            found.print()

@@ -11,8 +11,9 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import jax
 import jax.numpy as jnp
@@ -117,6 +118,42 @@ def _per_device(mesh: Mesh, value: bool) -> Bool[Array, "devices"]:
     values = np.full(mesh.size, value)
     place = sharding.batch_sharded(mesh)
     return jax.make_array_from_callback(values.shape, place, lambda index: values[index])
+
+
+# ---- A log of each ----
+
+
+def keep_log(workdir: str) -> None:
+    """Write what this process prints from now on to ``logs/process-N.log`` too, if it has others.
+
+    The first process alone shows progress and results; warnings and errors are of any.
+    """
+    if jax.process_count() == 1 or "://" in workdir:
+        return
+    path = Path(workdir) / "logs" / f"process-{jax.process_index()}.log"
+    path.parent.mkdir(exist_ok=True)
+    log = open(path, "a", buffering=1)  # noqa: SIM115  until the end
+    sys.stdout, sys.stderr = cast(Any, (_Both(sys.stdout, log), _Both(sys.stderr, log)))
+    log.write(
+        f"{time.strftime('%Y-%m-%d %H:%M:%S')} process {jax.process_index()} of "
+        f"{jax.process_count()}, {os.getpid()} on {platform.node()}, {jax.local_device_count()} x "
+        f"{jax.local_devices()[0].device_kind}: {' '.join(sys.argv)}\n"
+    )
+
+
+class _Both:
+    """A stream whose text goes to a log as well, but for what draws on a terminal."""
+
+    def __init__(self, stream: Any, log: Any):
+        self._stream, self._log = stream, log
+
+    def write(self, text: str) -> int:
+        if "\x1b" not in text:
+            self._log.write(text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 # ---- To end together ----
@@ -228,7 +265,7 @@ def _lost(reason: str) -> str:
 def _runtime_error(error: BaseException | None) -> str | None:
     """Return the first line of the error of JAX's runtime that is behind an error, if one is."""
     while error is not None:
-        if isinstance(error, JaxRuntimeError):
+        if isinstance(error, JaxRuntimeError) or "Gloo" in str(error):  # a ValueError where fetched
             return str(error).partition("\n")[0][:300]
         error = error.__cause__ or error.__context__
     return None

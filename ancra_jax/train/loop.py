@@ -23,6 +23,7 @@ from jaxtyping import Array, Int, Int32
 from ancra_jax import cli, data, methods, models
 from ancra_jax.cli import backend
 from ancra_jax.cli.files import import_shipped, shipped_files
+from ancra_jax.cli.profile import Profile, check_steps
 from ancra_jax.cli.settings import Source
 from ancra_jax.config import listable_path, needs_teacher, shown
 from ancra_jax.config.schema import Config
@@ -84,7 +85,9 @@ def run(
     return TrainingResult(workdir, config, train(config, workdir, trackers))
 
 
-def train(config: Config, workdir: str, trackers: Sequence[Tracker | str] = ()) -> TrainState:
+def train(
+    config: Config, workdir: str, trackers: Sequence[Tracker | str] = (), profile_steps: str = ""
+) -> TrainState:
     """Train until the configured end; continue the run that the directory holds.
 
     Args:
@@ -92,6 +95,8 @@ def train(config: Config, workdir: str, trackers: Sequence[Tracker | str] = ()) 
       workdir: gets ``config.json``, ``starts.jsonl``, ``checkpoints/``, ``metrics.jsonl`` and
         ``tensorboard/``.
       trackers: as for `run`.
+      profile_steps: steps to trace, ``'10:20'``, from 1 at the start of this call, into the
+        directory's ``profile``.
 
     Returns:
       The final state.
@@ -118,6 +123,7 @@ def train(config: Config, workdir: str, trackers: Sequence[Tracker | str] = ()) 
             workdir_lib.open_for_training(workdir, config)
             stack.enter_context(workdir_lib.one_writer(workdir))
         sharding.barrier("workdir")
+        multihost.keep_log(workdir)
 
         # ---- Start or continue ----
         checkpoints = open_checkpoints(workdir, weights=training.averaging.weights)
@@ -146,11 +152,12 @@ def train(config: Config, workdir: str, trackers: Sequence[Tracker | str] = ()) 
             TrainingLog(config, workdir, first_step, training.last_step, every, unwritten, tracked)
         )
         stop = stack.enter_context(StopSignal())
+        profile = stack.enter_context(Profile(profile_steps, workdir))
 
         # ---- Train ----
         num_epochs = math.ceil(training.last_step / training.steps_per_epoch)
         for epoch in range(first_step // training.steps_per_epoch, num_epochs):
-            state = training.train_epoch(state, epoch, checkpoints, log, stop)
+            state = training.train_epoch(state, epoch, checkpoints, log, stop, profile)
     return state
 
 
@@ -292,6 +299,7 @@ class Training:
         checkpoints: Checkpoints,
         log: TrainingLog,
         stop: StopSignal,
+        profile: Profile,
     ) -> TrainState:
         """Train until an epoch (from 0) or the run ends; save, log and select on the way.
 
@@ -305,6 +313,7 @@ class Training:
             operands = (state, self.data_at(step - 1), permutation, self.teacher)
             state, metrics = self.stoppable_step(stop, *operands)
             log.add(step, metrics)
+            profile.step(metrics)
 
             weights = self.averaging.weights_after(step // self.steps_per_epoch)
             if "swa" in weights and step % self.steps_per_epoch == 0:
@@ -346,6 +355,11 @@ def define_flags() -> None:
         f"What else is told of the metrics: {', '.join(TRACKERS)}, or module:function, several "
         "separated by commas; see docs/methods.md.",
     )
+    flags.DEFINE_string(
+        "profile_steps",
+        "",
+        "Trace these steps of this call, 10:20, into the work directory's profile/.",
+    )
     backend.define_process_flags()
 
 
@@ -370,9 +384,12 @@ def _help() -> str:
 
 def main(arguments: flags.FlagValues) -> int | None:
     """Run the command."""
+    backend.set_up(arguments)
     problems = Problems()
     with problems.collect():
         listable_path(arguments.workdir or "", "--workdir")
+    with problems.collect():
+        check_steps(arguments.profile_steps)
     with problems.collect():
         devices = 1 if arguments.distributed else jax.device_count()  # not before it has joined
         config = cli.read_settings(arguments.config, partial(build.check, devices=devices))
@@ -383,7 +400,7 @@ def main(arguments: flags.FlagValues) -> int | None:
     backend.join_processes(arguments)
     try:
         with multihost.ending_together():
-            train(config, arguments.workdir, arguments.tracker)
+            train(config, arguments.workdir, arguments.tracker, arguments.profile_steps)
     except Interrupted as interruption:
         print(interruption)
         return interruption.exit_status

@@ -1,11 +1,13 @@
 """Commands keep what they compile and use a device per core, unless the user says otherwise."""
 
+import functools
 import os
 
 import jax
 import pytest
+from absl import flags
 
-from ancra_jax.cli.backend import keep_compiled_programs
+from ancra_jax.cli.backend import define_process_flags, keep_compiled_programs, set_up
 from tests.support.processes import run_python
 
 COMPILE = """
@@ -33,6 +35,29 @@ print(len(jax.devices()), before)
 
 
 NOTHING = dict.fromkeys(("JAX_COMPILATION_CACHE_DIR", "JAX_NUM_CPU_DEVICES", "XLA_FLAGS"))
+
+
+@pytest.mark.parametrize("given", ["", "--xla_gpu_deterministic_ops=false", "--xla_dump_to=D"])
+def test_deterministic_operations_are_asked_of_xla(monkeypatch, given):
+    monkeypatch.setenv("XLA_FLAGS", given)
+    arguments = flags.FlagValues()
+    with monkeypatch.context() as patch:
+        patch.setattr(flags, "FLAGS", arguments)
+        for kind in ("bool", "integer", "string"):
+            name = f"DEFINE_{kind}"
+            define = functools.partial(getattr(flags, name), flag_values=arguments)
+            patch.setattr(flags, name, define)
+        define_process_flags()
+    arguments(["ancra"])
+    set_up(arguments)
+    assert os.environ["XLA_FLAGS"] == given
+    arguments(["ancra", "--deterministic"])
+    for _ in range(2):
+        set_up(arguments)
+        assert os.environ["XLA_FLAGS"].split() == [
+            *given.split(),
+            *(["--xla_gpu_deterministic_ops=true"] if "deterministic" not in given else []),
+        ]
 
 
 @pytest.fixture

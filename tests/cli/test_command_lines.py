@@ -227,6 +227,7 @@ LINES = {
         "CONFIG --workdir=W --config.negative_contrast.strategy=x "
         "--config.negative_contrast.zeta=1": "--config.negative_contrast.strategy='x'",
         "CONFIG --workdir=W --config.awp.gamma=1 --config.awp.warmup_epochs=99": "warmup_epochs=99",
+        "CONFIG --workdir=W --profile_steps=9:3": "--profile_steps=9:3",
         "CONFIG --workdir=W --num_processes=2": "--distributed",
         "CONFIG --workdir=W --distributed --process_id=0": "--num_processes",
         "CONFIG --workdir=W --distributed --process_id=0 --num_processes=2 "
@@ -248,6 +249,8 @@ LINES = {
         "--workdir=RUN --num_examples=ten": "num_examples",
         "--workdir=RUN --max_minutes=nan": "--max_minutes=nan",
         "--workdir=RUN --max_minutes=inf": "--max_minutes=inf",
+        "--workdir=RUN --profile_steps=3": "--profile_steps=3",
+        "--workdir=RUN --process_id=1": "--distributed",
         "--workdir=RUN --max_minutes=-1": "max_minutes",
         "--workdir=RUN --seed=4294967296": "--seed=4294967296",
         "--workdir=RUN --weights=ema": "--weights=ema",

@@ -4,23 +4,24 @@ import dataclasses
 import functools
 import json
 import shutil
+import signal
+import time
 
 import numpy as np
 import pytest
 
-from ancra_jax import attacks
-from ancra_jax.attacks.adaptive import BUDGETS
-from ancra_jax.attacks.diagnostics import measurements
 from ancra_jax.cli.progress import Bar
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate import paper as paper_suite
-from ancra_jax.evaluate import run, sequences, suites
+from ancra_jax.evaluate import run, suites
 from ancra_jax.ops.files import read_arrays
 from ancra_jax.paper import figures
 from ancra_jax.results.examples import load_details
 from ancra_jax.results.load import load_evaluation
 from ancra_jax.results.names import STRENGTH_ORDER, attack_order
 from ancra_jax.train.loop import train
+from tests.support.processes import ends_of, run_python, start_several
+from tests.support.short_attacks import EVALUATE_COMMAND, short_attacks
 from tests.support.small_runs import small_config
 
 EPSILON = 0.06  # of the attacks in evaluation: leaves some to each, and breaks some
@@ -29,9 +30,6 @@ CONFIG = small_config(
     attack__epsilon=0.02, attack__num_steps=1, evaluation__epsilon=EPSILON,
 )  # fmt: skip
 NAMES = ["natural", "fgsm", "pgd3", "cw3", "fgsm_with_p", "pgd3_with_p", "cw3_with_p"]
-TINY = attacks.AdaptiveBudget(
-    num_steps=2, num_targets=1, num_restarts=1, num_queries=4, exhaustive=False
-)
 
 
 def evaluate(*arguments, **options):
@@ -42,19 +40,7 @@ def evaluate(*arguments, **options):
 @pytest.fixture(scope="module", autouse=True)
 def short():
     """AutoAttack, adaptive attacks and diagnostics with next to no steps."""
-    full = sequences.autoattack
-
-    def one_attack(*args, version, **options):
-        if version != "custom":
-            options["attacks_to_run"] = ["apgd-ce", "square"]
-        return full(*args, **options, version="custom", num_steps=2, num_queries=4)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sequences, "autoattack", one_attack)
-        patch.setitem(BUDGETS, "quick", TINY)
-        few = {"QUERIES": 10, "TARGETS": 1, "NOISE_DRAWS": 3, "LANDSCAPE_POINTS": 3}
-        for name, number in few.items():
-            patch.setattr(measurements, name, number)
+    with short_attacks():
         yield
 
 
@@ -403,3 +389,40 @@ def test_data_that_moved_are_read_there_and_must_be_the_same(workdir, monkeypatc
     with pytest.raises(UsageError, match=r"--data_dir=/elsewhere: .*fingerprint other, was"):
         evaluate(str(workdir), data_dir="/elsewhere", num_examples=8)
     assert places == ["/elsewhere"]
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_as_one_bit_for_bit(workdir, tmp_path):
+    """One of them is killed on the way; every example gets the numbers that one process finds."""
+    directories = [tmp_path / name for name in ("one", "two")]
+    for directory in directories:
+        shutil.copytree(workdir, directory, ignore=shutil.ignore_patterns("evaluation"))
+    flags = ("--suite=all", "--adaptive_budget=quick", "--num_examples=13", "--batch_size=8")
+    run_python(EVALUATE_COMMAND, f"--workdir={directories[0]}", *flags, devices=2)
+
+    flags = (f"--workdir={directories[1]}", *flags)
+    found = directories[1] / "evaluation/best"
+    processes = start_several(EVALUATE_COMMAND, 2, *flags)
+    while not list(found.glob("autoattack.*.state/state.npz")):
+        assert processes[0].poll() is None
+        time.sleep(0.01)
+    processes[0].kill()
+    statuses, lines = ends_of(processes)
+    assert statuses == [-signal.SIGKILL, 1] and lines[1].startswith("error: process")
+    assert ends_of(start_several(EVALUATE_COMMAND, 2, *flags))[0] == [0, 0]
+    assert "natural" in (directories[1] / "logs/process-0.log").read_text()
+
+    names = {file.name for file in (directories[0] / "evaluation/best").iterdir()}
+    assert names == {file.name for file in found.iterdir()} and "features.npz" in names
+    for name in sorted(names):
+        one, two = (directory / "evaluation/best" / name for directory in directories)
+        if name.endswith(".json"):
+            one, two = (json.loads(file.read_text()) for file in (one, two))
+            for entry in ("seconds", "created", "commit"):
+                one.pop(entry), two.pop(entry)
+            assert one == two
+        else:
+            one, two = dict(np.load(one)), dict(np.load(two))
+            assert one.keys() == two.keys()
+            for key in one:
+                np.testing.assert_array_equal(two[key], one[key], f"{name} {key}")

@@ -250,6 +250,8 @@ def test_nodes_train_together_with_all_their_gpus(tree):
     ran = run(tree, *words, "train", "--workdir=a")
     assert "ancra train --workdir=a --distributed" in calls(tree)
     assert ran.stdout.splitlines() == ["devices 0,1"]
+    run(tree, *words, "evaluate", "--workdir=a")
+    assert "ancra evaluate --workdir=a --distributed" in calls(tree)
     run(tree, *words, "report", "--output=a")
     assert " --nodes=1 --ntasks=1 .venv/bin/ancra report --output=a" in calls(tree)[1]
 

@@ -1,7 +1,8 @@
-"""Commands in this process, which saves seconds, and Python code in processes of its own."""
+"""Commands in this process, which saves seconds, and Python code in processes of their own."""
 
 import contextlib
 import io
+import socket
 import subprocess
 import sys
 from typing import NamedTuple
@@ -63,3 +64,27 @@ def run_python(code: str, *arguments: str, devices: int = 1, **environment: str 
     )
     assert ran.returncode == 0, ran.stderr[-4000:]
     return ran.stdout
+
+
+def start_several(code: str, count: int, *arguments: str, devices: int = 1, **environment: str):
+    """Starts processes that run a command together; returns them without waiting."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        address = f"localhost:{listener.getsockname()[1]}"
+    together = ("--distributed", f"--coordinator_address={address}", f"--num_processes={count}")
+    platform = {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", code, *arguments, *together, f"--process_id={number}"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=ENVIRONMENT | platform | environment,
+        )
+        for number in range(count)
+    ]
+
+
+def ends_of(processes) -> tuple[list[int], list[str]]:
+    """The exit statuses of all, and the last line of each."""
+    outputs = [process.communicate(timeout=600)[0].decode().splitlines() for process in processes]
+    return [one.returncode for one in processes], [lines[-1] if lines else "" for lines in outputs]

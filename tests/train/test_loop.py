@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -18,12 +17,11 @@ from tensorboardX.proto.event_pb2 import Event
 
 from ancra_jax.errors import NonFiniteLossError, UsageError
 from ancra_jax.ops.files import read_json_lines
-from ancra_jax.run import sharding
-from ancra_jax.run.checkpoint import Checkpoints
 from ancra_jax.run.workdir import read_starts
 from ancra_jax.train import step as step_lib
 from ancra_jax.train.loop import train
 from tests.support import ENVIRONMENT
+from tests.support.processes import ends_of, start_several
 from tests.support.small_runs import TRAIN_COMMAND, arrays, small_config, small_flags
 
 
@@ -124,64 +122,35 @@ def test_a_killed_run_continues_to_the_same_parameters(tmp_path, uninterrupted, 
     assert numbers(tmp_path / "run") == numbers(workdir)
 
 
-def start_two(workdir, method, *flags):
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        address = f"localhost:{listener.getsockname()[1]}"
-    flags = [*flags, "--distributed", f"--coordinator_address={address}", "--num_processes=2"]
-    variables = {"JAX_NUM_CPU_DEVICES": "2"}
-    return [start_process(workdir, method, *flags, f"--process_id={i}", **variables) for i in "01"]
-
-
-def ends_of(processes):
-    """The exit statuses of all, and the last line of each."""
-    outputs = [process.communicate(timeout=300)[0].decode().splitlines() for process in processes]
-    return [process.returncode for process in processes], [lines[-1] for lines in outputs]
-
-
 @pytest.mark.slow
-def test_two_processes_stop_and_end_together_and_continue(tmp_path):
-    workdir = tmp_path / "run"
-    flags = ["natural", "--config.epochs=15", "--config.checkpoint_every_steps=1"]
-    for number, hit in ((signal.SIGTERM, 1), (signal.SIGKILL, 0)):
-        before = Checkpoints(workdir / "checkpoints", read_only=True).steps()
-        processes = start_two(workdir, *flags)
-        new = workdir / f"checkpoints/{max(before, default=0) + 1}"
-        deadline = time.monotonic() + 240
-        while not new.is_dir():
-            assert time.monotonic() < deadline, "no checkpoint"
-            time.sleep(0.01)
-        processes[hit].send_signal(number)
-        told = time.monotonic()
-        statuses, lines = ends_of(processes)
-        assert time.monotonic() - told < 30
-        if number == signal.SIGTERM:
-            assert statuses == [128 + number] * 2
-            assert lines[0] == lines[1] and "the same command continues" in lines[0]
-        else:
-            assert statuses == [-number, 1]
-            assert lines[1].startswith("error: process")
-    assert ends_of(start_two(workdir, *flags))[0] == [0, 0]
-    assert ends_of(start_two(tmp_path / "uninterrupted", *flags))[0] == [0, 0]
-    checksums = [
-        json.loads((path / "checkpoints/60/extra/metadata").read_text())["checksums"]
-        for path in (workdir, tmp_path / "uninterrupted")
-    ]
-    assert checksums[0] == checksums[1]
-    assert numbers(workdir) == numbers(tmp_path / "uninterrupted")
+def test_two_processes_stop_together_and_one_continues(tmp_path):
+    """A signal reaches one of them. What is left is what one process computes alone."""
+    workdir, long = tmp_path / "run", {"epochs": 5, "checkpoint_every_steps": 1}
+    flags = [*small_flags(), *(f"--config.{name}={value}" for name, value in long.items())]
+    flags += ["--config=configs/digits.py:pgd_at", f"--workdir={workdir}"]
+    flags += ["--deterministic", "--profile_steps=2:2"]
+    processes = start_several(TRAIN_COMMAND, 2, *flags, devices=2)
+    deadline = time.monotonic() + 240
+    while not (workdir / "checkpoints/2").is_dir():
+        assert time.monotonic() < deadline, "no checkpoint"
+        time.sleep(0.01)
+    processes[1].send_signal(signal.SIGTERM)
+    statuses, lines = ends_of(processes)
+    assert statuses == [128 + signal.SIGTERM] * 2
+    assert lines[0] == lines[1] and "the same command continues" in lines[0]
+    for process in ("process-0", "process-1"):
+        assert lines[0] in (workdir / f"logs/{process}.log").read_text()
+        assert list((workdir / "profile" / process).rglob("*.xplane.pb"))
 
-
-@pytest.mark.slow
-def test_two_processes_train_as_one(tmp_path):
-    processes = start_two(tmp_path / "two", "pgd_at", "--config.max_steps=1")
-    assert ends_of(processes)[0] == [0, 0]
-
-    one = train(small_config("pgd_at", max_steps=1), str(tmp_path / "one"))
-    abstract = sharding.abstract_on(one, sharding.replicated(sharding.create_mesh()))
-    two, _ = Checkpoints(tmp_path / "two/checkpoints", read_only=True).restore(1, abstract)
-    chex.assert_trees_all_close(arrays(two).params, arrays(one).params, atol=1e-5)
-    steps = [r["step"] for r in read_json_lines(tmp_path / "two/metrics.jsonl")]
-    assert steps == sorted(steps)  # written once, by one of the processes
+    continued = train(small_config("pgd_at", **long), str(workdir))
+    alone = train(small_config("pgd_at", **long), str(tmp_path / "alone"))
+    chex.assert_trees_all_close(arrays(continued).params, arrays(alone).params, atol=1e-5)
+    assert 2 <= read_starts(str(workdir))[1]["step"] < int(continued.step) == 20
+    ours, theirs = (
+        [(record["kind"], record["step"]) for record in read_json_lines(path / "metrics.jsonl")]
+        for path in (workdir, tmp_path / "alone")
+    )
+    assert ours == theirs  # written once, by one of the processes
 
 
 def test_a_truncated_checkpoint_is_set_aside_and_the_one_before_it_taken(finished, copied, capsys):

@@ -29,7 +29,15 @@ from ancra_jax.attacks.autoattack.result import (
     Store,
     log_line,
 )
-from ancra_jax.attacks.job import CLEAN, Batch, Job, Progress, checked_outputs, print_progress
+from ancra_jax.attacks.job import (
+    CLEAN,
+    Batch,
+    HostImages,
+    Job,
+    Progress,
+    checked_outputs,
+    print_progress,
+)
 from ancra_jax.attacks.model import Model, as_pytree, forward
 from ancra_jax.attacks.objectives import TARGETED_LOSSES
 from ancra_jax.attacks.renamed import explains_old_calls
@@ -88,7 +96,7 @@ def autoattack(
       num_queries: queries of Square.
       randomized: whether the model is called as ``model(images, key=key)``.
       gradient_draws: gradients averaged in a step on a randomised model.
-      devices: what batches are spread over; all devices if None.
+      devices: what batches are spread over; all if None, of all processes: each makes this call.
       state_path: directory for the state; the same call continues there, with the same results.
       progress: called after every batch.
       matmul_precision: of matrix products and convolutions; see ``jax.default_matmul_precision``.
@@ -115,10 +123,10 @@ def autoattack(
         check_rank_by(rank_by, job)
         warnings = [attack.note for attack in attacks if attack.note]
         warnings += model_warnings(job, version) if checks else []
-        store = Store(store_path, job.images)
-        state = store.resume(State.new(job, attacks, n_target_classes, rank_by is not None))
-        _run(job, attacks, state, store, rank_by, checks, progress, max_seconds, log_path)
-    return state.result(attacks, store.images(), warnings, max_seconds, job.search_precision)
+        fresh = State.new(job, attacks, n_target_classes, rank_by is not None)
+        outputs = (store_path, progress, log_path)
+        state, found = _carry_out(job, attacks, fresh, rank_by, checks, max_seconds, *outputs)
+    return state.result(attacks, found, warnings, max_seconds, job.search_precision)
 
 
 def individually(
@@ -148,6 +156,27 @@ def individually(
         common = options | {"only": name, "state_path": path}
         results[name] = autoattack(model, images, labels, threat_model, **common)
     return results
+
+
+def _carry_out(
+    job: Job,
+    attacks: Sequence[Attack],
+    fresh: State,
+    rank_by: Model | None,
+    checks: bool,
+    max_seconds: float | int | None,
+    store_path: Path | None,
+    progress: Callable[[Progress], None] | None,
+    log_path: str | os.PathLike | None,
+) -> tuple[State, HostImages]:
+    """Do what there is to do; return the state and the images. The first process has the files."""
+    share = job.placement.share
+    if not share.is_first:
+        store_path = log_path = None
+    store = Store(store_path, job.images)
+    state = share.from_first(lambda: store.resume(fresh))
+    _run(job, attacks, state, store, rank_by, checks, progress, max_seconds, log_path)
+    return state, share.from_first(store.images)
 
 
 def _run(
@@ -192,9 +221,11 @@ def _run(
         cost = attack.cost * (rounds - state.round)
         for batch in job.batches(np.flatnonzero(state.todo), cost):
             begun = time.monotonic()
-            if max_seconds is not None and begun - started >= max_seconds:
-                store.save(state)
-                return
+            if max_seconds is not None:
+                late = begun - started >= max_seconds
+                if job.placement.share.from_first(partial(bool, late)):
+                    store.save(state)
+                    return
             _attack(job, attack, state, store, batch)
             spent = time.monotonic() - begun
             state.seconds[state.attack] += spent
@@ -241,7 +272,8 @@ def _classify(
     count = len(chosen)
     logits = job.natural_logits(batch)
     correct = logits.argmax(axis=1) == job.labels[chosen]
-    scores = logits if ranking is None else np.asarray(forward(ranking, batch.images))[:count]
+    fetch = job.placement.fetch
+    scores = logits if ranking is None else fetch(forward(ranking, batch.images))[:count]
     is_label = np.arange(scores.shape[1]) == job.labels[chosen, None]
     ranked = np.argsort(-np.where(is_label, -np.inf, scores), axis=1, kind="stable")
     state.targets[chosen] = ranked[:, : state.targets.shape[1]]
@@ -250,14 +282,14 @@ def _classify(
     state.broken_by[chosen[~correct]] = CLEAN
     if check_gradients:
         with job.searching():
-            zero, not_finite = jax.device_get(check_start(job, CLEAN, "check", batch))
+            zero, not_finite = fetch(check_start(job, CLEAN, "check", batch))
         state.zero_gradient[chosen] = zero[:count]
         state.not_finite[chosen] = not_finite[:count]
         if dlr is not None:
             targets = state.targets[:, 0] if dlr in TARGETED_LOSSES else None
             with job.searching():
                 zero, _ = check_start(job, CLEAN, "check", batch, dlr, targets)
-            state.zero_dlr_gradient[chosen] = np.asarray(zero)[:count]
+            state.zero_dlr_gradient[chosen] = fetch(zero)[:count]
     state.queries[chosen] += 1
     state.todo[chosen] = False
 
@@ -269,14 +301,14 @@ def _attack(job: Job, attack: Attack, state: State, store: Store, batch: Batch) 
     targets = state.targets[:, state.round] if attack.targeted else None
     run = partial(attack.run, **attack.options)
     found, *verdict = job.attack(run, attack.name, batch, state.round, targets)
-    fetched = jax.device_get((*verdict, found.best_loss, found.queries, found.success))
+    fetched = job.placement.fetch((*verdict, found.best_loss, found.queries, found.success))
     broken, norms, predictions, loss, queries, claimed = (values[:count] for values in fetched)
     state.denied[state.attack] += int((claimed & ~broken).sum())
     state.outcomes[state.attack, chosen] = np.where(broken, BROKEN, WITHSTOOD)
     newly = broken & state.robust[chosen]
     examples = chosen[newly]
     if len(examples):
-        store.write(examples, np.asarray(found.images)[:count][newly])
+        store.write(examples, job.placement.fetch(found.images)[:count][newly])
     state.robust[examples] = False
     state.broken_by[examples] = attack.name
     if targets is not None:

@@ -163,6 +163,8 @@ def diagnose(
         job = Job.create(
             model, images, labels, indices, ball, key, devices, batch_size, randomized, num_steps
         )
+        if not job.placement.share.is_first:  # the first process has the files
+            directory = None
         measured = _measure(job, directory, progress)
     checks = checks_of(measured, results)
     return Diagnosis(
@@ -182,7 +184,9 @@ def _measure(
 ) -> dict[str, Arrays]:
     """Make the measurements that ``directory`` does not hold, and write each as a file there."""
     started = time.monotonic()
-    measured = {} if directory is None else _saved_measurements(job, directory)
+    measured = job.placement.share.from_first(
+        lambda: {} if directory is None else _saved_measurements(job, directory)
+    )
     for number, (name, measure) in enumerate(MEASUREMENTS.items(), start=1):
         if name not in measured:
             arrays = measured[name] = measure(job, measured)

@@ -49,15 +49,12 @@ _WHITE_BOX = ("apgd", "targeted", "longer", "restarted")
 
 def natural(job: Job, known: Known) -> Arrays:
     """Measure which images are classified correctly, how classes rank, how outputs repeat."""
-
-    def compute(batch: Batch) -> Arrays:
-        ranked = np.argsort(-job.natural_logits(batch), axis=1, kind="stable").astype(np.int32)
-        correct = ranked[:, 0] == job.labels[batch.examples]
-        return {"correct": correct, "ranked": ranked[:, : TARGETS + 1]}
-
+    logits = job.logits_of(np.arange(len(job.images)))
+    ranked = np.argsort(-logits, axis=1, kind="stable").astype(np.int32)
+    found = {"correct": ranked[:, 0] == job.labels, "ranked": ranked[:, : TARGETS + 1]}
     difference = difference_between(repeated_calls(job))
     once = {"classes": np.array([job.num_classes]), "difference": np.array([difference])}
-    return job.over_batches(compute) | once
+    return found | once
 
 
 def one_step(job: Job, batch: Batch) -> dict[str, Array]:
@@ -185,7 +182,7 @@ def landscape(job: Job, known: Known) -> Arrays:
         [_value(objective, _moved(batch.images, directions, along, across)) for across in offsets]
         for along in offsets
     ]
-    losses = np.asarray(jax.device_get(grid)).transpose(2, 0, 1)
+    losses = few.placement.fetch(np.asarray(jax.device_get(grid)).transpose(2, 0, 1))
     return {"offsets": offsets, "losses": losses[: len(chosen)]}
 
 
