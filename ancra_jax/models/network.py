@@ -108,12 +108,8 @@ def create(
     mean, std = _normalisation(mean, std)
     if batch_norm_momentum is not None and not 0 <= batch_norm_momentum <= 1:
         raise UsageError(f"{batch_norm_momentum=}: must be 0 to 1, or None")
-    asked: dict[str, Any] = {
-        "activation": activation,
-        "mean": mean or None,
-        "std": std or None,
-        "batch_norm_momentum": batch_norm_momentum,
-    }
+    asked: dict[str, Any] = {"activation": activation, "mean": mean or None, "std": std or None}
+    asked |= {"batch_norm_momentum": batch_norm_momentum}
     asked |= _last_blocks(reverse_attention, attention, temperature, last_block)
     options = {key: value for key, value in asked.items() if value is not None}
     taken = inspect.signature(factory).parameters
