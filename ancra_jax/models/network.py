@@ -299,8 +299,9 @@ class Network(nn.Module):
                 self.sow("intermediates", "pooled", pooled)
                 aux_logits.append(logits)
         else:
-            x = blocks[-2](x)
-            x = trunk.final_activation(x if branches else blocks[-1](x))
+            for block in blocks[-2 : -1 if branches else None]:
+                x = block(x)
+            x = trunk.final_activation(x)
         linear = classifier(x)
         if branches:
             last = lambda x: trunk.final_activation(blocks[-1](x))  # noqa: E731
