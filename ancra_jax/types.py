@@ -18,12 +18,16 @@ class Outputs(NamedTuple):
       logits: final logits, ``f'`` in the paper.
       aux_logits: logits of the auxiliary heads, ``p_1, p_2`` of reverse attention; the first axis
         has length 0 for a network without them.
-      features: the input of the final linear layer (with reverse attention: ``z'``, reweighted).
+      features: the input of the final linear layer (with reverse attention: ``z'``, reweighted;
+        with class branches the mean over them).
+      class_rows: weights of the final linear layer, a row for each class, ``Omega`` in the paper;
+        None if the network does not say.
     """
 
     logits: Logits
     aux_logits: Float[Array, "heads batch classes"]
     features: Float[Array, "batch features"]
+    class_rows: Float[Array, "classes features"] | None = None
 
 
 class Batch(NamedTuple):

@@ -56,6 +56,10 @@ HAT = {
 CONTRAST = {"negative_contrast.zeta": 3.0}
 REVERSE_ATTENTION = {"model.reverse_attention": True}
 ANCRA = CONTRAST | REVERSE_ATTENTION | ANCRA_ATTACK
+TRADES_RA = TRADES | ANCRA_ATTACK | REVERSE_ATTENTION
+TRUE_CONTRAST = CONTRAST | {"negative_contrast.true_labels": True}
+FROM_BATCH = {"negative_contrast.from_batch": True}
+LONGER = "longer"  # no setting: how many times as many epochs as the data set's
 
 # Recipes that the files of some data sets have beside METHODS: those of the best published networks
 # of this size (Wu et al., ICLR 2024), and of Wang et al. (ICML 2023) with generated images.
@@ -103,7 +107,20 @@ METHODS = {
     "trades_ancra": TRADES | ANCRA,
     "mart_ancra": MART | ANCRA,
     "trades_anc": TRADES | ANCRA_ATTACK | CONTRAST,
-    "trades_ra": TRADES | ANCRA_ATTACK | REVERSE_ATTENTION,
+    "trades_ra": TRADES_RA,
+    # Controls of reverse attention.
+    "trades_shallow": TRADES | TRADES_ATTACK | {"model.last_block": "dropped"},
+    "trades_ra_stopped": TRADES_RA | {"model.attention": "stopped"},
+    "trades_ra_random": TRADES_RA | {"method.random_masks": True},
+    **{f"trades_beta{n}": TRADES | TRADES_ATTACK | {"method.beta": float(n)} for n in (4, 9, 12)},
+    **{f"trades_{n}x": TRADES | TRADES_ATTACK | {LONGER: n} for n in (2, 4)},
+    "trades_awp_ema": TRADES | TRADES_ATTACK | AWP | TRADES_AWP | {"ema.decay": 0.995},
+    # What may take the place of its masks.
+    "trades_margin": TRADES | TRADES_ATTACK | {"margin_alignment.weight": 1.0},
+    "trades_true_anc": TRADES | TRADES_ATTACK | TRUE_CONTRAST,
+    "trades_batch_anc": TRADES | TRADES_ATTACK | TRUE_CONTRAST | FROM_BATCH,
+    "trades_branches": TRADES | TRADES_ATTACK | {"model.last_block": "class_branches"},
+    "trades_soft_ra": TRADES_RA | {"model.attention": "soft"},
     "trades_awp_ancra": TRADES | AWP | TRADES_AWP | ANCRA,
 }
 
@@ -117,6 +134,8 @@ ARGUMENTS = {
     "zeta": ("negative_contrast.zeta", float),
     "alpha": ("negative_contrast.alpha", float),
     "augmentation": ("data.augmentation", str),
+    "margin": ("margin_alignment.weight", float),
+    "temperature": ("model.temperature", float),
     "strategy": ("negative_contrast.strategy", str),
     "targeted": ("negative_contrast.targeted", lambda text: {"true": True, "false": False}[text]),
     "seed": ("seed", int),
@@ -130,6 +149,7 @@ NEEDS = {
     "negative_contrast.strategy": "negative_contrast.zeta",
     "negative_contrast.targeted": "negative_contrast.zeta",
     "method.aux_weight": "model.reverse_attention",
+    "model.temperature": "model.attention",
 }
 
 # A narrow network, a part of the data, few and cheap steps. No number of such a run reproduces
@@ -164,10 +184,14 @@ def config_of(
     config, recipes = base(), recipes or {}
     name, overrides = parse(argument, METHODS | recipes)
     config.name = name
-    config.update_from_flattened_dict(METHODS.get(name, {}) | settings | recipes.get(name, {}))
+    recipe = dict(METHODS.get(name, {}))
+    longer = recipe.pop(LONGER, 1)
+    config.update_from_flattened_dict(recipe | settings | recipes.get(name, {}))
     if overrides.pop("scale", "full") == "tiny":
         config.name = f"{name} (tiny)"
-        config.update_from_flattened_dict(_shrunk(config, TINY | (tiny or {})))
+        settings = TINY | (tiny or {})
+        config.update_from_flattened_dict(_scaled(config, settings["epochs"]) | settings)
+    config.update_from_flattened_dict(_scaled(config, longer * config.epochs))
     config.update_from_flattened_dict(overrides)
     for field in overrides.keys() & NEEDS.keys():
         group, _, switch = NEEDS[field].partition(".")
@@ -179,12 +203,12 @@ def config_of(
     return config
 
 
-def _shrunk(config: ml_collections.ConfigDict, tiny: dict) -> dict:
-    """The tiny settings; what a recipe does at an epoch, it does after the same share of a run."""
-    scaled = lambda epoch: -(-epoch * tiny["epochs"] // config.epochs)  # noqa: E731  rounded up
+def _scaled(config: ml_collections.ConfigDict, epochs: int) -> dict:
+    """Other epochs; what a recipe does at an epoch, it does after the same share of a run."""
+    scaled = lambda epoch: -(-epoch * epochs // config.epochs)  # noqa: E731  rounded up
     recipe = {f"{group}.{name}": scaled(config[group][name]) for group, name in RECIPE_EPOCHS}
     milestones = tuple(sorted({scaled(epoch) for epoch in config.optimizer.milestones}))
-    return recipe | {"optimizer.milestones": milestones} | tiny
+    return recipe | {"epochs": epochs, "optimizer.milestones": milestones}
 
 
 class UnknownNameError(LookupError):

@@ -101,7 +101,7 @@ class Placement:
           ``(rows, active)``: example numbers [batch_size], each batch padded with its first
           one, and which of them are not padding.
         """
-        devices = self.rows.num_devices
+        devices = self.rows.num_devices * self.share.count
         quarter = math.ceil(self.batch_size / 4 / devices) * devices
         left = len(examples) % self.batch_size
         quarters = math.ceil(left / quarter)

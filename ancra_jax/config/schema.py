@@ -50,6 +50,11 @@ class ModelConfig:
     # The network sees (images - mean) / std, by channel; the images themselves if empty.
     mean: tuple[float, ...] = ()  # on the [0, 1] pixel scale
     std: tuple[float, ...] = ()
+    # Of reverse attention; empty: the paper's. Its masks are as in ancra_jax.models.create.
+    attention: str = choice("", "stopped", "soft")
+    temperature: float = number(1.0, above=0)  # of the soft masks
+    # Of a network without reverse attention; empty: as it is.
+    last_block: str = choice("", "dropped", "class_branches")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +78,15 @@ class NegativeContrastConfig:
     strategy: str = "random"  # of ancra_jax.methods.negatives
     targeted: bool = True  # attack the chosen negatives toward their anchors' classes
     random_epochs: int = number(10, at_least=0)  # epochs in which every strategy is 'random'
+    true_labels: bool = False  # contrast probabilities of the true class, whatever is predicted
+    from_batch: bool = False  # negatives are the batch's adversarial images, not attacked again
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarginAlignmentConfig:
+    """Margin alignment, reverse attention as a term of the loss; off while ``weight`` is 0."""
+
+    weight: float = number(0.0, at_least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +97,7 @@ class MethodConfig:
     beta: float = number(6.0, at_least=0)  # weight of the KL term (lambda in MART's paper)
     aux_weight: float = number(2.0, at_least=0)  # lambda_aux: weight of the auxiliary heads
     label_smoothing: float = number(0.0, at_least=0, at_most=1)  # of the loss' cross-entropy
+    random_masks: bool = False  # in training reverse attention's masks are of random classes
     options: Options = dataclasses.field(default_factory=dict)  # of a plugged-in method
 
 
@@ -214,6 +229,7 @@ class Config:
     model: ModelConfig = ModelConfig()
     method: MethodConfig
     negative_contrast: NegativeContrastConfig = NegativeContrastConfig()
+    margin_alignment: MarginAlignmentConfig = MarginAlignmentConfig()
     self_adaptive: SelfAdaptiveConfig = SelfAdaptiveConfig()
     second_order: SecondOrderConfig = SecondOrderConfig()
     awp: WeightPerturbationConfig = WeightPerturbationConfig()
@@ -232,8 +248,9 @@ _LATER = (
     "init_from", "data.options", "data.augmentation", "data.random_erasing", "method.options",
     "model.activation", "model.mean", "model.std", "model.batch_norm_momentum", "selection.heads",
     "optimizer.warmup_epochs", "optimizer.nesterov", "optimizer.no_weight_decay_on",
-    "extra_data.same_steps", "extra_data.on_host",
-    "optimizer.base_batch_size", "optimizer.accumulation_steps",
+    "extra_data.same_steps", "extra_data.on_host", "model.attention", "model.last_block",
+    "method.random_masks", "negative_contrast.true_labels", "negative_contrast.from_batch",
+    "margin_alignment.weight", "optimizer.base_batch_size", "optimizer.accumulation_steps",
 )  # fmt: skip
 
 
@@ -281,6 +298,10 @@ def to_mapping(config: Config) -> dict[str, Any]:
             group = group[one]
         if not group[last]:
             del group[last]
+    if "attention" not in values["model"]:
+        del values["model"]["temperature"]
+    if not values["margin_alignment"]:
+        del values["margin_alignment"]
     return values
 
 

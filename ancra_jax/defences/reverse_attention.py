@@ -20,7 +20,7 @@ The masks of the classes i and j make the network a smooth one: its branch (i, j
 block and j, under the first mask i, that of the second.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -228,6 +228,10 @@ def reverse_attention(network: Any, predict: Model) -> Defence | None:
     """
     if not getattr(network, "reverse_attention", False):
         return None
+    if getattr(network, "attention", "") == "soft":
+        # Its own gradient passes the masks: it decides, ranks targets, and misleads no statistic.
+        own = {"hard": False, "gradient": True, "temperature": network.temperature}
+        return Defence("soft_attention", list(_attacks(predict, own)))
     return Defence(
         "reverse_attention",
         list(_attacks(predict)),
@@ -237,9 +241,13 @@ def reverse_attention(network: Any, predict: Model) -> Defence | None:
     )
 
 
-def _attacks(predict: Model) -> Iterator[SurrogateAttack]:
-    """Yield the attacks of every group; what most of them do is data, see ``Ascent``."""
-    along = partial(goal, predict)
+def _attacks(predict: Model, own: Mapping[str, Any] | None = None) -> Iterator[SurrogateAttack]:
+    """Yield the attacks of every group; what most of them do is data, see ``Ascent``.
+
+    ``own`` has the attributes of an ``Ascent`` that make the network's own masks, where these are
+    not the predicted classes' rows.
+    """
+    along: Callable[..., ObjectiveOf] = lambda *a, **kw: goal(predict, *a, **{**(own or {}), **kw})  # noqa: E731
 
     def attack(
         name: str, level: Level, objective: ObjectiveOf, targeted: bool = False
@@ -278,8 +286,8 @@ def _attacks(predict: Model) -> Iterator[SurrogateAttack]:
     # A5: all masks the target's, and the target's margin over all others.
     for weight in (1, 10):
         level = "quick" if weight == 1 else "thorough"
-        own = along("class_margin", (weight, weight, 1), branch=(TARGET, TARGET))
-        yield attack(f"a5-masks-k-{weight}", level, own, True)
+        target = along("class_margin", (weight, weight, 1), branch=(TARGET, TARGET))
+        yield attack(f"a5-masks-k-{weight}", level, target, True)
     # A6: Square, which uses values only.
     black_box = partial(SurrogateAttack, search="square", group="A6")
     yield black_box("a6-square-gate2", along("margin", _A_2))

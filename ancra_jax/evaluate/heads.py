@@ -21,6 +21,7 @@ from ancra_jax.config.schema import Config
 from ancra_jax.data import batches_for_evaluation
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate.spec import Target
+from ancra_jax.methods.random_masks import mask_classes
 from ancra_jax.ops.images import Images, Labels
 from ancra_jax.results.statistics import wilson_interval
 from ancra_jax.types import Batch, Logits, Outputs, Scalar
@@ -118,7 +119,8 @@ def _training_phase(
     """Return [heads, batch] of the losses and of which negatives are predicted as their anchor."""
 
     def forward(images: Images, labels: Labels) -> Heads:
-        outputs, _ = model(images, labels, train=True, mutable=["batch_stats"])
+        masks = mask_classes(plan.extras, labels)
+        outputs, _ = model(images, masks, train=True, mutable=["batch_stats"])
         return _heads(outputs)
 
     def kl(one: Float[Array, "classes"], other: Float[Array, "classes"]) -> Scalar:
@@ -134,7 +136,9 @@ def _training_phase(
         found["adversarial"] = over_heads(adversarial, batch.labels)
         found["kl"] = jax.vmap(jax.vmap(kl))(natural, adversarial)
     if "negatives" in plan.extras:
-        images = attacked.get("negative", plan.extras["negative_images"])
+        images = attacked.get("negative", plan.extras.get("negative_images"))
+        if images is None:  # they are those of the batch
+            images = attacked["adversarial"][plan.extras["negatives"].positions]
         negative = forward(images, plan.extras["negative_labels"])
         same = jax.vmap(losses.matching)(natural, negative)
         found["negatives_matched"] = same & plan.extras["negatives"].valid

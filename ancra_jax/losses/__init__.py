@@ -24,6 +24,7 @@ __all__ += ["class_targets", "second_order_divergence"]  # S2O
 __all__ += ["logit_differences", "soft_cross_entropy"]  # DKL, IKL
 __all__ += ["rectified_labels"]  # ADR
 __all__ += ["asymmetric_similarity", "by_head", "combined", "matching"]  # ANCRA
+__all__ += ["margin_alignment", "true_class_similarity"]  # what takes the place of its masks
 
 _TINY = 1e-12  # within MART's logarithms, as in its authors' code
 
@@ -221,6 +222,65 @@ def asymmetric_similarity(natural: Logits, negative: Logits, valid: Flags, alpha
     sg = jax.lax.stop_gradient
     similarity = alpha * jnp.sqrt(sg(p_h) * q_h) + (1 - alpha) * jnp.sqrt(p_h * sg(q_h))
     return jnp.mean(jnp.where(matches, similarity, 0.0))
+
+
+def true_class_similarity(
+    natural: Logits, negative: Logits, labels: AnyLabels, valid: Flags, alpha: float
+) -> Scalar:
+    """Measure how much negatives look like the true classes of their natural images.
+
+    `asymmetric_similarity` with the label ``y_i`` in place of the predicted class and without the
+    condition that both are predicted alike, so that every pair counts::
+
+        1/B sum_i alpha sqrt(sg(p_i[y_i]) q_i[y_i]) + (1 - alpha) sqrt(p_i[y_i] sg(q_i[y_i]))
+
+    Args:
+      natural: logits of the natural images.
+      negative: logits of their negatives, row by row.
+      labels: true classes of the natural images.
+      valid: pairs that exist; the others contribute 0.
+      alpha: weight of the direction that freezes the natural image, in [0, 1].
+    """
+    _check_alike(natural, negative)
+    labels = _of(labels, natural)
+    alpha = as_number(alpha, "alpha", most=1.0, closed=True)
+    # Of logarithms: the root of a product that underflows to 0 has no gradient.
+    log_p, log_q = (
+        jnp.take_along_axis(jax.nn.log_softmax(z), labels[:, None], axis=-1)[:, 0]
+        for z in (natural, negative)
+    )
+    sg = jax.lax.stop_gradient
+    similarity = alpha * jnp.exp((sg(log_p) + log_q) / 2)
+    similarity += (1 - alpha) * jnp.exp((log_p + sg(log_q)) / 2)
+    return jnp.mean(jnp.where(valid, similarity, 0.0))
+
+
+def margin_alignment(natural: Outputs, adversarial: Outputs, labels: AnyLabels) -> Scalar:
+    """Bound how far the attack moves every margin of the label, without cancellation.
+
+    With the features ``z`` and ``z'`` of natural and adversarial images, the rows ``Omega`` of the
+    final linear layer and the adversarial probabilities ``q``::
+
+        1/B sum_i sum_{k != y} sg(q_y q_k) (sum_d |Omega_yd - Omega_kd| |z_d - z'_d|)^2
+
+    The margin ``f_y - f_k`` is ``(Omega_y - Omega_k) z``, so the inner sum is the most by which it
+    can move. Features and rows receive gradient, the weights ``q_y q_k`` none.
+
+    Raises:
+      ValueError: the network does not say its rows (``Outputs.class_rows``).
+    """
+    _check_alike(natural.logits, adversarial.logits)
+    labels = _of(labels, natural.logits)
+    rows = natural.class_rows
+    if rows is None:
+        raise ValueError("the network's outputs have no class_rows, whose margins could be aligned")
+    q = jax.nn.softmax(jax.lax.stop_gradient(adversarial.logits))
+    weights = jnp.take_along_axis(q, labels[:, None], axis=-1) * q
+    # The label's own part is 0.
+    apart = jnp.abs(rows[labels][:, None] - rows)
+    moved = jnp.abs(natural.features - adversarial.features)
+    bound = jnp.sum(apart * moved[:, None], axis=-1)
+    return jnp.mean(jnp.sum(weights * bound**2, axis=-1))
 
 
 def matching(natural: Logits, negative: Logits) -> Flags:

@@ -21,7 +21,7 @@ from ancra_jax.errors import UsageError
 from ancra_jax.ops.images import Images, Keys, Labels, Values
 from ancra_jax.types import Batch, Logits, Outputs, Scalar
 
-ADVERSARIAL, NEGATIVE_CHOICE, NEGATIVE_ATTACK = range(3)  # folded into the key of a step
+ADVERSARIAL, NEGATIVE_CHOICE, NEGATIVE_ATTACK, MASKS = range(4)  # folded into the key of a step
 
 BatchStats = PyTree
 Metrics = dict[str, Scalar]
@@ -166,6 +166,23 @@ class Terms(NamedTuple):
     metrics: Metrics  # scalars worth logging
     state: MethodState  # for the next step
     adversarial: Outputs | None = None  # for the adversarial images, if there was such a forward
+
+
+def with_natural(terms: Terms, forward: Forward, batch: Batch) -> tuple[Terms, Outputs]:
+    """Return terms and the natural outputs in them, of a forward of their own if none was made."""
+    if terms.natural is not None:
+        return terms, terms.natural
+    natural, batch_stats = forward(terms.batch_stats, batch.images, batch.labels)
+    return terms._replace(natural=natural, batch_stats=batch_stats), natural
+
+
+def rows_of(outputs: Outputs, positions: Int[Array, "chosen"]) -> Outputs:
+    """Return the outputs for the images at some positions of the batch."""
+    return outputs._replace(
+        logits=outputs.logits[positions],
+        aux_logits=outputs.aux_logits[:, positions],
+        features=outputs.features[positions],
+    )
 
 
 class Plan(NamedTuple):

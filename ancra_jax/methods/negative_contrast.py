@@ -1,5 +1,6 @@
 """The asymmetric negative contrast (ANC) as a wrapper around any adversarial method."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -9,11 +10,12 @@ import jax.numpy as jnp
 from ancra_jax import losses
 from ancra_jax.attacks import example_keys
 from ancra_jax.config.schema import Config, shown
+from ancra_jax.errors import UsageError
 from ancra_jax.methods import core
 from ancra_jax.methods.core import AttackSettings, BatchStats, Examples, Forward, Method, Terms
 from ancra_jax.methods.negatives import RANDOM, Negatives, choose_negatives, strategies
 from ancra_jax.ops.images import Flags
-from ancra_jax.types import Batch, Scalar
+from ancra_jax.types import Batch, Outputs, Scalar
 
 
 def negative_contrast(method: Method, config: Config, attack: AttackSettings) -> Method:
@@ -22,7 +24,9 @@ def negative_contrast(method: Method, config: Config, attack: AttackSettings) ->
     The natural outputs are those of the method's own training-phase forward; a method without one
     (PGD-AT) gets one, after its own. The negatives' forward is the last, with their own labels.
     Targeted negatives are attacked toward their anchors' classes first, by descending the
-    cross-entropy (eq. 5) in the manner of the method's own attack. Off while
+    cross-entropy (eq. 5) in the manner of the method's own attack. With ``from_batch`` the
+    negatives are the method's own adversarial images of other classes, whose outputs are there.
+    ``true_labels`` takes `losses.true_class_similarity` in the place of Sim. Off while
     ``config.negative_contrast.zeta`` is 0.
 
     Raises:
@@ -52,12 +56,11 @@ def negative_contrast(method: Method, config: Config, attack: AttackSettings) ->
     def prepare(model: core.Model, batch: Batch, key: core.StepKey, epoch: core.Epoch) -> core.Plan:
         plan = method.prepare(model, batch, key, epoch)
         chosen = choose(model, batch, key, epoch)
-        images = batch.images_at(chosen.positions)
-        extras = plan.extras | {
-            "negatives": chosen,
-            "negative_images": images,
-            "negative_labels": batch.labels[chosen.positions],
-        }
+        labels = batch.labels[chosen.positions]
+        extras = plan.extras | {"negatives": chosen, "negative_labels": labels}
+        if contrast.from_batch:
+            return core.Plan(plan.requests, extras)
+        images = extras["negative_images"] = batch.images_at(chosen.positions)
         if not contrast.targeted:
             return core.Plan(plan.requests, extras)
         keys = example_keys(jax.random.fold_in(key, core.NEGATIVE_ATTACK), batch.indices)
@@ -66,15 +69,13 @@ def negative_contrast(method: Method, config: Config, attack: AttackSettings) ->
 
     def loss(forward: Forward, batch_stats: BatchStats, examples: Examples) -> Terms:
         terms = method.loss(forward, batch_stats, examples)
-        natural, batch_stats = terms.natural, terms.batch_stats
-        if natural is None:
-            images, labels = examples.batch[:2]
-            natural, batch_stats = forward(batch_stats, images, labels)
-        extras = examples.extras
-        images = examples.attacked.get("negative", extras["negative_images"])
-        negative, batch_stats = forward(batch_stats, images, extras["negative_labels"])
-        _, valid, fallback = extras["negatives"]
-        term = partial(losses.asymmetric_similarity, valid=valid, alpha=contrast.alpha)
+        terms, natural = core.with_natural(terms, forward, examples.batch)
+        negative, batch_stats = outputs_of_negatives(forward, terms, examples)
+        _, valid, fallback = examples.extras["negatives"]
+        term: Callable[..., Scalar] = losses.asymmetric_similarity
+        if contrast.true_labels:
+            term = partial(losses.true_class_similarity, labels=examples.batch.labels)
+        term = partial(term, valid=valid, alpha=contrast.alpha)
         pair = natural, negative
         similarity, of_similarity = core.over_heads(
             "loss_negative_contrast", term, *pair, aux_weight=config.method.aux_weight
@@ -87,9 +88,25 @@ def negative_contrast(method: Method, config: Config, attack: AttackSettings) ->
             "negatives_fallback": _share(fallback),
         }
         value = terms.loss + contrast.zeta * similarity
-        return terms._replace(loss=value, batch_stats=batch_stats, natural=natural, metrics=metrics)
+        return terms._replace(loss=value, batch_stats=batch_stats, metrics=metrics)
 
     return method._replace(prepare=prepare, loss=loss)
+
+
+def outputs_of_negatives(
+    forward: Forward, terms: Terms, examples: Examples
+) -> tuple[Outputs, BatchStats]:
+    """Return the outputs for the negatives: of a forward, or among those of the batch's attack."""
+    extras = examples.extras
+    images = examples.attacked.get("negative", extras.get("negative_images"))
+    if images is not None:
+        return forward(terms.batch_stats, images, extras["negative_labels"])
+    if terms.adversarial is None:
+        raise UsageError(
+            "--config.negative_contrast.from_batch=True: needs a method whose loss says what the "
+            "outputs for adversarial images were (Terms.adversarial)"
+        )
+    return core.rows_of(terms.adversarial, extras["negatives"].positions), terms.batch_stats
 
 
 def _share(flags: Flags) -> Scalar:

@@ -6,7 +6,9 @@ from ancra_jax.config import Config, options_of
 from ancra_jax.errors import Problems
 from ancra_jax.methods.core import AttackSettings, Method, attack_settings
 from ancra_jax.methods.distillation import distillation
+from ancra_jax.methods.margin_alignment import margin_alignment
 from ancra_jax.methods.negative_contrast import negative_contrast
+from ancra_jax.methods.random_masks import random_masks
 from ancra_jax.methods.udr import distributional_robustness
 from ancra_jax.methods.weight_perturbation import weight_perturbation
 from ancra_jax.registry import Registry
@@ -25,7 +27,9 @@ available = _methods.names
 
 WRAPPERS: tuple[Callable[[Method, Config, AttackSettings], Method], ...] = (
     distillation,
+    margin_alignment,
     negative_contrast,
+    random_masks,
     distributional_robustness,
     weight_perturbation,
 )

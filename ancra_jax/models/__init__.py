@@ -8,13 +8,19 @@ of the library that knows Flax; everything else sees pure functions from variabl
 from ancra_jax.models.folding import BoundNetwork, folded
 from ancra_jax.models.network import available, create, register
 from ancra_jax.models.resnet import PreActResNet18, ResNet18, WideResNet
-from ancra_jax.models.reverse_attention import AttentionRule, hard_attention, reverse_attention
+from ancra_jax.models.reverse_attention import (
+    AttentionRule,
+    SoftAttention,
+    hard_attention,
+    reverse_attention,
+)
 
 __all__ = [
     "AttentionRule",
     "BoundNetwork",
     "PreActResNet18",
     "ResNet18",
+    "SoftAttention",
     "WideResNet",
     "available",
     "create",

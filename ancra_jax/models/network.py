@@ -21,24 +21,32 @@ from ancra_jax.models.layers import (
 )
 from ancra_jax.models.reverse_attention import (
     AttentionRule,
+    SoftAttention,
+    class_branches,
     flatten_channel_major,
     hard_attention,
     reverse_attention,
 )
 from ancra_jax.ops.images import Images, Labels
-from ancra_jax.registry import Registry
+from ancra_jax.registry import Registry, did_you_mean
 from ancra_jax.types import Outputs
 
 Factory = Callable[..., nn.Module]
 """``(*, num_classes, width, reverse_attention, dtype, ...) -> network``; see `create`.
 
 ``width`` is None for the network's own default; numbers in the name are integer arguments,
-``depth`` and ``factor`` for ``'wide_resnet{depth}_{factor}'``. ``activation``, ``mean``, ``std``
-and ``batch_norm_momentum`` are arguments only where they are asked for. The network is a Linen
-module whose ``__call__(images, labels=None, *, train=False)`` gives ``ancra_jax.types.Outputs``.
+``depth`` and ``factor`` for ``'wide_resnet{depth}_{factor}'``. ``activation``, ``mean``, ``std``,
+``batch_norm_momentum``, ``attention``, ``temperature`` and ``last_block`` are arguments only where
+they are asked for. The network is a Linen module whose ``__call__(images, labels=None, *,
+train=False)`` gives ``ancra_jax.types.Outputs``.
 """
 
 ACTIVATIONS: Mapping[str, Activation] = {"relu": relu, "silu": nn.silu}
+
+ATTENTIONS = ("", "stopped", "soft")
+"""What reverse attention does otherwise than the paper's; see `create`."""
+LAST_BLOCKS = ("", "dropped", "class_branches")
+"""What becomes of the last residual block of a network without reverse attention; see `create`."""
 
 _models: Registry[Factory] = Registry("model")
 register = _models.register
@@ -58,6 +66,9 @@ def create(
     mean: Sequence[float | int] = (),
     std: Sequence[float | int] = (),
     batch_norm_momentum: float | None = None,
+    attention: str = "",
+    temperature: float = 1.0,
+    last_block: str = "",
 ) -> nn.Module:
     """Create a network.
 
@@ -76,6 +87,12 @@ def create(
       std: likewise.
       batch_norm_momentum: share of the old running statistics that a forward of the training phase
         keeps, in [0, 1], 1 minus PyTorch's momentum; None is the network's own, 0.9.
+      attention: of a network with reverse attention: empty is the paper's, ``'stopped'`` the same
+        but that in training the gradient of what follows the first mask does not reach what comes
+        before it, ``'soft'`` mixes the rows in training and testing alike, `SoftAttention`.
+      temperature: of the softmax of ``'soft'``.
+      last_block: of a network without reverse attention: empty leaves it as it is, ``'dropped'``
+        has none, ``'class_branches'`` applies it once for each class, under the class's row.
 
     Returns:
       A Linen module: ``network.init(key, images)`` makes its variables,
@@ -95,23 +112,12 @@ def create(
         raise UsageError(f"{dtype=}: must be float32 or bfloat16")
     if activation not in (None, *ACTIVATIONS):
         raise UsageError(f"{activation=}: must be {' or '.join(map(repr, ACTIVATIONS))}, or None")
-    mean, std = tuple(map(float, mean)), tuple(map(float, std))
-    if (
-        len(mean) != len(std)
-        or not all(map(math.isfinite, (*mean, *std)))
-        or min(std, default=1) <= 0
-    ):
-        raise UsageError(
-            f"{mean=}, {std=}: must be as many finite numbers each, those of std greater than 0"
-        )
+    mean, std = _normalisation(mean, std)
     if batch_norm_momentum is not None and not 0 <= batch_norm_momentum <= 1:
         raise UsageError(f"{batch_norm_momentum=}: must be 0 to 1, or None")
-    asked = {
-        "activation": activation,
-        "mean": mean or None,
-        "std": std or None,
-        "batch_norm_momentum": batch_norm_momentum,
-    }
+    asked: dict[str, Any] = {"activation": activation, "mean": mean or None, "std": std or None}
+    asked |= {"batch_norm_momentum": batch_norm_momentum}
+    asked |= _last_blocks(reverse_attention, attention, temperature, last_block)
     options = {key: value for key, value in asked.items() if value is not None}
     taken = inspect.signature(factory).parameters
     if not any(one.kind is one.VAR_KEYWORD for one in taken.values()):
@@ -125,6 +131,46 @@ def create(
         **options,
         **numbers,
     )
+
+
+def _normalisation(
+    mean: Sequence[float | int], std: Sequence[float | int]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    mean, std = tuple(map(float, mean)), tuple(map(float, std))
+    if (
+        len(mean) != len(std)
+        or not all(map(math.isfinite, (*mean, *std)))
+        or min(std, default=1) <= 0
+    ):
+        raise UsageError(
+            f"{mean=}, {std=}: must be as many finite numbers each, those of std greater than 0"
+        )
+    return mean, std
+
+
+def _last_blocks(
+    reverse_attention: bool, attention: str, temperature: float, last_block: str
+) -> dict[str, Any]:
+    """Return the options of the last two blocks; those that do not go together are refused."""
+    for name, value, known in (
+        ("attention", attention, ATTENTIONS),
+        ("last_block", last_block, LAST_BLOCKS),
+    ):
+        if value not in known:
+            hint = did_you_mean(value, known)
+            raise UsageError(f"{name}={value!r}: {hint}allowed are {', '.join(map(repr, known))}")
+    if attention and not reverse_attention:
+        raise UsageError(f"{attention=}: needs reverse_attention=True")
+    if last_block and reverse_attention:
+        raise UsageError(f"{last_block=}: needs reverse_attention=False")
+    number = isinstance(temperature, int | float) and math.isfinite(temperature)
+    if not (number and temperature > 0):
+        raise UsageError(f"{temperature=}: must be a finite number greater than 0")
+    if temperature != 1 and attention != "soft":
+        raise UsageError(f"{temperature=}: is of no use without attention='soft'")
+    asked: dict[str, Any] = {"attention": attention, "last_block": last_block}
+    asked["temperature"] = float(temperature) if attention == "soft" else None
+    return {name: value for name, value in asked.items() if value}
 
 
 Block = Callable[[FeatureMap], NewFeatureMap]
@@ -179,6 +225,9 @@ class Network(nn.Module):
     mean: tuple[float, ...] = ()  # of the normalisation of the images; none if empty
     std: tuple[float, ...] = ()
     batch_norm_momentum: float = 0.9  # kept of the old running statistics
+    attention: str = ""  # one of ``ATTENTIONS``
+    temperature: float = 1.0  # of ``SoftAttention``
+    last_block: str = ""  # one of ``LAST_BLOCKS``
 
     total_stride: ClassVar[int]
     pool_window: ClassVar[int]
@@ -200,9 +249,9 @@ class Network(nn.Module):
         labels: Labels | None = None,
         *,
         train: bool = False,
-        attention: AttentionRule = hard_attention,
+        attention: AttentionRule | None = None,
     ) -> Outputs:
-        """Compute logits, auxiliary logits and features.
+        """Compute logits, auxiliary logits, features and the rows of the classifier.
 
         The pooled unweighted features of the blocks with attention are sown as
         ``intermediates['pooled']``.
@@ -213,7 +262,7 @@ class Network(nn.Module):
             attention), and are not looked at otherwise.
           train: normalise with the batch's statistics and update the running ones (apply with
             ``mutable=['batch_stats']``).
-          attention: choice of the masks; the paper's by default.
+          attention: choice of the masks; None is the network's own.
 
         Returns:
           ``Outputs``, float32; ``aux_logits`` has one entry per block with attention, none without.
@@ -235,23 +284,47 @@ class Network(nn.Module):
         window = self.pool_window
         classifier = Classifier(self.num_classes, window, self.zero_classifier_bias, name="fc")
         x, aux_logits = trunk.feature_map, []
-        for block in trunk.blocks[:-2]:
+        branches = self.last_block == "class_branches"
+        blocks = trunk.blocks[:-1] if self.last_block == "dropped" else trunk.blocks
+        for block in blocks[:-2]:
             x = block(x)
-        for k, block in enumerate(trunk.blocks[-2:]):
-            x = block(x)
-            if self.reverse_attention:
-                x = trunk.final_activation(x)
+        if self.reverse_attention:
+            rule = attention or self.own_attention()
+            for k, block in enumerate(blocks[-2:]):
+                x = trunk.final_activation(block(x))
+                # In testing attacks differentiate the network itself.
+                stopped = self.attention == "stopped" and train and k == 0
                 x, logits, pooled = reverse_attention(
-                    x, classifier(x), labels, window=window, block=k, attention=attention
+                    x,
+                    classifier(x),
+                    labels,
+                    window=window,
+                    block=k,
+                    attention=rule,
+                    stopped=stopped,
                 )
                 self.sow("intermediates", "pooled", pooled)
                 aux_logits.append(logits)
-        if not self.reverse_attention:
+        else:
+            for block in blocks[-2 : -1 if branches else None]:
+                x = block(x)
             x = trunk.final_activation(x)
-        features = flatten_channel_major(average_pool(x, window))
-        logits = classifier(x)(features)
+        linear = classifier(x)
+        if branches:
+            last = lambda x: trunk.final_activation(blocks[-1](x))  # noqa: E731
+            logits, features = class_branches(x, last, linear, window)
+        else:
+            features = flatten_channel_major(average_pool(x, window))
+            logits = linear(features)
         no_heads = jnp.zeros((0, *logits.shape), logits.dtype)
-        return Outputs(logits, jnp.stack(aux_logits) if aux_logits else no_heads, features)
+        heads = jnp.stack(aux_logits) if aux_logits else no_heads
+        return Outputs(logits, heads, features, linear.kernel.T)
+
+    def own_attention(self) -> AttentionRule:
+        """Return how the network chooses its masks."""
+        if self.attention == "soft":
+            return SoftAttention(self.temperature)
+        return hard_attention
 
 
 def check_images(images: Array, network: type[Network]) -> None:

@@ -243,10 +243,11 @@ class WideResNet(ResidualNetwork):
             raise UsageError(f"WideResNet of depth {self.depth}: must be 6n + 4, so 10, 16, 22 ...")
         if self.factor < 1:
             raise UsageError(f"WideResNet of widening factor {self.factor}: must be at least 1")
-        if self.reverse_attention and self.depth < 16:
+        masks = self.reverse_attention or self.last_block == "class_branches"
+        if masks and self.depth < 16:
             raise UsageError(
-                f"WideResNet of depth {self.depth} with reverse attention: must be at least of "
-                "depth 16, which has two blocks in its last group"
+                f"WideResNet of depth {self.depth} with masks on its last blocks: must be at least "
+                "of depth 16, which has two blocks in its last group"
             )
         super().__post_init__()
 

@@ -33,10 +33,13 @@ class TableRow:
     method: str  # the argument of that file
     claims: Mapping[str, Claim] = field(default_factory=lambda: {"best": {}})  # by checkpoint
     suite: str = "paper"  # of ``ancra_jax.evaluate``, which has the attacks of the columns
+    budget: str = ""  # of the adaptive attacks, where it is not the default
 
     @property
     def suites(self) -> tuple[str, ...]:
         """The suite, and for a network with reverse attention the attacks through its masks."""
+        if self.suite == "worst_case":  # which has them
+            return (self.suite,)
         method = self.method.partition(",")[0]
         return (self.suite, "adaptive") if method in WITH_REVERSE_ATTENTION else (self.suite,)
 
@@ -201,6 +204,30 @@ TABLES = {
         _rows("tiny_imagenet", (*BASELINES, *ANCRA, *FURTHER)),
     ),
 }
+
+CONTROLS = (
+    *("trades", "trades_beta4", "trades_beta9", "trades_beta12"),
+    *("trades_2x", "trades_4x", "trades_shallow"),
+)
+"""What a part of ANCRA, or what takes its place, has to be better than."""
+PARTS = ("trades_ra", "trades_ra_stopped", "trades_ra_random", "trades_ancra")
+VARIANTS = (
+    *("trades_margin", "trades_true_anc", "trades_batch_anc"),
+    *("trades_branches", "trades_soft_ra"),
+)
+STUDIED = (*CONTROLS, *PARTS, *VARIANTS)
+
+STUDIES = {
+    "variants": PaperTable(
+        "Controls and variants of ANCRA on digits, ResNet-18 of width 8",
+        (),
+        tuple(
+            TableRow(method_title(one), "digits", one, suite="worst_case", budget="quick")
+            for one in STUDIED
+        ),
+    ),
+}
+"""Rows of which the paper claims nothing; they are compared with each other."""
 
 MAPS = ("tsne", "umap")
 """How features are mapped to two dimensions."""

@@ -17,9 +17,10 @@ from ancra_jax.errors import UsageError
 from ancra_jax.evaluate import SUITES
 from ancra_jax.ops.files import as_path
 from ancra_jax.paper import runs as runs_lib
-from ancra_jax.paper.claims import FIGURES, MAPS, TABLES
+from ancra_jax.paper.claims import FIGURES, MAPS, STUDIES, TABLES
 from ancra_jax.paper.measured import REHEARSAL, WITHOUT_CLAIM, claim_lines, notes_of, write_claims
 from ancra_jax.paper.runs import TINY_EXAMPLES
+from ancra_jax.paper.study import write_study
 from ancra_jax.registry import did_you_mean
 
 FIGURE_EXAMPLES = 500  # of a rehearsal: some of every class
@@ -41,7 +42,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     Besides the flags, the result has ``overrides``, those of the training, and ``report``, the
     directory of the table's report.
     """
-    every = {**TABLES, **FIGURES}
+    every = {**TABLES, **STUDIES, **FIGURES}
     tables = "\n".join(f"  {name:14} {table.title}" for name, table in every.items())
     parser = _Parser(
         prog="ancra paper",
@@ -79,7 +80,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     figure("--map", choices=MAPS, default="", help="also a two-dimensional map of the features")
     figure("--force", action="store_true", help="measure again what is there")
     options, overrides = parser.parse_known_args(arguments)
-    if options.table in TABLES and (
+    if options.table not in FIGURES and (
         given := [
             name
             for name in ("workdirs", "class_name", "checkpoint", "map", "force")
@@ -163,7 +164,7 @@ def _plan(runs: Sequence[runs_lib.Run], options: argparse.Namespace) -> Iterator
         yield f"\n# {run.row.title}: {run.title}"
         yield from (f"#   {claim}" for claim in claims)
         yield from map(shlex.join, run.commands)
-    if table:
+    if options.table not in FIGURES:
         yield "\n# report"
         yield shlex.join(runs_lib.report_command(runs, options))
 
@@ -191,8 +192,10 @@ def _reproduce(runs: Sequence[runs_lib.Run], options: argparse.Namespace) -> int
     elif started and runs_lib.call(runs_lib.report_command(started, options)):
         failures["report"] = "it could not be written"
     elif started:
-        print(f"\n{write_claims(started, options)}\n")
-        print(f"written to {options.report}: claims.md, claims.json, report.html, ...")
+        study = options.table in STUDIES
+        print(f"\n{(write_study if study else write_claims)(started, options)}\n")
+        name = "study" if study else "claims"
+        print(f"written to {options.report}: {name}.md, {name}.json, report.html, ...")
     for title, problem in failures.items():
         print(f"failed: {title}: {problem}", file=sys.stderr)
     if failures:

@@ -23,12 +23,13 @@ from ancra_jax.config import Config, path_list
 from ancra_jax.data import check_count
 from ancra_jax.errors import Problems, UsageError
 from ancra_jax.ops.files import AnyPath, append_json_line, as_path, read_json_lines
-from ancra_jax.paper.claims import FIGURES, TABLES, TableRow
+from ancra_jax.paper.claims import FIGURES, STUDIES, TABLES, TableRow
 from ancra_jax.run import build
 
 Command = tuple[str, ...]
 
 TINY_EXAMPLES = 16
+_ADAPTIVE = ("worst_case", "adaptive", "all")  # suites with attacks made for a defence
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,20 @@ class Run:
 
 
 def runs_of(options: Namespace) -> list[Run]:
-    """Return the runs of a table, in its order; every pattern must fit a row."""
-    rows = {**TABLES, **FIGURES}[options.table].rows
+    """Return the runs of a table, in its order; every pattern must fit a row.
+
+    Those of a study come seed by seed: wherever it is stopped, its rows can be paired.
+    """
+    rows = {**TABLES, **STUDIES, **FIGURES}[options.table].rows
     for pattern in options.rows:
         if not any(_fits(row, pattern) for row in rows):
             names = ", ".join(row.name for row in rows)
             raise UsageError(f"--rows: {pattern!r} fits no row of the table; there are {names}")
     chosen = [row for row in rows if any(_fits(row, one) for one in options.rows or ["*"])]
-    return [_run(row, seed, options) for row in chosen for seed in options.seeds]
+    runs = [_run(row, seed, options) for row in chosen for seed in options.seeds]
+    if options.table in STUDIES:
+        runs.sort(key=lambda run: options.seeds.index(run.seed))
+    return runs
 
 
 def check(runs: Sequence[Run], options: Namespace) -> None:
@@ -112,6 +119,7 @@ def _run(row: TableRow, seed: int, options: Namespace) -> Run:
     suites = (options.suite,) if options.suite else row.suites
     if options.released and "released" not in suites:
         suites = (*suites, "released")
+    budget = "quick" if tiny else row.budget
     num_examples = options.num_examples or (TINY_EXAMPLES if tiny else 0)
     evaluate = [
         _python(
@@ -119,7 +127,7 @@ def _run(row: TableRow, seed: int, options: Namespace) -> Run:
             f"--workdir={workdir}",
             f"--checkpoint={checkpoint}",
             f"--suite={suite}",
-            *(["--adaptive_budget=quick"] if tiny and suite in ("adaptive", "all") else []),
+            *([f"--adaptive_budget={budget}"] if budget and suite in _ADAPTIVE else []),
             *([f"--num_examples={num_examples}"] if num_examples else []),
         )
         for checkpoint in row.claims

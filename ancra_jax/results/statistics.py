@@ -13,6 +13,7 @@ from ancra_jax.results.names import AUTOATTACK, NATURAL, in_scenario, parse
 MEAN_FAMILIES = ("PGD", "FGSM", "C&W", "AA")
 RESAMPLES = 2000
 _AT_ONCE = 100
+_ROUNDING = 1e-9  # of sums whose value is 0; no share is as small
 
 Correct = Bool[np.ndarray, "_"]
 """Whether the final logits are right, of each of the first examples of the test split."""
@@ -116,7 +117,7 @@ class Difference:
     @property
     def sign(self) -> int:
         """1 or -1 where the interval is on one side of 0, else 0."""
-        return int(self.low > 0) - int(self.high < 0)
+        return int(self.low > _ROUNDING) - int(self.high < -_ROUNDING)
 
 
 def difference(pairs: Sequence[tuple[Correct, Correct]]) -> Difference:

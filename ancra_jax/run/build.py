@@ -93,7 +93,7 @@ def check_initial(config: Config) -> str:
         raise UsageError(f"{INIT_FROM}={path}: there is no such directory or file")
     if as_path(path).is_dir():
         source = workdir_lib.read_config(path, INIT_FROM).model
-        for name in ("name", "activation", "mean", "std"):
+        for name in ("name", "activation", "mean", "std", "last_block"):
             there, ours = getattr(source, name), getattr(config.model, name)
             if there != ours:
                 raise UsageError(
@@ -153,7 +153,8 @@ def _renamed(prefix: str) -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        names = r"(?=(name|data_dir|image_size|(train|test)_examples|options)[=.])"
+        names = r"(?=(name|data_dir|image_size|(train|test)_examples|options"
+        names += r"|attention|temperature|last_block)[=.])"
         messages = [re.sub(f"^{names}", prefix, message) for message in error.messages]
         raise UsageError(*messages) from error
 

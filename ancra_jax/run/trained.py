@@ -340,4 +340,7 @@ def create_network(architecture: ModelConfig, num_classes: int, dtype: str = "fl
         mean=architecture.mean,
         std=architecture.std,
         batch_norm_momentum=architecture.batch_norm_momentum or None,
+        attention=architecture.attention,
+        temperature=architecture.temperature,
+        last_block=architecture.last_block,
     )

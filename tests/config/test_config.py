@@ -145,10 +145,27 @@ def test_schedules_and_momentum_that_cannot_be_are_refused(changes, message):
 @pytest.mark.parametrize("method", common.METHODS)
 def test_a_data_sets_settings_win_over_a_methods_recipe(method):
     config = config_of(method, digits)
-    assert config.epochs == 15 and config.optimizer.schedule == "cosine"
+    longer = common.METHODS[method].get(common.LONGER, 1)
+    assert config.epochs == 15 * longer and config.optimizer.schedule == "cosine"
     assert config.optimizer.learning_rate == 0.05
     assert config.attack.step_size == config.attack.epsilon / 4
     assert config_of(method, tiny_imagenet).optimizer.weight_decay == 5e-4
+
+
+def test_a_longer_training_does_everything_after_the_same_share_of_it():
+    config = config_of("trades_4x")
+    assert (config.epochs, config.optimizer.milestones) == (480, (300, 360, 400))
+    assert config_of("trades_4x,scale=tiny").epochs == 16
+
+
+def test_what_is_off_is_in_no_file_and_what_is_on_is():
+    values = config_lib.to_mapping(config_of("trades_ancra"))
+    off = {"attention", "temperature", "last_block", "random_masks", "true_labels", "from_batch"}
+    groups = values["model"] | values["method"] | values["negative_contrast"]
+    assert not off & groups.keys() and "margin_alignment" not in values
+    values = config_lib.to_mapping(config_of("trades_soft_ra,margin=2,temperature=0.5"))
+    assert values["margin_alignment"] == {"weight": 2.0}
+    assert (values["model"]["attention"], values["model"]["temperature"]) == ("soft", 0.5)
 
 
 def test_arguments_refine_a_method():

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ancra_jax import losses
+from ancra_jax.types import Outputs
 from tests.support import GOLDEN
 from tests.support.method_parts import mart, outputs, trades, trades_s2o
 
@@ -240,3 +241,56 @@ def test_pairs_that_do_not_exist_contribute_nothing():
     value = losses.asymmetric_similarity(natural, natural, some, 1.0)
     largest = softmax(natural).max(axis=1)
     np.testing.assert_allclose(value, (largest[0] + largest[2]) / 6, rtol=1e-6)
+
+
+def test_true_class_similarity_has_its_value_freezes_one_side_and_has_a_gradient_everywhere():
+    rng = np.random.default_rng(3)
+    natural, negative = (jnp.asarray(rng.normal(size=(4, 3)), jnp.float32) for _ in range(2))
+    labels, valid = jnp.asarray([0, 2, 1, 0]), jnp.asarray([True, True, True, False])
+
+    def term(natural, negative, alpha=1.0):
+        return losses.true_class_similarity(natural, negative, labels, valid, alpha)
+
+    p, q = (np.exp(np.float64(z)) for z in (natural, negative))
+    p, q = (values / values.sum(1, keepdims=True) for values in (p, q))
+    rows = np.arange(3)
+    expected = np.sqrt(p[rows, labels[:3]] * q[rows, labels[:3]]).sum() / 4
+    for alpha in (0.0, 0.3, 1.0):
+        np.testing.assert_allclose(term(natural, negative, alpha), expected, rtol=1e-5)
+        jitted = jax.jit(term, static_argnums=2)
+        np.testing.assert_allclose(jitted(natural, negative, alpha), expected, rtol=1e-5)
+    for alpha, frozen in ((1.0, 0), (0.0, 1)):
+        found = jax.grad(term, argnums=(0, 1))(natural, negative, alpha)
+        assert not np.any(found[frozen]) and np.any(found[1 - frozen])
+    far = jax.grad(term, argnums=1)(natural, negative.at[0].set(jnp.asarray([-1e3, 0, 0])))
+    assert np.all(np.isfinite(far))
+
+
+def test_margin_alignment_is_its_sum_and_its_weights_are_frozen():
+    rng = np.random.default_rng(4)
+    labels = jnp.asarray([0, 2, 1, 2])
+    arrays = [
+        jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((4, 3), (4, 5), (4, 5), (3, 5))
+    ]
+
+    def term(logits, natural, adversarial, rows):
+        heads = jnp.zeros((0, 4, 3))
+        return losses.margin_alignment(
+            Outputs(jnp.zeros((4, 3)), heads, natural, rows),
+            Outputs(logits, heads, adversarial, rows),
+            labels,
+        )
+
+    logits, z, moved, rows = (np.float64(one) for one in arrays)
+    q = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    expected = 0.0
+    for i, y in enumerate(labels.tolist()):
+        for k in {0, 1, 2} - {y}:
+            bound = np.sum(np.abs((rows[y] - rows[k]) * (z[i] - moved[i])))
+            expected += q[i, y] * q[i, k] * bound**2 / 4
+    np.testing.assert_allclose(term(*arrays), expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(term)(*arrays), expected, rtol=1e-5)
+    to_logits, *others = jax.grad(term, argnums=(0, 1, 2, 3))(*arrays)
+    assert not np.any(to_logits) and all(map(np.any, others))
+    at_rest = jax.grad(term, argnums=(1, 3))(arrays[0], arrays[1], arrays[1], arrays[3])
+    assert not any(map(np.any, at_rest))

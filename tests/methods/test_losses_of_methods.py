@@ -11,6 +11,7 @@ from ancra_jax import losses
 from ancra_jax.errors import Problems, UsageError
 from ancra_jax.methods.core import AttackRequest, Plan, Terms, attack_settings, signed_objective
 from ancra_jax.methods.distillation import distillation
+from ancra_jax.methods.random_masks import mask_classes
 from ancra_jax.run import build
 from ancra_jax.types import Outputs
 from tests.support.method_parts import (
@@ -136,6 +137,89 @@ def test_alpha_freezes_one_side_of_the_contrast_within_the_method(alpha):
     frozen, free = (to_natural, to_negative) if alpha == 1 else (to_negative, to_natural)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(frozen))
     assert np.any(free.logits) and np.any(free.aux_logits)
+
+
+@pytest.mark.parametrize("from_batch", [False, True])
+def test_the_contrast_on_true_labels_of_other_images_or_of_the_batchs_own(from_batch):
+    zeta = {"negative_contrast__zeta": 3.0, "negative_contrast__true_labels": True}
+    method = method_of("trades", **zeta, negative_contrast__from_batch=from_batch)
+    positions = jnp.asarray([1, 2, 3, 4, 5, 0])
+    batch = with_negatives()
+    batch.extras["negatives"] = every_negative(BATCH)._replace(positions=positions)
+    if from_batch:
+        batch = examples(extras={"negatives": batch.extras["negatives"]})
+    terms = terms_of(method, batch, *PAIR, NEGATIVE)
+    negative = NEGATIVE
+    if from_batch:
+        negative = ADVERSARIAL._replace(
+            logits=ADVERSARIAL.logits[positions], aux_logits=ADVERSARIAL.aux_logits[:, positions]
+        )
+    valid = jnp.ones(BATCH, bool)
+
+    def contrast(p, q):
+        return losses.true_class_similarity(p, q, LABELS, valid, 1.0)
+
+    expected = equation_over_heads("trades") + 3 * over_heads(contrast, NATURAL, negative)
+    np.testing.assert_allclose(terms.loss, expected, rtol=1e-5)
+    assert len(terms.batch_stats) == (2 if from_batch else 3)
+
+
+def test_negatives_of_the_batch_are_planned_without_an_attack_of_their_own():
+    def model(images):
+        return NATURAL
+
+    attacks_of = {}
+    for name in ("trades_batch_anc", "trades_true_anc"):
+        plan = method_of(name).prepare(model, examples().batch, jax.random.key(0), jnp.asarray(0))
+        attacks_of[name] = set(plan.requests)
+        chosen = plan.extras["negatives"].positions
+        assert np.all(LABELS[chosen] != LABELS)
+    expected = {"trades_batch_anc": {"adversarial"}}
+    assert attacks_of == expected | {"trades_true_anc": {"adversarial", "negative"}}
+
+
+@pytest.mark.parametrize("name", ["pgd_at", "trades"])
+def test_margin_alignment_is_added_to_any_method(name):
+    rows = jax.random.normal(jax.random.key(8), (CLASSES, 3))
+    pair = [
+        one._replace(features=jax.random.normal(jax.random.key(k), (BATCH, 3)), class_rows=rows)
+        for k, one in enumerate(PAIR)
+    ]
+    method = method_of(name, margin_alignment__weight=2.0)
+    terms = terms_of(method, examples(), *pair)
+    expected = equation_over_heads(name) + 2 * losses.margin_alignment(*pair, LABELS)
+    np.testing.assert_allclose(terms.loss, expected, rtol=1e-5)
+    # PGD-AT gets a natural forward of the wrapper's own, and ANC takes the same one.
+    assert [int(n) for n in terms.batch_stats] == ([1, 0] if name == "pgd_at" else [0, 1])
+    method = method_of(name, margin_alignment__weight=2.0, negative_contrast__zeta=3.0)
+    batch_stats = terms_of(method, with_negatives(), *pair, pair[0]).batch_stats
+    assert len(batch_stats) == 3
+    with pytest.raises(UsageError, match=r"margin_alignment\.weight=2\.0: .*class_rows"):
+        terms_of(method_of(name, margin_alignment__weight=2.0), examples(), *PAIR)
+
+
+def test_random_masks_are_of_any_class_and_leave_the_loss_its_labels():
+    plain, method = method_of("trades_ra"), method_of("trades_ra_random")
+    model = lambda images: NATURAL  # noqa: E731
+    seen, drawn = [], []
+
+    def forward(batch_stats, images, labels):
+        seen.append(labels)
+        return (ADVERSARIAL if images[0, 0, 0, 0] else NATURAL), batch_stats
+
+    for step in range(100):
+        key = jax.random.key(step)
+        plan = method.prepare(model, examples().batch, key, jnp.asarray(0))
+        drawn.append(mask_classes(plan.extras, LABELS))
+    counts = np.bincount(np.ravel(drawn), minlength=CLASSES)
+    assert np.abs(counts - 150).max() < 50  # of 600, five standard deviations
+    first = np.asarray(drawn)[:, 0]
+    assert np.abs(np.bincount(first, minlength=CLASSES) - 25).max() < 22
+    batch = examples(extras=plan.extras)
+    terms = method.loss(forward, [], batch)
+    np.testing.assert_array_equal(seen, [drawn[-1]] * 2)
+    np.testing.assert_allclose(terms.loss, plain.loss(forward, [], batch).loss, rtol=1e-6)
+    np.testing.assert_array_equal(seen[2:], [LABELS] * 2)
 
 
 class TestDistillation:

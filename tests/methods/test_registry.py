@@ -26,6 +26,10 @@ from tests.support.small_runs import small_config
             {"negative_contrast__random_epochs": 2},
             r"random_epochs=2.*config\.epochs=2",
         ),
+        ("natural", {"margin_alignment__weight": 1.0}, r"margin_alignment\.weight=1\.0.*'natural'"),
+        ("trades_branches", {"margin_alignment__weight": 1.0}, r"weight=1\.0.*'class_branches'"),
+        ("trades", {"method__random_masks": True}, r"random_masks=True: .*reverse attention"),
+        ("trades_soft_ra", {"method__random_masks": True}, r"random_masks=True: .*'soft'"),
         ("trades", {"method__name": "trade"}, r"config\.method\.name='trade'.*'trades'"),
         (
             "trades_ancra",

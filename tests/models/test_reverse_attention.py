@@ -9,8 +9,9 @@ import pytest
 
 from ancra_jax import models
 from ancra_jax.models.layers import Linear
-from ancra_jax.models.reverse_attention import reverse_attention
+from ancra_jax.models.reverse_attention import SoftAttention, class_branches, reverse_attention
 from tests.support.reference_weights import random_variables
+from tests.support.small_runs import TinyNetwork
 
 BATCH, CLASSES, CHANNELS = 4, 3, 5
 
@@ -123,3 +124,106 @@ def test_another_rule_goes_through_the_network_without_compiling_again():
     # Final features are the last block's, weighted by the forced class (one cell per channel here).
     expected = pooled[1] * fc["kernel"][:, 1]
     np.testing.assert_allclose(outputs.features, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("labels", [jnp.asarray([2, 0, 1, 2]), None])
+def test_soft_masks_are_a_mixture_whose_gradient_passes_and_labels_change_nothing(labels):
+    feature_map, linear = example(seed=6)
+    attended = reverse_attention(
+        feature_map, linear, labels, window=4, attention=SoftAttention(0.5)
+    )
+    logits = np.float64(feature_map.mean((1, 2)) @ linear.kernel + linear.bias)
+    weights = np.exp(logits / 0.5) / np.exp(logits / 0.5).sum(1, keepdims=True)
+    expected = feature_map * (weights @ linear.kernel.T)[:, None, None]
+    np.testing.assert_allclose(attended.feature_map, expected, rtol=1e-4, atol=1e-5)
+
+    def through_the_choice(bias, temperature):
+        layer, rule = linear._replace(bias=bias), SoftAttention(temperature)
+        found = reverse_attention(feature_map, layer, labels, window=4, attention=rule)
+        return found.feature_map.sum()
+
+    assert np.any(jax.grad(through_the_choice)(linear.bias, 0.5))
+    # A small temperature is the argmax again.
+    sharp = reverse_attention(feature_map, linear, labels, window=4, attention=SoftAttention(1e-4))
+    hard = reverse_attention(feature_map, linear, None, window=4)
+    np.testing.assert_allclose(sharp.feature_map, hard.feature_map, rtol=1e-5)
+
+
+def test_a_stopped_mask_has_a_gradient_and_the_map_before_it_none():
+    feature_map, linear = example(seed=7)
+    labels = jnp.asarray([2, 0, 1, 2])
+
+    def loss(feature_map, kernel, stopped):
+        layer = linear._replace(kernel=kernel)
+        found = reverse_attention(feature_map, layer, labels, window=4, stopped=stopped)
+        return found.feature_map.sum()
+
+    gradient = jax.grad(loss, argnums=(0, 1))
+    to_map, to_kernel = gradient(feature_map, linear.kernel, True)
+    np.testing.assert_array_equal(to_map, 0)
+    expected_map, expected_kernel = gradient(feature_map, linear.kernel, False)
+    np.testing.assert_array_equal(to_kernel, expected_kernel)
+    assert np.any(expected_map)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_class_is_scored_by_the_block_under_its_own_row(rows):
+    feature_map, linear = example(height=4 * rows, rows=rows, seed=8)
+    block = lambda x: jnp.tanh(x) + 0.1 * jnp.roll(x, 1, axis=-1)  # noqa: E731
+    logits, features = class_branches(feature_map, block, linear, 4)
+    pooled_of = []
+    for k in range(CLASSES):
+        mask = linear.kernel[:, k].reshape(CHANNELS, rows).T.repeat(4, axis=0)[None, :, None]
+        out = np.asarray(block(feature_map * mask), np.float64)
+        cells = out.reshape(BATCH, rows, 4, 4, CHANNELS).mean((2, 3))
+        pooled_of.append(cells.transpose(0, 2, 1).reshape(BATCH, -1))
+        expected = pooled_of[-1] @ linear.kernel[:, k] + linear.bias[k]
+        np.testing.assert_allclose(logits[:, k], expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(features, np.mean(pooled_of, axis=0), rtol=1e-4, atol=1e-5)
+
+
+VARIANTS = {
+    "dropped": {"last_block": "dropped"},
+    "class_branches": {"last_block": "class_branches"},
+    "stopped": {"reverse_attention": True, "attention": "stopped"},
+    "soft": {"reverse_attention": True, "attention": "soft", "temperature": 0.5},
+}
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def variant(request):
+    module = TinyNetwork(num_classes=CLASSES, width=4, **VARIANTS[request.param])
+    images = jax.random.uniform(jax.random.key(0), (BATCH, 8, 8, 1))
+    return request.param, module, random_variables(module, (8, 8, 1)), images
+
+
+def test_a_variant_is_jitted_as_it_is_and_says_its_rows(variant):
+    name, module, variables, images = variant
+    outputs = module.apply(variables, images)
+    for ours, jitted in zip(outputs, jax.jit(module.apply)(variables, images), strict=True):
+        np.testing.assert_allclose(ours, jitted, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(outputs.class_rows, variables["params"]["fc"]["kernel"].T)
+    assert len(outputs.aux_logits) == (2 if name in ("stopped", "soft") else 0)
+    assert ("layer1_1" in variables["params"]) == (name != "dropped")
+    if name != "class_branches":  # the final logits are the features times the rows
+        bias = variables["params"]["fc"]["bias"]
+        expected = outputs.features @ outputs.class_rows.T + bias
+        np.testing.assert_allclose(outputs.logits, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_labels_and_gradients_reach_in_training(variant):
+    name, module, variables, images = variant
+
+    @jax.jit
+    def forward(params, labels):
+        return module.apply(
+            variables | {"params": params}, images, labels, train=True, mutable=["batch_stats"]
+        )[0]
+
+    labels = jnp.asarray([2, 0, 1, 2])
+    one, other = (forward(variables["params"], y).logits for y in (labels, (labels + 1) % 3))
+    # Labels choose nothing but the paper's masks.
+    assert np.array_equal(one, other) == (name != "stopped")
+    gradient = jax.jit(jax.grad(lambda params: jnp.sum(forward(params, labels).logits ** 2)))
+    before = gradient(variables["params"])["layer1_0"]
+    assert any(map(np.any, jax.tree.leaves(before))) == (name != "stopped")

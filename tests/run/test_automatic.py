@@ -91,7 +91,8 @@ def test_selection_attacks_the_first_head_too_but_not_in_a_run_from_before_it_co
 
 @pytest.mark.parametrize("method", common.METHODS)
 def test_every_method_fits_the_epochs(method):
-    assert from_mapping(folder.get_config(method)).epochs == 40
+    longer = common.METHODS[method].get(common.LONGER, 1)
+    assert from_mapping(folder.get_config(method)).epochs == 40 * longer
     assert folder.get_config(f"{method},scale=tiny").data.train_examples == 0
 
 

@@ -40,6 +40,28 @@ PAIRED = {
     "pgd_at_adr",
     "ikl",
     "hat",  # in test_options.py, where it has a teacher
+    "trades_shallow",
+    "trades_beta4",
+    "trades_beta9",
+    "trades_beta12",
+    "trades_2x",
+    "trades_4x",
+    "trades_awp_ema",
+    "trades_true_anc",
+    "trades_ra_stopped",
+    "trades_margin",
+    "trades_batch_anc",
+    "trades_soft_ra",
+}
+# What is trained together with another method.
+TOGETHER = {
+    "trades_ra_random": {
+        "model__attention": "stopped",
+        "margin_alignment__weight": 1.0,
+        "negative_contrast__zeta": 3.0,
+        "negative_contrast__true_labels": True,
+        "negative_contrast__from_batch": True,
+    }
 }
 
 
@@ -53,6 +75,7 @@ def test_two_steps_equal_one_and_another_after_it_was_resumed(name, tmp_path):
         self_adaptive__start_epoch=1,
         awp__warmup_epochs=0,
         udr__interval=2,
+        **TOGETHER.get(name, {}),
     )
     expected = arrays(train(config, str(tmp_path)))
     shutil.rmtree(tmp_path / "checkpoints/2")

@@ -10,17 +10,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ancra_jax.paper.claims import CLAIMS, method_title
+from ancra_jax.paper.claims import CLAIMS, STUDIED, method_title
 from ancra_jax.paper.measured import column_of
 from ancra_jax.results.load import labels_of
 from ancra_jax.results.names import ADAPTIVE, HEADS, NATURAL, attack_order, display_name
 from ancra_jax.results.rows import Row, SeedsRow, epsilon_text, group_seeds, seeds_row
 from ancra_jax.results.statistics import RESAMPLES, Correct, Difference, difference, survivors
-from ancra_jax.results.tables import Column, Markup, TextColumn, all_attacks, build
+from ancra_jax.results.tables import Column, Markup, TextColumn, all_attacks, build, points
 from tools.publish.record import Published, file_name
 
 WORST_CASE = "worst case"
 ORDER = ("natural", "pgd_at", "trades", "trades_anc", "trades_ra", "trades_ancra", "pgd_at_ancra")
+STUDY = tuple(method for method in STUDIED if method not in ORDER)
+"""Controls and variants: their worst case and natural accuracy are set beside those of TRADES."""
 # What is added (ANC, RA or both), the method with it, and the one without it.
 COMPARISONS = (
     ("ANC", "trades_anc", "trades"),
@@ -64,7 +66,9 @@ _SEEDS = TextColumn("Seeds", lambda row: ", ".join(map(str, row.seeds)), "always
 _COMPARED = (
     TextColumn("Difference", lambda one: one.title),
     TextColumn("Attack", lambda one: display_name(one.attack)),
-    Column("Here", lambda one: Markup(f"**{_points(one)}**" if one.found.sign else _points(one))),
+    Column(
+        "Here", lambda one: Markup(("**{}**" if one.found.sign else "{}").format(points(one.found)))
+    ),
     Column("The paper", lambda one: None if one.claim is None else f"{one.claim:+.2f}"),
     TextColumn("The paper's claim", lambda one: Markup(_verdict(one))),
 )
@@ -125,15 +129,18 @@ def comparisons(group: Group) -> list[Compared]:
     Comparisons whose methods are not both there are left out, and attacks that were not run on
     both. At the end is where the paper has more accuracy under an attack than on natural images.
     """
-    claims = {method: claim for (data, method), claim in CLAIMS.items() if data == "cifar10"}
+    data = group.published[0].row.config.data.name
+    claims = {method: claim for (one, method), claim in CLAIMS.items() if one == data}
     names = {name for one in group.published for name in one.row.accuracy}
     attacks = sorted(names, key=attack_order)
     found = []
-    for what, method, baseline in COMPARISONS:
+    wanted = [(*one, attacks) for one in COMPARISONS]
+    wanted += [(method_title(one), one, "trades", [NATURAL]) for one in STUDY]
+    for what, method, baseline, compared in wanted:
         rows, others = group.seeds_of(method), group.seeds_of(baseline)
         pairs = [(rows[seed], others[seed]) for seed in sorted(rows.keys() & others.keys())]
         title = f"{method_title(method)} − {method_title(baseline)}"
-        for attack in (*attacks, WORST_CASE):
+        for attack in (*compared, WORST_CASE):
             has, lacks = (claims.get(one, {}).get(column_of(attack)) for one in (method, baseline))
             claim = None if has is None or lacks is None else has - lacks
             if one := _difference(pairs, attack, attack):
@@ -177,8 +184,8 @@ def _titled(one: Published, label: str) -> Published:
 
 
 def _order(row: Row) -> tuple:
-    name = row.config.name
-    return ORDER.index(name) if name in ORDER else len(ORDER), name, row.label, row.seed
+    name, order = row.config.name, (*ORDER, *STUDY)
+    return order.index(name) if name in order else len(order), name, row.label, row.seed
 
 
 def _difference(pairs: Sequence[tuple[Row, Row]], attack: str, other: str) -> Difference | None:
@@ -241,11 +248,6 @@ def results_page(groups: Sequence[Group]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _points(one: Compared) -> str:
-    mean, low, high = (100 * value for value in (one.found.mean, one.found.low, one.found.high))
-    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
-
-
 def _verdict(one: Compared) -> str:
     return "" if one.claim is None else _CLAIM[one.found.sign if one.claim > 0 else -one.found.sign]
 
@@ -262,7 +264,7 @@ def _sentences(found: Iterable[Compared]) -> Iterator[str]:
         seeds = f"{worst.found.num_seeds} seed{'s' * (worst.found.num_seeds > 1)}"
         text = (
             f"**{what}** ({title}, {seeds}), worst case: **{_HELPS[worst.found.sign]}**, "
-            f"{_points(worst)} points."
+            f"{points(worst.found)} points."
         )
         for sign, word in ((1, "More"), (-1, "Less")):
             names = [

@@ -2,7 +2,15 @@
 
 from ancra_jax.results.tables.columns import all_attacks, caption, tables_of
 from ancra_jax.results.tables.notes import not_run, reading_notes, row_notes
-from ancra_jax.results.tables.table import Column, Markup, Table, TextColumn, build, escaped
+from ancra_jax.results.tables.table import (
+    Column,
+    Markup,
+    Table,
+    TextColumn,
+    build,
+    escaped,
+    points,
+)
 
 __all__ = ["Column", "Table", "TextColumn", "all_attacks", "build", "caption", "escaped"]
-__all__ += ["Markup", "not_run", "reading_notes", "row_notes", "tables_of"]
+__all__ += ["Markup", "not_run", "points", "reading_notes", "row_notes", "tables_of"]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from rich.markdown import Markdown
 
 from ancra_jax.errors import printable
-from ancra_jax.results.statistics import Spread
+from ancra_jax.results.statistics import Difference, Spread
 
 MISSING = "—"
 DAGGER = "†"
@@ -108,3 +108,9 @@ def text(value: Value, mark: str = "") -> str:
     if isinstance(value, str) and not isinstance(value, Markup):
         value = escaped(value)
     return f"{100 * value:.2f}{mark}" if isinstance(value, float) else f"{value}{mark}"
+
+
+def points(found: Difference) -> str:
+    """Return a difference in points of 100, with its 95 % interval."""
+    mean, low, high = (100 * value for value in (found.mean, found.low, found.high))
+    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"

@@ -1,0 +1,146 @@
+"""Rows of a study beside what they are compared with, paired by training seed and test image."""
+
+import functools
+import json
+import statistics
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from ancra_jax.ops.files import write_atomically
+from ancra_jax.paper.claims import CONTROLS, STUDIES
+from ancra_jax.paper.measured import REHEARSAL
+from ancra_jax.paper.runs import Run
+from ancra_jax.results.load import load_runs
+from ancra_jax.results.names import NATURAL
+from ancra_jax.results.rows import Row, rows_of
+from ancra_jax.results.statistics import (
+    RESAMPLES,
+    Correct,
+    Difference,
+    Spread,
+    difference,
+    spread,
+    survivors,
+)
+from ancra_jax.results.tables import Column, Markup, TextColumn, build, points
+
+WORST = "worst case"
+_HOW = (
+    "Accuracy in %, mean ± sample standard deviation over training seeds. Worst case: right on the "
+    "natural image and under every attack of the row's evaluation. Differences in points of 100, "
+    "with 95 % intervals: rows are paired by training seed and test image, and seeds and images "
+    f"resampled independently, {RESAMPLES:,} times; bold where the interval is without 0.",
+    "The best control is the one whose worst case here is the highest. That it was chosen by these "
+    "very numbers favours it.",
+    "No correction is made for looking at many rows.",
+)
+
+
+@dataclass(frozen=True)
+class StudyRow:
+    """A row of a study, with all seeds that were evaluated."""
+
+    title: str
+    method: str  # the argument of the configuration
+    seeds: list[int]
+    num_examples: int
+    natural: Spread
+    worst_case: Spread
+    differences: dict[str, dict[str, Difference]]  # by method it is compared with, then by quantity
+
+
+def write_study(runs: Sequence[Run], options: Namespace) -> str:
+    """Write study.md and study.json beside the report on these runs, and return the Markdown."""
+    table = STUDIES[options.table]
+    rehearsal = options.scale == "tiny"
+    best, rows = study_rows(runs)
+    compared = dict.fromkeys((CONTROLS[0], best))
+    columns = [
+        TextColumn("Row", lambda row: row.title, "always"),
+        TextColumn("Seeds", lambda row: ", ".join(map(str, row.seeds)), "always"),
+        Column("Natural", lambda row: _accuracy(row, row.natural), "always"),
+        Column("Worst case", lambda row: _accuracy(row, row.worst_case), "always"),
+        *(
+            Column(f"{quantity} − {other}", functools.partial(_cell, other=other, of=quantity))
+            for other in compared
+            for quantity in (WORST, NATURAL)
+        ),
+    ]
+    counts = " / ".join(map(str, sorted({row.num_examples for row in rows})))
+    notes = [
+        *_HOW,
+        f"Measured on the first {counts} test examples. Best control: {best or 'none'}.",
+    ]
+    parts = [f"## {table.title}", *([REHEARSAL] if rehearsal else [])]
+    parts += [build("", columns, rows).markdown(), "\n".join(f"- {note}" for note in notes)]
+    page = "\n\n".join(parts)
+    content = {"schema": 1, "table": options.table, "title": table.title, "rehearsal": rehearsal}
+    content |= {"best_control": best, "rows": [asdict(row) for row in rows]}
+    write_atomically(options.report / "study.md", page + "\n")
+    write_atomically(options.report / "study.json", json.dumps(content, indent=2) + "\n")
+    return page
+
+
+def study_rows(runs: Sequence[Run]) -> tuple[str, list[StudyRow]]:
+    """Return the best control, and the rows that have a worst case, in the order of the runs."""
+    names = {run.workdir: run.row.method for run in runs}
+    titles = {run.row.method: run.row.title for run in runs}
+    found: dict[str, dict[int, Row]] = {method: {} for method in titles}
+    for row in rows_of(load_runs(list(names))):
+        if row.worst_case:
+            found[names[row.workdir]][row.seed] = row
+    found = {method: seeds for method, seeds in found.items() if seeds}
+    controls = [method for method in found if method in CONTROLS]
+    best = max(controls, key=lambda one: _mean_worst(found[one]), default="")
+    rows = []
+    for method, seeds in found.items():
+        others = [one for one in dict.fromkeys((CONTROLS[0], best)) if one in found]
+        compared = {
+            other: _differences(seeds, found[other])
+            for other in others
+            if other != method and seeds.keys() & found[other].keys()
+        }
+        worst = [row.worst_case for row in seeds.values() if row.worst_case]
+        rows.append(
+            StudyRow(
+                title=titles[method],
+                method=method,
+                seeds=sorted(seeds),
+                num_examples=min(one.num_examples for one in worst),
+                natural=spread([row.common_accuracy[NATURAL] for row in seeds.values()]),
+                worst_case=spread([one.accuracy for one in worst]),
+                differences=compared,
+            )
+        )
+    return best, rows
+
+
+def _mean_worst(rows: dict[int, Row]) -> float:
+    return statistics.fmean(row.worst_case.accuracy for row in rows.values() if row.worst_case)
+
+
+def _differences(rows: dict[int, Row], others: dict[int, Row]) -> dict[str, Difference]:
+    """Return how much more rows have than others, in the seeds that both have."""
+    pairs = [(rows[seed], others[seed]) for seed in sorted(rows.keys() & others.keys())]
+    count = min(min(row.examples) for pair in pairs for row in pair)
+
+    def correct(row: Row, quantity: str) -> Correct:
+        results = row.evaluation.correct
+        return (results[NATURAL] if quantity == NATURAL else survivors(results))[:count]
+
+    return {
+        one: difference([(correct(row, one), correct(other, one)) for row, other in pairs])
+        for one in (WORST, NATURAL)
+    }
+
+
+def _accuracy(row: StudyRow, found: Spread) -> Spread | float:
+    return found if len(row.seeds) > 1 else found.mean
+
+
+def _cell(row: StudyRow, other: str, of: str) -> Markup | None:
+    found = row.differences.get(other, {}).get(of)
+    if found is None:
+        return None
+    return Markup(f"**{points(found)}**" if found.sign else points(found))
