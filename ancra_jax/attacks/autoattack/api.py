@@ -43,7 +43,7 @@ from ancra_jax.attacks.objectives import TARGETED_LOSSES
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.saved_state import append_line
 from ancra_jax.attacks.threat_models import ThreatModel, ball_of, norm_of
-from ancra_jax.ops.files import as_path
+from ancra_jax.ops.files import AnyPath, as_path
 from ancra_jax.ops.images import AnyImages, AnyLabels
 
 
@@ -165,7 +165,7 @@ def _carry_out(
     rank_by: Model | None,
     checks: bool,
     max_seconds: float | int | None,
-    store_path: Path | None,
+    store_path: AnyPath | None,
     progress: Callable[[Progress], None] | None,
     log_path: str | os.PathLike | None,
 ) -> tuple[State, HostImages]:
