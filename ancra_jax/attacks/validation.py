@@ -113,7 +113,7 @@ class Inputs(NamedTuple):
 
 
 def accuracy_over_epsilon(
-    results: Sequence[AttackResult], epsilons: Sequence[float] | np.ndarray
+    results: Sequence[AttackResult], epsilons: Sequence[float | int] | np.ndarray
 ) -> Float[np.ndarray, "epsilons"]:
     """Return the robust accuracy at every radius by what minimum-norm attacks found.
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float
 
@@ -26,6 +27,7 @@ __all__ += ["rectified_labels"]  # ADR
 __all__ += ["asymmetric_similarity", "by_head", "combined", "matching"]  # ANCRA
 __all__ += ["margin_alignment", "true_class_similarity"]  # what takes the place of its masks
 
+_ROUNDING = 1e-2  # of the sum of probabilities, in bfloat16 too
 _TINY = 1e-12  # within MART's logarithms, as in its authors' code
 
 
@@ -53,6 +55,8 @@ def cross_entropy(
     given = as_array(labels, "labels")
     if given.shape == logits.shape and has_kind(given, jnp.floating):
         targets = jnp.asarray(given)
+        if not isinstance(given, jax.core.Tracer) and not _are_probabilities(np.asarray(given)):
+            raise ValueError("labels: soft labels are to be probabilities, whose sum is 1")
     else:
         labels = _of(labels, logits)
         if isinstance(label_smoothing, float) and label_smoothing == 0.0:
@@ -60,6 +64,10 @@ def cross_entropy(
         targets = jax.nn.one_hot(labels, logits.shape[-1])
     targets = optax.smooth_labels(targets, label_smoothing)
     return jnp.mean(optax.softmax_cross_entropy(logits, targets))
+
+
+def _are_probabilities(rows: Float[np.ndarray, "batch classes"]) -> bool:
+    return bool((rows >= 0).all() and (abs(rows.sum(axis=-1) - 1) < _ROUNDING).all())
 
 
 def kl_divergence(natural: Logits, adversarial: Logits) -> Scalar:

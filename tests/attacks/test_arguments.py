@@ -109,7 +109,8 @@ EVERY = f"{ATTACKS} is_adversarial {EVALUATIONS}"
 TABLE = [
     (EVERY, "images", [*SHAPES, *DTYPES, *PIXELS]),
     (EVERY, "labels", [*CLASSES, *BEYOND]),
-    ("boosted_cross_entropy cross_entropy", "labels", CLASSES),
+    ("boosted_cross_entropy", "labels", CLASSES),
+    ("cross_entropy", "labels", [*CLASSES[:3], *CLASSES[4:], ONE_HOT * 2, LOGITS]),
     ("margin", "labels", [c for c in CLASSES if np.shape(c) != (2,)]),
     ("cross_entropy boosted_cross_entropy", "labels", BEYOND),
     (ATTACKS, "targets", [c for c in CLASSES if c is not None]),
