@@ -191,7 +191,8 @@ def config_of(
         config.name = f"{name} (tiny)"
         settings = TINY | (tiny or {})
         config.update_from_flattened_dict(_scaled(config, settings["epochs"]) | settings)
-    config.update_from_flattened_dict(_scaled(config, longer * config.epochs))
+    if longer != 1:
+        config.update_from_flattened_dict(_scaled(config, longer * config.epochs))
     config.update_from_flattened_dict(overrides)
     for field in overrides.keys() & NEEDS.keys():
         group, _, switch = NEEDS[field].partition(".")

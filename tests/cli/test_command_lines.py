@@ -363,7 +363,7 @@ def trained(monkeypatch, tmp_path):
     found = SimpleNamespace()
     monkeypatch.setenv("HOME", str(tmp_path))
 
-    def note(config, workdir, trackers):
+    def note(config, workdir, *_):
         found.config, found.workdir = config, workdir
 
     monkeypatch.setattr(loop, "train", note)
