@@ -170,12 +170,23 @@ class BatchPlan:
         images = augment(taken.images, indices, key, self.augmentation)
         return Batch(to_float(images), taken.labels, indices)
 
-    def images(
-        self, split: DeviceSplit, indices: Int[Array, "batch"], step: Int[Array, ""]
-    ) -> Float32[Array, "batch height width channels"]:
-        """Return the images of any examples as a batch of that step would have them."""
+    def with_others(
+        self, batch: Batch, split: DeviceSplit | StreamedSplit, step: Int[Array, ""]
+    ) -> Batch:
+        """Return the batch of a step with a function that takes images of any of its examples.
+
+        On several devices it takes them from the split, which each has, instead of from the others'
+        parts of the batch. Elsewhere, and where the split is not whole, the batch stays as it is.
+        """
+        several = self.sharding is not None and self.sharding.num_devices > 1
+        if not several or isinstance(split, StreamedSplit):
+            return batch
         key, _ = self.keys(step)
-        return to_float(augment(split.images[indices], indices, key, self.augmentation))
+
+        def take(indices: Int[Array, "batch"]) -> Float32[Array, "batch height width channels"]:
+            return to_float(augment(split.images[indices], indices, key, self.augmentation))
+
+        return batch._replace(take=jax.tree_util.Partial(take))  # a pytree without leaves
 
 
 # ---- Evaluation ----

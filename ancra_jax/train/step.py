@@ -22,11 +22,12 @@ from ancra_jax.methods.core import (
     MethodState,
     Metrics,
     Model,
+    Plan,
 )
 from ancra_jax.run.averaging import Averages, Averaging, variables_of
 from ancra_jax.train import accumulation
 from ancra_jax.train.accumulation import Part
-from ancra_jax.types import Outputs, Variables
+from ancra_jax.types import Batch, Logits, Outputs, Scalar, Variables
 
 
 class TrainState(NamedTuple):
@@ -129,6 +130,17 @@ def _decayed(params: PyTree, *, biases: bool) -> PyTree:
     return {name: _decayed(group, biases=biases) for name, group in params.items()}
 
 
+def _softened(
+    plan: Plan, network: Any, method: Method, state: TrainState, batch: Batch, epochs: Scalar
+) -> tuple[Plan, Logits | None]:
+    """Return the plan with the method's soft labels, if it has any, and these."""
+    if method.soft_labels is None:
+        return plan, None
+    averaged = jax.tree_util.Partial(network.apply, state.variables_of("ema"))
+    labels = method.soft_labels(averaged, batch, epochs)
+    return plan.softened(labels), labels
+
+
 def make_train_step(
     network: Any,
     method: Method,
@@ -159,20 +171,13 @@ def make_train_step(
     ) -> tuple[TrainState, Metrics]:
         epoch = state.step // batches.steps_per_epoch
         batch = batches.batch(data, permutation, state.step)
-        several = batches.sharding is not None and batches.sharding.num_devices > 1
-        if several and isinstance(data, DeviceSplit):
-            take = lambda indices: batches.images(data, indices, state.step)  # noqa: E731
-            batch = batch._replace(take=jax.tree_util.Partial(take))  # a pytree without leaves
+        batch = batches.with_others(batch, data, state.step)
         _, method_key = batches.keys(state.step)
 
         model = models.BoundNetwork(network, state.variables_of("raw")).folded()
         plan = method.prepare(model, batch, method_key, epoch)
-        soft_labels = None
-        if method.soft_labels is not None:
-            averaged = jax.tree_util.Partial(network.apply, state.variables_of("ema"))
-            passed = state.step / batches.steps_per_epoch
-            soft_labels = method.soft_labels(averaged, batch, passed)
-            plan = plan.softened(soft_labels)
+        passed = state.step / batches.steps_per_epoch
+        plan, soft_labels = _softened(plan, network, method, state, batch, passed)
         part_of = partial(accumulation.take, parts=parts, size=batches.batch_size)
 
         def attack_part(part: Part) -> Attacked:

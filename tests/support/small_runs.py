@@ -44,6 +44,7 @@ SMALL = {
     "negative_contrast.random_epochs": 1,
     "self_adaptive.start_epoch": 2,
     "awp.warmup_epochs": 1,
+    "selection.every_epochs": 1,
     "selection.num_steps": 2,
     "evaluation.num_steps": 3,
 }

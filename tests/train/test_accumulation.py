@@ -1,5 +1,8 @@
 """A step whose batch is taken in parts makes the update of the whole batch."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -25,6 +28,12 @@ DATA = DeviceSplit(
     jnp.asarray(RNG.integers(0, CLASSES, EXAMPLES), jnp.int32),
 )
 ORDER = jnp.asarray(RNG.permutation(EXAMPLES), jnp.int32)
+
+
+class Plain(NamedTuple):
+    """A network that is no Linen module."""
+
+    apply: Callable
 
 
 def init(key, images):
@@ -55,7 +64,7 @@ def lowered(apply, init, config, parts, batch_size=16):
     batches = BatchPlan(batch_size, EXAMPLES // batch_size, Augmentation(1), jax.random.key(1))
     key, memory = jax.random.key(0), method.init_state(DATA.labels, CLASSES)
     state = create_train_state(init, optimizer, SHAPE, key, memory, Averaging())
-    step = make_train_step(apply, method, optimizer, batches, Averaging(), parts=parts)
+    step = make_train_step(Plain(apply), method, optimizer, batches, Averaging(), parts=parts)
     return step, state, batches
 
 
