@@ -31,7 +31,6 @@ PRECISIONS = ("auto", "highest", "high", "default")
 """Of the products in a search: ``'high'`` is TF32 on GPUs, three passes of bfloat16 on TPUs;
 ``'default'`` TF32 and one pass; ``'highest'`` float32. On CPUs all are float32."""
 _PROBED = 8  # so many, whatever the size of batches
-_PROGRAMS_ON_CPU = 20_000  # forward passes that are worth compiling an attack for other batches
 
 Arrays = dict[str, np.ndarray]
 Known = Mapping[str, Arrays]
@@ -89,34 +88,18 @@ class Placement:
         """Put a pytree on every device."""
         return jax.device_put(tree, self.replicated)
 
-    def batches(
-        self, examples: Numbers, cost: float | int = 0
-    ) -> Iterator[tuple[Numbers, Bool[np.ndarray, "batch"]]]:
+    def batches(self, examples: Numbers) -> Iterator[tuple[Numbers, Bool[np.ndarray, "batch"]]]:
         """Cut example numbers into batches.
 
-        ``cost`` is what a row of a batch costs in forward passes. Where padding would cost more of
-        them than further programs are worth, batches of a half and a quarter of the size end it.
-
         Yields:
-          ``(rows, active)``: example numbers [batch_size], each batch padded with its first
+          ``(rows, active)``: example numbers [batch_size], the last batch padded with its first
           one, and which of them are not padding.
         """
-        devices = self.rows.num_devices * self.share.count
-        quarter = math.ceil(self.batch_size / 4 / devices) * devices
-        left = len(examples) % self.batch_size
-        quarters = math.ceil(left / quarter)
-        ends = {1: [quarter], 2: [2 * quarter], 3: [2 * quarter, quarter]}.get(quarters, [])
-        saved = self.batch_size - sum(ends)
-        whole = math.ceil(len(examples) / self.batch_size)
-        sizes = [self.batch_size] * whole
-        if ends and saved * cost >= (_PROGRAMS_ON_CPU if platform() == "cpu" else math.inf):
-            sizes[-1:] = ends
-        first = 0
-        for size in sizes:
-            part = examples[first : first + size]
-            first += size
-            rows = np.concatenate([part, np.full(size - len(part), part[0])])
-            yield rows, np.arange(size) < len(part)
+        for first in range(0, len(examples), self.batch_size):
+            part = examples[first : first + self.batch_size]
+            padding = self.batch_size - len(part)
+            rows = np.concatenate([part, np.full(padding, part[0])])
+            yield rows, np.arange(self.batch_size) < len(part)
 
 
 def checked_devices(devices: Any) -> list[jax.Device]:
@@ -292,9 +275,9 @@ class Job:
         """Return a key for every row of a batch; see ``purpose_key``."""
         return example_keys(self.purpose_key(purpose, number), batch.indices)
 
-    def batches(self, examples: Numbers, cost: float | int = 0) -> Iterator[Batch]:
+    def batches(self, examples: Numbers) -> Iterator[Batch]:
         """Cut examples, given by their numbers, into batches and put these on the devices."""
-        for rows, active in self.placement.batches(examples, cost):
+        for rows, active in self.placement.batches(examples):
             arrays = (self.images[rows], self.labels[rows], self.indices[rows], active)
             yield Batch(rows[active], rows, *self.placement.place(arrays))
 
