@@ -152,20 +152,6 @@ def test_batches_of_one_size_are_padded_as_little_as_can_be(examples, largest):
     np.testing.assert_array_equal(rows[~active], np.repeat(rows[:, 0], (~active).sum(axis=1)))
 
 
-@given(st.integers(1, 300), st.integers(1, 90))
-def test_long_attacks_have_smaller_batches_at_the_end(examples, largest):
-    placement = Placement.over(jax.devices()[:1], largest, examples)
-    numbers = np.arange(examples - examples // 3)
-    rows, active = zip(*placement.batches(numbers, 1e9), strict=True)
-    together = np.concatenate([row[on] for row, on in zip(rows, active, strict=True)])
-    np.testing.assert_array_equal(together, numbers)
-    sizes = [len(row) for row in rows]
-    quarter = -(-placement.batch_size // 4)
-    assert sum(sizes) - len(numbers) < max(quarter, placement.batch_size - 3 * quarter)
-    assert {*sizes} <= {placement.batch_size, 2 * quarter, quarter}
-    assert sizes == sorted(sizes, reverse=True)
-
-
 def test_one_compilation_for_targets_batches_and_checkpoints():
     traces = 0
 
