@@ -1,6 +1,7 @@
 """What a device could do at most."""
 
 import time
+from typing import NamedTuple
 
 # Dense FLOP/s of one chip, as data sheets give them, by JAX's device kind: bfloat16 with float32
 # sums, and what a float32 convolution is computed in by default (TF32 on NVIDIA's tensor cores;
@@ -17,6 +18,20 @@ PEAKS = {
     "TPU v5": {"bfloat16": 459 * _TERA, "float32": 459 * _TERA},
     "TPU v4": {"bfloat16": 275 * _TERA, "float32": 275 * _TERA},
 }
+
+
+class Chip(NamedTuple):
+    """A device, by its data sheet."""
+
+    name: str  # in PEAKS
+    memory: float  # bytes
+    bandwidth: float  # of it, bytes/s
+    link: float  # to other devices, bytes/s in each direction
+
+
+H100 = Chip("H100", 80e9, 3.35e12, 450e9)
+V4 = Chip("TPU v4", 32e9, 1.2e12, 45e9)
+V5E = Chip("TPU v5 lite", 16e9, 0.819e12, 45e9)
 
 
 def table_peak(device_kind: str, dtype: str) -> float | None:

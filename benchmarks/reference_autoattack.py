@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from autoattack import AutoAttack
 
-from benchmarks.measure import Workload, timed
-from benchmarks.torch_autoattack import DEVICE, EPSILON, logits, predict
+from benchmarks.measure import Workload
+from benchmarks.torch_autoattack import DEVICE, EPSILON, logits, workload
 from benchmarks.torch_workloads import device_kind, device_mib, matmul, waited
 
 __all__ = ("create", "device_kind", "device_mib", "matmul", "waited")
@@ -37,15 +37,8 @@ def create(
     evaluation.apgd.n_restarts = 1
     if row == "fab_t":
         evaluation.fab.n_target_classes = 1
-    run = partial(evaluation.run_standard_evaluation, images, labels, bs=len(images))
-    first, found = timed(run)
-    again, _ = timed(run)
-    robust = (predict(model, found) == labels).cpu().numpy()
-    return Workload(
-        run=run,
-        images=len(images),
-        compile_seconds=max(first - again, 0.0),
-        loss=None,
-        robust_accuracy=float(robust.mean()),
-        robust=robust.tolist(),
-    )
+
+    def run() -> tuple[torch.Tensor, None]:
+        return evaluation.run_standard_evaluation(images, labels, bs=len(images)), None
+
+    return workload(run, model, labels)

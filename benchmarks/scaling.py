@@ -5,28 +5,16 @@ All of it is arithmetic, none of it is measured but the counts of the step.
 
 from typing import NamedTuple
 
-from benchmarks.peaks import PEAKS
+from benchmarks.peaks import H100, PEAKS, V4, V5E, Chip
 
 # One TRADES-ANCRA step of ResNet-18, width 64, on 128 CIFAR-10 images in bfloat16: FLOP, bytes
-# moved and temporary memory of the program that XLA makes for an H100; each goes with the batch.
+# moved and temporary memory of a program that XLA made for an H100; each goes with the batch.
 BATCH, FLOP, BYTES, TEMPORARIES = 128, 6.97e12, 45.2e9, 947 * 2**20
 GRADIENT = 4 * 11.2e6  # bytes, float32
 RESIDENT = 3 * GRADIENT + 50_000 * 32 * 32 * 3  # weights, momentum, gradient; the uint8 images
 IMAGES, EPOCHS = 49_000, 120  # of CIFAR-10, 1,000 being held out; the paper's
 
 
-class Chip(NamedTuple):
-    """A device, by its data sheet."""
-
-    name: str  # in PEAKS
-    memory: float  # bytes
-    bandwidth: float  # of it, bytes/s
-    link: float  # to other devices, bytes/s in each direction
-
-
-H100 = Chip("H100", 80e9, 3.35e12, 450e9)
-V4 = Chip("TPU v4", 32e9, 1.2e12, 45e9)
-V5E = Chip("TPU v5 lite", 16e9, 0.819e12, 45e9)
 # A v4-8 has 8 cores, which are 4 chips; the number of a v5e slice is of chips.
 SYSTEMS = (
     ("1 H100", H100, 1, 128),

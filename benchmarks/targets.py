@@ -10,6 +10,7 @@ from jax.experimental import topologies
 from jaxlib import xla_client
 
 from ancra_jax.errors import UsageError
+from benchmarks.peaks import PEAKS, V5E
 
 
 class Target(NamedTuple):
@@ -25,14 +26,14 @@ class Target(NamedTuple):
 
 _H100 = {
     "bandwidth": 3.0e12,
-    "peak": {"bfloat16": 798e12, "float32": 494e12},
+    "peak": {"bfloat16": 798e12, "float32": PEAKS["H100"]["float32"]},
     "launch": 2.5e-6,
     "source": "a copy and a bfloat16 matrix product as measured on an H100 SXM; float32 (TF32): "
     "data sheet",
 }
 _V5E = {
-    "bandwidth": 819e9,
-    "peak": {"bfloat16": 197e12, "float32": 197e12},
+    "bandwidth": V5E.bandwidth,
+    "peak": PEAKS[V5E.name],
     "source": "data sheet",
 }
 TARGETS = {

@@ -57,12 +57,21 @@ def create(
             torch.cuda.synchronize()
         return result
 
+    return workload(run, model, labels)
+
+
+def workload(
+    run: Callable[[], tuple[torch.Tensor, torch.Tensor | None]],
+    model: Callable[[torch.Tensor], torch.Tensor],
+    labels: torch.Tensor,
+) -> Workload:
+    """Times an attack twice; it returns images, and what is to be compared, if anything is."""
     first, (found, values) = timed(run)
     again, _ = timed(run)
     robust = (predict(model, found) == labels).cpu().numpy()
     return Workload(
         run=run,
-        images=len(images),
+        images=len(labels),
         compile_seconds=max(first - again, 0.0),
         loss=None if values is None else float(np.median(values.cpu())),
         robust_accuracy=float(robust.mean()),
