@@ -32,9 +32,8 @@ class Keeper:
 
     def __init__(self, task: Task, kept: Arrays):
         """Begin, or go on with the ``arrays`` of an interrupted attack."""
-        self.standing = task.target.share.from_first(
-            partial(_standing, task)
-        )  # that the attack may still break
+        # The examples that the attack may still break.
+        self.standing = task.target.share.from_first(partial(_standing, task))
         self._task = task
         shape = task.target.split.images.shape[1:]
         fitting = max(1, _BYTES // (4 * int(np.prod(shape))))

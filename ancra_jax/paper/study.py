@@ -23,7 +23,7 @@ from ancra_jax.results.statistics import (
     spread,
     survivors,
 )
-from ancra_jax.results.tables import Column, Markup, TextColumn, build, points
+from ancra_jax.results.tables import Column, Markup, TextColumn, build, compared
 
 WORST = "worst case"
 _HOW = (
@@ -55,7 +55,7 @@ def write_study(runs: Sequence[Run], options: Namespace) -> str:
     table = STUDIES[options.table]
     rehearsal = options.scale == "tiny"
     best, rows = study_rows(runs)
-    compared = dict.fromkeys((CONTROLS[0], best))
+    others = dict.fromkeys((CONTROLS[0], best))
     columns = [
         TextColumn("Row", lambda row: row.title, "always"),
         TextColumn("Seeds", lambda row: ", ".join(map(str, row.seeds)), "always"),
@@ -63,7 +63,7 @@ def write_study(runs: Sequence[Run], options: Namespace) -> str:
         Column("Worst case", lambda row: _accuracy(row, row.worst_case), "always"),
         *(
             Column(f"{quantity} − {other}", functools.partial(_cell, other=other, of=quantity))
-            for other in compared
+            for other in others
             for quantity in (WORST, NATURAL)
         ),
     ]
@@ -96,7 +96,7 @@ def study_rows(runs: Sequence[Run]) -> tuple[str, list[StudyRow]]:
     rows = []
     for method, seeds in found.items():
         others = [one for one in dict.fromkeys((CONTROLS[0], best)) if one in found]
-        compared = {
+        differences = {
             other: _differences(seeds, found[other])
             for other in others
             if other != method and seeds.keys() & found[other].keys()
@@ -110,7 +110,7 @@ def study_rows(runs: Sequence[Run]) -> tuple[str, list[StudyRow]]:
                 num_examples=min(one.num_examples for one in worst),
                 natural=spread([row.common_accuracy[NATURAL] for row in seeds.values()]),
                 worst_case=spread([one.accuracy for one in worst]),
-                differences=compared,
+                differences=differences,
             )
         )
     return best, rows
@@ -141,6 +141,4 @@ def _accuracy(row: StudyRow, found: Spread) -> Spread | float:
 
 def _cell(row: StudyRow, other: str, of: str) -> Markup | None:
     found = row.differences.get(other, {}).get(of)
-    if found is None:
-        return None
-    return Markup(f"**{points(found)}**" if found.sign else points(found))
+    return None if found is None else compared(found)

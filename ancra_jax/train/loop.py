@@ -195,8 +195,8 @@ class Training:
         teacher = None
         if needs_teacher(config):
             teacher = load_teacher(config.distillation, dataset, mesh)
-        length = config.epochs, batches.steps_per_epoch
-        optimizer = create_optimizer(scaled(config), *length)
+        settings, length = scaled(config), (config.epochs, batches.steps_per_epoch)
+        optimizer = create_optimizer(settings, *length)
 
         # ---- What the functions below keep of the data set: not its images ----
         labels = np.concatenate([split.labels for split in parts])
@@ -238,7 +238,7 @@ class Training:
         jit_once = partial(jax.jit, out_shardings=everywhere, compiler_options=plainly)
         self.create_state = jit_once(create_state)
         self.load_initial = partial(initial.load, config, network, image_shape, mesh)
-        rate = {"learning_rate": scaled(config).learning_rate}
+        rate = {"learning_rate": settings.learning_rate}
         self.started_from: dict[str, Any] = rate if config.optimizer.base_batch_size else {}
         self.abstract_state = sharding.abstract_on(jax.eval_shape(create_state), everywhere)
         self.permutation = jit_once(permutation)  # of an epoch, from 0
@@ -248,7 +248,7 @@ class Training:
             optimizer,
             batches,
             averaging,
-            learning_rate(scaled(config), *length),
+            learning_rate(settings, *length),
             parts=config.optimizer.accumulation_steps or 1,
         )
         self.stoppable_step = StoppableStep(self.step, mesh)

@@ -16,7 +16,15 @@ from ancra_jax.results.load import labels_of
 from ancra_jax.results.names import ADAPTIVE, HEADS, NATURAL, attack_order, display_name
 from ancra_jax.results.rows import Row, SeedsRow, epsilon_text, group_seeds, seeds_row
 from ancra_jax.results.statistics import RESAMPLES, Correct, Difference, difference, survivors
-from ancra_jax.results.tables import Column, Markup, TextColumn, all_attacks, build, points
+from ancra_jax.results.tables import (
+    Column,
+    Markup,
+    TextColumn,
+    all_attacks,
+    build,
+    compared,
+    points,
+)
 from tools.publish.record import Published, file_name
 
 WORST_CASE = "worst case"
@@ -66,9 +74,7 @@ _SEEDS = TextColumn("Seeds", lambda row: ", ".join(map(str, row.seeds)), "always
 _COMPARED = (
     TextColumn("Difference", lambda one: one.title),
     TextColumn("Attack", lambda one: display_name(one.attack)),
-    Column(
-        "Here", lambda one: Markup(("**{}**" if one.found.sign else "{}").format(points(one.found)))
-    ),
+    Column("Here", lambda one: compared(one.found)),
     Column("The paper", lambda one: None if one.claim is None else f"{one.claim:+.2f}"),
     TextColumn("The paper's claim", lambda one: Markup(_verdict(one))),
 )
@@ -136,11 +142,11 @@ def comparisons(group: Group) -> list[Compared]:
     found = []
     wanted = [(*one, attacks) for one in COMPARISONS]
     wanted += [(method_title(one), one, "trades", [NATURAL]) for one in STUDY]
-    for what, method, baseline, compared in wanted:
+    for what, method, baseline, tried in wanted:
         rows, others = group.seeds_of(method), group.seeds_of(baseline)
         pairs = [(rows[seed], others[seed]) for seed in sorted(rows.keys() & others.keys())]
         title = f"{method_title(method)} − {method_title(baseline)}"
-        for attack in (*compared, WORST_CASE):
+        for attack in (*tried, WORST_CASE):
             has, lacks = (claims.get(one, {}).get(column_of(attack)) for one in (method, baseline))
             claim = None if has is None or lacks is None else has - lacks
             if one := _difference(pairs, attack, attack):

@@ -8,9 +8,10 @@ from ancra_jax.results.tables.table import (
     Table,
     TextColumn,
     build,
+    compared,
     escaped,
     points,
 )
 
 __all__ = ["Column", "Table", "TextColumn", "all_attacks", "build", "caption", "escaped"]
-__all__ += ["Markup", "not_run", "points", "reading_notes", "row_notes", "tables_of"]
+__all__ += ["Markup", "compared", "not_run", "points", "reading_notes", "row_notes", "tables_of"]

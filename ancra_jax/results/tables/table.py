@@ -114,3 +114,8 @@ def points(found: Difference) -> str:
     """Return a difference in points of 100, with its 95 % interval."""
     mean, low, high = (100 * value for value in (found.mean, found.low, found.high))
     return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def compared(found: Difference) -> Markup:
+    """Return `points`, bold where the interval is without 0."""
+    return Markup(f"**{points(found)}**" if found.sign else points(found))
