@@ -310,11 +310,6 @@ def shown(config: Config, name: str) -> str:
     return f"--config.{name}={operator.attrgetter(name)(config)!r}"
 
 
-def needs_teacher(config: Config) -> bool:
-    """Return whether another run's network has a part in the loss."""
-    return config.distillation.weight > 0 or config.method.name == "hat"
-
-
 def extra_examples(config: Config) -> int:
     """Return how many examples of every batch are extra data."""
     return round(config.extra_data.fraction * config.batch_size)
@@ -374,7 +369,7 @@ def _check_combinations(config: Config, name: str, problems: Problems) -> None:
         given, value = getattr(settings, source), getattr(settings, share)
         if value and not given:
             problems.add(f"{name}.{group}.{share}={value}: needs {name}.{group}.{source}")
-        if given and not value and not (group == "distillation" and needs_teacher(config)):
+        if given and not value and group != "distillation":  # whose teacher a method may need
             problems.add(
                 f"{name}.{group}.{source}={given!r}: is of no use while {name}.{group}.{share} is 0"
             )

@@ -229,6 +229,7 @@ class Method(NamedTuple):
       soft_labels: makes soft labels of a batch from the average of the weights (EMA), ``(averaged
         model, batch, epochs passed) -> [batch, classes]``, which take the place of the classes in
         the attack on natural images and, as ``Examples.targets``, in the loss.
+      needs_teacher: the network of another run has a part in the loss, as ``Examples.teacher``.
     """
 
     prepare: Callable[[Model, Batch, StepKey, Epoch], Plan]
@@ -237,6 +238,7 @@ class Method(NamedTuple):
     attack: Callable[..., tuple[dict[str, Images], MethodState]] = run_requests
     gradient: Callable[[LossOfParams, PyTree, Epoch], ValueAndGradient] = plain_gradient
     soft_labels: Callable[[Model, Batch, Scalar], Logits] | None = None
+    needs_teacher: bool = False
 
 
 def accuracy(outputs: Outputs, labels: Labels) -> Scalar:
@@ -301,9 +303,14 @@ def natural_and_adversarial(
     return Method(untargeted(attack), loss)
 
 
+def is_adversarial(config: Config) -> bool:
+    """Return whether the method attacks its images."""
+    return config.method.name != "natural"
+
+
 def check_adversarial(config: Config, setting: str) -> None:
     """Refuse for natural training an option that needs an attack, ``'config.awp.gamma=0.01'``."""
-    if config.method.name == "natural":
+    if not is_adversarial(config):
         name = shown(config, "method.name")
         raise UsageError(f"{setting}: needs an adversarial method, not {name}")
 

@@ -46,4 +46,4 @@ def distillation(method: Method, config: Config, attack: AttackSettings) -> Meth
         metrics = terms.metrics | of_term
         return terms._replace(loss=(1 - weight) * terms.loss + weight * term, metrics=metrics)
 
-    return method._replace(loss=loss)
+    return method._replace(loss=loss, needs_teacher=True)

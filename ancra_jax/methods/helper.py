@@ -49,4 +49,4 @@ def hat(
             metrics=terms.metrics | of_term,
         )
 
-    return method._replace(loss=loss)
+    return method._replace(loss=loss, needs_teacher=True)

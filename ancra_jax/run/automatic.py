@@ -8,6 +8,7 @@ import math
 
 from ancra_jax.config import Config, shown
 from ancra_jax.data import Contents
+from ancra_jax.methods.core import is_adversarial
 
 _NAMES = ("data.image_size", "data.selection_examples", "batch_size", "selection.every_epochs")
 _SHARE = 8  # an eighth of the examples is held out; an epoch has eight batches, if it can
@@ -68,7 +69,7 @@ def _selection_period(config: Config, examples: int) -> int:
     if config.data.selection_split == "holdout":
         examples = max(examples - held_out, 1)
     in_training = 3
-    if config.method.name != "natural":
+    if is_adversarial(config):
         with_negatives = config.negative_contrast.zeta > 0 and config.negative_contrast.targeted
         in_training += 2 * config.attack.num_steps * (1 + with_negatives)
     attacked = 2 if config.selection.heads == "final_and_first" else 1

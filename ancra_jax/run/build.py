@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from ancra_jax import data, methods
-from ancra_jax.config import directory_path, local_path, needs_teacher, path_text
+from ancra_jax.config import directory_path, local_path, path_text
 from ancra_jax.config.schema import Config, DataConfig, extra_examples
 from ancra_jax.data import Augmentation, BatchPlan, Contents, Dataset, ExtraDraws, Split
 from ancra_jax.errors import Problems, UsageError
@@ -42,7 +42,7 @@ def check(config: Config, problems: Problems, *, devices: int = 1) -> None:
     What is wrong is added to the problems.
     """
     with problems.collect():
-        methods.create(config)
+        _check_teacher(config, methods.create(config).needs_teacher)
     with problems.collect():
         create_network(config, num_classes=2)
     others = len(problems)
@@ -59,14 +59,6 @@ def check(config: Config, problems: Problems, *, devices: int = 1) -> None:
             path = local_path(config.extra_data.path, field, directory=False)
             if config.extra_data.path and not Path(path).is_file():
                 raise UsageError(f"{field}={path}: there is no such file")
-    if needs_teacher(config) and (config.distillation.teacher or not config.distillation.weight):
-        field = "--config.distillation.teacher"
-        with problems.collect():
-            if not config.distillation.teacher:
-                raise UsageError(
-                    f"{field}='': --config.method.name='hat' needs the run of a network"
-                )
-            workdir_lib.read_config(config.distillation.teacher, field)
     if config.init_from:
         with problems.collect():
             check_initial(config)
@@ -82,6 +74,24 @@ def check(config: Config, problems: Problems, *, devices: int = 1) -> None:
             problems.add(
                 f"--config.{name}={size}: must be divisible by the number of devices, {devices}"
             )
+
+
+def _check_teacher(config: Config, needed: bool) -> None:
+    """Check that there is a run to be the teacher, if one is needed; otherwise that there is none.
+
+    A ``distillation.weight`` without a teacher has been refused where the settings are read.
+    """
+    teacher, weight = config.distillation.teacher, config.distillation.weight
+    field = "--config.distillation.teacher"
+    if needed and teacher:
+        workdir_lib.read_config(teacher, field)
+    elif needed and not weight:
+        name = config.method.name
+        raise UsageError(f"{field}='': --config.method.name={name!r} needs the run of a network")
+    elif teacher and not needed:
+        raise UsageError(
+            f"{field}={teacher!r}: is of no use while --config.distillation.weight is 0"
+        )
 
 
 def check_initial(config: Config) -> str:

@@ -25,7 +25,7 @@ from ancra_jax.cli import backend
 from ancra_jax.cli.files import import_shipped, shipped_files
 from ancra_jax.cli.profile import Profile, check_steps
 from ancra_jax.cli.settings import Source
-from ancra_jax.config import listable_path, needs_teacher, shown
+from ancra_jax.config import listable_path, shown
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import Problems, UsageError
 from ancra_jax.ops.target import platform
@@ -193,7 +193,7 @@ class Training:
         batches = build.batch_plan(config, splits, step_key, extra_key, mesh)
         averaging = build.averaging(config)
         teacher = None
-        if needs_teacher(config):
+        if method.needs_teacher:
             teacher = load_teacher(config.distillation, dataset, mesh)
         settings, length = scaled(config), (config.epochs, batches.steps_per_epoch)
         optimizer = create_optimizer(settings, *length)

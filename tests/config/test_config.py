@@ -219,7 +219,6 @@ def test_wrong_arguments_are_named(argument, message):
         ("extra_data.fraction", 0.5, r"fraction=0\.5: .*config\.extra_data\.path"),
         ("extra_data.path", "a.npz", r"path='a\.npz': .*extra_data\.fraction is 0"),
         ("distillation.weight", 0.5, r"weight=0\.5: .*config\.distillation\.teacher"),
-        ("distillation.teacher", "runs/a", r"teacher='runs/a': .*distillation\.weight is 0"),
         ("distillation.temperature", 0.0, r"temperature=0\.0: .*greater than 0"),
         ("distillation.teacher_weights", "mean", r"allowed are 'raw', 'ema', 'swa'"),
         ("model.dtype", "float16", r"dtype='float16'"),
