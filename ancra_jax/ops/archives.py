@@ -31,14 +31,18 @@ _HEADERS = 1 << 20  # bytes before the contents of a tar file's member
 _FILE = 64 << 20  # of one image or one text
 
 
-def unpacked_limit(path: str | os.PathLike[str]) -> int:
-    """Return how many bytes a file may unpack to: 256 MiB, or 4 times those that it has on disk.
+def unpacked_limit(archive: str | os.PathLike[str] | bytes) -> int:
+    """Return how many bytes a file, or what it holds, may unpack to.
 
-    What is a file of hundreds of megabytes may take so much memory; a small one may not.
+    These are 256 MiB, or 4 times those that it has on disk: what is a file of hundreds of megabytes
+    may take so much memory; a small one may not.
     """
-    found = os.stat(path)
-    # A file with holes claims a size that it does not have; some file systems count no blocks.
-    size = min(found.st_size, 512 * found.st_blocks or found.st_size)
+    if isinstance(archive, bytes):
+        size = len(archive)
+    else:
+        found = os.stat(archive)
+        # A file with holes claims a size that it does not have; some file systems count no blocks.
+        size = min(found.st_size, 512 * found.st_blocks or found.st_size)
     return max(_UNPACKED, _RATIO * size)
 
 
@@ -63,7 +67,7 @@ def open_zip(path: str | os.PathLike[str] | UrlPath, field: str) -> Iterator[zip
             if isinstance(path, UrlPath):
                 contents = path.read_bytes()
                 raw: Any = io.BytesIO(contents)
-                limit = max(_UNPACKED, _RATIO * len(contents))
+                limit = unpacked_limit(contents)
             else:
                 raw, limit = io.FileIO(path), unpacked_limit(path)
             file = stack.enter_context(_Bounded(raw))

@@ -5,8 +5,9 @@ import json
 import re
 import statistics
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from ancra_jax.ops.files import write_atomically
 from ancra_jax.paper.claims import FINAL as COLUMNS
@@ -111,18 +112,21 @@ def notes_of(table: PaperTable) -> list[str]:
 def write_claims(runs: Sequence[Run], options: Namespace) -> str:
     """Write claims.md and claims.json beside the report on these runs, and return the Markdown."""
     table = TABLES[options.table]
-    rehearsal = options.scale == "tiny"
     rows = claim_rows(table, runs)
-    page = markdown(table, rows, rehearsal=rehearsal)
-    content = {
-        "schema": 1,
-        "table": options.table,
-        "title": table.title,
-        "rehearsal": rehearsal,
-        "rows": [asdict(row) for row in rows],
-    }
-    write_atomically(options.report / "claims.md", page + "\n")
-    write_atomically(options.report / "claims.json", json.dumps(content, indent=2) + "\n")
+    page = markdown(table, rows, rehearsal=options.scale == "tiny")
+    return write_pages(
+        options, "claims", table.title, page, {"rows": [asdict(row) for row in rows]}
+    )
+
+
+def write_pages(
+    options: Namespace, name: str, title: str, page: str, content: Mapping[str, Any]
+) -> str:
+    """Write a table's Markdown and, as JSON, its content beside the report; return the Markdown."""
+    about = {"table": options.table, "title": title, "rehearsal": options.scale == "tiny"}
+    text = json.dumps({"schema": 1, **about, **content}, indent=2)
+    write_atomically(options.report / f"{name}.md", f"{page}\n")
+    write_atomically(options.report / f"{name}.json", f"{text}\n")
     return page
 
 

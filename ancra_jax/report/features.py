@@ -67,12 +67,13 @@ def _heading(models: Sequence[tuple[str, StoredFeatures]], number: int | None) -
     """Return which examples and how many pairs the histograms are of."""
     found = {}
     for label, one in models:
-        counts = one.record["counts"]
         feature, attack = one.measured[0], one.attacks[0]
         pairs = one.histogram(feature, COSINE, OTHERS, number)[1].sum()
         own = one.histogram(feature, COSINE, attack, number)[1].sum()
         of = f"class {one.classes[number]}" if number is not None else "all classes"
-        found[label] = f"{of}: {own:,} natural examples of {sum(counts):,}, {pairs:,} pairs in (a)"
+        found[label] = (
+            f"{of}: {own:,} natural examples of {sum(one.counts):,}, {pairs:,} pairs in (a)"
+        )
     if len(set(found.values())) == 1:
         text = next(iter(found.values()))
         return f"{text[:1].upper()}{text[1:]}"

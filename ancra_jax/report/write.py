@@ -90,7 +90,8 @@ def run(workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[st
     rows = rows_of(runs)
     seeds = seeds_rows(rows)
     published = {one.workdir for one in runs if one.published}
-    missing = [*not_run([row for row in rows if row.workdir not in published]), *_unfinished(runs)]
+    own = [row for row in rows if row.workdir not in published]
+    missing = [*not_run(own, features=True), *_unfinished(runs)]
     reading = [*reading_notes(rows, seeds)]
     of_rows = [f"{escaped(row.title)}: {note}" for row in rows for note in row_notes(row)]
     notes = [*reading, *of_rows, *missing]

@@ -51,37 +51,18 @@ class Number(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StoredFeatures:
     """The distances of the features of one checkpoint."""
 
-    record: dict[str, Any]  # the content of the JSON file
+    record: dict[str, Any]  # the content of the JSON file; below, some of it
     arrays: dict[str, np.ndarray]  # of the array file
-
-    @property
-    def step(self) -> int:
-        """The step of the checkpoint."""
-        return self.record["step"]
-
-    @property
-    def data_fingerprint(self) -> str:
-        """What names the data."""
-        return self.record["data_fingerprint"]
-
-    @property
-    def measured(self) -> list[str]:
-        """The names of the features; the last one is what the final logits see."""
-        return self.record["measured"]
-
-    @property
-    def attacks(self) -> list[str]:
-        """The names of the attacks that made the adversarial examples."""
-        return self.record["attacks"]
-
-    @property
-    def classes(self) -> list[str]:
-        """The names of the classes."""
-        return self.record["classes"]
+    step: int  # of the checkpoint
+    data_fingerprint: str
+    classes: list[str]  # names
+    counts: list[int]  # of the examples, by class
+    measured: list[str]  # names of the features; the last one is what the final logits see
+    attacks: list[str]  # names of those that made the adversarial examples
 
     def class_number(self, name: str, field: str) -> int | None:
         """Return the number of a class, given as its number or name; None for ``'all'``.
@@ -100,10 +81,10 @@ class StoredFeatures:
                 f"{field}={name}: there is no such class; allowed are all, 0 to "
                 f"{len(self.classes) - 1}, or a name such as {self.classes[0]}"
             )
-        counts = self.record["counts"]
-        if not counts[number] or counts[number] == sum(counts):
+        total = sum(self.counts)
+        if self.counts[number] in (0, total):
             raise UsageError(
-                f"{field}={name}: of {sum(counts)} examples {counts[number]} are of the class; "
+                f"{field}={name}: of {total} examples {self.counts[number]} are of the class; "
                 "it needs some of it and some of others (--num_examples)"
             )
         return number
@@ -126,10 +107,10 @@ class StoredFeatures:
 
     def norm(self, feature: str, number: int | None = None) -> float:
         """Return the mean L2 norm of the natural features of a class (None: of all)."""
-        norms, counts = self.arrays[f"{feature}.norm"], np.array(self.record["counts"])
+        norms = self.arrays[f"{feature}.norm"]
         if number is not None:
             return float(norms[number])
-        return float(np.nansum(norms * counts) / counts.sum())
+        return float(np.nansum(norms * self.counts) / sum(self.counts))
 
     def _number(self, name: str, number: int | None) -> Number:
         return Number(*map(float, self.arrays[name][-1 if number is None else number]))
@@ -145,8 +126,8 @@ def load_features(directory: AnyPath) -> StoredFeatures | None:
     if not path.exists():
         return None
     record = read_result(path)
-    needed = ("step", "data_fingerprint", "classes", "counts", "measured", "attacks", "settings")
-    if missing := [name for name in needed if name not in record]:
+    needed = ("step", "data_fingerprint", "classes", "counts", "measured", "attacks")
+    if missing := [name for name in (*needed, "settings") if name not in record]:
         raise UsageError(f"{path}: lacks {', '.join(missing)}")
     names = []
     for feature in record["measured"]:
@@ -155,4 +136,5 @@ def load_features(directory: AnyPath) -> StoredFeatures | None:
             for pairs in (OTHERS, *record["attacks"]):
                 kinds = ("edges", "counts", "mean", "overlap")[: 3 if pairs == OTHERS else 4]
                 names += [f"{feature}.{measure}.{pairs}.{kind}" for kind in kinds]
-    return StoredFeatures(record, read_arrays(path.with_suffix(".npz"), names))
+    arrays = read_arrays(path.with_suffix(".npz"), names)
+    return StoredFeatures(record=record, arrays=arrays, **{name: record[name] for name in needed})

@@ -14,7 +14,14 @@ from ancra_jax.config.schema import WEIGHTS, Config, to_mapping
 from ancra_jax.errors import UsageError
 from ancra_jax.ops.files import AnyPath, as_path, read_arrays, read_json_lines
 from ancra_jax.results.features import StoredFeatures, load_features
-from ancra_jax.results.names import DIAGNOSTICS, NATURAL, NO_ATTACKS, attack_order, display_name
+from ancra_jax.results.names import (
+    DIAGNOSTICS,
+    FEATURES,
+    NATURAL,
+    NO_ATTACKS,
+    attack_order,
+    display_name,
+)
 from ancra_jax.results.store import evaluate_command, evaluation_name, read_result
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.averaging import NATURAL_ACCURACY, ROBUST_ACCURACY, metric_name
@@ -123,9 +130,12 @@ def load_evaluation(workdir: str, checkpoint: str) -> Evaluation:
     """
     directory = as_path(workdir) / "evaluation" / checkpoint
     results = load_results(directory)
-    diagnosis, features = load_diagnosis(directory), load_features(directory)
+    apart: dict[str, Any] = {
+        DIAGNOSTICS: load_diagnosis(directory),
+        FEATURES: load_features(directory),
+    }
     if not results:
-        return Evaluation(checkpoint, diagnosis=diagnosis, features=features)
+        return Evaluation(checkpoint, {}, {}, (), *apart.values())
     records = {name: record for name, (record, _) in results.items()}
     reference = records.get(NATURAL) or max(records.values(), key=lambda one: one["step"])
     command = evaluate_command(workdir, checkpoint)
@@ -136,20 +146,15 @@ def load_evaluation(workdir: str, checkpoint: str) -> Evaluation:
         for name, record in records.items()
         if name not in belonging
     ]
-    if diagnosis and any(getattr(diagnosis, name) != reference[name] for name in _TARGET):
-        diagnosis = None
-        notes.append(
-            "the diagnosis is of another checkpoint or data set and left out; "
-            f"{command} --suite=diagnostics --force makes it again"
-        )
-    if features and any(getattr(features, name) != reference[name] for name in _TARGET):
-        features = None
-        notes.append(
-            "the distances of features are of another checkpoint or data set and left out; "
-            f"{command} --suite=features --force measures them again"
-        )
+    for suite, one in apart.items():
+        if one and any(getattr(one, name) != reference[name] for name in _TARGET):
+            apart[suite] = None
+            notes.append(
+                f"{suite} of another checkpoint or data set are left out; "
+                f"{command} --suite={suite} --force computes them again"
+            )
     correct = {name: results[name][1]["correct"] for name in belonging}
-    return Evaluation(checkpoint, belonging, correct, tuple(notes), diagnosis, features)
+    return Evaluation(checkpoint, belonging, correct, tuple(notes), *apart.values())
 
 
 def load_results(

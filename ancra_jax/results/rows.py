@@ -7,9 +7,11 @@ from typing import Any, ClassVar
 from ancra_jax.config.schema import Config
 from ancra_jax.results import names, statistics
 from ancra_jax.results.load import Evaluation, Run, StoredDiagnosis, method_settings
-from ancra_jax.results.statistics import Correct, Spread, WorstCase
+from ancra_jax.results.statistics import Correct, Difference, Spread, WorstCase
 from ancra_jax.results.store import evaluate_commands
 
+WORST = "worst case"
+"""Stands for an attack in comparisons: all attacks of a row together."""
 PROVENANCE = ("seed", "data_fingerprint", "device", "commit", "versions", "created")
 
 
@@ -198,6 +200,38 @@ def seeds_row(rows: Sequence[Row]) -> SeedsRow:
         stages=_spreads([row.stages for row in rows]),
         rows=tuple(rows),
     )
+
+
+def paired_difference(
+    rows: Mapping[int, Row], others: Mapping[int, Row], attack: str, other_attack: str
+) -> Difference | None:
+    """Return how much more rows have under an attack than others have under another.
+
+    Both are by the seed of their training, and paired in the seeds that both have; of the examples,
+    the first count that all attacks on all of them saw. None where there is no pair, or one lacks
+    its attack. Either may be ``WORST``.
+    """
+    pairs = [
+        (_correct(rows[seed]).get(attack), _correct(others[seed]).get(other_attack))
+        for seed in sorted(rows.keys() & others.keys())
+    ]
+    found = [(one, two) for one, two in pairs if one is not None and two is not None]
+    if not found or len(found) < len(pairs):
+        return None
+    count = min(len(one) for pair in found for one in pair)
+    return statistics.difference([(one[:count], two[:count]) for one, two in found])
+
+
+def _correct(row: Row) -> dict[str, Correct]:
+    """Return which of a row's examples are right under each attack, and in the worst case.
+
+    Of a network without auxiliary heads, the attack on its final logits stands for one on them.
+    """
+    results = row.evaluation.correct
+    correct = {name: results[name][: row.examples[0]] for name in row.accuracy}
+    if not row.reverse_attention:
+        correct |= {f"{name}{names.HEADS}": one for name, one in correct.items()}
+    return correct | {WORST: statistics.survivors(results)}
 
 
 def epsilon_text(epsilon: float) -> str:

@@ -13,9 +13,17 @@ from typing import Any
 from ancra_jax.paper.claims import CLAIMS, STUDIED, method_title
 from ancra_jax.paper.measured import column_of
 from ancra_jax.results.load import labels_of
-from ancra_jax.results.names import ADAPTIVE, HEADS, NATURAL, attack_order, display_name
-from ancra_jax.results.rows import Row, SeedsRow, epsilon_text, group_seeds, seeds_row
-from ancra_jax.results.statistics import RESAMPLES, Correct, Difference, difference, survivors
+from ancra_jax.results.names import ADAPTIVE, NATURAL, attack_order, display_name
+from ancra_jax.results.rows import (
+    WORST,
+    Row,
+    SeedsRow,
+    epsilon_text,
+    group_seeds,
+    paired_difference,
+    seeds_row,
+)
+from ancra_jax.results.statistics import RESAMPLES, Difference
 from ancra_jax.results.tables import (
     Column,
     Markup,
@@ -27,7 +35,6 @@ from ancra_jax.results.tables import (
 )
 from tools.publish.record import Published, file_name
 
-WORST_CASE = "worst case"
 ORDER = ("natural", "pgd_at", "trades", "trades_anc", "trades_ra", "trades_ancra", "pgd_at_ancra")
 STUDY = tuple(method for method in STUDIED if method not in ORDER)
 """Controls and variants: their worst case and natural accuracy are set beside those of TRADES."""
@@ -115,7 +122,7 @@ class Compared:
 
     what: str  # what is added, 'ANC'; '' where two attacks on one method are compared
     title: str  # the difference that is taken, 'TRADES-ANC − TRADES'
-    attack: str  # a name, or ``WORST_CASE``; with '' of ``what``, which two are compared
+    attack: str  # a name, or ``WORST``; with '' of ``what``, which two are compared
     claim: float | None  # what the paper has, in points of 100
     found: Difference
 
@@ -144,18 +151,17 @@ def comparisons(group: Group) -> list[Compared]:
     wanted += [(method_title(one), one, "trades", [NATURAL]) for one in STUDY]
     for what, method, baseline, tried in wanted:
         rows, others = group.seeds_of(method), group.seeds_of(baseline)
-        pairs = [(rows[seed], others[seed]) for seed in sorted(rows.keys() & others.keys())]
         title = f"{method_title(method)} − {method_title(baseline)}"
-        for attack in (*tried, WORST_CASE):
+        for attack in (*tried, WORST):
             has, lacks = (claims.get(one, {}).get(column_of(attack)) for one in (method, baseline))
             claim = None if has is None or lacks is None else has - lacks
-            if one := _difference(pairs, attack, attack):
+            if one := paired_difference(rows, others, attack, attack):
                 found.append(Compared(what, title, attack, claim, one))
     for method, claimed in claims.items():
-        pairs = [(row, row) for row in group.seeds_of(method).values()]
+        rows = group.seeds_of(method)
         for attack in attacks:
             claim = (claimed.get(column_of(attack)) or 0.0) - (claimed[NATURAL] or 0.0)
-            if claim > 0 and (one := _difference(pairs, attack, NATURAL)):
+            if claim > 0 and (one := paired_difference(rows, rows, attack, NATURAL)):
                 both = f"{display_name(attack)} − {display_name(NATURAL)}"
                 found.append(Compared("", method_title(method), both, claim, one))
     return found
@@ -192,26 +198,6 @@ def _titled(one: Published, label: str) -> Published:
 def _order(row: Row) -> tuple:
     name, order = row.config.name, (*ORDER, *STUDY)
     return order.index(name) if name in order else len(order), name, row.label, row.seed
-
-
-def _difference(pairs: Sequence[tuple[Row, Row]], attack: str, other: str) -> Difference | None:
-    """Return the difference between accuracies; None where an attack is missing."""
-    correct = [(_correct(row), _correct(baseline)) for row, baseline in pairs]
-    if not correct or not all(attack in one and other in two for one, two in correct):
-        return None
-    return difference([(one[attack], two[other]) for one, two in correct])
-
-
-def _correct(row: Row) -> dict[str, Correct]:
-    """Return which of a row's examples are right under each attack, and in the worst case.
-
-    Of a network without auxiliary heads, the attack on its final logits stands for one on them.
-    """
-    results = row.evaluation.correct
-    correct = {name: results[name][: row.examples[0]] for name in row.accuracy}
-    if not row.reverse_attention:
-        correct |= {f"{name}{HEADS}": one for name, one in correct.items()}
-    return correct | {WORST_CASE: survivors(results)}
 
 
 def readme_section(groups: Sequence[Group]) -> str:

@@ -87,9 +87,12 @@ def _worst_case(rows: Sequence[Row]) -> str:
     return f"{note}: {'; '.join(parts)}." if parts else f"{note}."
 
 
-def not_run(rows: Sequence[Row]) -> Iterable[str]:
-    """Yield what has not been computed yet, of all rows at once, and the command for it."""
-    lacks = [dict(_lacks(row)) for row in rows]
+def not_run(rows: Sequence[Row], *, features: bool = False) -> Iterable[str]:
+    """Yield what has not been computed yet, of all rows at once, and the command for it.
+
+    Distances of features count where there is room for their figure.
+    """
+    lacks = [dict(_lacks(row, features)) for row in rows]
     parts = []
     for what in dict.fromkeys(itertools.chain(*lacks)):
         titles = [escaped(row.title) for row, one in zip(rows, lacks, strict=True) if what in one]
@@ -117,7 +120,7 @@ def not_run(rows: Sequence[Row]) -> Iterable[str]:
     yield f"**Not run**: {'; '.join(parts)}. Run {shown}."
 
 
-def _lacks(row: Row) -> Iterable[tuple[str, str]]:
+def _lacks(row: Row, features: bool) -> Iterable[tuple[str, str]]:
     """Yield what was not computed of a row, and the suite that has it; '' is the default."""
     if not row.accuracy:
         yield "any evaluation", ""
@@ -132,6 +135,8 @@ def _lacks(row: Row) -> Iterable[tuple[str, str]]:
         yield "AutoAttack", "autoattack"
     if not row.diagnosis:
         yield "diagnostics", "diagnostics"
+    if features and not row.evaluation.features:
+        yield "features", "features"
 
 
 def row_notes(row: Row) -> Iterable[str]:
