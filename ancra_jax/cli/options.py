@@ -2,8 +2,8 @@
 
 import inspect
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, get_origin
 
 from absl import flags
 
@@ -16,21 +16,31 @@ def help_texts(function: Callable[..., Any]) -> dict[str, str]:
     return {parameter: " ".join(text.split()) for parameter, text in texts}
 
 
-def define(function: Callable[..., Any], *, lists: tuple[str, ...] = ()) -> None:
-    """Define the flags; parameters in ``lists`` are separated by commas."""
-    about = help_texts(function)
-    for parameter in inspect.signature(function).parameters.values():
+def define(
+    function: Callable[..., Any], choices: Mapping[str, Sequence[str]] | None = None
+) -> None:
+    """Define the flags: of sequences separated by commas, of numbers at least 0.
+
+    Args:
+      function: its parameters are annotated, and those that may be left out have defaults.
+      choices: the words that some parameters allow.
+    """
+    about, choices = help_texts(function), choices or {}
+    for name, parameter in inspect.signature(function).parameters.items():
         default = None if parameter.default is parameter.empty else parameter.default
-        define: Any = flags.DEFINE_string
-        if parameter.name in lists:
-            define = flags.DEFINE_list
+        what = name, default, about.get(name, "")
+        if name in choices:
+            flags.DEFINE_enum(name, default, choices[name], what[2])
+        elif get_origin(parameter.annotation) is Sequence:
+            flags.DEFINE_list(*what)
         elif isinstance(default, bool):
-            define = flags.DEFINE_bool
+            flags.DEFINE_bool(*what)
         elif isinstance(default, int):
-            define = flags.DEFINE_integer
+            flags.DEFINE_integer(*what, lower_bound=0)
         elif isinstance(default, float):
-            define = flags.DEFINE_float
-        define(parameter.name, default, about[parameter.name])
+            flags.DEFINE_float(*what, lower_bound=0.0)
+        else:
+            flags.DEFINE_string(*what)
 
 
 def read(function: Callable[..., Any], arguments: flags.FlagValues) -> dict[str, Any]:

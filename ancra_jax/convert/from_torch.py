@@ -38,8 +38,8 @@ def import_checkpoint(
     data: str = "cifar10",
     data_dir: str = "",
     image_size: int = 0,
-    mean: Sequence[float | int] = (),
-    std: Sequence[float | int] = (),
+    mean: Sequence[float | str] = (),
+    std: Sequence[float | str] = (),
     activation: str = "",
     reverse_attention: bool = False,
     entry: str = "",
@@ -78,7 +78,8 @@ def import_checkpoint(
     workdir = listable_path(workdir, "--workdir")
     weights = reading.read_weights(checkpoint, entry)
     found = pytorch.identify(arch, weights.arrays)
-    mean, std = _normalisation(arch, found, tuple(map(float, mean)), tuple(map(float, std)))
+    asked = _numbers("--mean", mean), _numbers("--std", std)
+    mean, std = _normalisation(arch, found, *asked)
     usual = models.create(arch, num_classes=2).width
     config = config_from(
         {
@@ -128,6 +129,13 @@ def _write(
         checkpoints.close()
 
 
+def _numbers(field: str, given: Sequence[float | str]) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, given))
+    except ValueError as error:
+        raise UsageError(f"{field}={','.join(map(str, given))}: must be numbers") from error
+
+
 def _normalisation(
     arch: str, found: pytorch.Imported, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -175,17 +183,12 @@ def _sha256(path: str) -> str:
 
 def define_flags() -> None:
     """Define a flag for each parameter of `import_checkpoint`."""
-    options.define(import_checkpoint, lists=("mean", "std"))
+    options.define(import_checkpoint)
 
 
 def main(arguments: flags.FlagValues) -> None:
     """Run the command."""
     given = options.read(import_checkpoint, arguments)
-    for name in ("mean", "std"):
-        try:
-            given[name] = tuple(map(float, given[name]))
-        except ValueError as error:
-            raise UsageError(f"--{name}={','.join(given[name])}: must be numbers") from error
     config = import_checkpoint(**given)
     workdir = given["workdir"]
     print(f"{workdir}: {config.model.name}; next: ancra evaluate --workdir={workdir}")

@@ -1,7 +1,6 @@
 """Data sets by name."""
 
 import dataclasses
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,8 +24,6 @@ class SourceOptions:
 
 def local_path(data_dir: PathLike) -> Path:
     """Return the path that a user gave; refuse one that is not on this machine (``gs://...``)."""
-    if "://" in os.fspath(data_dir):
-        raise UsageError(f"data_dir={data_dir}: must be local for this data set; copy it first")
     return Path(path_text(data_dir, "data_dir"))
 
 

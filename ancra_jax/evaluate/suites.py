@@ -3,9 +3,7 @@
 Interrupted, the same command continues; a finished result is never overwritten without ``--force``.
 """
 
-import collections
 import contextlib
-import inspect
 import math
 import os
 import re
@@ -20,8 +18,7 @@ from jax.sharding import Mesh
 from ancra_jax.attacks.adaptive import LEVELS, Level
 from ancra_jax.attacks.autoattack.ensemble import Budget, plan
 from ancra_jax.attacks.job import PRECISIONS
-from ancra_jax.cli import backend
-from ancra_jax.cli.options import help_texts
+from ancra_jax.cli import backend, options
 from ancra_jax.cli.profile import Profile, check_steps
 from ancra_jax.config import WEIGHTS, Config, directory_path
 from ancra_jax.data import Dataset, check_count
@@ -295,33 +292,18 @@ def load_sources(directories: Sequence[str], dataset: Dataset, mesh: Mesh) -> li
 
 def define_flags() -> None:
     """Define a flag for each parameter of ``run``, whose docstring has the help texts."""
-    about = collections.defaultdict(str, help_texts(run))
-    flags.DEFINE_string("workdir", None, about["workdir"])
-    for name, allowed in _CHOICES.items():
-        default = inspect.signature(run).parameters[name].default
-        flags.DEFINE_enum(name, default, allowed, about[name])
-    flags.DEFINE_float("max_minutes", 0.0, about["max_minutes"], lower_bound=0.0)
-    for name in ("attacks", "transfer_from"):
-        flags.DEFINE_list(name, [], about[name])
-    for name in ("data_dir", "profile_steps"):
-        flags.DEFINE_string(name, "", about[name])
-    for name in ("num_examples", "batch_size", "seed"):
-        flags.DEFINE_integer(name, 0, about[name], lower_bound=0)
-    flags.DEFINE_bool("force", False, about["force"])
+    options.define(run, _CHOICES)
     backend.define_process_flags()
 
 
 def main(arguments: flags.FlagValues) -> None:
     """Run the command."""
-    directory_path(arguments.workdir or "", "--workdir")
+    given = options.read(run, arguments)
+    directory_path(given["workdir"], "--workdir")
     backend.set_up(arguments)
     backend.use_a_device_per_core()
     backend.join_processes(arguments)
-    # Every parameter is a flag of the same name.
-    options: dict[str, Any] = {
-        name: arguments[name].value for name in inspect.signature(run).parameters
-    }
     with multihost.ending_together():
-        found = run(**options)
+        found = run(**given)
         if sharding.is_main():
             found.print()

@@ -19,11 +19,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ancra_jax.cli import options
 from ancra_jax.cli.progress import Bar
 from ancra_jax.config import WEIGHTS, local_path
 from ancra_jax.data.inputs import as_image
 from ancra_jax.data.sources.folder import images_below
-from ancra_jax.errors import Problems, UsageError, printable
+from ancra_jax.errors import UsageError, printable
 from ancra_jax.ops.files import write_atomically
 from ancra_jax.run.trained import TrainedModel, load
 
@@ -113,54 +114,35 @@ def csv_text(found: list[Prediction], classes: tuple[str, ...]) -> str:
     return file.getvalue()
 
 
-def define_flags() -> None:
-    """Define the command's flags."""
-    flags.DEFINE_string(
-        "workdir",
-        None,
-        "Directory of a run of ancra_jax.train, a file of TrainedModel.save, or the name of one of "
-        "the package's networks, such as cifar10-trades-w8.",
-    )
-    flags.DEFINE_string(
-        "images",
-        None,
-        "Folder of images, with all below it that is not hidden, or one image. They are resized as "
-        "in training.",
-    )
-    flags.DEFINE_string("output", None, "File that the probabilities are written to, FILE.csv.")
-    flags.DEFINE_enum(
-        "checkpoint",
-        "best",
-        ["best", "last"],
-        "Of the directory: 'best' on the selection split, or 'last'.",
-    )
-    flags.DEFINE_enum(
-        "weights",
-        "raw",
-        WEIGHTS,
-        "Of the directory: 'raw' (the optimiser's), or an average that the run keeps.",
-    )
+def classify(
+    workdir: str,
+    images: str,
+    *,
+    output: str = "",
+    checkpoint: str = "best",
+    weights: str = "raw",
+) -> int:
+    """Print what a network sees in images, and write it to a file; return 1 if one is damaged.
 
+    Args:
+      workdir: directory of a run of ancra_jax.train, a file of TrainedModel.save, or the name of
+        one of the package's networks, such as cifar10-trades-w8.
+      images: folder of images, with all below it that is not hidden, or one image. They are resized
+        as in training.
+      output: file that the probabilities are written to, FILE.csv.
+      checkpoint: of the directory: 'best' on the selection split, or 'last'.
+      weights: of the directory: 'raw' (the optimiser's), or an average that the run keeps.
 
-def main(arguments: flags.FlagValues) -> int:
-    """Run the command; return 1 if an image cannot be read."""
-    problems = Problems()
-    for name in ("workdir", "images"):
-        if not arguments[name].value:
-            problems.add(f"--{name} is missing: {arguments[name].help}")
-    problems.raise_all()
-    output = arguments.output
-    if output is not None:
-        output = Path(local_path(output, "--output", directory=False))
-        if output.is_dir() or not output.parent.is_dir():
+    Raises:
+      UsageError: the network cannot be loaded, there are no images, or nothing can be written.
+    """
+    if output:
+        file = Path(local_path(output, "--output", directory=False))
+        if file.is_dir() or not file.parent.is_dir():
             raise UsageError(f"--output={output}: must be a file in a directory that there is")
-    paths = find_images(arguments.images)
-    model = load(
-        arguments.workdir,
-        checkpoint=arguments.checkpoint,
-        weights=arguments.weights,
-        fields=("--workdir", "--weights"),
-    )
+    paths = find_images(images)
+    fields = ("--workdir", "--weights")
+    model = load(workdir, checkpoint=checkpoint, weights=weights, fields=fields)
     found = []
     with Bar("predict", len(paths)) as bar:
         for number, one in enumerate(predict(model, paths), start=1):
@@ -171,11 +153,21 @@ def main(arguments: flags.FlagValues) -> int:
         print(f"error: {one.error}", file=sys.stderr)
     if found := [one for one in found if not one.error]:
         show(found, model.classes)
-    if output is not None:
+    if output:
         text = csv_text(found, model.classes).encode(errors="backslashreplace")
         try:
-            write_atomically(output, text)
+            write_atomically(file, text)
         except OSError as error:
             raise UsageError(f"--output={output}: cannot be written: {error.strerror}") from error
-        print(f"written to {output}")
+        print(f"written to {file}")
     return 1 if damaged else 0
+
+
+def define_flags() -> None:
+    """Define a flag for each parameter of `classify`."""
+    options.define(classify, {"checkpoint": ("best", "last"), "weights": WEIGHTS})
+
+
+def main(arguments: flags.FlagValues) -> int:
+    """Run the command."""
+    return classify(**options.read(classify, arguments))

@@ -18,6 +18,7 @@ from typing import Any
 
 from absl import flags
 
+from ancra_jax.cli import options
 from ancra_jax.config import directory_path, path_list
 from ancra_jax.errors import UsageError, printable
 from ancra_jax.ops.files import as_path, write_atomically
@@ -74,9 +75,9 @@ def run(workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[st
     """Report on runs; write ``report.md``, ``report.html``, ``report.json`` and their figures.
 
     Args:
-      workdirs: of runs; those without an evaluation get dashes. A directory of published rows
+      workdirs: directories of runs; those without an evaluation get dashes. One of published rows
         (``results`` of this project) stands for all of them.
-      output: the directory for the files; created if need be. '': nothing is written.
+      output: directory for the files; created if need be. In Python '' writes nothing.
 
     Raises:
       UsageError: a directory or a file in it cannot be used, or the output not be written.
@@ -188,16 +189,12 @@ def _plain(value: Any) -> dict[str, Any]:
 
 def define_flags() -> None:
     """Define the command's flags."""
-    flags.DEFINE_list(
-        "workdirs",
-        [],
-        "Directories of runs of ancra_jax.train, or of published rows, DIR[,DIR...].",
-    )
-    flags.DEFINE_string("output", None, "Directory that the report is written to.")
+    options.define(run)
 
 
 def main(arguments: flags.FlagValues) -> None:
     """Run the command."""
-    directory_path(arguments.output or "", "--output")
-    print(run(arguments.workdirs, arguments.output))
+    given = options.read(run, arguments)
+    directory_path(given["output"], "--output")
+    print(run(**given))
     print(f"\nwritten to {arguments.output}: report.md, report.html, report.json and figures")

@@ -9,6 +9,7 @@ from jaxtyping import Bool
 
 from ancra_jax import config as config_lib
 from ancra_jax.config.fields import build
+from ancra_jax.config.schema import Config
 from ancra_jax.errors import Problems, UsageError
 from ancra_jax.ops.files import AnyPath, as_path, read_json
 from ancra_jax.results.load import Evaluation, Run, check_correct, labels_of, load_runs
@@ -50,12 +51,22 @@ def _row_files(directory: str) -> list[AnyPath]:
     return sorted(path.glob("*.json")) if path.resolve().name == "rows" else []
 
 
-def _run(path: AnyPath) -> Run:
-    """Return a published row as the run whose directory its commands name."""
+def read_row(path: AnyPath) -> dict[str, Any]:
+    """Read the JSON of a published row, whose fields are still to be checked."""
     try:
-        record = read_json(path)
+        return read_json(path)
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: is not a result: {error}") from error
+
+
+def workdir_of(config: Config) -> str:
+    """Return the work directory that the commands of a published row name."""
+    return f"runs/{config.name.replace(' ', '_')}-{config.seed}"
+
+
+def _run(path: AnyPath) -> Run:
+    """Return a published row as the run whose directory its commands name."""
+    record = read_row(path)
     check_fields(record, FIELDS, str(path))
     config = config_lib.from_mapping(record["config"])
     origin = {name: _words(value) for name, value in record["evaluation"].items()}
@@ -63,8 +74,7 @@ def _run(path: AnyPath) -> Run:
     if verdict := record["diagnosis"].get("verdict"):
         fired = _words(record["diagnosis"].get("fired", [])) or "no check fired"
         evaluation = replace(evaluation, notes=(f"diagnosis: {verdict} ({fired})",))
-    workdir = f"runs/{config.name.replace(' ', '_')}-{config.seed}"
-    return Run(workdir, config, config.name, (), (evaluation,), published=True)
+    return Run(workdir_of(config), config, config.name, (), (evaluation,), published=True)
 
 
 def _words(value: Any) -> str:

@@ -98,5 +98,5 @@ def test_incomplete_archives_are_refused(tmp_path, change, message):
 def test_missing_places(tmp_path):
     with pytest.raises(UsageError, match=r"nowhere: does not exist.*tiny-imagenet-200\.zip"):
         data.load("tiny_imagenet", data_dir=tmp_path / "nowhere")
-    with pytest.raises(UsageError, match="must be local"):
+    with pytest.raises(UsageError, match=r"data_dir=.gs://"):
         data.load("tiny_imagenet", data_dir="gs://bucket/data")

@@ -19,24 +19,25 @@ from jaxtyping import Bool
 
 from ancra_jax import config as config_lib
 from ancra_jax.config.schema import Config, extra_examples
+from ancra_jax.data import inspect
 from ancra_jax.data.dataset import title_of
-from ancra_jax.errors import UsageError
-from ancra_jax.ops.files import read_json
+from ancra_jax.errors import Problems, UsageError
 from ancra_jax.results.load import CHECKPOINTS, method_settings
 from ancra_jax.results.names import NATURAL
-from ancra_jax.results.published import FIELDS, check_fields, evaluation_of, hexadecimal
+from ancra_jax.results.published import (
+    FIELDS,
+    check_fields,
+    evaluation_of,
+    hexadecimal,
+    read_row,
+    workdir_of,
+)
 from ancra_jax.results.rows import Row, row_of
 from ancra_jax.results.statistics import WorstCase
 from ancra_jax.run import automatic
 from ancra_jax.run import workdir as workdir_lib
 
 SCHEMA = 1
-_TRAIN_EXAMPLES = {
-    "digits": 1_442,
-    "cifar10": 50_000,
-    "cifar100": 50_000,
-    "tiny_imagenet": 100_000,
-}
 _ORIGIN = ("device", "commit", "versions")
 _OF_ROW = ("data", "network", "norm", "epsilon", "seed", "checkpoint", "step")
 
@@ -60,14 +61,9 @@ def file_name(record: Mapping[str, Any]) -> str:
 
 def read_all(directory: pathlib.Path) -> dict[str, Published]:
     """Read and check all rows in a directory, by file name."""
-    rows = {}
-    for path in sorted(directory.glob("*.json")):
-        try:
-            record = read_json(path)
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{path}: is not a result: {error}") from error
-        rows[path.name] = validate(record, path.name)
-    return rows
+    return {
+        path.name: validate(read_row(path), path.name) for path in sorted(directory.glob("*.json"))
+    }
 
 
 def validate(record: Any, name: str) -> Published:
@@ -123,7 +119,8 @@ def _check_configuration(record: Mapping[str, Any], config: Config, row: Row, na
 def _check_step(record: Mapping[str, Any], config: Config, name: str) -> None:
     """Refuse a step that the run does not reach, or after which no best checkpoint is chosen."""
     data = config.data
-    examples = data.train_examples or _TRAIN_EXAMPLES.get(data.name, 0)
+    there = inspect(Problems(), data.name)  # None of a folder, whose images may be any
+    examples = data.train_examples or (there.train if there else 0)
     if not examples:
         return
     examples -= data.selection_examples if data.selection_split == "holdout" else 0
@@ -168,7 +165,7 @@ def record_of(row: Row) -> dict[str, Any]:
     config = row.config
     diagnosis = row.diagnosis
     overrides = _overrides(config)
-    workdir = f"runs/{config.name.replace(' ', '_')}-{config.seed}"
+    workdir = workdir_of(config)
     settings = config_lib.to_mapping(config)
     settings["data"]["data_dir"] = ""
     created = max(row.provenance["created"])
