@@ -98,9 +98,11 @@ def import_checkpoint(
         }
     )
     facts = _facts(config, found)
+    with open(checkpoint, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
     source = {
         "file": str(pathlib.Path(checkpoint).resolve()),
-        "sha256": _sha256(checkpoint),
+        "sha256": digest,
         "entry": weights.entry,
         "layout": found.layout,
         "prefix": found.prefix,
@@ -174,11 +176,6 @@ def _facts(config: Config, found: pytorch.Imported) -> dict[str, Any]:
             f"takes {there}"
         )
     return {"class_names": dataset.class_names, "image_shape": shape}
-
-
-def _sha256(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def define_flags() -> None:

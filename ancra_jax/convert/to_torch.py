@@ -13,6 +13,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -295,12 +296,8 @@ def _write_torch(path: pathlib.Path, arrays: pytorch.StateDict) -> None:
     write_atomically(path, file.getvalue())
 
 
-def _write_safetensors(path: pathlib.Path, arrays: pytorch.StateDict) -> None:
-    safetensors.write(path, arrays, {"format": "pt"})
-
-
 _FORMATS: dict[str, tuple[str, Callable[[pathlib.Path, pytorch.StateDict], None]]] = {
-    "safetensors": (".safetensors", _write_safetensors),
+    "safetensors": (".safetensors", partial(safetensors.write, texts={"format": "pt"})),
     "torch": (".pt", _write_torch),
 }
 

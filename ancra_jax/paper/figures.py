@@ -30,8 +30,9 @@ from ancra_jax.report.features import draw_features, draw_heads, draw_map, files
 from ancra_jax.results.features import StoredFeatures, load_features
 from ancra_jax.results.load import labels_of
 from ancra_jax.results.names import NATURAL
-from ancra_jax.results.tables import Column, Markup, Table, TextColumn, build
+from ancra_jax.results.tables import Column, Table, TextColumn, build
 from ancra_jax.results.tables.features import NOTES, features_table
+from ancra_jax.results.tables.table import with_interval
 from ancra_jax.run import build as components
 from ancra_jax.run import sharding
 from ancra_jax.run import workdir as workdir_lib
@@ -267,10 +268,7 @@ def project(projection: str, points: np.ndarray) -> np.ndarray:
 def _share(key: str, header: str, scale: int, form: str) -> Column:
     def cell(line: tuple[str, Mapping[str, Any], Mapping[str, Any]]) -> str | None:
         one = line[2][key]
-        if one is None:
-            return None
-        value, low, high = (scale * one[part] for part in ("value", "low", "high"))
-        return Markup(f"{value:{form}} [{low:{form}}, {high:{form}}]")
+        return one and with_interval(one["value"], one["low"], one["high"], form, scale)
 
     return Column(header, cell)
 

@@ -1,7 +1,6 @@
 """Rows of a study beside what they are compared with, paired by training seed and test image."""
 
 import functools
-import statistics
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -78,8 +77,12 @@ def study_rows(runs: Sequence[Run]) -> tuple[str, list[StudyRow]]:
         if row.worst_case and row.checkpoint == "best":
             found[names[row.workdir]][row.seed] = row
     found = {method: seeds for method, seeds in found.items() if seeds}
+    worst = {
+        method: spread([row.worst_case.accuracy for row in seeds.values() if row.worst_case])
+        for method, seeds in found.items()
+    }
     controls = [method for method in found if method in CONTROLS]
-    best = max(controls, key=lambda one: _mean_worst(found[one]), default="")
+    best = max(controls, key=lambda method: worst[method].mean, default="")
     rows = []
     for method, seeds in found.items():
         others = [one for one in dict.fromkeys((CONTROLS[0], best)) if one in found]
@@ -92,23 +95,18 @@ def study_rows(runs: Sequence[Run]) -> tuple[str, list[StudyRow]]:
             for other in others
             if other != method
         }
-        worst = [row.worst_case for row in seeds.values() if row.worst_case]
         rows.append(
             StudyRow(
                 title=titles[method],
                 method=method,
                 seeds=sorted(seeds),
-                num_examples=min(one.num_examples for one in worst),
+                num_examples=min(row.examples[0] for row in seeds.values()),
                 natural=spread([row.common_accuracy[NATURAL] for row in seeds.values()]),
-                worst_case=spread([one.accuracy for one in worst]),
+                worst_case=worst[method],
                 differences=differences,
             )
         )
     return best, rows
-
-
-def _mean_worst(rows: dict[int, Row]) -> float:
-    return statistics.fmean(row.worst_case.accuracy for row in rows.values() if row.worst_case)
 
 
 def _accuracy(row: StudyRow, found: Spread) -> Spread | float:

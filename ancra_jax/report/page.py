@@ -5,7 +5,6 @@ import functools
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -141,72 +140,63 @@ def _environment() -> jinja2.Environment:
     # What these return is HTML: of Markdown without any, and of Matplotlib.
     environment.filters["markdown"] = lambda text: Markup(MARKDOWN.renderInline(text))
     environment.filters["svg"] = Markup
+    environment.filters["percent"] = _percent
     return environment
-
-
-@dataclass(frozen=True)
-class Card:
-    """The headline of a model, or of several seeds of a method; percentages as text."""
-
-    label: str
-    about: str
-    state: str  # 'measured'; 'bound' of what was not attacked through its mask; 'none'
-    number: str
-    interval: str
-    natural: str | None = None
-    worst: str | None = None
-    span: tuple[str, str] | None = None  # start and width of the interval
-
-    @property
-    def unit(self) -> bool:
-        """Whether the number is in percent."""
-        return self.state == "measured"
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def _cards(rows: Sequence[Row], seeds: Sequence[SeedsRow]) -> list[Card]:
-    """Return a card for each method of several seeds, and for each other row."""
+def _cards(rows: Sequence[Row], seeds: Sequence[SeedsRow]) -> list[dict[str, Any]]:
+    """Return the headline of each method of several seeds, and of each other row."""
     grouped = [row for group in seeds for row in group.rows]
     single = [row for row in rows if not any(row is other for other in grouped)]
     return [*map(_seeds_card, seeds), *map(_card, single)]
 
 
-def _card(row: Row) -> Card:
-    about = f"seed {row.seed}, {row.checkpoint} checkpoint, {row.network}"
-    natural = row.common_accuracy.get(NATURAL)
-    shown = None if natural is None else _percent(natural)
+def _card(row: Row) -> dict[str, Any]:
+    """Return what a card shows; its state is 'bound' of what was not attacked through its mask."""
+    card: dict[str, Any] = {
+        "label": row.label,
+        "about": f"seed {row.seed}, {row.checkpoint} checkpoint, {row.network}",
+        "natural": row.common_accuracy.get(NATURAL),
+        "state": "none",
+        "number": "No worst case" if row.accuracy else "Not evaluated",
+        "interval": "see what is missing",
+    }
     if row.worst_case:
         low, high = row.worst_case.interval
-        return Card(
-            *(row.label, about, "measured", _percent(row.worst_case.accuracy)),
-            f"worst case; 95 %: {_percent(low)} to {_percent(high)}",
-            *(shown, _percent(row.worst_case.accuracy), (_percent(low), _percent(high - low))),
-        )
+        words = f"worst case; 95 %: {_percent(low)} to {_percent(high)}"
+        return card | _measured(row.worst_case.accuracy, low, high, words)
     if row.upper_bound:
-        bound = _percent(row.upper_bound.accuracy)
-        words = f"no worst case: the attacks that were run leave {bound} %"
-        return Card(row.label, about, "bound", NOT_ATTACKED.capitalize(), words, shown)
-    number = "Not evaluated" if not row.accuracy else "No worst case"
-    return Card(row.label, about, "none", number, "see what is missing", shown)
+        card |= {"state": "bound", "number": NOT_ATTACKED.capitalize()}
+        left = _percent(row.upper_bound.accuracy)
+        card["interval"] = f"no worst case: the attacks that were run leave {left} %"
+    return card
 
 
-def _seeds_card(row: SeedsRow) -> Card:
-    about = f"mean of {len(row.seeds)} seeds, {row.checkpoint} checkpoint, {row.setting['Network']}"
-    natural = row.accuracy.get(NATURAL)
-    shown = None if natural is None else _percent(natural.mean)
-    if not row.worst_case:
-        number = NOT_ATTACKED.capitalize() if row.upper_bound else "No common worst case"
-        state = "bound" if row.upper_bound else "none"
-        return Card(row.label, about, state, number, "see the table below", shown)
-    mean, std = row.worst_case.mean, row.worst_case.std
-    words = f"worst case; ± {_percent(std)} over seeds {', '.join(map(str, row.seeds))}"
-    start, end = max(0.0, mean - std), min(1.0, mean + std)
-    span = (_percent(start), _percent(end - start))
-    worst = _percent(mean)
-    return Card(row.label, about, "measured", worst, words, shown, worst, span)
+def _seeds_card(row: SeedsRow) -> dict[str, Any]:
+    natural, network = row.accuracy.get(NATURAL), row.setting["Network"]
+    card: dict[str, Any] = {
+        "label": row.label,
+        "about": f"mean of {len(row.seeds)} seeds, {row.checkpoint} checkpoint, {network}",
+        "natural": natural and natural.mean,
+        "state": "bound" if row.upper_bound else "none",
+        "number": NOT_ATTACKED.capitalize() if row.upper_bound else "No common worst case",
+        "interval": "see the table below",
+    }
+    if row.worst_case:
+        mean, std = row.worst_case.mean, row.worst_case.std
+        words = f"worst case; ± {_percent(std)} over seeds {', '.join(map(str, row.seeds))}"
+        card |= _measured(mean, max(0.0, mean - std), min(1.0, mean + std), words)
+    return card
+
+
+def _measured(worst: float, low: float, high: float, words: str) -> dict[str, Any]:
+    """Return what a card says of a worst case; its bar needs start and width of the interval."""
+    span = _percent(low), _percent(high - low)
+    return {"state": "measured", "number": _percent(worst), "interval": words, "span": span}
 
 
 def _no_images(pairs: Iterable[tuple[Row, Details]]) -> Iterable[str]:

@@ -75,7 +75,10 @@ def load_details(workdir: str, evaluation: Evaluation) -> Details:
         for example in _examples(attack, kept):
             if not (example.index in examples and examples[example.index].broken_by):
                 examples[example.index] = example
-    withstood = np.logical_and.reduce([_padded(one, len(labels)) for one in _flags(evaluation)])
+    withstood = np.ones(len(labels), bool)  # also what an attack did not see
+    for correct in evaluation.correct.values():
+        seen = correct[: len(labels)]
+        withstood[: len(seen)] &= seen
     chosen = [one for one in examples.values() if one.broken_by or withstood[one.index]]
     names = classes or tuple(map(str, range(int(labels.max(initial=-1)) + 1)))
     return Details(labels, predictions, names, tuple(chosen))
@@ -90,15 +93,6 @@ def _check(path: AnyPath, kept: dict[str, np.ndarray], count: int) -> None:
         raise UsageError(f"{path}: its arrays are not of the same examples and classes")
     if found and not 0 <= kept["indices"].min() <= kept["indices"].max() < count:
         raise UsageError(f"{path}: indices must be 0 to {count - 1}: {kept['indices'].tolist()}")
-
-
-def _flags(evaluation: Evaluation) -> list[np.ndarray]:
-    return [np.ones(0, bool), *evaluation.correct.values()]
-
-
-def _padded(correct: np.ndarray, count: int) -> np.ndarray:
-    """Return flags of this many examples, where those that an attack did not see withstood it."""
-    return np.pad(correct, (0, max(0, count - len(correct))), constant_values=True)[:count]
 
 
 def _examples(attack: str, kept: dict[str, np.ndarray]) -> Iterator[Example]:

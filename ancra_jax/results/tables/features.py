@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ancra_jax.results.features import COSINE, FEATURE_TITLES, L2, OTHERS, Number, StoredFeatures
+from ancra_jax.results.features import COSINE, FEATURE_TITLES, L2, OTHERS, StoredFeatures
 from ancra_jax.results.names import NATURAL
-from ancra_jax.results.tables.table import Column, Markup, Table, TextColumn, build
+from ancra_jax.results.tables.table import Column, Table, TextColumn, build, with_interval
 
 ATTACK_TITLES = {
     NATURAL: "natural",
@@ -50,7 +50,7 @@ def features_table(
 def _mean(measure: str, header: str, others: bool) -> Column:
     def cell(line: _Line) -> str:
         pairs = OTHERS if others else line.attack
-        return _text(line.found.mean(line.feature, measure, pairs, line.number), ".3f")
+        return with_interval(*line.found.mean(line.feature, measure, pairs, line.number), ".3f")
 
     return Column(header, cell)
 
@@ -58,13 +58,9 @@ def _mean(measure: str, header: str, others: bool) -> Column:
 def _overlap(measure: str, header: str) -> Column:
     def cell(line: _Line) -> str:
         found = line.found.overlap(line.feature, measure, line.attack, line.number)
-        return _text(Number(*(100 * one for one in found)), ".1f")
+        return with_interval(*found, ".1f", 100)
 
     return Column(header, cell)
-
-
-def _text(number: Number, form: str) -> str:
-    return Markup(f"{number.value:{form}} [{number.low:{form}}, {number.high:{form}}]")
 
 
 _COLUMNS = (

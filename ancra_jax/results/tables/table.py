@@ -110,10 +110,15 @@ def text(value: Value, mark: str = "") -> str:
     return f"{100 * value:.2f}{mark}" if isinstance(value, float) else f"{value}{mark}"
 
 
+def with_interval(value: float, low: float, high: float, form: str, scale: int = 1) -> Markup:
+    """Return a number with its interval, all times ``scale``, in a format such as ``'.2f'``."""
+    number, start, end = (f"{scale * one:{form}}" for one in (value, low, high))
+    return Markup(f"{number} [{start}, {end}]")
+
+
 def points(found: Difference) -> str:
     """Return a difference in points of 100, with its 95 % interval."""
-    mean, low, high = (100 * value for value in (found.mean, found.low, found.high))
-    return f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]"
+    return with_interval(found.mean, found.low, found.high, "+.2f", 100)
 
 
 def compared(found: Difference) -> Markup:
