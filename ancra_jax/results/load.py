@@ -150,7 +150,7 @@ def load_evaluation(workdir: str, checkpoint: str) -> Evaluation:
         if one and any(getattr(one, name) != reference[name] for name in _TARGET):
             apart[suite] = None
             notes.append(
-                f"{suite} of another checkpoint or data set are left out; "
+                f"the {suite} are of another checkpoint or data set and left out; "
                 f"{command} --suite={suite} --force computes them again"
             )
     correct = {name: results[name][1]["correct"] for name in belonging}

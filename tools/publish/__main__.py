@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from ancra_jax import cli
+from ancra_jax.cli import options
 from ancra_jax.config import local_path
 from ancra_jax.errors import UsageError
 from ancra_jax.ops.files import write_atomically
@@ -27,9 +28,9 @@ from tools.publish.record import check_together, file_name, read_all, record_of,
 
 
 def publish(
-    workdirs: Sequence[str],
-    results: str,
-    readme: str,
+    workdirs: Sequence[str] = (),
+    results: str = "results",
+    readme: str = "README.md",
     *,
     replace: bool = False,
     quickstart: str = "",
@@ -37,10 +38,10 @@ def publish(
     """Add the rows of work directories and write the pages.
 
     Args:
-      workdirs: evaluated runs; may be empty.
+      workdirs: directories of evaluated runs, DIR[,DIR...]; may be empty.
       results: directory that gets ``rows/*.json`` and ``README.md``; created if need be.
       readme: file with a section between ``<!-- results -->`` and ``<!-- /results -->``.
-      replace: files whose contents differ.
+      replace: replace rows whose contents differ.
       quickstart: directory of the quickstart's runs; then the readme's section between
         ``<!-- quickstart -->`` and ``<!-- /quickstart -->``, and its picture, are written too.
 
@@ -102,23 +103,13 @@ def _with_section(text: str, name: str, section: str, readme: str) -> str:
 
 
 def define_flags() -> None:
-    """Define the command's flags."""
-    flags.DEFINE_list("workdirs", [], "Directories of evaluated runs, DIR[,DIR...].")
-    flags.DEFINE_string("results", "results", "Directory of what is published.")
-    flags.DEFINE_string("readme", "README.md", "File whose table is written anew.")
-    flags.DEFINE_string("quickstart", "", "Directory of the quickstart's runs: its block too.")
-    flags.DEFINE_bool("replace", False, "Replace rows whose contents differ.")
+    """Define a flag for each parameter of `publish`."""
+    options.define(publish)
 
 
 def main(arguments: flags.FlagValues) -> None:
     """Run the command."""
-    publish(
-        arguments.workdirs,
-        arguments.results,
-        arguments.readme,
-        replace=arguments.replace,
-        quickstart=arguments.quickstart,
-    )
+    publish(**options.read(publish, arguments))
     number = len(list(pathlib.Path(arguments.results).expanduser().glob("rows/*.json")))
     print(f"{arguments.results}: {number} rows; its README.md and {arguments.readme} are written")
 
