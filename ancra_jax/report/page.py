@@ -17,6 +17,7 @@ from PIL import Image
 from ancra_jax.config import to_mapping
 from ancra_jax.errors import printable
 from ancra_jax.results.examples import Details, Example
+from ancra_jax.results.load import StoredDiagnosis
 from ancra_jax.results.names import NATURAL, display_name
 from ancra_jax.results.rows import Row, SeedsRow, epsilon_text
 from ancra_jax.results.statistics import survivors
@@ -47,26 +48,6 @@ _SECTIONS = {
     "notes": "How to read the numbers",
     "settings": "Settings and origin",
 }
-_DRAWN = {
-    "epsilon": (
-        "What 20 steps of APGD leave at each radius. The curve must fall to zero: where it rises, "
-        "or stays up at large radii, the attack fails and not the model wins."
-    ),
-    "landscape": (
-        "The loss around a few test images, along the gradient's sign and along random signs. "
-        "White: the image, and the ball of the threat model. Where the gradient guides an attack, "
-        "the loss grows smoothly upwards and hardly sideways."
-    ),
-    "training": (
-        "Accuracy on images held out from training. A natural accuracy that goes on rising while "
-        "the robust one falls is robust overfitting: the best checkpoint is chosen before it."
-    ),
-    "features": (
-        "How far natural examples lie, in the features, from examples of other classes, and from "
-        "their own adversarial examples. Exclusion keeps the former far, alignment the latter near."
-    ),
-    "diagnostics": "Signs that attacks fail for another reason than robustness.",
-}
 
 
 def render(
@@ -92,18 +73,16 @@ def render(
     runs, rows = report.runs, report.rows
     tables = {table.title: table for table in tables_of(rows, seeds)}
     tables.pop(_SECTIONS["diagnostics"], None)
-    diagnosed = [row for row in rows if row.diagnosis]
     pairs = list(zip(rows, details, strict=True))
     context: dict[str, Any] = {
         "pictures": list(report.pictures.values()),
         "cards": _cards(rows, seeds),
         "missing": [*missing, *_no_images(pairs)],
-        "tables": list(tables.values()),
-        "galleries": [_gallery(row, one) for row, one in pairs if one.examples],
+        "ladder": list(tables.values()),
+        "gallery": [_gallery(row, one) for row, one in pairs if one.examples],
         "classes": [_classes(row, one) for row, one in pairs if len(one.labels)],
-        "confusions": [one for row, detail in pairs if (one := _confusion(row, detail))],
-        "diagnoses": [_diagnosis(row) for row in diagnosed],
-        "drawn": _DRAWN,
+        "confusion": [one for row, detail in pairs if (one := _confusion(row, detail))],
+        "diagnostics": [_diagnosis(row, row.diagnosis) for row in rows if row.diagnosis],
         "notes": notes,
         "row_notes": row_notes,
         "ladders": sum(one.kind == "ladder" for one in report.pictures.values()),
@@ -117,17 +96,13 @@ def render(
         "command": printable(origin["command"]),
         "caption": caption(rows),
     }
-    kinds = {one.kind for one in context["pictures"]} | ({"diagnostics"} if diagnosed else set())
-    filled = {
-        **{anchor: True for anchor in ("results", "settings")},
-        **{name: bool(context[name]) for name in ("missing", "classes", "notes")},
-        **{"ladder": bool(tables), "gallery": bool(context["galleries"])},
-        **{"confusion": bool(context["confusions"]), "training": "curves" in kinds},
-        **{name: name in kinds for name in ("epsilon", "landscape", "features", "diagnostics")},
+    drawn = {one.kind.replace("curves", "training") for one in report.pictures.values()}
+    titles = {  # of the sections that have something to show: of that name, or pictures of the kind
+        anchor: title
+        for anchor, title in _SECTIONS.items()
+        if anchor in ("results", "settings") or context.get(anchor) or anchor in drawn
     }
-    titles = {anchor: title for anchor, title in _SECTIONS.items() if filled[anchor]}
-    page = _environment().get_template("page.html")
-    return page.render(**context, titles=titles, contents=list(titles.items()))
+    return _environment().get_template("page.html").render(**context, titles=titles)
 
 
 @functools.cache
@@ -322,7 +297,5 @@ def _confusion(row: Row, details: Details) -> dict[str, Any] | None:
     return found
 
 
-def _diagnosis(row: Row) -> Table:
-    checks = row.diagnosis.checks if row.diagnosis else ()
-    verdict = row.diagnosis.verdict if row.diagnosis else ""
-    return build(f"{escaped(row.title)}: {escaped(verdict)}", CHECKS, checks)
+def _diagnosis(row: Row, found: StoredDiagnosis) -> Table:
+    return build(f"{escaped(row.title)}: {escaped(found.verdict)}", CHECKS, found.checks)
