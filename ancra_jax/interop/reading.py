@@ -15,16 +15,8 @@ from ancra_jax.ops.files import read_arrays
 StateDict = dict[str, np.ndarray]
 
 ENTRIES = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "net",
-    "network",
-    "model_ema",
-    "ema",
-    "ema_state_dict",
-    "ema_model_state_dict",
-    "state_dict_ema",
+    *("state_dict", "model_state_dict", "model", "net", "network"),
+    *("model_ema", "ema", "ema_state_dict", "ema_model_state_dict", "state_dict_ema"),
 )
 """What the weights of a checkpoint are called in it; the first of them is taken."""
 

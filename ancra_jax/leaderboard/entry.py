@@ -7,23 +7,12 @@ from ancra_jax.errors import UsageError
 
 TEST_IMAGES = {"imagenet": 5_000}  # that its accuracies are over; 10,000 of any other data set
 NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1"}  # as AutoAttack and RobustBench call them
-_UNKNOWN: dict[str, Any] = {
-    "link": None,
-    "name": None,
-    "authors": None,
-    "additional_data": None,
-    "number_forward_passes": 1,
-    "dataset": None,
-    "threat_model": None,
-    "venue": None,
-    "architecture": None,
-    "eps": None,
-    "clean_acc": None,
-    "reported": None,
-    "autoattack_acc": None,
-    "footnote": None,
-    "unreliable": False,
-}
+_KEYS = (
+    *("link", "name", "authors", "additional_data", "number_forward_passes", "dataset"),
+    *("threat_model", "venue", "architecture", "eps", "clean_acc", "reported", "autoattack_acc"),
+    *("footnote", "unreliable"),
+)
+_UNKNOWN = dict.fromkeys(_KEYS) | {"number_forward_passes": 1, "unreliable": False}
 
 
 def entry(**known: Any) -> dict[str, Any]:

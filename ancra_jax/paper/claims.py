@@ -45,7 +45,7 @@ class TableRow:
 
     @property
     def name(self) -> str:
-        """Names the row on the command line and its directories; equal for equal runs."""
+        """What names the row on the command line, and its directories; equal for equal runs."""
         return f"{self.data}/{self.method.replace(',', '-')}"
 
 

@@ -140,11 +140,10 @@ def claim_rows(table: PaperTable, runs: Sequence[Run]) -> list[ClaimRow]:
             target = (row.name, checkpoint)
             found = [one for one in evaluated if (names[one.workdir], one.checkpoint) == target]
             worst_cases = [100 * one.worst_case.accuracy for one in found if one.worst_case]
-            released = [f"{column}{RELEASED}" for column in table.columns]
-            measured = {one: _accuracies(one, found) for one in (*table.columns, *released)}
-            for one in released:  # which most tables and columns have not
-                if not measured[one]:
-                    del measured[one]
+            measured = {one: _accuracies(one, found) for one in table.columns}
+            for one in (f"{column}{RELEASED}" for column in table.columns):
+                if accuracies := _accuracies(one, found):  # which most columns have not
+                    measured[one] = accuracies
             claim_row = ClaimRow(
                 title=row.title,
                 run=row.name,

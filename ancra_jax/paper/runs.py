@@ -43,7 +43,7 @@ class Run:
 
     @property
     def title(self) -> str:
-        """Names the run in a sentence."""
+        """What names the run in a sentence."""
         return f"{self.row.name}, seed {self.seed}"
 
     @property

@@ -52,7 +52,7 @@ class Row:
 
     @property
     def title(self) -> str:
-        """Names the row in a sentence."""
+        """What names the row in a sentence."""
         return f"{self.label} (seed {self.seed}, {self.checkpoint} checkpoint)"
 
     @property

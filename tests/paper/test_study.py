@@ -12,7 +12,7 @@ from ancra_jax.paper.command import parse
 from ancra_jax.paper.runs import runs_of
 from ancra_jax.paper.study import write_study
 from configs import digits
-from tests.support.fake_runs import make_run, table_under, write_adaptive
+from tests.support.fake_runs import make_run, table_under, write_adaptive, write_result
 
 NATURAL = [1, 1, 1, 1, 1, 0]
 PGD = {  # of two seeds
@@ -53,6 +53,8 @@ def test_differences_are_paired_by_seed_and_the_best_control_is_one_of_them(tmp_
     # Without the attacks through its masks a network with reverse attention has no worst case.
     assert "TRADES-SOFT-RA" not in page
     write_adaptive(masked, PGD["trades_soft_ra"][0])
+    for attack in ("natural", "pgd40"):  # the rows are of the best checkpoints
+        write_result(tmp_path / "digits/trades-seed0", attack, [1] * 6, "last")
     page = write_study(started, options)
 
     rows = {row.pop("Row"): row for row in table_under(page, "Controls and variants")}

@@ -230,6 +230,8 @@ def test_an_upper_bound_is_no_worst_case(tmp_path, hidden_gradient, capsys):
 def test_what_was_not_run_is_said_once_with_one_command(tmp_path, hidden_gradient):
     flags = "--suite=all --num_examples=10"
     assert f"`ancra evaluate --workdir={hidden_gradient} {flags}`" in missing(hidden_gradient)
+    (with_figure,) = not_run(rows_of(load_runs([str(hidden_gradient)])), features=True)
+    assert "features" in with_figure and "features" not in missing(hidden_gradient)
     fake.write_diagnosis(hidden_gradient)
     assert " --suite=adaptive --num" in missing(hidden_gradient)
     plain = fake.make_run(tmp_path / "it's plain", data__selection_split="test")

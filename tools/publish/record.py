@@ -102,16 +102,16 @@ def _check_configuration(record: Mapping[str, Any], config: Config, row: Row, na
     for key, value in expected.items():
         if record[key] != value:
             raise UsageError(f"{name}: {key} is {record[key]!r}; by its config it is {value!r}")
-    titles = [title_of(config.data.name, recoded) for recoded in ("", "JPEG")]
-    if record["data"] not in titles:
-        raise UsageError(f"{name}: data is {record['data']!r}; by its config {' or '.join(titles)}")
+    allowed = {
+        "data": [title_of(config.data.name, recoded) for recoded in ("", "JPEG")],
+        "checkpoint": CHECKPOINTS,
+    }
+    for key, words in allowed.items():
+        if record[key] not in words:
+            raise UsageError(f"{name}: {key} is {record[key]!r}; allowed are {', '.join(words)}")
     if not re.fullmatch(r"[0-9a-f]{16}", record["data_fingerprint"]):
         raise UsageError(
             f"{name}: data_fingerprint is {record['data_fingerprint']!r}, not 16 hexadecimal digits"
-        )
-    if record["checkpoint"] not in CHECKPOINTS:
-        raise UsageError(
-            f"{name}: checkpoint is {record['checkpoint']!r}; allowed are {', '.join(CHECKPOINTS)}"
         )
     _check_step(record, config, name)
 
