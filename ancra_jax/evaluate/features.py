@@ -23,7 +23,7 @@ from ancra_jax.evaluate.spec import Arrays, Model, Spec, Target, Task
 from ancra_jax.ops.images import Images
 from ancra_jax.results.features import COSINE, L2, MEASURES, OTHERS
 from ancra_jax.results.names import FEATURES, NATURAL
-from ancra_jax.types import Batch, Outputs
+from ancra_jax.types import Outputs
 
 BINS = 120  # of every histogram; a figure may join neighbours
 RESAMPLES = 500
@@ -104,8 +104,16 @@ def extract(
     share, size = target.share, target.batch_size
     for batch, _ in batches_for_evaluation(target.split, size, count, target.sharding, share):
         images = {NATURAL: batch.images}
+        start = attacks.gaussian_start(example_keys(key, batch.indices), batch.images)
         for name, weight in weights.items():
-            images[name] = _attack(target.model, batch, threat_model, settings, weight, key)
+            images[name] = attacks.ascend(
+                attacks.objectives.cross_entropy(target.model, batch.labels, aux_weight=weight),
+                start,
+                batch.images,
+                threat_model,
+                step_size=settings["step_size"],
+                num_steps=settings["num_steps"],
+            )
         batches.append(
             share.gather({name: _look(target.model, one) for name, one in images.items()})
         )
@@ -114,24 +122,6 @@ def extract(
     features = {name: one[0] for name, one in joined.items()}
     predictions = {name: one[1] for name, one in joined.items()}
     return Extracted(target.split.labels[:count], features, predictions)
-
-
-def _attack(
-    model: Model,
-    batch: Batch,
-    threat_model: attacks.ThreatModel,
-    settings: Mapping[str, Any],
-    aux_weight: float,
-    key: AnyKey,
-) -> Images:
-    return attacks.ascend(
-        attacks.objectives.cross_entropy(model, batch.labels, aux_weight=aux_weight),
-        attacks.gaussian_start(example_keys(key, batch.indices), batch.images),
-        batch.images,
-        threat_model,
-        step_size=settings["step_size"],
-        num_steps=settings["num_steps"],
-    )
 
 
 @jax.jit
@@ -184,9 +174,8 @@ def distances(
                 f"{measure}.{name}.counts": np.stack(by_class),
                 f"{measure}.{name}.mean": _numbers(sums, totals),
             }
-        prepared = _prepared(natural, measure)
-        pairs = _Pairs(prepared, labels, np.stack(list(own.values())), weights, num_classes, rows)
-        edges, counts, sums = pairs.measure(measure)
+        stacked = np.stack(list(own.values()))
+        edges, counts, sums = _others(natural, labels, stacked, of_class, weights, rows, measure)
         denominators = totals * (totals.sum(axis=0) - totals)
         found |= {f"{measure}.{OTHERS}.edges": edges, f"{measure}.{OTHERS}.counts": counts}
         found[f"{measure}.{OTHERS}.mean"] = _numbers(sums[0], denominators)
@@ -243,51 +232,46 @@ def _edges(low: float, high: float) -> Float[np.ndarray, "edges"]:
     return np.linspace(low - margin, high + margin, BINS + 1)
 
 
-class _Pairs(NamedTuple):
-    """All pairs of examples of different classes, in blocks of rows."""
+def _others(
+    natural: Features,
+    labels: Labels,
+    own: Float[np.ndarray, "attacks examples"],
+    of_class: Float[np.ndarray, "examples classes"],
+    weights: Float[np.ndarray, "examples draws"],
+    rows: int,
+    measure: str,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Measure all pairs of examples of different classes, a block of rows at a time.
 
-    features: Features  # prepared
-    labels: Labels
-    own: Float[np.ndarray, "attacks examples"]  # how near each is to its adversarial examples
-    weights: Float[np.ndarray, "examples draws"]
-    num_classes: int
-    rows: int
-
-    def measure(self, measure: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return edges, counts [classes, bins] and sums [1 + attacks, classes, draws].
-
-        The sums, over pairs by the class of the row, are of the measure itself, and of how many
-        pairs are nearer than the row's own adversarial example.
-        """
-        columns, labels, weights = map(jnp.asarray, (self.features, self.labels, self.weights))
-        ends = [_range(*one[:2], columns, labels, measure=measure) for one in self._blocks()]
-        low, high = np.array(ends, np.float64).T
-        if not np.isfinite(low.min()):  # a single class has no pairs
-            low, high = np.zeros(1), np.ones(1)
-        edges = _edges(low.min(), high.max())
-        counts = np.zeros((self.num_classes, BINS), np.int64)
-        sums = np.zeros((1 + len(self.own), self.num_classes, self.weights.shape[1]))
-        for part, part_labels, own, chosen in self._blocks():
-            more, by_row = _block(
-                part, part_labels, own, columns, labels, weights, edges[0], edges[1] - edges[0],
-                measure=measure, num_classes=self.num_classes,
-            )  # fmt: skip
-            counts += np.asarray(more)
-            weighted = np.asarray(by_row, np.float64)[:, : len(chosen)] * self.weights[chosen]
-            sums += np.eye(self.num_classes)[self.labels[chosen]].T @ weighted
-        return edges, counts, sums
-
-    def _blocks(self) -> Any:
-        """Yield rows, their labels (-1 where there is none), their own values, their numbers."""
-        for start in range(0, len(self.labels), self.rows):
-            chosen = np.arange(start, min(start + self.rows, len(self.labels)))
-            padding = (0, self.rows - len(chosen))
-            yield (
-                np.pad(self.features[chosen], (padding, (0, 0))),
-                np.pad(self.labels[chosen], padding, constant_values=-1),
-                np.pad(self.own[:, chosen], ((0, 0), padding)).astype(np.float32),
-                chosen,
-            )
+    ``own`` is how near each example is to its adversarial ones. Returned are edges, counts
+    [classes, bins] and sums [1 + attacks, classes, draws] over pairs by the class of the row: of
+    the measure itself, and of how many pairs are nearer than the row's own adversarial example.
+    """
+    features, (count, num_classes) = _prepared(natural, measure), of_class.shape
+    blocks = []  # places of the rows, the rows and their labels (-1 where there is none)
+    for start in range(0, count, rows):
+        place = slice(start, min(start + rows, count))
+        padding = (0, start + rows - place.stop)
+        part = np.pad(features[place], (padding, (0, 0)))
+        blocks.append((place, padding, part, np.pad(labels[place], padding, constant_values=-1)))
+    everything = [jnp.asarray(one) for one in (features, labels, weights)]
+    ends = [_range(*block[2:], *everything[:2], measure=measure) for block in blocks]
+    low, high = np.array(ends, np.float64).T
+    if not np.isfinite(low.min()):  # a single class has no pairs
+        low, high = np.zeros(1), np.ones(1)
+    edges = _edges(low.min(), high.max())
+    counts = np.zeros((num_classes, BINS), np.int64)
+    sums = np.zeros((1 + len(own), num_classes, weights.shape[1]))
+    for place, padding, part, part_labels in blocks:
+        nearest = np.pad(own[:, place], ((0, 0), padding)).astype(np.float32)
+        more, by_row = _block(
+            part, part_labels, nearest, *everything, edges[0], edges[1] - edges[0],
+            measure=measure, num_classes=num_classes,
+        )  # fmt: skip
+        counts += np.asarray(more)
+        weighted = np.asarray(by_row, np.float64)[:, : place.stop - place.start] * weights[place]
+        sums += of_class[place].T @ weighted
+    return edges, counts, sums
 
 
 def _pairwise(rows: Array, columns: Array, measure: str) -> Float[Array, "rows examples"]:
