@@ -13,7 +13,6 @@ from typing import NoReturn
 
 from ancra_jax import cli
 from ancra_jax.config import directory_path, listable_path, path_text
-from ancra_jax.errors import UsageError
 from ancra_jax.evaluate import SUITES
 from ancra_jax.ops.files import as_path
 from ancra_jax.paper import runs as runs_lib
@@ -41,6 +40,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
     Besides the flags, the result has ``overrides``, those of the training, and ``report``, the
     directory of the table's report.
+
+    Raises:
+      UsageError: a path cannot be used.
     """
     every = {**TABLES, **STUDIES, **FIGURES}
     tables = "\n".join(f"  {name:14} {table.title}" for name, table in every.items())
@@ -97,12 +99,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
             cli.fail(f"unknown argument {argument!r}; {hint}--help lists what there is")
         if not equals:
             cli.fail(f"{argument}: needs a value, {argument}=VALUE")
-    try:
-        options.output = listable_path(options.output or OUTPUTS[options.scale], "--output")
-        options.data_dir = path_text(options.data_dir, "--data_dir", remote=True)
-        options.workdirs = [directory_path(one, "--workdirs") for one in options.workdirs]
-    except UsageError as error:
-        cli.fail(str(error))
+    options.output = listable_path(options.output or OUTPUTS[options.scale], "--output")
+    options.data_dir = path_text(options.data_dir, "--data_dir", remote=True)
+    options.workdirs = [directory_path(one, "--workdirs") for one in options.workdirs]
     options.overrides = overrides
     if options.table in FIGURES:
         options.suite = "features"
@@ -129,24 +128,20 @@ def _count(text: str) -> int:
     return int(text)
 
 
+@cli.errors_in_one_line()
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit status."""
     options = parse(arguments)
-    try:
-        if options.workdirs:
-            _draw(options, options.workdirs)
-            return 0
-        runs = runs_lib.runs_of(options)
-        runs_lib.check(runs, options)
-        if options.dry_run:
-            print("\n".join(_plan(runs, options)))
-            return 0
-        with runs_lib.stopped_by_signals():
-            return _reproduce(runs, options)
-    except UsageError as error:
-        cli.fail(str(error))
-    except OSError as error:
-        cli.fail(f"--output={options.output}: {error}")
+    if options.workdirs:
+        _draw(options, options.workdirs)
+        return 0
+    runs = runs_lib.runs_of(options)
+    runs_lib.check(runs, options)
+    if options.dry_run:
+        print("\n".join(_plan(runs, options)))
+        return 0
+    with runs_lib.stopped_by_signals():
+        return _reproduce(runs, options)
 
 
 def _plan(runs: Sequence[runs_lib.Run], options: argparse.Namespace) -> Iterator[str]:

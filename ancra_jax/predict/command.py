@@ -134,7 +134,8 @@ def classify(
       weights: of the directory: 'raw' (the optimiser's), or an average that the run keeps.
 
     Raises:
-      UsageError: the network cannot be loaded, there are no images, or nothing can be written.
+      UsageError: the network cannot be loaded, or there are no images.
+      OSError: the file cannot be written.
     """
     if output:
         file = Path(local_path(output, "--output", directory=False))
@@ -155,10 +156,7 @@ def classify(
         show(found, model.classes)
     if output:
         text = csv_text(found, model.classes).encode(errors="backslashreplace")
-        try:
-            write_atomically(file, text)
-        except OSError as error:
-            raise UsageError(f"--output={output}: cannot be written: {error.strerror}") from error
+        write_atomically(file, text)
         print(f"written to {file}")
     return 1 if damaged else 0
 

@@ -21,7 +21,7 @@ from absl import flags
 from ancra_jax.cli import options
 from ancra_jax.config import directory_path, path_list
 from ancra_jax.errors import UsageError, printable
-from ancra_jax.ops.files import as_path, write_atomically
+from ancra_jax.ops.files import as_path, check_writable, write_atomically
 from ancra_jax.report import figures as figures_lib
 from ancra_jax.report import page
 from ancra_jax.report.page import MARKDOWN
@@ -157,12 +157,9 @@ def _write(report: Report, content: dict[str, Any], origin: dict[str, str], html
     content = {"schema": SCHEMA, **origin, **content}
     files["report.json"] = json.dumps(content, indent=2, default=_plain) + "\n"
     directory = as_path(report.output)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, one in files.items():
-            write_atomically(directory / name, one)
-    except OSError as error:
-        raise UsageError(f"--output={directory}: cannot be written: {error.strerror}") from error
+    check_writable(directory, f"--output={directory}")
+    for name, one in files.items():
+        write_atomically(directory / name, one)
 
 
 def _block(command: str) -> str:

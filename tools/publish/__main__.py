@@ -47,8 +47,9 @@ def publish(
 
     Raises:
       UsageError: a run cannot be read, was not evaluated or is of no recipe in ``configs/``, a
-        file is no valid row, cannot be written or would be overwritten, or the README lacks the
-        section. Nothing is written then.
+        file is no valid row or would be overwritten, or the README lacks the section. Nothing is
+        written then.
+      OSError: a file cannot be read or written.
     """
     results = local_path(results, "--results")
     readme = local_path(readme, "--readme", directory=False)
@@ -78,20 +79,17 @@ def publish(
         quickstart = local_path(quickstart, "--quickstart")
         sections["quickstart"], picture = quickstart_section(quickstart)
         pictures[pathlib.Path(readme).parent / PICTURE] = picture
-    try:
-        text = pathlib.Path(readme).read_text()
-        for name, section in sections.items():
-            text = _with_section(text, name, section, readme)
-        directory.mkdir(parents=True, exist_ok=True)
-        for name in changed:
-            write_atomically(directory / name, json.dumps(rows[name].record, indent=1) + "\n")
-        write_atomically(pathlib.Path(results) / "README.md", page)
-        for path, picture in pictures.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, picture)
-        write_atomically(readme, text)
-    except OSError as error:
-        raise UsageError(f"{error.filename}: {error.strerror}") from error
+    text = pathlib.Path(readme).read_text()
+    for name, section in sections.items():
+        text = _with_section(text, name, section, readme)
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in changed:
+        write_atomically(directory / name, json.dumps(rows[name].record, indent=1) + "\n")
+    write_atomically(pathlib.Path(results) / "README.md", page)
+    for path, picture in pictures.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, picture)
+    write_atomically(readme, text)
 
 
 def _with_section(text: str, name: str, section: str, readme: str) -> str:
