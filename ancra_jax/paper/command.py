@@ -39,10 +39,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line; exit with one line if it cannot be understood.
 
     Besides the flags, the result has ``overrides``, those of the training, and ``report``, the
-    directory of the table's report.
-
-    Raises:
-      UsageError: a path cannot be used.
+    directory of the table's report. A path that cannot be used raises a `UsageError`.
     """
     every = {**TABLES, **STUDIES, **FIGURES}
     tables = "\n".join(f"  {name:14} {table.title}" for name, table in every.items())
