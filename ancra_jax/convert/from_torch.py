@@ -78,8 +78,7 @@ def import_checkpoint(
     workdir = listable_path(workdir, "--workdir")
     weights = reading.read_weights(checkpoint, entry)
     found = pytorch.identify(arch, weights.arrays)
-    asked = _numbers("--mean", mean), _numbers("--std", std)
-    mean, std = _normalisation(arch, found, *asked)
+    mean, std = _normalisation(arch, found, _numbers("--mean", mean), _numbers("--std", std))
     usual = models.create(arch, num_classes=2).width
     config = config_from(
         {
@@ -98,11 +97,9 @@ def import_checkpoint(
         }
     )
     facts = _facts(config, found)
-    with open(checkpoint, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     source = {
         "file": str(pathlib.Path(checkpoint).resolve()),
-        "sha256": digest,
+        "sha256": hashlib.sha256(pathlib.Path(checkpoint).read_bytes()).hexdigest(),
         "entry": weights.entry,
         "layout": found.layout,
         "prefix": found.prefix,
