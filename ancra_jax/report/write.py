@@ -191,7 +191,6 @@ def define_flags() -> None:
 
 def main(arguments: flags.FlagValues) -> None:
     """Run the command."""
-    given = options.read(run, arguments)
-    directory_path(given["output"], "--output")
-    print(run(**given))
+    directory_path(arguments.output or "", "--output")
+    print(run(**options.read(run, arguments)))
     print(f"\nwritten to {arguments.output}: report.md, report.html, report.json and figures")
