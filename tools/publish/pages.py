@@ -6,6 +6,7 @@ them in one order.
 """
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -236,7 +237,7 @@ def results_page(groups: Sequence[Group]) -> str:
                 build("", _COMPARED, found).markdown(),
                 "\n".join(f"- {sentence}" for sentence in _sentences(found)),
             ]
-        parts += ["### Rows", *itertools.chain.from_iterable(map(_row, group.published))]
+        parts += ["### Rows", *_rows(group.published)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -269,15 +270,31 @@ def _sentences(found: Iterable[Compared]) -> Iterator[str]:
         yield text
 
 
-def _row(one: Published) -> list[str]:
-    """Return the file and the commands of a row, and where it was computed."""
-    record, name = one.record, file_name(one.record)
-    trained = sorted({f"{start['device']}, {start['commit']}" for start in record["training"]})
-    evaluation = record["evaluation"]
-    return [
-        f"**{one.row.label}, seed {one.row.seed}**: [{name}](rows/{name}). "
-        f"Trained on {'; '.join(trained) or 'a device that was not noted'}; evaluated on "
-        f"{', '.join(evaluation['device'])}, {', '.join(evaluation['commit'])}.",
-        *(f"- {note}" for note in record["notes"]),
-        "\n".join(["```", record["train"], *record["evaluate"], "```"]),
-    ]
+def _rows(published: Iterable[Published]) -> Iterator[str]:
+    """Yield the files of each method's rows, where they were computed, and their commands."""
+    for (label, commands), ones in itertools.groupby(published, key=_label_and_commands):
+        rows = list(ones)
+        files = [f"[{one.row.seed}](rows/{file_name(one.record)})" for one in rows]
+        trained = {
+            f"{start['device']}, {start['commit']}"
+            for one in rows
+            for start in one.record["training"]
+        }
+        evaluated = {
+            ", ".join(one.record["evaluation"]["device"] + one.record["evaluation"]["commit"])
+            for one in rows
+        }
+        yield (
+            f"**{label}**, seed{'s' * (len(rows) > 1)} {', '.join(files)}. "
+            f"Trained on {'; '.join(sorted(trained)) or 'a device that was not noted'}; evaluated "
+            f"on {'; '.join(sorted(evaluated))}."
+        )
+        yield from dict.fromkeys(f"- {note}" for one in rows for note in one.record["notes"])
+        yield "\n".join(["```", *commands, "```"])
+
+
+def _label_and_commands(one: Published) -> tuple[str, tuple[str, ...]]:
+    """Return what a method's rows share; commands have SEED where the training's seed stands."""
+    seed = rf"(--config\.seed=|--workdir=\S*\D){one.row.seed}(?=\s|$)"
+    commands = (one.record["train"], *one.record["evaluate"])
+    return one.row.label, tuple(re.sub(seed, r"\1SEED", command) for command in commands)
