@@ -116,7 +116,12 @@ class Difference:
 
     @property
     def sign(self) -> int:
-        """1 or -1 where the interval is on one side of 0, else 0."""
+        """1 or -1 where the interval is on one side of 0, else 0; of one seed it shows nothing.
+
+        With one seed the interval is of the examples alone: another training may turn it around.
+        """
+        if self.num_seeds == 1:
+            return 0
         return int(self.low > _ROUNDING) - int(self.high < -_ROUNDING)
 
 

@@ -39,6 +39,7 @@ from tools.publish.record import Published, file_name
 ORDER = ("natural", "pgd_at", "trades", "trades_anc", "trades_ra", "trades_ancra", "pgd_at_ancra")
 STUDY = tuple(method for method in STUDIED if method not in ORDER)
 """Controls and variants: their worst case and natural accuracy are set beside those of TRADES."""
+NO_LAST_BLOCK = "Leaving out the last block"
 # What is added (ANC, RA or both), the method with it, and the one without it.
 COMPARISONS = (
     ("ANC", "trades_anc", "trades"),
@@ -47,9 +48,12 @@ COMPARISONS = (
     ("RA", "trades_ancra", "trades_anc"),
     ("ANCRA", "trades_ancra", "trades"),
     ("ANCRA", "pgd_at_ancra", "pgd_at"),
+    (NO_LAST_BLOCK, "trades_shallow", "trades_ra"),
+    (NO_LAST_BLOCK, "trades_shallow", "trades_ancra"),
 )
 
 NOTHING = "No row has been published yet."
+_README_COMPARISONS = ("ANCRA", NO_LAST_BLOCK)
 _README_FAMILIES = ("Nat", "PGD", "AA", "Adaptive")
 _HOW_TO_READ = (
     "Accuracy in % on test images, mean ± sample standard deviation over training seeds; of one "
@@ -62,12 +66,12 @@ _HOW_COMPARED = (
     "Differences in points of 100, with 95 % intervals: rows are paired by training seed and test "
     f"image, and seeds and images resampled independently, {RESAMPLES:,} times. This takes the "
     "seeds as draws from all seeds and the images as draws from all images; three seeds say little "
-    "of the former, and no interval speaks of another setting or of attacks that were not run. No "
-    "correction is made for looking at many attacks. The worst cases of two rows are over the "
-    "attacks that each was evaluated with: a network with reverse attention is also attacked in "
-    "ways that another cannot be. Of a network without auxiliary heads, the attack on its final "
-    "logits stands for one on them; adaptive attacks are compared only where both networks have a "
-    "defence."
+    "of the former and one seed nothing, and no interval speaks of another setting or of attacks "
+    "that were not run. No correction is made for looking at many attacks. The worst cases of two "
+    "rows are over the attacks that each was evaluated with: a network with reverse attention is "
+    "also attacked in ways that another cannot be. Of a network without auxiliary heads, the "
+    "attack on its final logits stands for one on them; adaptive attacks are compared only where "
+    "both networks have a defence."
 )
 _HOW_CLAIMED = (
     "A claim of the paper stands here where the difference has the claimed sign and an interval "
@@ -107,6 +111,11 @@ class Group:
     seeds: list[list[Row]]  # the same by method
 
     @property
+    def data(self) -> str:
+        """Name of the data set, as in a configuration."""
+        return self.published[0].row.config.data.name
+
+    @property
     def methods(self) -> list[Row | SeedsRow]:
         """One row for each method; several seeds together."""
         return [seeds_row(rows) if len(rows) > 1 else rows[0] for rows in self.seeds]
@@ -143,8 +152,7 @@ def comparisons(group: Group) -> list[Compared]:
     Comparisons whose methods are not both there are left out, and attacks that were not run on
     both. At the end is where the paper has more accuracy under an attack than on natural images.
     """
-    data = group.published[0].row.config.data.name
-    claims = {method: claim for (one, method), claim in CLAIMS.items() if one == data}
+    claims = {method: claim for (one, method), claim in CLAIMS.items() if one == group.data}
     names = {name for one in group.published for name in one.row.accuracy}
     attacks = sorted(names, key=attack_order)
     found = []
@@ -202,14 +210,21 @@ def _order(row: Row) -> tuple:
 
 
 def readme_section(groups: Sequence[Group]) -> str:
-    """Return the table of README.md: the worst case first, and what the paper's attacks say."""
+    """Return the table of README.md: the worst case first, and what the paper's attacks say.
+
+    Of the digits, an example data set, only sentences; results/README.md has their table.
+    """
     if not groups:
         return NOTHING
     parts = []
-    for group in groups:
-        columns = [_LABEL, _SEEDS, *all_attacks(group.methods, _README_FAMILIES)]
-        parts += [group.title, build("", columns, group.methods).markdown()]
-        parts += _sentences(one for one in comparisons(group) if one.what == "ANCRA")
+    for group in sorted(groups, key=lambda one: one.data == "digits"):
+        said = [one for one in comparisons(group) if one.what in _README_COMPARISONS]
+        if group.data != "digits":
+            columns = [_LABEL, _SEEDS, *all_attacks(group.methods, _README_FAMILIES)]
+            parts += [group.title, build("", columns, group.methods).markdown()]
+        elif said:
+            parts.append(group.title)
+        parts += _sentences(said)
     return "\n\n".join([*parts, f"{_HOW_TO_READ} More: [results/README.md](results/README.md)."])
 
 

@@ -122,5 +122,5 @@ def points(found: Difference) -> str:
 
 
 def compared(found: Difference) -> Markup:
-    """Return `points`, bold where the interval is without 0."""
+    """Return `points`, bold where several seeds show a difference."""
     return Markup(f"**{points(found)}**" if found.sign else points(found))
