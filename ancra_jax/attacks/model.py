@@ -34,6 +34,8 @@ def as_pytree(model: Model, name: str = "model") -> Model:
     a TypeError that speaks of ``name``.
     """
     check_callable(model, name, "a callable from images to logits")
+    if any(kind.__module__.partition(".")[0] == "torch" for kind in type(model).__mro__):
+        raise TypeError(f"{name} is PyTorch's: `ancra import` takes weights over (docs/pytorch.md)")
     if jax.tree_util.all_leaves([model]):
         return jax.tree_util.Partial(model)
     leaves, structure = jax.tree.flatten(model)

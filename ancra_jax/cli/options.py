@@ -3,11 +3,18 @@
 import inspect
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from absl import flags
 
+from ancra_jax.cli.settings import number
 from ancra_jax.errors import Problems
+
+
+class _Number(flags.FloatParser):
+    def convert(self, argument: Any) -> float:
+        return number(str(argument))
 
 
 def help_texts(function: Callable[..., Any]) -> dict[str, str]:
@@ -29,7 +36,7 @@ def define(function: Callable[..., Any], *, lists: tuple[str, ...] = ()) -> None
         elif isinstance(default, int):
             define = flags.DEFINE_integer
         elif isinstance(default, float):
-            define = flags.DEFINE_float
+            define = partial(flags.DEFINE, _Number())
         define(parameter.name, default, about[parameter.name])
 
 
@@ -44,6 +51,7 @@ def read(function: Callable[..., Any], arguments: flags.FlagValues) -> dict[str,
     for parameter in inspect.signature(function).parameters.values():
         options[parameter.name] = arguments[parameter.name].value
         if parameter.default is parameter.empty and not options[parameter.name]:
-            problems.add(f"--{parameter.name} is missing: {arguments[parameter.name].help}")
+            about = arguments[parameter.name].help.rstrip(".")
+            problems.add(f"--{parameter.name} is missing: {about}")
     problems.raise_all()
     return options

@@ -61,10 +61,10 @@ def read_weights(path: str | os.PathLike[str], entry: str = "") -> Weights:
     path = Path(path)
     field = f"weights {path}"
     read = next((read for end, read in FORMATS.items() if path.name.lower().endswith(end)), None)
-    if read is None:
-        raise UsageError(f"{field}: {', '.join(FORMATS)} files are allowed")
     if not path.is_file():
         raise UsageError(f"{field}: no such file")
+    if read is None:
+        raise UsageError(f"{field}: {', '.join(FORMATS)} files are allowed")
     return read(path, field, entry)
 
 
