@@ -147,13 +147,13 @@ def main(arguments: flags.FlagValues) -> int:
     problems = Problems()
     for name in ("workdir", "images"):
         if not arguments[name].value:
-            problems.add(f"--{name} is missing: {arguments[name].help}")
+            problems.add(f"--{name} is missing: {arguments[name].help.rstrip('.')}")
     problems.raise_all()
     output = arguments.output
     if output is not None:
         output = Path(local_path(output, "--output", directory=False))
-        if output.is_dir() or not output.parent.is_dir():
-            raise UsageError(f"--output={output}: must be a file in a directory that there is")
+        if output.suffix.lower() != ".csv" or output.is_dir() or not output.parent.is_dir():
+            raise UsageError(f"--output={output}: must be FILE.csv, in a directory that there is")
     paths = find_images(arguments.images)
     model = load(
         arguments.workdir,
