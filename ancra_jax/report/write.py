@@ -19,6 +19,7 @@ from typing import Any
 from absl import flags
 
 from ancra_jax.config import directory_path, path_list
+from ancra_jax.config.paths import as_list
 from ancra_jax.errors import UsageError, printable
 from ancra_jax.ops.files import as_path, write_atomically
 from ancra_jax.report import figures as figures_lib
@@ -70,18 +71,21 @@ class Report:
         return "\n".join([MARKDOWN.render(self.text), *map(_figure, self.pictures.values())])
 
 
-def run(workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str] = "") -> Report:
+def run(
+    workdirs: Sequence[str | os.PathLike[str]] | os.PathLike[str],
+    output: str | os.PathLike[str] = "",
+) -> Report:
     """Report on runs; write ``report.md``, ``report.html``, ``report.json`` and their figures.
 
     Args:
-      workdirs: of runs; those without an evaluation get dashes. A directory of published rows
-        (``results`` of this project) stands for all of them.
+      workdirs: of runs, one or several; those without an evaluation get dashes. A directory of
+        published rows (``results`` of this project) stands for all of them.
       output: the directory for the files; created if need be. '': nothing is written.
 
     Raises:
       UsageError: a directory or a file in it cannot be used, or the output not be written.
     """
-    named = [os.fspath(workdir) for workdir in workdirs]
+    named = [os.fspath(workdir) for workdir in as_list(workdirs)]
     if not named or not all(named):
         raise UsageError(f"--workdirs={','.join(named)}: must name directories, DIR[,DIR...]")
     directories = [directory_path(workdir, "--workdirs") for workdir in named]
