@@ -84,6 +84,8 @@ def model_outputs(model: Model, images: Images) -> tuple[Logits, AuxLogits]:
             error.add_note(f"raised by the model, called with {images.dtype}{list(images.shape)}")
             if isinstance(error, TypeError) and "'key'" in str(error):
                 error.add_note("a model that takes a key needs randomized=True")
+            if type(error).__module__ == "flax.errors":  # as unbound modules, or in training phase
+                error.add_note("Linen: jax.tree_util.Partial(module.apply, variables, train=False)")
         raise
     return read_outputs(outputs, len(images))
 
