@@ -46,6 +46,15 @@ def imported(tmp_path, **options):
     return file, import_checkpoint(file, str(tmp_path / "run"), **settings)
 
 
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    file = write(tmp_path / "w.npz")
+    arrays = dict(np.load(file))
+    arrays["module.1.linear.bias"][3] = np.nan
+    np.savez(file, **arrays)
+    with pytest.raises(UsageError, match=r"w\.npz: module\.1\.linear\.bias has NaN"):
+        import_checkpoint(file, str(tmp_path / "run"), arch="resnet18", data="digits")
+
+
 def test_a_work_directory_says_where_its_weights_are_from(tmp_path):
     _, config = imported(tmp_path, name="MART")
     assert workdir_lib.read_config(str(tmp_path / "run")) == config
