@@ -283,7 +283,7 @@ def test_damaged_headers_are_refused(file, tmp_path, change, message):
 def test_weights_that_are_not_finite_are_refused(model, tmp_path):
     path = tmp_path / "m.safetensors"
     replace(model, variables=jax.tree.map(lambda x: x * jnp.inf, model.variables)).save(path)
-    with pytest.raises(UsageError, match="m.safetensors: .* has NaN or infinite values"):
+    with pytest.raises(UsageError, match=r"m\.safetensors: .* has NaN or infinite values"):
         ancra_jax.load(path)
 
 
