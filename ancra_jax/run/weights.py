@@ -69,8 +69,8 @@ class SavedWeights(NamedTuple):
                 f"{self.step}) is from before the end of epoch {averaging.swa_start_epoch} "
                 "(config.swa.start_epoch)"
             )
-        parts = restored["params"], restored["batch_stats"], averages
-        variables = variables_of(self.weights, *parts)
+        found = restored["params"], restored["batch_stats"], averages
+        variables = variables_of(self.weights, *found)
         check_finite(variables, f"{self.fields[0]}={self.workdir}: step {self.step}")
         return variables
 
