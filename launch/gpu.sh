@@ -8,6 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
+[ $# -gt 0 ] || set -- --help # before anything is installed
 MODULE=ancra_jax.cli.commands read_arguments "$@"
 ensure_environment "cuda${CUDA:-13}"
 if [ "${arguments[0]:-}" != install ]; then exec_or_print .venv/bin/ancra "${arguments[@]}"; fi

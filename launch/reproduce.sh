@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # All rows of one of the paper's tables: trains, evaluates, reports, and sets the paper's claims
 # beside what was measured. Called again, it continues. EXTRAS=cuda13 (cuda12, tpu) installs JAX for
-# an accelerator. See --help and docs/reproduce.md.
+# an accelerator. See docs/reproduce.md.
 #
 #   ./launch/reproduce.sh table3 --scale=tiny     # a rehearsal on a CPU
 #   ./launch/reproduce.sh table3 --dry_run        # the commands
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
+[ $# -gt 0 ] || set -- --help # before anything is installed
 MODULE=ancra_jax.paper read_arguments "$@"
 python=.venv/bin/python
 if [ -z "$dry_run" ]; then

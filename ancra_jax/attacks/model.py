@@ -34,6 +34,8 @@ def as_pytree(model: Model, name: str = "model") -> Model:
     a TypeError that speaks of ``name``.
     """
     check_callable(model, name, "a callable from images to logits")
+    if any(kind.__module__.partition(".")[0] == "torch" for kind in type(model).__mro__):
+        raise TypeError(f"{name} is PyTorch's: `ancra import` takes weights over (docs/pytorch.md)")
     if jax.tree_util.all_leaves([model]):
         return jax.tree_util.Partial(model)
     leaves, structure = jax.tree.flatten(model)
@@ -82,6 +84,8 @@ def model_outputs(model: Model, images: Images) -> tuple[Logits, AuxLogits]:
             error.add_note(f"raised by the model, called with {images.dtype}{list(images.shape)}")
             if isinstance(error, TypeError) and "'key'" in str(error):
                 error.add_note("a model that takes a key needs randomized=True")
+            if type(error).__module__ == "flax.errors":  # as unbound modules, or in training phase
+                error.add_note("Linen: jax.tree_util.Partial(module.apply, variables, train=False)")
         raise
     return read_outputs(outputs, len(images))
 

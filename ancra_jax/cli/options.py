@@ -3,11 +3,17 @@
 import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 from absl import flags
 
+from ancra_jax.cli.settings import number
 from ancra_jax.errors import Problems
+
+
+class _Number(flags.FloatParser):
+    def convert(self, argument: Any) -> float:
+        return number(str(argument))
 
 
 def help_texts(function: Callable[..., Any]) -> dict[str, str]:
@@ -31,14 +37,14 @@ def define(
         what = name, default, about.get(name, "")
         if name in choices:
             flags.DEFINE_enum(name, default, choices[name], what[2])
-        elif get_origin(parameter.annotation) is Sequence:
+        elif Sequence in map(get_origin, (parameter.annotation, *get_args(parameter.annotation))):
             flags.DEFINE_list(*what)
         elif isinstance(default, bool):
             flags.DEFINE_bool(*what)
         elif isinstance(default, int):
             flags.DEFINE_integer(*what, lower_bound=0)
         elif isinstance(default, float):
-            flags.DEFINE_float(*what, lower_bound=0.0)
+            flags.DEFINE(_Number(lower_bound=0.0), *what)
         else:
             flags.DEFINE_string(*what)
 
@@ -54,6 +60,7 @@ def read(function: Callable[..., Any], arguments: flags.FlagValues) -> dict[str,
     for parameter in inspect.signature(function).parameters.values():
         options[parameter.name] = arguments[parameter.name].value
         if parameter.default is parameter.empty and not options[parameter.name]:
-            problems.add(f"--{parameter.name} is missing: {arguments[parameter.name].help}")
+            about = arguments[parameter.name].help.rstrip(".")
+            problems.add(f"--{parameter.name} is missing: {about}")
     problems.raise_all()
     return options

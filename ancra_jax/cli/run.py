@@ -6,6 +6,7 @@ import importlib
 import sys
 import textwrap
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,6 +17,7 @@ from ancra_jax.cli.files import import_file
 from ancra_jax.cli.settings import error_of, join_arguments
 from ancra_jax.config import local_path
 from ancra_jax.errors import UsageError
+from ancra_jax.registry import did_you_mean
 
 _REPEAT = ";\n    repeat this option"  # what absl adds to the help of such a flag
 HELP = ("--help", "-help", "-h", "-?", "--helpshort", "-helpshort")
@@ -61,7 +63,7 @@ def run(main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[
         if any(argument.split("=")[0] in HELP for argument in sys.argv[1:]):
             print(_help(main, names))
             raise SystemExit(0)
-        app.run(guarded, flags_parser=_parse_flags)
+        app.run(guarded, flags_parser=partial(_parse_flags, sorted(names)))
     finally:
         flags.FLAGS.remove_flag_values(names)  # so that another command can define them
 
@@ -113,9 +115,12 @@ def _import_plugin_file(path: Path) -> None:
     import_file(path, path.stem if known is None else str(path))
 
 
-def _parse_flags(argv: list[str]) -> list[str]:
+def _parse_flags(names: Sequence[str], argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(join_arguments(argv))
+    except flags.UnrecognizedFlagError as error:
+        hint = did_you_mean(error.flagname, names)
+        fail(f"there is no flag --{error.flagname}; {hint}allowed are --{', --'.join(names)}")
     except flags.Error as error:
         fail(str(error))
     except (OSError, ValueError, csv.Error) as error:  # such as a --flagfile that is no text

@@ -186,6 +186,14 @@ def _kind_of(name: str) -> Any:
     return kind
 
 
+def number(text: str) -> float:
+    """Read a number, or a fraction such as 8/255; other texts are a ValueError."""
+    above, slash, below = text.partition("/")
+    if slash and not float(below):
+        raise ValueError(f"{text!r}: must not divide by 0")
+    return float(above) / float(below) if slash else float(text)
+
+
 def _value(text: str, kind: Any, given: str) -> Any:
     """Read a text as a value of a type, or as any literal or word where there is none."""
     if kind is str:
@@ -196,7 +204,7 @@ def _value(text: str, kind: Any, given: str) -> Any:
         return _WORDS[text.lower()]
     if kind in (int, float):
         try:
-            return kind(text)
+            return int(text) if kind is int else number(text)
         except ValueError:
             what = "a whole number" if kind is int else "a number"
             raise UsageError(f"{given}: must be {what}") from None

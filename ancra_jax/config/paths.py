@@ -4,11 +4,17 @@ import os
 import re
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 from ancra_jax.errors import UsageError
 from ancra_jax.urls import check_reachable, is_url
 
 _REMOTE = re.compile(r"[A-Za-z][\w+.:-]*:/")  # gs://bucket, a::gs://bucket, C:/
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return several things as a list, and a text or a path as the one thing that it is."""
+    return [value] if isinstance(value, str | os.PathLike) else list(value)
 
 
 def path_text(value: str | os.PathLike[str], field: str, *, remote: bool = False) -> str:
@@ -20,6 +26,8 @@ def path_text(value: str | os.PathLike[str], field: str, *, remote: bool = False
       UsageError: it is no text that a file system and a printed line can hold, there is no such
         user, or, unless ``remote``, it is the address of something that is not on this machine.
     """
+    if not isinstance(value, str | os.PathLike):
+        raise UsageError(f"{field}={value!r}: must be a path")
     text = os.fspath(value)
     given = f"{field}={text!r}"
     if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text):

@@ -344,7 +344,7 @@ def _check_combinations(config: Config, name: str, problems: Problems) -> None:
         if settings.norm == "linf" and settings.epsilon > 1:
             problems.add(
                 f"{name}.{group}.epsilon={settings.epsilon}: must be at most 1 for the norm 'linf' "
-                "(pixels are on the [0, 1] scale: write 8/255 as 0.03137)"
+                "(pixels are on the [0, 1] scale: 8/255?)"
             )
     if config.swa.start_epoch > config.epochs:
         problems.add(

@@ -41,6 +41,9 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:  # without pixels
+        return f"Split({len(self)} images of {'x'.join(map(str, self.images.shape[1:]))})"
+
     @property
     def fingerprint(self) -> str:
         """Return what identifies the contents, equal on every machine."""

@@ -21,6 +21,7 @@ from ancra_jax.attacks.job import PRECISIONS
 from ancra_jax.cli import backend, options
 from ancra_jax.cli.profile import Profile, check_steps
 from ancra_jax.config import WEIGHTS, Config, directory_path
+from ancra_jax.config.paths import as_list
 from ancra_jax.data import Dataset, check_count
 from ancra_jax.errors import Problems, UsageError
 from ancra_jax.evaluate import paper, released
@@ -117,7 +118,7 @@ def run(
     workdir = directory_path(workdir, "--workdir")
     config = workdir_lib.read_config(workdir)
     config = replace(config, data=components.data_in(config.data, data_dir))
-    transfer_from = [directory_path(directory, "--transfer_from") for directory in transfer_from]
+    transfer_from = [directory_path(one, "--transfer_from") for one in as_list(transfer_from)]
     check(config, locals())
     with _joined(workdir) as (share, mesh):
         dataset = components.load_dataset(config.data)

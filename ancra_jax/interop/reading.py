@@ -11,6 +11,7 @@ import numpy as np
 from ancra_jax.errors import UsageError
 from ancra_jax.interop import pickles, safetensors
 from ancra_jax.ops.files import read_arrays
+from ancra_jax.ops.pytree import check_finite
 
 StateDict = dict[str, np.ndarray]
 
@@ -48,16 +49,18 @@ def read_weights(path: str | os.PathLike[str], entry: str = "") -> Weights:
 
     Raises:
       UsageError: the file is missing, of another kind, damaged, or holds code or other than dense
-        tensors of floats and whole numbers; there is no such entry.
+        tensors of finite floats and whole numbers; there is no such entry.
     """
     path = Path(path)
     field = f"weights {path}"
     read = next((read for end, read in FORMATS.items() if path.name.lower().endswith(end)), None)
-    if read is None:
-        raise UsageError(f"{field}: {', '.join(FORMATS)} files are allowed")
     if not path.is_file():
         raise UsageError(f"{field}: no such file")
-    return read(path, field, entry)
+    if read is None:
+        raise UsageError(f"{field}: {', '.join(FORMATS)} files are allowed")
+    weights = read(path, field, entry)
+    check_finite(weights.arrays, field)
+    return weights
 
 
 def _read_pickle(path: Path, field: str, entry: str) -> Weights:

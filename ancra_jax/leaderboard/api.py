@@ -130,6 +130,7 @@ def benchmark(
     """
     about = {"threat_model": threat_model} | dict(info or {})
     entry(**about)
+    as_pytree(model)  # refuses what is no model before anything is loaded
     if output is not None:
         _output(output, overwrite)
     task: attacks.ThreatModel | Corrupted

@@ -6,8 +6,10 @@ from typing import Any, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
+from ancra_jax.errors import UsageError
 from ancra_jax.ops.images import Flags
 
 T = TypeVar("T")
@@ -76,6 +78,14 @@ def fold(tree: T) -> T:
 def has_foldable(tree: Any) -> bool:
     """Return whether anything in a pytree is `Foldable`."""
     return any(map(_is_foldable, jax.tree.leaves(tree, is_leaf=_is_foldable)))
+
+
+def check_finite(tree: Any, field: str) -> None:
+    """Refuse arrays that are not finite with a UsageError that begins with ``field``."""
+    for path, array in jax.tree_util.tree_leaves_with_path(tree):
+        if not np.isfinite(array).all():
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise UsageError(f"{field}: {name} has NaN or infinite values")
 
 
 def select(mask: Flags, chosen: T, other: T) -> T:

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from ancra_jax import evaluate
 from ancra_jax.cli.extras import explained
 from ancra_jax.config import Config, directory_path
+from ancra_jax.config.paths import as_list
 from ancra_jax.data import Dataset, check_count
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate.features import ADVERSARIAL, extract, settings_of
@@ -126,6 +127,7 @@ def features(
     Raises:
       UsageError: a directory, the class or another argument cannot be used.
     """
+    workdirs = as_list(workdirs)
     configs = _configs(workdirs)
     if projection and projection not in MAPS:
         raise UsageError(f"--map={projection}: allowed are {', '.join(MAPS)}")
@@ -176,6 +178,7 @@ def heads(
 
     The arguments and errors are those of `features`.
     """
+    workdirs = as_list(workdirs)
     configs = _configs(workdirs)
     models = []
     for label, workdir, config in zip(_labels(configs), workdirs, configs, strict=True):

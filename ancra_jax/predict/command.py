@@ -139,8 +139,8 @@ def classify(
     """
     if output:
         file = Path(local_path(output, "--output", directory=False))
-        if file.is_dir() or not file.parent.is_dir():
-            raise UsageError(f"--output={output}: must be a file in a directory that there is")
+        if file.suffix.lower() != ".csv" or file.is_dir() or not file.parent.is_dir():
+            raise UsageError(f"--output={output}: must be FILE.csv, in a directory that there is")
     paths = find_images(images)
     fields = ("--workdir", "--weights")
     model = load(workdir, checkpoint=checkpoint, weights=weights, fields=fields)

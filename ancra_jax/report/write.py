@@ -20,6 +20,7 @@ from absl import flags
 
 from ancra_jax.cli import options
 from ancra_jax.config import directory_path, path_list
+from ancra_jax.config.paths import as_list
 from ancra_jax.errors import UsageError, printable
 from ancra_jax.ops.files import as_path, check_writable, write_atomically
 from ancra_jax.report import figures as figures_lib
@@ -71,18 +72,21 @@ class Report:
         return "\n".join([MARKDOWN.render(self.text), *map(_figure, self.pictures.values())])
 
 
-def run(workdirs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str] = "") -> Report:
+def run(
+    workdirs: Sequence[str | os.PathLike[str]] | os.PathLike[str],
+    output: str | os.PathLike[str] = "",
+) -> Report:
     """Report on runs; write ``report.md``, ``report.html``, ``report.json`` and their figures.
 
     Args:
-      workdirs: directories of runs; those without an evaluation get dashes. One of published rows
-        (``results`` of this project) stands for all of them.
+      workdirs: directories of runs, or one; those without an evaluation get dashes. One of
+        published rows (``results`` of this project) stands for all of them.
       output: directory for the files; created if need be. In Python '' writes nothing.
 
     Raises:
       UsageError: a directory or a file in it cannot be used, or the output not be written.
     """
-    named = [os.fspath(workdir) for workdir in workdirs]
+    named = [os.fspath(workdir) for workdir in as_list(workdirs)]
     if not named or not all(named):
         raise UsageError(f"--workdirs={','.join(named)}: must name directories, DIR[,DIR...]")
     directories = [directory_path(workdir, "--workdirs") for workdir in named]

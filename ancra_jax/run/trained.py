@@ -26,7 +26,7 @@ from ancra_jax.interop import safetensors
 from ancra_jax.models.layers import gradient_rule
 from ancra_jax.ops.files import PathLike, parse_json, write_atomically
 from ancra_jax.ops.images import Images
-from ancra_jax.ops.pytree import Foldable, pytree_dataclass
+from ancra_jax.ops.pytree import Foldable, check_finite, pytree_dataclass
 from ancra_jax.registry import did_you_mean
 from ancra_jax.types import Logits, Outputs, Variables
 from ancra_jax.urls import is_url
@@ -323,6 +323,7 @@ def _read(path: str, field: str) -> TrainedModel:
             f"{field}: {wrong[0]!r} has the shape {found.get(wrong[0])}, the network needs "
             f"{needed.get(wrong[0])} ({len(wrong)} such arrays)"
         )
+    check_finite(arrays, field)
     variables = unflatten_dict({name: jnp.asarray(arrays[name]) for name in needed}, sep="/")
     shape = height, width, channels
     return TrainedModel(variables, architecture, network, classes, shape, *ball, info)

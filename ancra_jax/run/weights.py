@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from ancra_jax.config import Config, to_mapping
 from ancra_jax.data import Dataset
 from ancra_jax.errors import UsageError
+from ancra_jax.ops.pytree import check_finite
 from ancra_jax.run import build, sharding
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.averaging import variables_of
@@ -50,8 +51,8 @@ class SavedWeights(NamedTuple):
           mesh: the devices, each of which gets a copy.
 
         Raises:
-          UsageError: there is no such average yet, or the checkpoint is damaged or of another
-            network.
+          UsageError: there is no such average yet, or the checkpoint is damaged, of another
+            network, or not finite.
         """
         averaging = build.averaging(self.config)
         shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
@@ -68,7 +69,10 @@ class SavedWeights(NamedTuple):
                 f"{self.step}) is from before the end of epoch {averaging.swa_start_epoch} "
                 "(config.swa.start_epoch)"
             )
-        return variables_of(self.weights, restored["params"], restored["batch_stats"], averages)
+        found = restored["params"], restored["batch_stats"], averages
+        variables = variables_of(self.weights, *found)
+        check_finite(variables, f"{self.fields[0]}={self.workdir}: step {self.step}")
+        return variables
 
 
 def find_weights(

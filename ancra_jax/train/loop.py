@@ -26,6 +26,7 @@ from ancra_jax.cli.files import import_shipped, shipped_files
 from ancra_jax.cli.profile import Profile, check_steps
 from ancra_jax.cli.settings import Source
 from ancra_jax.config import listable_path, shown
+from ancra_jax.config.paths import as_list
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import Problems, UsageError
 from ancra_jax.ops.target import platform
@@ -107,7 +108,7 @@ def train(
       Interrupted: by a signal, after saving a checkpoint.
     """
     workdir = listable_path(workdir, "--workdir")
-    found = [find_tracker(one) for one in trackers]
+    found = [find_tracker(one) for one in as_list(trackers)]
     mesh = sharding.create_mesh()
     multihost.connect(mesh)
     with contextlib.ExitStack() as stack:

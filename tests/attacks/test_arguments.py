@@ -82,6 +82,7 @@ CLASSES = [LABELS.astype(float), LABELS > 0, LABELS[:, None], ONE_HOT, LABELS[:2
 CLASSES += [LABELS - 4, None, "cat", ["1", "2", "3"], LABELS.astype(object), [0.0, 1.0, 2.0]]
 BEYOND = [LABELS + 4, LABELS.astype(np.uint8) - np.uint8(5), LABELS.astype(int) + 2**40]
 MODELS = [None, 3, "model", [MODEL], LOGITS]
+MODELS += [type("Net", (), {"__module__": "torch.nn", "__call__": lambda self, x: MODEL(x)})()]
 OUTPUTS = [
     lambda z: (z, {"batch_stats": z}),
     lambda z: {"logits": z},

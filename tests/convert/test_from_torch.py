@@ -46,6 +46,15 @@ def imported(tmp_path, **options):
     return file, import_checkpoint(file, str(tmp_path / "run"), **settings)
 
 
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    file = write(tmp_path / "w.npz")
+    arrays = dict(np.load(file))
+    arrays["module.1.linear.bias"][3] = np.nan
+    np.savez(file, **arrays)
+    with pytest.raises(UsageError, match=r"w\.npz: module\.1\.linear\.bias has NaN"):
+        import_checkpoint(file, str(tmp_path / "run"), arch="resnet18", data="digits")
+
+
 def test_a_work_directory_says_where_its_weights_are_from(tmp_path):
     _, config = imported(tmp_path, name="MART")
     assert workdir_lib.read_config(str(tmp_path / "run")) == config
@@ -116,7 +125,7 @@ def test_the_command(tmp_path):
         f"--workdir={tmp_path}/run --mean=a,b --std=1": "--mean=a,b: must be numbers",
         f"--workdir={tmp_path}/run --mean=0.3 --std=0.5": "--mean=(0.3,): the file says (0.25,)",
         f"--workdir={tmp_path}/run --checkpoint={tmp_path}/v.npz": "v.npz: no such file",
-        f"--workdir={tmp_path}/run --checkpoint={tmp_path}/v.h5": ".npz files are allowed",
+        f"--workdir={tmp_path}/run --epsilon=8/0": "--epsilon=8/0",
     }
     for arguments, message in wrong.items():
         finished = run_command(from_torch, *given, *arguments.split())

@@ -65,6 +65,7 @@ def test_digits_are_fixed():
     digits = data.load("digits")
     assert digits.image_shape == (8, 8, 1)
     assert (len(digits.train), len(digits.test)) == (1442, 355)
+    assert "1442 images of 8x8x1" in repr(digits) and len(repr(digits)) < 300
     assert (digits.train.images.min(), digits.train.images.max()) == (0, 255)
     counts = [np.bincount(split.labels) for split in (digits.train, digits.test)]
     np.testing.assert_array_equal(counts[1], (counts[0] + counts[1]) // 5)

@@ -163,6 +163,12 @@ def test_dry_run_prints_what_would_run_and_does_nothing(tree, words, expected):
     assert makes_venv == (not script.startswith("tpu_vm"))
 
 
+def test_without_a_command_nothing_is_installed(tree):
+    shutil.rmtree(tree / ".venv")
+    ran = run(tree, "bash", "launch/gpu.sh")
+    assert "./launch/gpu.sh train" in ran.stdout and not (tree / ".venv").exists(), ran
+
+
 def test_what_dry_run_prints_is_what_runs(tree):
     words = ("bash", "launch/gpu.sh", "report", "--output=it's here", "--workdirs=a,b*")
     printed = run(tree, *words, "--dry_run").stdout

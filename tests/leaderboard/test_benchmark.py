@@ -58,6 +58,9 @@ def cache_dir(tmp_path, monkeypatch):
     monkeypatch.setenv("ANCRA_JAX_CACHE", str(tmp_path / "cache"))
 
 
+TORCH = type("Net", (), {"__module__": "torch.nn", "__call__": lambda self, x: x})()
+
+
 def run(clean, *args, model=None, **options):
     model = model or OnePixel(jnp.float32(0.5))
     return ancra_jax.benchmark(model, *args, **{"data_dir": clean[0]} | options)
@@ -219,6 +222,7 @@ def test_imagenet_has_its_labels_by_the_order_of_its_folders(imagenet):
         ({"dataset": "imagenet", "threat_model": "l2"}, "epsilon is missing"),
         ({"dataset": "imagenet", "preprocessing": "Res1"}, "preprocessing='Res1'.*Crop288"),
         ({"dataset": "imagenet", "data_dir": "."}, "has no folders.*n01440764"),
+        ({"model": TORCH, "data_dir": "nowhere"}, "PyTorch"),
         ({"n_examples": 11}, "=11: must be 1 to 10"),
         ({"n_examples": 0}, "=0: must be 1 to 10"),
         ({"info": {"autor": "me"}}, "info has autor: allowed are link, name, authors"),
@@ -227,6 +231,6 @@ def test_imagenet_has_its_labels_by_the_order_of_its_folders(imagenet):
     ],
 )
 def test_mistakes_are_told_in_one_line(clean, options, message):
-    with pytest.raises(ValueError, match=message) as error:
+    with pytest.raises((ValueError, TypeError), match=message) as error:
         run(clean, **options)
     assert "\n" not in str(error.value)

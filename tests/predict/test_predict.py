@@ -91,6 +91,7 @@ def test_damaged_images_do_not_stop_the_others(file, folder, tmp_path):
         (["--workdir=nowhere", "--images=IMAGES"], ["--workdir=nowhere"]),
         (["--workdir=FILE", "--images=IMAGES", "--weights=ema"], ["weights='ema'"]),
         (["--workdir=FILE", "--images=IMAGES", "--output=IMAGES"], ["--output"]),
+        (["--workdir=FILE", "--images=IMAGES", "--output=FILE"], ["--output", ".csv"]),
         (["--workdir=FILE", "--images=IMAGES", "--output=IMAGES/no/o.csv"], ["--output"]),
         (["--workdir=IMAGES/a.png", "--images=IMAGES"], ["a.png", "safetensors"]),
         (["--workdir=IMAGES", "--images=IMAGES"], ["--workdir", "config.json"]),

@@ -280,6 +280,13 @@ def test_damaged_headers_are_refused(file, tmp_path, change, message):
         ancra_jax.load(path)
 
 
+def test_weights_that_are_not_finite_are_refused(model, tmp_path):
+    path = tmp_path / "m.safetensors"
+    replace(model, variables=jax.tree.map(lambda x: x * jnp.inf, model.variables)).save(path)
+    with pytest.raises(UsageError, match=r"m\.safetensors: .* has NaN or infinite values"):
+        ancra_jax.load(path)
+
+
 def test_a_file_does_not_say_where_things_lie_on_this_machine(model, tmp_path):
     config = {"data": {"name": "folder", "data_dir": "/home/me/cats"}, "init_from": "/home/me/old"}
     told = {"config": config, "provenance": {"imported": {"file": "/home/me/w.pt"}}, "step": 3}

@@ -70,7 +70,7 @@ def build(title: str, columns: Sequence[Column], rows: Sequence[Any]) -> Table:
             shown.append((column, cells))
     return Table(
         title,
-        [text(column.header) for column, _ in shown],
+        [column.header and text(column.header) for column, _ in shown],
         [list(cells) for cells in zip(*(cells for _, cells in shown), strict=True)],
         [column.numeric for column, _ in shown],
     )
