@@ -37,7 +37,7 @@ def define(
         what = name, default, about.get(name, "")
         if name in choices:
             flags.DEFINE_enum(name, default, choices[name], what[2])
-        elif Sequence in map(get_origin, (parameter.annotation, *get_args(parameter.annotation))):
+        elif _is_sequence(parameter.annotation):
             flags.DEFINE_list(*what)
         elif isinstance(default, bool):
             flags.DEFINE_bool(*what)
@@ -47,6 +47,11 @@ def define(
             flags.DEFINE(_Number(lower_bound=0.0), *what)
         else:
             flags.DEFINE_string(*what)
+
+
+def _is_sequence(annotation: Any) -> bool:
+    """Return whether it is Sequence[...], or a union with one."""
+    return any(get_origin(one) is Sequence for one in (annotation, *get_args(annotation)))
 
 
 def read(function: Callable[..., Any], arguments: flags.FlagValues) -> dict[str, Any]:

@@ -53,7 +53,7 @@ COMPARISONS = (
 )
 
 NOTHING = "No row has been published yet."
-_README_COMPARISONS = ("ANCRA", NO_LAST_BLOCK)
+_README_METHODS = (*ORDER, "trades_shallow")
 _README_FAMILIES = ("Nat", "PGD", "AA", "Adaptive")
 _HOW_TO_READ = (
     "Accuracy in % on test images, mean ± sample standard deviation over training seeds; of one "
@@ -210,21 +210,24 @@ def _order(row: Row) -> tuple:
 
 
 def readme_section(groups: Sequence[Group]) -> str:
-    """Return the table of README.md: the worst case first, and what the paper's attacks say.
+    """Return the tables of README.md: the worst case first, and what the paper's attacks say.
 
-    Of the digits, an example data set, only sentences; results/README.md has their table.
+    Of controls and variants only the network without its last block; the digits come last.
     """
     if not groups:
         return NOTHING
     parts = []
     for group in sorted(groups, key=lambda one: one.data == "digits"):
-        said = [one for one in comparisons(group) if one.what in _README_COMPARISONS]
-        if group.data != "digits":
-            columns = [_LABEL, _SEEDS, *all_attacks(group.methods, _README_FAMILIES)]
-            parts += [group.title, build("", columns, group.methods).markdown()]
-        elif said:
-            parts.append(group.title)
-        parts += _sentences(said)
+        methods = [
+            row
+            for row, seeds in zip(group.methods, group.seeds, strict=True)
+            if seeds[0].config.name in _README_METHODS
+        ]
+        if methods:
+            columns = [_LABEL, _SEEDS, *all_attacks(methods, _README_FAMILIES)]
+            parts += [group.title, build("", columns, methods).markdown()]
+            said = comparisons(group)
+            parts += _sentences(one for one in said if one.what in ("ANCRA", NO_LAST_BLOCK))
     return "\n\n".join([*parts, f"{_HOW_TO_READ} More: [results/README.md](results/README.md)."])
 
 
