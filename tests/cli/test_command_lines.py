@@ -218,6 +218,7 @@ LINES = {
         "CONFIG --workdir=W --config.attack.epsilon=8": "8/255",
         "CONFIG --workdir=W --config.model.name=resnet19": "--config.model.name='resnet19'",
         "CONFIG --workdir=W --config.data.name=digit": "--config.data.name='digit'",
+        "CONFIG --workdir=W --config.method.name=trade": "mean 'trades'?",
         "CONFIG --workdir=W --config.data.train_examples=9999": "--config.data.train_examples=9999",
         "CONFIG --workdir=W --config.data.test_examples=356": "--config.data.test_examples=356",
         "CONFIG --workdir=W --config.data.selection_examples=1442": "selection_examples=1442",
