@@ -56,7 +56,7 @@ def test_results_belong_to_the_example(name, ball):
 
 @pytest.mark.parametrize(
     ("name", "ball", "shape"),
-    [(name, BALL, (1, 1, 1)) for name in ATTACKS]
+    [(name, BALL, (1, 1, 1)) for name in ("fab", "square")]
     + [(*kind, (3, 20, 2)) for kind in [*KINDS, ("fab", L_1), ("square", L_1)]],
 )
 def test_success_is_what_a_fresh_forward_pass_says(name, ball, shape):
@@ -86,7 +86,7 @@ def test_the_loss_is_a_name_or_an_objective_and_the_model_judges(name):
 
 @pytest.mark.parametrize("name", ["apgd", "fab"])
 def test_restarts_only_help(name):
-    problem = *attacked.problem(), attacks.L2(0.1)
+    problem = *attacked.problem(batch=32), attacks.L2(0.1)
     attack = partial(ATTACKS[name], *problem, key=KEY, num_steps=5)
     one, three = (attack(num_restarts=number) for number in (1, 3))
     assert not np.any(one.success & ~three.success)

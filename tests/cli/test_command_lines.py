@@ -424,8 +424,3 @@ def test_help_names_every_flag(command, flag):
     if command is train:
         for name in (*data.names(), "trades_ancra", "pgd_at", "schema.py", "--plugin"):
             assert name in finished.output
-
-
-def test_there_are_as_many_lines_as_were_promised():
-    tables = [WRONG_VALUES, SETTINGS, CONFIG_FILES, *LINES.values(), ACCEPTED, DIRECTORIES]
-    assert sum(map(len, tables)) + len(PATHS) * len(FLAGS) >= 300
