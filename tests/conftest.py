@@ -12,9 +12,11 @@ COMPILATION = {
 }
 for name, value in COMPILATION.items():
     os.environ.setdefault(name, value)  # before JAX reads them; for the processes of tests too
-# By default XLA compiles every program in many parts, each with a share of the cost of all.
+# By default XLA compiles every program in many parts, each with a share of the cost of all, and
+# each fusion by way of MLIR, which takes more than half of the time of such small programs.
 os.environ["XLA_FLAGS"] = (
-    f"--xla_cpu_parallel_codegen_split_count=1 {os.environ.get('XLA_FLAGS', '')}"
+    "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false "
+    + os.environ.get("XLA_FLAGS", "")
 )
 gc.set_threshold(50_000, 20, 100)  # tracing makes many objects and little garbage
 

@@ -37,6 +37,7 @@ def test_checkpoints():
     assert np.flatnonzero(checkpoint_windows(20)).tolist() == [4, 7, 9, *range(10, 21)]
 
 
+@pytest.mark.optimized
 @pytest.mark.parametrize(("name", "rank"), [("ce", None), ("dlr", None), ("t2", 1)])
 def test_agrees_with_the_reference_from_the_same_start(name, rank):
     net = cnn_a.load()

@@ -324,13 +324,13 @@ def test_worst_case_over_seeds():
 def test_agrees_with_the_reference():
     net = cnn_a.load()
     standard = attacks.autoattack(
-        net.model, net.images[:40], net.labels[:40],
+        net.model, net.images[:24], net.labels[:24],
         epsilon=net.epsilon, batch_size=8, num_queries=300, progress=None,
     )  # fmt: skip
     assert standard.warnings == []
     apgd_ce = ~np.isin(standard.broken_by, ["clean", "apgd-ce"])
     for name, robust in (("standard", standard.robust), ("apgd-ce", apgd_ce)):
-        reference = [net.ref[f"robust_{name}_seed{seed}"][:40] for seed in range(3)]
+        reference = [net.ref[f"robust_{name}_seed{seed}"][:24] for seed in range(3)]
         counts = [flags.sum() for flags in reference]
         assert min(counts) - 1 <= robust.sum() <= max(counts) + 1, name
         assert min(np.sum(flags != robust) for flags in reference) <= 2, name

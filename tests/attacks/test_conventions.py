@@ -9,7 +9,7 @@ import pytest
 from jax.tree_util import Partial
 
 from ancra_jax import attacks
-from tests.support import attacked, cnn_a
+from tests.support import attacked
 
 ATTACKS = {
     "fgsm": partial(attacks.fgsm),
@@ -36,9 +36,9 @@ def test_results_belong_to_the_example(name, ball):
     attack = partial(ATTACKS[name], model, threat_model=ball, key=KEY)
     whole = attack(images, labels, loop="compiled")
     assert np.mean(whole.success) > 0.5  # so that Square's loop on the host leaves examples out
-    rows = np.random.default_rng(0).permutation(72)[:20]
-    active = np.arange(20) != 3
-    some = attack(images[rows], labels[rows], indices=rows, active=active)
+    rows = np.random.default_rng(0).permutation(72)
+    active = (np.arange(72) < 20) & (np.arange(72) != 3)
+    some = attack(images[rows], labels[rows], indices=rows, active=active, loop="host")
     others = {
         "host": attack(images, labels, loop="host"),
         "jit": jax.jit(attack)(images, labels),
@@ -56,7 +56,7 @@ def test_results_belong_to_the_example(name, ball):
 
 @pytest.mark.parametrize(
     ("name", "ball", "shape"),
-    [(name, BALL, (1, 1, 1)) for name in ATTACKS]
+    [(name, BALL, (1, 1, 1)) for name in ("fab", "square")]
     + [(*kind, (3, 20, 2)) for kind in [*KINDS, ("fab", L_1), ("square", L_1)]],
 )
 def test_success_is_what_a_fresh_forward_pass_says(name, ball, shape):
@@ -86,9 +86,7 @@ def test_the_loss_is_a_name_or_an_objective_and_the_model_judges(name):
 
 @pytest.mark.parametrize("name", ["apgd", "fab"])
 def test_restarts_only_help(name):
-    net = cnn_a.load()
-    rows = np.flatnonzero(net.ref["logits"].argmax(axis=1) == net.labels)[:4]
-    problem = net.model, net.images[rows], net.labels[rows], attacks.L2(0.5)
+    problem = *attacked.problem(batch=32), attacks.L2(0.1)
     attack = partial(ATTACKS[name], *problem, key=KEY, num_steps=5)
     one, three = (attack(num_restarts=number) for number in (1, 3))
     assert not np.any(one.success & ~three.success)

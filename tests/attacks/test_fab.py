@@ -28,6 +28,7 @@ def norms(result):
     return -np.asarray(result.best_loss)
 
 
+@pytest.mark.optimized
 def test_norms_agree_with_the_reference(net):
     targets = net.ranks[net.chosen, 1]
     result = fab(net.model, net.x, net.y, Linf(cnn_a.EPSILON), targets=targets)
@@ -67,6 +68,7 @@ def test_linear_models_have_a_closed_form(threat_model, dual, targeted, attack, 
     np.testing.assert_array_equal(left, [1.0, np.mean(norms(result) > radii[1]), 0.0])
 
 
+@pytest.mark.optimized
 @pytest.mark.slow
 def test_l2_norms_are_confirmed_by_pgd(net):
     """PGD fools the network where, and only where, epsilon is above the norm that FAB found."""

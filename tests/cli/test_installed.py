@@ -32,12 +32,6 @@ assert result.success.all()
 assert losses.cross_entropy(model(images), labels) >= 0.0
 assert ancra_jax.load("cifar10-trades-w8")(jnp.full((1, 32, 32, 3), 0.5)).shape == (1, 10)
 """
-OWN_CONFIG = """
-from configs import common
-
-def get_config(method):
-    return common.config_of(method, {"data.name": "digits", "epochs": 0})
-"""
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +64,3 @@ def test_digits_are_trained_evaluated_reported_and_predicted(wheel, tmp_path):
     (tmp_path / "cifar").mkdir()
     table = ["paper", "table3", "--rows=trades_ancra", "--data_dir=cifar", "--dry_run"]
     assert "--config=configs/cifar10.py:trades_ancra" in run([ancra, *table], tmp_path)
-    (tmp_path / "digits.py").write_text(OWN_CONFIG)
-    again = [ancra, "train", "--config=digits.py:natural", "--workdir=run2"]
-    assert "epochs=0" in run(again, tmp_path, status=2)

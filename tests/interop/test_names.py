@@ -1,5 +1,7 @@
 """Names of published codes, whatever prefix they have and whatever stands beside them."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -40,6 +42,7 @@ PREFIXES = ("", "module.", "_orig_mod.", "model.", "net.1.", "module._orig_mod.m
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 
 
+@functools.cache
 def narrow(name):
     network = models.create(name, num_classes=5, width=2)
     return random_variables(network, (32, 32, 3))
@@ -49,7 +52,7 @@ def narrow(name):
 def test_names_of_published_codes_go_there_and_back(name, layout):
     variables = narrow(name)
     count, samples = PUBLISHED[name, layout]
-    for prefix in PREFIXES:
+    for prefix in PREFIXES if layout == "fc" else PREFIXES[-1:]:
         state_dict = pytorch.from_variables(name, variables, layout=layout, prefix=prefix)
         assert len(state_dict) == count
         assert {prefix + sample for sample in samples.split()} <= state_dict.keys()

@@ -121,7 +121,7 @@ def test_label_smoothing_is_the_cross_entropy_to_the_smoothed_labels():
     np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=SEEDS, classes=st.integers(2, 6), scale=st.floats(0.1, 30))
 def test_mart_is_its_formula(seed, classes, scale):
     rng = np.random.default_rng(seed)
@@ -144,7 +144,7 @@ def test_marts_gradients_stay_finite_for_certain_predictions():
     assert np.isfinite(value) and all(np.isfinite(gradient).all() for gradient in gradients)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=SEEDS, classes=st.integers(3, 6), diagonal=st.floats(0.01, 0.9))
 def test_the_second_order_divergence_is_its_formula(seed, classes, diagonal):
     rng = np.random.default_rng(seed)
@@ -170,7 +170,7 @@ def test_targets_of_classes_that_do_not_differ_are_spread_evenly():
     np.testing.assert_allclose(targets, np.full((5, 5), 0.2), rtol=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=SEEDS)
 def test_the_self_adaptive_cross_entropy_is_its_formula(seed):
     rng = np.random.default_rng(seed)
@@ -198,7 +198,7 @@ def pair(seed):
     return jax.random.normal(jax.random.key(seed), (2, 6, 4))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 10_000), alpha=st.floats(0, 1))
 def test_the_contrast_is_the_papers_formula(seed, alpha):
     natural, negative = pair(seed)
@@ -212,7 +212,7 @@ def test_the_contrast_is_the_papers_formula(seed, alpha):
     np.testing.assert_allclose(value, total / len(p), rtol=1e-5, atol=1e-7)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(seed=st.integers(0, 10_000))
 def test_alpha_freezes_one_side_exactly(seed):
     natural, negative = pair(seed)

@@ -37,8 +37,7 @@ def shapes(network, images, labels=None, **options):
 
 
 @pytest.mark.parametrize("name", NAMES + OTHERS)
-@pytest.mark.parametrize("reverse_attention", [False, True])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("reverse_attention", "dtype"), [(False, "float32"), (True, "bfloat16")])
 def test_outputs_and_parameters_are_float32(name, reverse_attention, dtype):
     options = {"reverse_attention": reverse_attention, "dtype": dtype}
     network = models.create(name, num_classes=7, width=2, **options)

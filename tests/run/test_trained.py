@@ -111,6 +111,7 @@ def test_a_pytree_of_its_weights(model):
 def test_attacks_take_it(model):
     labels = np.asarray(model(IMAGES)).argmax(1)
     options = {"num_steps": 2, "version": "custom", "attacks_to_run": ["apgd-ce"], "progress": None}
+    options["checks"] = False
     ball = attacks.Linf(model.epsilon)
     result = attacks.autoattack(model, IMAGES, labels, ball, key=0, **options)
     same = attacks.autoattack(model.outputs, IMAGES, labels, epsilon=0.1, key=0, **options)

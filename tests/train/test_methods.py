@@ -27,6 +27,10 @@ def test_every_configuration_names_a_method(file, name):
 
 # Pairs of a loss and a wrapper whose other pairs are trained here, and what others contain.
 PAIRED = {
+    "natural",  # in test_loop.py
+    "mart",
+    "at_awp",
+    "trades_s2o",  # below, on eight devices
     "pgd_at",
     "trades",
     "trades_ancra",
@@ -127,7 +131,7 @@ def random_teacher(config, dataset, mesh):
 loop.load_teacher = random_teacher
 
 def after_one_step(name, devices, **options):
-    options |= {"self_adaptive__start_epoch": 1, "awp__warmup_epochs": 0, "udr__interval": 1}
+    options |= {"self_adaptive__start_epoch": 1, "awp__warmup_epochs": 0}
     # Beside the natural image the gradient of the KL is almost 0, and rounding decides its signs.
     config = small_config(name, data__crop_padding=1, attack__start="uniform", **options)
     training = loop.Training(config, sharding.create_mesh(devices))
@@ -144,9 +148,8 @@ def after_one_step(name, devices, **options):
 with pytest.raises(UsageError, match="config.batch_size=30: .* 8"):
     loop.train(small_config(batch_size=30), f"{sys.argv[1]}.run")
 
-cases = {name: {} for name in ("trades_awp_ancra", "udr_trades", "trades_s2o")}
-cases["udr_trades"] = {"optimizer__accumulation_steps": 2}
-for name, options in (cases | {"sat": OPTIONS}).items():
+UDR = dict(udr__multiplier=1.0, udr__interval=1, optimizer__accumulation_steps=2)
+for name, options in (("trades_awp_ancra", {}), ("trades_s2o", UDR), ("sat", OPTIONS)):
     eight, one = (after_one_step(name, d, **options) for d in (jax.devices(), jax.devices()[:1]))
     for field in ("params", "batch_stats", "method_state", "averages"):
         pair = getattr(eight, field), getattr(one, field)
