@@ -1,12 +1,8 @@
 """What a person at the keyboard can get wrong: one clear line, and a status other than 0."""
 
-import subprocess
-import sys
-
 import pytest
 
 from ancra_jax import evaluate, train
-from tests.support import ENVIRONMENT, ROOT
 from tests.support.processes import run_command
 
 DIGITS = "--config=configs/digits.py"
@@ -57,13 +53,3 @@ def test_train(tmp_path, arguments, message):
 )
 def test_evaluate(arguments, message):
     check_refused(run_command(evaluate, *arguments), message)
-
-
-def test_a_configuration_is_found_from_any_directory(tmp_path):
-    command = [sys.executable, "-m", "ancra_jax.train", "--config.epochs=0", "--workdir=run"]
-    command += [f"--config={ROOT}/configs/digits.py:trades"]
-    completed = subprocess.run(
-        command, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
-    )
-    assert completed.returncode == 2
-    assert "config.epochs=0" in completed.stderr and "Traceback" not in completed.stderr
