@@ -17,8 +17,9 @@ def platform() -> str:
 def compiler_options(**others: int) -> dict[str, int] | None:
     """Return ``jax.jit``'s options for a large program, with others that only CPUs need.
 
-    While it compiles, XLA's CPU backend by default keeps a context of 1 MiB for each of a program's
-    kernels, hundreds in a training step; the emitters chosen here make the same code without.
+    XLA's CPU backend by default keeps a context of 1 MiB for each of a program's kernels while it
+    compiles, hundreds in a training step; its older emitters, chosen here, do not. A function with
+    options cannot be called inside another ``jit``.
     """
     return {"xla_cpu_use_fusion_emitters": False, **others} if platform() == "cpu" else None
 
