@@ -39,11 +39,11 @@ def keep_compiled_programs() -> None:
 
 @functools.cache
 def give_memory_back() -> None:
-    """Let glibc return to the system what compiling has freed: it would keep 100 MiB and more."""
+    """Let glibc give back what was freed, which it keeps, before and after large compilations."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
     def after(event: str, seconds: float, **_: object) -> None:
-        if trim and event.endswith("/backend_compile_duration") and seconds > 0.1:
+        if trim and event.startswith("/jax/core/compile/") and seconds > 0.1:
             trim(0)
 
     jax.monitoring.register_event_duration_secs_listener(after)
