@@ -42,8 +42,8 @@ def give_memory_back() -> None:
     """Let glibc give back what was freed, which it keeps, before and after large compilations."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
 
-    def after(event: str, seconds: float, **_: object) -> None:
-        if trim and event.startswith("/jax/core/compile/") and seconds > 0.1:
+    def after(event: str, duration_secs: float, **_: object) -> None:
+        if trim and event.startswith("/jax/core/compile/") and duration_secs > 0.1:
             trim(0)
 
     jax.monitoring.register_event_duration_secs_listener(after)
