@@ -1,9 +1,12 @@
 """JAX's backend as the commands set it up: compiled programs, CPU devices, several processes."""
 
 import contextlib
+import ctypes
+import functools
 import hashlib
 import os
 import platform
+import sys
 from pathlib import Path
 
 import jax
@@ -32,6 +35,18 @@ def keep_compiled_programs() -> None:
         # and reading one takes a tenth of the time of compiling it.
         if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+@functools.cache
+def give_memory_back() -> None:
+    """Let glibc give back what was freed, which it keeps, before and after large compilations."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+
+    def after(event: str, duration_secs: float, **_: object) -> None:
+        if trim and event.startswith("/jax/core/compile/") and duration_secs > 0.1:
+            trim(0)
+
+    jax.monitoring.register_event_duration_secs_listener(after)
 
 
 def use_a_device_per_core() -> None:

@@ -50,10 +50,11 @@ def run(main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[
     def guarded(argv: Sequence[str]) -> int | None:
         if len(argv) > 1:
             fail(f"unexpected argument {argv[1]!r}: every setting is a flag, --name=value")
-        from ancra_jax.cli.backend import keep_compiled_programs  # JAX takes a second to import
+        from ancra_jax.cli import backend  # JAX takes a second to import
 
         logging.set_verbosity(logging.FATAL)  # Orbax reports every step, and errors twice
-        keep_compiled_programs()
+        backend.keep_compiled_programs()
+        backend.give_memory_back()
         with errors_in_one_line():
             for name in flags.FLAGS.plugin:
                 import_plugin(name)

@@ -75,13 +75,16 @@ def _read(entry: Path) -> Dataset:
     description = dict(read_json(entry / _DESCRIPTION))
     recorded = description.pop("fingerprint")
     class_names = tuple(description.pop("class_names"))
-    for part in ("train", "test"):
-        images = np.load(entry / f"{part}_images.npy", mmap_mode="r")
-        description[part] = Split(images, np.load(entry / f"{part}_labels.npy"))
-    dataset = Dataset(class_names=class_names, **description)
-    if dataset.fingerprint != recorded:
+
+    def mapped(fingerprint: str) -> Dataset:
+        for part in ("train", "test"):
+            images = np.load(entry / f"{part}_images.npy", mmap_mode="r")
+            description[part] = Split(images, np.load(entry / f"{part}_labels.npy"))
+        return Dataset(class_names=class_names, fingerprint=fingerprint, **description)
+
+    if mapped("").fingerprint != recorded:
         raise ValueError("its contents do not have the recorded fingerprint")
-    return dataset
+    return mapped(recorded)  # anew: what was read of a file counts as the process's memory
 
 
 def _write(entry: Path, dataset: Dataset) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import zlib
 from collections.abc import Sequence
 
@@ -50,8 +51,16 @@ class Split:
         return fingerprint_of([self.images, self.labels])
 
     def take(self, indices: np.ndarray) -> "Split":
-        """Return a copy of the examples at ``indices``."""
-        return Split(self.images[indices], self.labels[indices])
+        """Return a copy of the examples at ``indices``.
+
+        Images begin at a multiple of 64 bytes, so that a CPU device need not copy them once more.
+        """
+        shape = (len(indices), *self.images.shape[1:])
+        memory = np.empty(math.prod(shape) + 64, np.uint8)
+        images = memory[-memory.ctypes.data % 64 :][: math.prod(shape)].reshape(shape)
+        # Other modes than "clip" would take them to another place first.
+        np.take(self.images, indices, axis=0, out=images, mode="clip")
+        return Split(images, self.labels[indices])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

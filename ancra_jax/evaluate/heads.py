@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
-from scipy.stats import bootstrap
 
 from ancra_jax import losses, methods
 from ancra_jax.attacks.model import Model, example_keys, fold_each
@@ -100,6 +99,8 @@ def _number(values: np.ndarray | None, head: int) -> dict[str, float] | None:
     if row.dtype == bool:
         low, high = wilson_interval(int(row.sum()), len(row))
     else:
+        from scipy.stats import bootstrap  # as in results/statistics.py
+
         rng = np.random.default_rng(0)
         found = bootstrap(
             (row,), np.mean, n_resamples=1000, batch=100, method="percentile", rng=rng

@@ -14,6 +14,16 @@ def platform() -> str:
     return _platform.get() or jax.default_backend()
 
 
+def compiler_options(**others: int) -> dict[str, int] | None:
+    """Return ``jax.jit``'s options for a large program, with others that only CPUs need.
+
+    XLA's CPU backend by default keeps a context of 1 MiB for each of a program's kernels while it
+    compiles, hundreds in a training step; its older emitters, chosen here, do not. A function with
+    options cannot be called inside another ``jit``.
+    """
+    return {"xla_cpu_use_fusion_emitters": False, **others} if platform() == "cpu" else None
+
+
 @contextmanager
 def traced_for(platform: str) -> Iterator[None]:
     """Trace what is called inside the ``with`` block for another kind of device than JAX's own.

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Int
-from scipy.stats import binomtest
 
 from ancra_jax.results.names import AUTOATTACK, NATURAL, in_scenario, parse
 
@@ -27,6 +26,8 @@ def survivors(correct: Mapping[str, Correct]) -> Bool[np.ndarray, "examples"]:
 
 def wilson_interval(num_correct: int, num_examples: int) -> tuple[float, float]:
     """Return the 95 % score interval of a share (Wilson 1927), as fractions."""
+    from scipy.stats import binomtest  # 50 MiB and half a second, and no training needs it
+
     interval = binomtest(num_correct, num_examples).proportion_ci(method="wilson")
     return float(interval.low), float(interval.high)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import inspect
 import os
 import platform
 import re
@@ -25,6 +26,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool
 
 from ancra_jax.errors import NonFiniteLossError, UsageError
+from ancra_jax.ops.target import compiler_options
 from ancra_jax.run import sharding
 
 _CONNECT_SECONDS = 600  # how long the first of the processes waits for the last
@@ -96,9 +98,9 @@ class StoppableStep:
             self._wishes = {wish: _per_device(mesh, wish) for wish in (False, True)}
 
             def agree(wishes: Bool[Array, "devices"], *arguments: Any) -> tuple[Any, ...]:
-                return *step(*arguments), jnp.any(wishes)
+                return *inspect.unwrap(step)(*arguments), jnp.any(wishes)
 
-            self._step = jax.jit(agree, donate_argnums=1)
+            self._step = jax.jit(agree, donate_argnums=1, compiler_options=compiler_options())
 
     def __call__(self, stop: StopSignal, *arguments: Any) -> tuple[Any, Any]:
         """Take the step."""

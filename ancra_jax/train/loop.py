@@ -29,7 +29,7 @@ from ancra_jax.config import listable_path, shown
 from ancra_jax.config.paths import as_list
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import Problems, UsageError
-from ancra_jax.ops.target import platform
+from ancra_jax.ops.target import compiler_options
 from ancra_jax.run import automatic, build, initial, multihost, sharding
 from ancra_jax.run import averaging as averaging_lib
 from ancra_jax.run import workdir as workdir_lib
@@ -235,7 +235,7 @@ class Training:
         }
         # XLA's CPU backend takes 18 s to optimise the drawing of a ResNet-18's parameters, and 2 s
         # to compile it as it stands, to the same bits.
-        plainly = {"xla_backend_optimization_level": 0} if platform() == "cpu" else None
+        plainly = compiler_options(xla_backend_optimization_level=0)
         jit_once = partial(jax.jit, out_shardings=everywhere, compiler_options=plainly)
         self.create_state = jit_once(create_state)
         self.load_initial = partial(initial.load, config, network, image_shape, mesh)
@@ -265,6 +265,7 @@ class Training:
         restored = checkpoints.restore_latest(self.abstract_state)
         if restored is None:
             state = self.create_state()
+            self.create_state.clear_cache()  # a large program, which is not called again
             if self.config.init_from:
                 variables, origin = self.load_initial()
                 params, batch_stats = variables["params"], variables["batch_stats"]

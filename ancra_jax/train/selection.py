@@ -1,6 +1,7 @@
 """Natural and PGD accuracy on the selection split, by which the best checkpoint is chosen."""
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from ancra_jax.attacks.model import Model, example_keys
 from ancra_jax.config.schema import Config
 from ancra_jax.data import Split, batches_for_evaluation
 from ancra_jax.ops.images import Flags, Images
+from ancra_jax.ops.target import compiler_options
 from ancra_jax.run.averaging import NATURAL_ACCURACY, ROBUST_ACCURACY, metric_name
 from ancra_jax.run.sharding import batch_sharded
 from ancra_jax.types import ApplyFn, Batch, Logits, Variables
@@ -37,7 +39,7 @@ def make_select(
     batch_size = config.selection.batch_size or config.batch_size
     sharding = batch_sharded(mesh)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=compiler_options())
     def count_correct(variables: Variables, batch: Batch, mask: Flags) -> Int[Array, "2"]:
         model = jax.tree_util.Partial(apply, variables)
 

@@ -24,6 +24,7 @@ from ancra_jax.methods.core import (
     Model,
     Plan,
 )
+from ancra_jax.ops.target import compiler_options
 from ancra_jax.run.averaging import Averages, Averaging, variables_of
 from ancra_jax.train import accumulation
 from ancra_jax.train.accumulation import Part
@@ -217,4 +218,4 @@ def make_train_step(
         averages = averaging.advance(state.averages, params, done, batches.steps_per_epoch)
         return TrainState(done, params, carried[0], opt_state, carried[1], averages), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
