@@ -2,7 +2,8 @@
 
 A kernel is an instruction of the entry computation, or of a loop in it, that computes something:
 what XLA has fused counts once, what is in a loop as often as the loop runs. A kernel's bytes are
-those of its operands and results; of an operand that it only takes slices or rows of, these.
+those of its operands and results; of an operand that it only takes slices or rows of, these. What a
+TPU keeps beside its cores, not in its memory, has none, and single numbers are no kernels there.
 """
 
 import math
@@ -15,6 +16,8 @@ _BYTES = {"pred": 1, "token": 0, "opaque": 0, "s4": 1, "u4": 1}
 _FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all"}
 _FREE |= {"partition-id", "replica-id", "opt-barrier", "add-dependency", "iota"}
 _PARTS = {"slice", "dynamic-slice", "gather"}
+_MOVES = ("copy-start", "slice-start")
+_NO_CODE = ("AllocateBuffer", "ConcatBitcast")  # custom calls of TPUs that compute nothing
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
@@ -97,6 +100,11 @@ def size(shape: str) -> int:
     return sum(_item_bytes(dtype) * math.prod(sides) for dtype, sides in arrays(shape))
 
 
+def _in_memory(shape: str) -> int:
+    """The bytes that are in the device's memory: not beside the cores of a TPU, its space 1."""
+    return size(re.sub(r"\w+\[[\d,]*\]\{[^}]*S\([1-9]\)\}", "", shape))
+
+
 def _item_bytes(dtype: str) -> int:
     bits = re.search(r"\d+", dtype)
     return _BYTES.get(dtype) or (int(bits.group()) // 8 if bits else 0)
@@ -112,6 +120,10 @@ def _kernels(module: Module, name: str, times: int) -> Iterator[Kernel]:
     for instruction in computation.values():
         opcode, attributes = instruction.opcode, instruction.attributes
         if opcode in _FREE or opcode.endswith(("-done", "-update")):
+            continue
+        if opcode != "fusion" and re.match(r"\w+\[\]\{:T", instruction.shape):
+            continue  # a number, which the scalar unit of a TPU computes
+        if any(f'"{target}"' in attributes for target in _NO_CODE):
             continue
         if opcode == "while":
             repeats = times * (_trips(instruction, module) or 1)
@@ -152,10 +164,16 @@ def moved(kernel: Kernel, module: Module) -> int:
         parameters = [i for i in fused.values() if i.opcode == "parameter"]
         root = next(i for i in fused.values() if i.is_root)
         return sum(_read(i, fused) for i in parameters) + _written(root, fused)
+    operands = [computation[name] for name in dict.fromkeys(instruction.operands)]
+    if (
+        instruction.opcode in _MOVES
+    ):  # their shapes: (result, operand, context), (operand, result, ..)
+        result = re.findall(r"\w+\[[\d,]*\](?:\{[^}]*\})?", instruction.shape)
+        result = result[instruction.opcode == "slice-start"]
+        return _in_memory(result) + min(size(result), _in_memory(operands[0].shape))
     if instruction.opcode in _PARTS:
         return 2 * size(instruction.shape)
-    operands = (computation[name] for name in dict.fromkeys(instruction.operands))
-    return sum(size(i.shape) for i in operands) + _written(instruction, computation)
+    return sum(_in_memory(i.shape) for i in operands) + _written(instruction, computation)
 
 
 def _read(value: Instruction, computation: Computation) -> int:
@@ -169,8 +187,8 @@ def _read(value: Instruction, computation: Computation) -> int:
         elif user.opcode in _PARTS and user.operands[0] == value.name:
             total += size(user.shape)
         elif user.opcode != "dynamic-update-slice" or user.operands[0] != value.name:
-            return size(value.shape)
-    return min(total, size(value.shape))
+            return _in_memory(value.shape)
+    return min(total, _in_memory(value.shape))
 
 
 def _written(result: Instruction, computation: Computation) -> int:
@@ -180,18 +198,24 @@ def _written(result: Instruction, computation: Computation) -> int:
         return _written(computation[result.operands[0]], computation)
     if result.opcode == "dynamic-update-slice":
         return size(computation[result.operands[1]].shape)
-    return size(result.shape)
+    return _in_memory(result.shape)
 
 
-def kind(kernel: Kernel) -> str:
+def kind(kernel: Kernel, module: Module) -> str:
     """What sort of kernel this is, for a table."""
     opcode, attributes = kernel.instruction.opcode, kernel.instruction.attributes
-    if opcode == "convolution" or "__cudnn$conv" in attributes:
+    inside = [i for i, _ in _inside(kernel, module)]
+    if any(_is_convolution(i) for i in inside):
         return "convolution"
     if opcode.startswith(COLLECTIVES):
         return "collective"
-    if opcode == "dot" or "__cublas" in attributes or "gemm" in attributes.split("kind", 1)[-1]:
+    if (
+        any(i.opcode in ("dot", "convolution") for i in inside)
+        or "__cublas" in attributes
+        or "gemm" in attributes.split("kind", 1)[-1]
+    ):
         return "matrix product"
+    opcode = "copy" if opcode in _MOVES else opcode
     return opcode if opcode in ("copy", "sort", "custom-call") else "other"
 
 
@@ -205,26 +229,33 @@ def instructions(module: Module, *opcodes: str) -> Iterator[tuple[Instruction, C
 
 def convolutions(module: Module) -> Counter[str]:
     """The number of convolutions in the program by the dtype they compute in, loops once."""
-    found = instructions(module, "convolution", "custom-call")
     return Counter(
         arrays(computation[i.operands[0]].shape)[0][0]
-        for i, computation in found
-        if i.opcode == "convolution" or "__cudnn$conv" in i.attributes
+        for i, computation in instructions(module, "convolution", "custom-call")
+        if _is_convolution(i)
     )
+
+
+def _is_convolution(instruction: Instruction) -> bool:
+    """Not one without places, as which TPUs compute a product of matrices."""
+    if instruction.opcode == "convolution":
+        return bool(re.search(r"dim_labels=\w*\d", instruction.attributes))
+    return "__cudnn$conv" in instruction.attributes
+
+
+def _inside(kernel: Kernel, module: Module) -> list[tuple[Instruction, Computation]]:
+    """The instructions that a kernel consists of."""
+    instruction, computation, _ = kernel
+    if instruction.opcode != "fusion":
+        return [(instruction, computation)]
+    fused = module.computations[_called(instruction.attributes)[0]]
+    return [(i, fused) for i in fused.values()]
 
 
 def operations(kernel: Kernel, module: Module) -> int:
     """The floating-point operations of a kernel's convolutions, padding's zeros included."""
-    instruction, computation, _ = kernel
-    inside = [(instruction, computation)]
-    if instruction.opcode == "fusion":
-        fused = module.computations[_called(instruction.attributes)[0]]
-        inside = [(i, fused) for i in fused.values()]
-    return sum(
-        _of_convolution(i, computation)
-        for i, computation in inside
-        if i.opcode == "convolution" or "__cudnn$conv" in i.attributes
-    )
+    inside = _inside(kernel, module)
+    return sum(_of_convolution(i, within) for i, within in inside if _is_convolution(i))
 
 
 def _of_convolution(instruction: Instruction, computation: Computation) -> int:

@@ -7,6 +7,7 @@ import pytest
 from ancra_jax.errors import UsageError
 from ancra_jax.ops.target import platform, traced_for
 from benchmarks import hlo, programs, targets
+from tests.support import ROOT
 
 TEXT = """HloModule jit_step, is_scheduled=true
 
@@ -101,7 +102,7 @@ def arguments(**changes):
     return programs.parse([f"--{name}={value}" for name, value in changes.items()])
 
 
-@pytest.mark.parametrize("row", ["natural", "trades_ancra", "trades_awp"])
+@pytest.mark.parametrize("row", CONVOLUTIONS)
 def test_steps_for_accelerators_have_no_more_convolutions_than_they_need(row):
     config = programs.configuration(row, arguments(width=3), images=2)
     with traced_for("gpu"):
@@ -112,6 +113,33 @@ def test_steps_for_accelerators_have_no_more_convolutions_than_they_need(row):
     assert len(convolutions) == CONVOLUTIONS[row]
     assert all(line.count("xbf16>") == 3 for line in convolutions)
     assert "xf64>" not in text and "callback" not in text
+
+
+@pytest.mark.parametrize("target", ["h100", "h100x8", "v5e-4", "v5e-16"])
+def test_the_kept_programs_are_what_they_should_be(target):
+    rows = json.loads((programs.RESULTS / f"{target}.json").read_text())["rows"]
+    assert "trades_ancra" in rows
+    for row, facts in rows.items():
+        needed = CONVOLUTIONS.get(row.removesuffix("_parts"))
+        assert not needed or facts["convolutions"] == {"bf16": needed}, row
+        assert set(facts["convolutions"]) == {"bf16"} and facts["settings"]["width"] == 64
+        assert all("loop of unknown length" in oddity for oddity in facts["oddities"]), row
+        assert sum(group["times"] for group in facts["collectives"]) <= 100, row
+        gathered = [g["bytes"] for g in facts["collectives"] if g["kind"] != "all-reduce"]
+        images = facts["devices"] * facts["settings"]["batch_size"]
+        assert sum(gathered) < 16 * images, row  # numbers; an image has 3,072 bytes
+    if target == "h100":
+        assert rows["trades_ancra"]["kernels"] < 1700 and rows["trades_ancra"]["bytes"] < 34.5e9
+
+
+def test_the_pages_table_is_that_of_the_kept_programs():
+    page = (ROOT / "docs" / "performance.md").read_text()
+    for row, facts in json.loads((programs.RESULTS / "h100.json").read_text())["rows"].items():
+        forwards = "—" if facts["forwards"] is None else f"{facts['forwards']:.0f}"
+        cells = [row, forwards, facts["convolutions"]["bf16"], f"{facts['bytes'] / 1e9:.1f}"]
+        cells += [f"{facts['kernels']:,}", f"{facts['temporaries'] / 2**20:.0f}"]
+        cells += [f"{facts[name]:.1f}" for name in ("floor_ms", "floor_ms_with_launches")]
+        assert f"| {' | '.join(map(str, cells))} |" in page
 
 
 def test_the_command_compiles_for_the_cpu_and_keeps_other_rows(tmp_path, capsys):
@@ -136,9 +164,11 @@ def test_a_missing_compiler_is_one_line_that_says_what_to_install(monkeypatch):
     with pytest.raises(UsageError, match=r"ANCRA_CUDA_PLUGIN=/none/.*: there is no such file"):
         targets.compiler("gpu")
     monkeypatch.delenv(targets.CUDA_VARIABLE)
+    monkeypatch.delenv(targets.TPU_VARIABLE, raising=False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match="pip install --no-deps jax-cuda12-pjrt=="):
-        targets.compiler("gpu")
+    for kind, package in {"gpu": "jax-cuda12-pjrt==0", "tpu": "libtpu==0"}.items():
+        with pytest.raises(UsageError, match=f"pip install --no-deps --target=compilers {package}"):
+            targets.compiler(kind)
 
 
 def test_a_step_for_an_h100_is_bfloat16_and_has_no_oddities():

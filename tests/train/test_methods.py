@@ -146,6 +146,7 @@ with pytest.raises(UsageError, match="config.batch_size=30: .* 8"):
 
 cases = {name: {} for name in ("trades_awp_ancra", "udr_trades", "trades_s2o")}
 cases["udr_trades"] = {"optimizer__accumulation_steps": 2}
+cases["trades_s2o"] = {"model__batch_norm_parts": 8}
 for name, options in (cases | {"sat": OPTIONS}).items():
     eight, one = (after_one_step(name, d, **options) for d in (jax.devices(), jax.devices()[:1]))
     for field in ("params", "batch_stats", "method_state", "averages"):
