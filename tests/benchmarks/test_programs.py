@@ -1,13 +1,15 @@
 """Compiled programs, counted: the reader of their text, and numbers that must not grow."""
 
 import json
+import re
+from dataclasses import replace
 
 import pytest
 
 from ancra_jax.errors import UsageError
 from ancra_jax.ops.target import platform, traced_for
 from benchmarks import hlo, programs, targets
-from tests.support import ROOT
+from tests.support import ROOT, small_runs  # noqa: F401  registers the network "tiny"
 
 TEXT = """HloModule jit_step, is_scheduled=true
 
@@ -84,17 +86,28 @@ def test_kernels_bytes_and_operations_are_those_of_the_text(noted):
     assert hlo.oddities(hlo.parse(odd)) == ["float64: converted"]
 
 
-# Convolutions of a step on an accelerator, ResNet-18: 20 layers forward, with 19 input gradients
-# and 20 kernel gradients for each trained pass; 40 in the loop of an attack; 20 for TRADES' natural
-# logits; AWP differentiates the loss twice, over two passes.
-CONVOLUTIONS = {
-    "natural": 59,
-    "pgd_at": 59 + 40,
-    "trades": 2 * 59 + 40 + 20,
-    "trades_ancra": 3 * 59 + 40,
-    "mart_ancra": 3 * 59 + 40,
-    "trades_awp": 4 * 59 + 40 + 20,
+# Of a step on an accelerator: the passes that are trained, and those through the network or back to
+# its images that are not: 2 in the loop of an attack, 1 for TRADES' natural logits. AWP
+# differentiates the loss twice.
+PASSES = {
+    "natural": (1, 0),
+    "pgd_at": (1, 2),
+    "trades": (2, 3),
+    "trades_ancra": (3, 2),
+    "mart_ancra": (3, 2),
+    "trades_awp": (4, 3),
 }
+
+
+def convolutions(row, layers):
+    """Those that a step needs; the images of a trained pass receive no gradient."""
+    trained, others = PASSES[row]
+    return trained * (3 * layers - 1) + others * layers
+
+
+# Of the paper's ResNet-18, which has 20 layers.
+CONVOLUTIONS = {"natural": 59, "pgd_at": 99, "trades": 178}
+CONVOLUTIONS |= {"trades_ancra": 217, "mart_ancra": 217, "trades_awp": 296}
 
 
 def arguments(**changes):
@@ -102,17 +115,22 @@ def arguments(**changes):
     return programs.parse([f"--{name}={value}" for name, value in changes.items()])
 
 
-@pytest.mark.parametrize("row", CONVOLUTIONS)
+@pytest.mark.parametrize("row", PASSES)
 def test_steps_for_accelerators_have_no_more_convolutions_than_they_need(row):
     config = programs.configuration(row, arguments(width=3), images=2)
+    name, layers = ("resnet18", 20) if row == "trades_ancra" else ("tiny", 5)
+    config = replace(config, model=replace(config.model, name=name))
     with traced_for("gpu"):
         assert platform() == "gpu"
         step, operands, _ = programs.program(row, config, targets.devices("cpu"))
         text = step.trace(*operands).lower(lowering_platforms=("cuda",)).as_text()
-    convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
-    assert len(convolutions) == CONVOLUTIONS[row]
-    assert all(line.count("xbf16>") == 3 for line in convolutions)
+    found = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert len(found) == convolutions(row, layers)
+    assert all(line.count("xbf16>") == 3 for line in found)
     assert "xf64>" not in text and "callback" not in text
+    # Images are gathered, feature maps are not.
+    assert not re.search(r"stablehlo.gather.*> tensor<(\d+x){3}(?!3x)\d+xb?f\d+>", text)
+    assert {row: convolutions(row, layers=20) for row in PASSES} == CONVOLUTIONS
 
 
 @pytest.mark.parametrize("target", ["h100", "h100x8", "v5e-4", "v5e-16"])

@@ -22,9 +22,10 @@ class TinyNetwork(Network):
     pool_window: ClassVar[int] = 8
 
     def trunk(self, images, *, train):
+        conv = partial(Conv, dtype=self.dtype)
         norm = partial(BatchNorm, parts=self.batch_norm_parts)
-        x = nn.relu(norm()(Conv(self.width)(images), train=train))
-        block = partial(BasicBlock, norm=norm)
+        x = nn.relu(norm()(conv(self.width)(images), train=train))
+        block = partial(BasicBlock, conv=conv, norm=norm)
         blocks = residual_blocks(block, self.width, [2], prefix="layer", train=train)
         return Trunk(x, tuple(blocks), lambda x: x)
 
