@@ -3,7 +3,8 @@
 A kernel is an instruction of the entry computation, or of a loop in it, that computes something:
 what XLA has fused counts once, what is in a loop as often as the loop runs. A kernel's bytes are
 those of its operands and results; of an operand that it only takes slices or rows of, these. What a
-TPU keeps beside its cores, not in its memory, has none, and single numbers are no kernels there.
+TPU keeps beside its cores, not in its memory, has none, and single numbers are no kernels there. Of
+branches the one of most kernels counts.
 """
 
 import math
@@ -16,7 +17,7 @@ _BYTES = {"pred": 1, "token": 0, "opaque": 0, "s4": 1, "u4": 1}
 _FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all"}
 _FREE |= {"partition-id", "replica-id", "opt-barrier", "add-dependency", "iota"}
 _PARTS = {"slice", "dynamic-slice", "gather"}
-_MOVES = ("copy-start", "slice-start")
+_MOVES = {"copy-start": 0, "slice-start": 1}  # where in their shape the result is
 _NO_CODE = ("AllocateBuffer", "ConcatBitcast")  # custom calls of TPUs that compute nothing
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
@@ -33,6 +34,7 @@ class Instruction(NamedTuple):
 
 
 Computation = dict[str, Instruction]
+Placed = tuple[Instruction, Computation]
 
 
 class Module(NamedTuple):
@@ -110,6 +112,16 @@ def _item_bytes(dtype: str) -> int:
     return _BYTES.get(dtype) or (int(bits.group()) // 8 if bits else 0)
 
 
+def _parts(instruction: Instruction, computation: Computation, module: Module) -> Iterator[Placed]:
+    """What is fused, or the instruction itself."""
+    if instruction.opcode != "fusion":
+        yield instruction, computation
+        return
+    fused = module.computations[_called(instruction.attributes)[0]]
+    for one in fused.values():
+        yield from _parts(one, fused, module)
+
+
 def kernels(module: Module) -> list[Kernel]:
     """All that a run of the program launches."""
     return list(_kernels(module, module.entry, 1))
@@ -130,8 +142,8 @@ def _kernels(module: Module, name: str, times: int) -> Iterator[Kernel]:
             for part in re.findall(r"(?:body|condition)=%?([\w.\-]+)", attributes):
                 yield from _kernels(module, part, repeats)
         elif opcode in ("call", "conditional"):
-            for part in _called(attributes):
-                yield from _kernels(module, part, times)
+            branches = [list(_kernels(module, part, times)) for part in _called(attributes)]
+            yield from max(branches, key=len)  # one of them runs
         else:
             yield Kernel(instruction, computation, times)
 
@@ -165,11 +177,9 @@ def moved(kernel: Kernel, module: Module) -> int:
         root = next(i for i in fused.values() if i.is_root)
         return sum(_read(i, fused) for i in parameters) + _written(root, fused)
     operands = [computation[name] for name in dict.fromkeys(instruction.operands)]
-    if (
-        instruction.opcode in _MOVES
-    ):  # their shapes: (result, operand, context), (operand, result, ..)
-        result = re.findall(r"\w+\[[\d,]*\](?:\{[^}]*\})?", instruction.shape)
-        result = result[instruction.opcode == "slice-start"]
+    if instruction.opcode in _MOVES:
+        shapes = re.findall(r"\w+\[[\d,]*\](?:\{[^}]*\})?", instruction.shape)
+        result = shapes[_MOVES[instruction.opcode]]
         return _in_memory(result) + min(size(result), _in_memory(operands[0].shape))
     if instruction.opcode in _PARTS:
         return 2 * size(instruction.shape)
@@ -204,35 +214,25 @@ def _written(result: Instruction, computation: Computation) -> int:
 def kind(kernel: Kernel, module: Module) -> str:
     """What sort of kernel this is, for a table."""
     opcode, attributes = kernel.instruction.opcode, kernel.instruction.attributes
-    inside = [i for i, _ in _inside(kernel, module)]
-    if any(_is_convolution(i) for i in inside):
+    parts = [i for i, _ in _parts(*kernel[:2], module)]
+    if any(map(_is_convolution, parts)):
         return "convolution"
     if opcode.startswith(COLLECTIVES):
         return "collective"
-    if (
-        any(i.opcode in ("dot", "convolution") for i in inside)
-        or "__cublas" in attributes
-        or "gemm" in attributes.split("kind", 1)[-1]
-    ):
+    if any(i.opcode in ("dot", "convolution") for i in parts):
         return "matrix product"
-    opcode = "copy" if opcode in _MOVES else opcode
-    return opcode if opcode in ("copy", "sort", "custom-call") else "other"
-
-
-def instructions(module: Module, *opcodes: str) -> Iterator[tuple[Instruction, Computation]]:
-    """All instructions of these kinds, fused ones too, each once."""
-    for computation in module.computations.values():
-        for instruction in computation.values():
-            if instruction.opcode in opcodes:
-                yield instruction, computation
+    if "__cublas" in attributes or "gemm" in attributes.split("kind", 1)[-1]:
+        return "matrix product"
+    opcode = opcode.removesuffix("-start") if opcode in _MOVES else opcode
+    return opcode if opcode in ("copy", "slice", "sort", "custom-call") else "other"
 
 
 def convolutions(module: Module) -> Counter[str]:
     """The number of convolutions in the program by the dtype they compute in, loops once."""
     return Counter(
         arrays(computation[i.operands[0]].shape)[0][0]
-        for i, computation in instructions(module, "convolution", "custom-call")
-        if _is_convolution(i)
+        for computation in module.computations.values()
+        for i in filter(_is_convolution, computation.values())
     )
 
 
@@ -243,19 +243,10 @@ def _is_convolution(instruction: Instruction) -> bool:
     return "__cudnn$conv" in instruction.attributes
 
 
-def _inside(kernel: Kernel, module: Module) -> list[tuple[Instruction, Computation]]:
-    """The instructions that a kernel consists of."""
-    instruction, computation, _ = kernel
-    if instruction.opcode != "fusion":
-        return [(instruction, computation)]
-    fused = module.computations[_called(instruction.attributes)[0]]
-    return [(i, fused) for i in fused.values()]
-
-
 def operations(kernel: Kernel, module: Module) -> int:
     """The floating-point operations of a kernel's convolutions, padding's zeros included."""
-    inside = _inside(kernel, module)
-    return sum(_of_convolution(i, within) for i, within in inside if _is_convolution(i))
+    parts = _parts(*kernel[:2], module)
+    return sum(_of_convolution(i, within) for i, within in parts if _is_convolution(i))
 
 
 def _of_convolution(instruction: Instruction, computation: Computation) -> int:

@@ -145,19 +145,31 @@ def test_the_kept_programs_are_what_they_should_be(target):
         assert sum(group["times"] for group in facts["collectives"]) <= 100, row
         gathered = [g["bytes"] for g in facts["collectives"] if g["kind"] != "all-reduce"]
         images = facts["devices"] * facts["settings"]["batch_size"]
-        assert sum(gathered) < 16 * images, row  # numbers; an image has 3,072 bytes
+        assert sum(gathered) < 32 * images, row  # numbers; an image has 3,072 bytes
     if target == "h100":
         assert rows["trades_ancra"]["kernels"] < 1700 and rows["trades_ancra"]["bytes"] < 34.5e9
 
 
-def test_the_pages_table_is_that_of_the_kept_programs():
+@pytest.mark.parametrize("target", ["h100", "h100x8", "v5e-4", "v5e-16"])
+def test_the_pages_tables_are_those_of_the_kept_programs(target):
     page = (ROOT / "docs" / "performance.md").read_text()
-    for row, facts in json.loads((programs.RESULTS / "h100.json").read_text())["rows"].items():
-        forwards = "—" if facts["forwards"] is None else f"{facts['forwards']:.0f}"
-        cells = [row, forwards, facts["convolutions"]["bf16"], f"{facts['bytes'] / 1e9:.1f}"]
-        cells += [f"{facts['kernels']:,}", f"{facts['temporaries'] / 2**20:.0f}"]
-        cells += [f"{facts[name]:.1f}" for name in ("floor_ms", "floor_ms_with_launches")]
-        assert f"| {' | '.join(map(str, cells))} |" in page
+    for row, facts in json.loads((programs.RESULTS / f"{target}.json").read_text())["rows"].items():
+        counted = [f"{facts['bytes'] / 1e9:.1f}", f"{facts['kernels']:,}"]
+        counted.append(f"{facts['temporaries'] / 2**20:.0f}")
+        floor = f"{facts['floor_ms']:.1f}"
+        if target == "h100":
+            forwards = "—" if facts["forwards"] is None else f"{facts['forwards']:.0f}"
+            cells = [row, forwards, str(facts["convolutions"]["bf16"]), *counted, floor]
+            cells.append(f"{facts['floor_ms_with_launches']:.1f}")
+        else:
+            groups = {True: [], False: []}
+            for group in facts["collectives"]:
+                groups[group["kind"] == "all-reduce"].append((group["times"], group["bytes"]))
+            number = sum(times for times, _ in groups[True])
+            sent, gathered = (sum(n * size for n, size in groups[key]) for key in (True, False))
+            cells = [target, row, *counted, str(number), f"{sent / 1e6:.1f}"]
+            cells += [f"{gathered / 1e3:.1f}", floor]
+        assert f"| {' | '.join(cells)} |" in page
 
 
 def test_the_command_compiles_for_the_cpu_and_keeps_other_rows(tmp_path, capsys):
