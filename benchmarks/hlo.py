@@ -122,13 +122,9 @@ def _parts(instruction: Instruction, computation: Computation, module: Module) -
         yield from _parts(one, fused, module)
 
 
-def kernels(module: Module) -> list[Kernel]:
-    """All that a run of the program launches."""
-    return list(_kernels(module, module.entry, 1))
-
-
-def _kernels(module: Module, name: str, times: int) -> Iterator[Kernel]:
-    computation = module.computations[name]
+def kernels(module: Module, name: str = "", times: int = 1) -> Iterator[Kernel]:
+    """All that a run of the program launches, or so many runs of one of its computations."""
+    computation = module.computations[name or module.entry]
     for instruction in computation.values():
         opcode, attributes = instruction.opcode, instruction.attributes
         if opcode in _FREE or opcode.endswith(("-done", "-update")):
@@ -140,9 +136,9 @@ def _kernels(module: Module, name: str, times: int) -> Iterator[Kernel]:
         if opcode == "while":
             repeats = times * (_trips(instruction, module) or 1)
             for part in re.findall(r"(?:body|condition)=%?([\w.\-]+)", attributes):
-                yield from _kernels(module, part, repeats)
+                yield from kernels(module, part, repeats)
         elif opcode in ("call", "conditional"):
-            branches = [list(_kernels(module, part, times)) for part in _called(attributes)]
+            branches = [list(kernels(module, part, times)) for part in _called(attributes)]
             yield from max(branches, key=len)  # one of them runs
         else:
             yield Kernel(instruction, computation, times)

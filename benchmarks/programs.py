@@ -186,7 +186,7 @@ _ATTACKS = {
 
 def counts(module: hlo.Module, target: targets.Target, dtype: str) -> dict[str, Any]:
     """What a run of a compiled program launches, moves and sends, on one device."""
-    found = hlo.kernels(module)
+    found = list(hlo.kernels(module))
     total = of_loops = 0
     floor, kinds, bytes_by_kind = 0.0, Counter(), Counter()
     for kernel in found:

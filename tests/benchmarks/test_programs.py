@@ -86,6 +86,46 @@ def test_kernels_bytes_and_operations_are_those_of_the_text(noted):
     assert hlo.oddities(hlo.parse(odd)) == ["float64: converted"]
 
 
+TPU_TEXT = """HloModule jit_step, is_scheduled=true
+
+%short (a: f32[2,128]) -> f32[2,128] {
+  %a = f32[2,128]{1,0:T(8,128)S(1)} parameter(0)
+  ROOT %less = f32[2,128]{1,0:T(8,128)S(1)} negate(%a)
+}
+
+%long (b: f32[2,128]) -> f32[2,128] {
+  %b = f32[2,128]{1,0:T(8,128)S(1)} parameter(0)
+  %first = f32[2,128]{1,0:T(8,128)S(1)} exponential(%b)
+  ROOT %second = f32[2,128]{1,0:T(8,128)S(1)} negate(%first)
+}
+
+ENTRY %main (p: f32[8,128], n: s32[], w: f32[128,128]) -> f32[2,128] {
+  %p = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %n = s32[]{:T(128)} parameter(1)
+  %w = f32[128,128]{1,0:T(8,128)} parameter(2)
+  %more = s32[]{:T(128)} add(%n, %n)
+  %near = ((f32[8,128]{1,0:T(8,128)}), f32[2,128]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%p)
+  %x = f32[2,128]{1,0:T(8,128)S(1)} slice-done(%near)
+  %y = f32[2,128]{1,0:T(8,128)S(1)} convolution(%x, %w), dim_labels=bf_io->bf
+  %z = f32[2,128]{1,0:T(8,128)S(1)} conditional(%more, %y, %y), branch_computations={%short, %long}
+  %far = (f32[2,128]{1,0:T(8,128)}, f32[2,128]{1,0:T(8,128)S(1)}, u32[]{:S(2)}) copy-start(%z)
+  ROOT %result = f32[2,128]{1,0:T(8,128)} copy-done(%far)
+}
+"""
+
+
+def test_of_a_tpu_what_stays_beside_its_cores_is_not_moved():
+    module = hlo.parse(TPU_TEXT)
+    found = list(hlo.kernels(module))
+    kinds = {kernel.instruction.name: hlo.kind(kernel, module) for kernel in found}
+    assert kinds == {
+        "near": "slice", "y": "matrix product", "first": "other", "second": "other", "far": "copy"
+    }  # fmt: skip
+    moved = [hlo.moved(kernel, module) for kernel in found]
+    assert moved == [2 * 128 * 4, 128 * 128 * 4, 0, 0, 2 * 128 * 4]
+    assert hlo.convolutions(module) == {} and hlo.operations(found[1], module) == 0
+
+
 # Of a step on an accelerator: the passes that are trained, and those through the network or back to
 # its images that are not: 2 in the loop of an attack, 1 for TRADES' natural logits. AWP
 # differentiates the loss twice.
