@@ -116,13 +116,8 @@ def create(
     if activation not in (None, *ACTIVATIONS):
         raise UsageError(f"{activation=}: must be {' or '.join(map(repr, ACTIVATIONS))}, or None")
     mean, std = _normalisation(mean, std)
-    if batch_norm_momentum is not None and not 0 <= batch_norm_momentum <= 1:
-        raise UsageError(f"{batch_norm_momentum=}: must be 0 to 1, or None")
-    if type(batch_norm_parts) is not int or batch_norm_parts < 1:
-        raise UsageError(f"{batch_norm_parts=}: must be an integer of 1 or more")
     asked: dict[str, Any] = {"activation": activation, "mean": mean or None, "std": std or None}
-    asked |= {"batch_norm_momentum": batch_norm_momentum}
-    asked |= {"batch_norm_parts": batch_norm_parts if batch_norm_parts > 1 else None}
+    asked |= _batch_norm(batch_norm_momentum, batch_norm_parts)
     asked |= _last_blocks(reverse_attention, attention, temperature, last_block)
     options = {key: value for key, value in asked.items() if value is not None}
     taken = inspect.signature(factory).parameters
@@ -152,6 +147,15 @@ def _normalisation(
             f"{mean=}, {std=}: must be as many finite numbers each, those of std greater than 0"
         )
     return mean, std
+
+
+def _batch_norm(batch_norm_momentum: float | None, batch_norm_parts: int) -> dict[str, Any]:
+    if batch_norm_momentum is not None and not 0 <= batch_norm_momentum <= 1:
+        raise UsageError(f"{batch_norm_momentum=}: must be 0 to 1, or None")
+    if type(batch_norm_parts) is not int or batch_norm_parts < 1:
+        raise UsageError(f"{batch_norm_parts=}: must be an integer of 1 or more")
+    parts = batch_norm_parts if batch_norm_parts > 1 else None
+    return {"batch_norm_momentum": batch_norm_momentum, "batch_norm_parts": parts}
 
 
 def _last_blocks(
