@@ -2,7 +2,9 @@
 
 A kernel is an instruction of the entry computation, or of a loop in it, that computes something:
 what XLA has fused counts once, what is in a loop as often as the loop runs. A kernel's bytes are
-those of its operands and results; of an operand that it only takes slices or rows of, these.
+those of its operands and results; of an operand that it only takes slices or rows of, these. What a
+TPU keeps beside its cores, not in its memory, has none, and single numbers are no kernels there. Of
+branches the one of most kernels counts.
 """
 
 import math
@@ -15,6 +17,8 @@ _BYTES = {"pred": 1, "token": 0, "opaque": 0, "s4": 1, "u4": 1}
 _FREE = {"parameter", "constant", "get-tuple-element", "tuple", "bitcast", "after-all"}
 _FREE |= {"partition-id", "replica-id", "opt-barrier", "add-dependency", "iota"}
 _PARTS = {"slice", "dynamic-slice", "gather"}
+_MOVES = {"copy-start": 0, "slice-start": 1}  # where in their shape the result is
+_NO_CODE = ("AllocateBuffer", "ConcatBitcast")  # custom calls of TPUs that compute nothing
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
@@ -30,6 +34,7 @@ class Instruction(NamedTuple):
 
 
 Computation = dict[str, Instruction]
+Placed = tuple[Instruction, Computation]
 
 
 class Module(NamedTuple):
@@ -97,29 +102,44 @@ def size(shape: str) -> int:
     return sum(_item_bytes(dtype) * math.prod(sides) for dtype, sides in arrays(shape))
 
 
+def _in_memory(shape: str) -> int:
+    """The bytes that are in the device's memory: not beside the cores of a TPU, its space 1."""
+    return size(re.sub(r"\w+\[[\d,]*\]\{[^}]*S\([1-9]\)\}", "", shape))
+
+
 def _item_bytes(dtype: str) -> int:
     bits = re.search(r"\d+", dtype)
     return _BYTES.get(dtype) or (int(bits.group()) // 8 if bits else 0)
 
 
-def kernels(module: Module) -> list[Kernel]:
-    """All that a run of the program launches."""
-    return list(_kernels(module, module.entry, 1))
+def _parts(instruction: Instruction, computation: Computation, module: Module) -> Iterator[Placed]:
+    """What is fused, or the instruction itself."""
+    if instruction.opcode != "fusion":
+        yield instruction, computation
+        return
+    fused = module.computations[_called(instruction.attributes)[0]]
+    for one in fused.values():
+        yield from _parts(one, fused, module)
 
 
-def _kernels(module: Module, name: str, times: int) -> Iterator[Kernel]:
-    computation = module.computations[name]
+def kernels(module: Module, name: str = "", times: int = 1) -> Iterator[Kernel]:
+    """All that a run of the program launches, or so many runs of one of its computations."""
+    computation = module.computations[name or module.entry]
     for instruction in computation.values():
         opcode, attributes = instruction.opcode, instruction.attributes
         if opcode in _FREE or opcode.endswith(("-done", "-update")):
             continue
+        if opcode != "fusion" and re.match(r"\w+\[\]\{:T", instruction.shape):
+            continue  # a number, which the scalar unit of a TPU computes
+        if any(f'"{target}"' in attributes for target in _NO_CODE):
+            continue
         if opcode == "while":
             repeats = times * (_trips(instruction, module) or 1)
             for part in re.findall(r"(?:body|condition)=%?([\w.\-]+)", attributes):
-                yield from _kernels(module, part, repeats)
+                yield from kernels(module, part, repeats)
         elif opcode in ("call", "conditional"):
-            for part in _called(attributes):
-                yield from _kernels(module, part, times)
+            branches = [list(kernels(module, part, times)) for part in _called(attributes)]
+            yield from max(branches, key=len)  # one of them runs
         else:
             yield Kernel(instruction, computation, times)
 
@@ -152,10 +172,14 @@ def moved(kernel: Kernel, module: Module) -> int:
         parameters = [i for i in fused.values() if i.opcode == "parameter"]
         root = next(i for i in fused.values() if i.is_root)
         return sum(_read(i, fused) for i in parameters) + _written(root, fused)
+    operands = [computation[name] for name in dict.fromkeys(instruction.operands)]
+    if instruction.opcode in _MOVES:
+        shapes = re.findall(r"\w+\[[\d,]*\](?:\{[^}]*\})?", instruction.shape)
+        result = shapes[_MOVES[instruction.opcode]]
+        return _in_memory(result) + min(size(result), _in_memory(operands[0].shape))
     if instruction.opcode in _PARTS:
         return 2 * size(instruction.shape)
-    operands = (computation[name] for name in dict.fromkeys(instruction.operands))
-    return sum(size(i.shape) for i in operands) + _written(instruction, computation)
+    return sum(_in_memory(i.shape) for i in operands) + _written(instruction, computation)
 
 
 def _read(value: Instruction, computation: Computation) -> int:
@@ -169,8 +193,8 @@ def _read(value: Instruction, computation: Computation) -> int:
         elif user.opcode in _PARTS and user.operands[0] == value.name:
             total += size(user.shape)
         elif user.opcode != "dynamic-update-slice" or user.operands[0] != value.name:
-            return size(value.shape)
-    return min(total, size(value.shape))
+            return _in_memory(value.shape)
+    return min(total, _in_memory(value.shape))
 
 
 def _written(result: Instruction, computation: Computation) -> int:
@@ -180,51 +204,45 @@ def _written(result: Instruction, computation: Computation) -> int:
         return _written(computation[result.operands[0]], computation)
     if result.opcode == "dynamic-update-slice":
         return size(computation[result.operands[1]].shape)
-    return size(result.shape)
+    return _in_memory(result.shape)
 
 
-def kind(kernel: Kernel) -> str:
+def kind(kernel: Kernel, module: Module) -> str:
     """What sort of kernel this is, for a table."""
     opcode, attributes = kernel.instruction.opcode, kernel.instruction.attributes
-    if opcode == "convolution" or "__cudnn$conv" in attributes:
+    parts = [i for i, _ in _parts(*kernel[:2], module)]
+    if any(map(_is_convolution, parts)):
         return "convolution"
     if opcode.startswith(COLLECTIVES):
         return "collective"
-    if opcode == "dot" or "__cublas" in attributes or "gemm" in attributes.split("kind", 1)[-1]:
+    if any(i.opcode in ("dot", "convolution") for i in parts):
         return "matrix product"
-    return opcode if opcode in ("copy", "sort", "custom-call") else "other"
-
-
-def instructions(module: Module, *opcodes: str) -> Iterator[tuple[Instruction, Computation]]:
-    """All instructions of these kinds, fused ones too, each once."""
-    for computation in module.computations.values():
-        for instruction in computation.values():
-            if instruction.opcode in opcodes:
-                yield instruction, computation
+    if "__cublas" in attributes or "gemm" in attributes.split("kind", 1)[-1]:
+        return "matrix product"
+    opcode = opcode.removesuffix("-start") if opcode in _MOVES else opcode
+    return opcode if opcode in ("copy", "slice", "sort", "custom-call") else "other"
 
 
 def convolutions(module: Module) -> Counter[str]:
     """The number of convolutions in the program by the dtype they compute in, loops once."""
-    found = instructions(module, "convolution", "custom-call")
     return Counter(
         arrays(computation[i.operands[0]].shape)[0][0]
-        for i, computation in found
-        if i.opcode == "convolution" or "__cudnn$conv" in i.attributes
+        for computation in module.computations.values()
+        for i in filter(_is_convolution, computation.values())
     )
+
+
+def _is_convolution(instruction: Instruction) -> bool:
+    """Not one without places, as which TPUs compute a product of matrices."""
+    if instruction.opcode == "convolution":
+        return bool(re.search(r"dim_labels=\w*\d", instruction.attributes))
+    return "__cudnn$conv" in instruction.attributes
 
 
 def operations(kernel: Kernel, module: Module) -> int:
     """The floating-point operations of a kernel's convolutions, padding's zeros included."""
-    instruction, computation, _ = kernel
-    inside = [(instruction, computation)]
-    if instruction.opcode == "fusion":
-        fused = module.computations[_called(instruction.attributes)[0]]
-        inside = [(i, fused) for i in fused.values()]
-    return sum(
-        _of_convolution(i, computation)
-        for i, computation in inside
-        if i.opcode == "convolution" or "__cudnn$conv" in i.attributes
-    )
+    parts = _parts(*kernel[:2], module)
+    return sum(_of_convolution(i, within) for i, within in parts if _is_convolution(i))
 
 
 def _of_convolution(instruction: Instruction, computation: Computation) -> int:

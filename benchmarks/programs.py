@@ -2,12 +2,13 @@
 
     python -m benchmarks.programs --target=h100 --rows=natural,trades_ancra
 
-Rows are training steps by the name of their method, pgd40 (the evaluation's attack) and
-AutoAttack's attacks apgd, fab_t and square (a hundred steps, five thousand queries) on the same
-network. An attack is the program of one device: each works by itself on its own rows. Nothing is
-run or timed: the numbers are those of the program that XLA makes. The compiler for GPUs is in the
-package jax-cuda12-pjrt of JAX's version, that for TPUs in libtpu; neither needs to be installed as
-a backend of JAX. Rows are written to results/programs/<target>.json, over those of their name.
+Rows are training steps by the name of their method, trades_ancra_parts (batch statistics by
+device), pgd40 (the evaluation's attack) and AutoAttack's attacks apgd, fab_t and square (a hundred
+steps, five thousand queries) on the same network. An attack is the program of one device: each
+works by itself on its own rows. Nothing is run or timed: the numbers are those of the program that
+XLA makes. The compiler for GPUs is in the package jax-cuda12-pjrt of JAX's version, that for TPUs
+in libtpu; neither needs to be installed as a backend of JAX. Rows are written to
+results/programs/<target>.json, over those of their name.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from benchmarks.jax_workloads import IMAGE_SHAPE, NUM_CLASSES, step_parts
 from configs import cifar10
 
 STEPS = ("natural", "pgd_at", "trades", "trades_ancra", "mart_ancra", "trades_awp")
+PARTS = "trades_ancra_parts"
 ATTACKS = ("pgd40", "apgd", "fab_t", "square")
 EXAMPLES = 50_000  # of the data set on the devices
 GB, MIB = 1e9, 2**20
@@ -74,10 +76,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--text", type=Path, help="folder for the compiled programs' text")
     arguments = parser.parse_args(argv)
     arguments.rows = arguments.rows.split(",")
-    unknown = [row for row in arguments.rows if row not in (*STEPS, *ATTACKS)]
-    if unknown:
-        allowed = ", ".join((*STEPS, *ATTACKS))
-        parser.error(f"--rows: unknown {unknown[0]!r}; allowed are {allowed}")
+    known = (*STEPS, PARTS, *ATTACKS)
+    if unknown := [row for row in arguments.rows if row not in known]:
+        parser.error(f"--rows: unknown {unknown[0]!r}; allowed are {', '.join(known)}")
     for name in ("width", "batch_size"):
         if getattr(arguments, name) < 1:
             parser.error(f"--{name}={getattr(arguments, name)}: must be at least 1")
@@ -116,6 +117,8 @@ def examine(row: str, arguments: argparse.Namespace, devices: list[Any]) -> dict
 def configuration(row: str, arguments: argparse.Namespace, images: int) -> config_lib.schema.Config:
     """The configuration of a row."""
     config = cifar10.get_config(row if row in STEPS else "trades_ancra")
+    if row == PARTS:
+        config.model.batch_norm_parts = images // arguments.batch_size
     config.model.width = arguments.width
     config.model.dtype = arguments.dtype
     config.batch_size = images
@@ -133,7 +136,7 @@ def program(row: str, config: config_lib.schema.Config, devices: list[Any]):
     variables = jax.eval_shape(parts.network.init, jax.random.key(0), jnp.zeros((1, *IMAGE_SHAPE)))
     one = jax.ShapeDtypeStruct((1, *IMAGE_SHAPE), jnp.float32)
     one_image = flops.count(parts.network.apply, variables, one)
-    if row in STEPS:
+    if row not in ATTACKS:
         split = data.DeviceSplit(
             shape((EXAMPLES, *IMAGE_SHAPE), jnp.uint8, everywhere),
             shape((EXAMPLES,), jnp.int32, everywhere),
@@ -183,15 +186,16 @@ _ATTACKS = {
 
 def counts(module: hlo.Module, target: targets.Target, dtype: str) -> dict[str, Any]:
     """What a run of a compiled program launches, moves and sends, on one device."""
-    found = hlo.kernels(module)
+    found = list(hlo.kernels(module))
     total = of_loops = 0
     floor, kinds, bytes_by_kind = 0.0, Counter(), Counter()
     for kernel in found:
         one = hlo.moved(kernel, module)
         total += kernel.times * one
         of_loops += kernel.times * one * (kernel.times > 1)
-        kinds[hlo.kind(kernel)] += kernel.times
-        bytes_by_kind[hlo.kind(kernel)] += kernel.times * one
+        kind = hlo.kind(kernel, module)
+        kinds[kind] += kernel.times
+        bytes_by_kind[kind] += kernel.times * one
         if target.bandwidth:
             computing = hlo.operations(kernel, module) / target.peak[dtype]
             floor += kernel.times * max(one / target.bandwidth, computing)

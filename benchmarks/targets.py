@@ -1,5 +1,6 @@
 """Machines to compile for without having them, and what they can do at most."""
 
+import importlib.metadata
 import importlib.util
 import os
 from pathlib import Path
@@ -115,7 +116,7 @@ def compiler(platform: str, plugin: str | None = None) -> Path:
             "xla_cuda_plugin.so",
             f"jax-cuda12-pjrt=={jax.__version__}",
         ),
-        "tpu": (TPU_VARIABLE, "libtpu", "libtpu.so", "libtpu"),
+        "tpu": (TPU_VARIABLE, "libtpu", "libtpu.so", _libtpu()),
     }[platform]
     if named := plugin or os.environ.get(variable):
         if Path(named).is_file():
@@ -129,6 +130,12 @@ def compiler(platform: str, plugin: str | None = None) -> Path:
         if (Path(folder) / file).is_file():
             return Path(folder) / file
     raise UsageError(
-        f"no compiler for {platform.upper()}s: pip install --no-deps {package}, or name its {file} "
-        f"by --plugin or {variable}"
+        f"no compiler for {platform.upper()}s: pip install --no-deps --target=compilers {package}, "
+        f"then --plugin=compilers/{module.replace('.', '/')}/{file} (or {variable})"
     )
+
+
+def _libtpu() -> str:
+    """The release that belongs to this JAX."""
+    needed = next(one for one in importlib.metadata.requires("jax") if one.startswith("libtpu"))
+    return needed.partition(";")[0].strip().removesuffix(".*")

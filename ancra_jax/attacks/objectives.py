@@ -64,7 +64,7 @@ def combine_heads(
 
 def cross_entropy_term(logits: Logits, labels: Labels) -> Values:
     """Return ``-log softmax(z)_y``."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return jax.nn.logsumexp(logits, axis=-1) - pick(logits, labels)
 
 
 def targeted_cross_entropy_term(logits: Logits, targets: Labels) -> Values:
@@ -76,12 +76,12 @@ def margin_term(logits: Logits, labels: Labels) -> Values:
     """Return ``max_{k != y} z_k - z_y`` (Carlini & Wagner); positive where misclassified."""
     is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
     others = jnp.max(jnp.where(is_label, -jnp.inf, logits), axis=-1)
-    return others - _pick(logits, labels)
+    return others - pick(logits, labels)
 
 
 def targeted_margin_term(logits: Logits, labels: Labels, targets: Labels) -> Values:
     """Return ``z_t - z_y``."""
-    return _pick(logits, targets) - _pick(logits, labels)
+    return pick(logits, targets) - pick(logits, labels)
 
 
 def dlr_term(logits: Logits, labels: Labels) -> Values:
@@ -111,8 +111,13 @@ def kl_term(logits: Logits, reference: Logits) -> Values:
     )
 
 
-def _pick(logits: Logits, classes: Labels) -> Values:
-    return jnp.take_along_axis(logits, classes[:, None], axis=-1)[:, 0]
+def pick(logits: Logits, classes: Labels) -> Values:
+    """Return every row's value at its class.
+
+    The gradient of an index would be a scatter, which is a kernel of its own on a GPU.
+    """
+    chosen = jax.nn.one_hot(classes, logits.shape[-1], dtype=bool)
+    return jnp.sum(jnp.where(chosen, logits, 0), axis=-1)
 
 
 def _largest(logits: Logits, count: int, name: str) -> Float[Array, "batch count"]:

@@ -47,6 +47,8 @@ class ModelConfig:
     activation: str = choice("", "relu", "silu")  # empty: the network's own
     # Share of the old running statistics that a forward keeps, 1 - PyTorch's momentum; 0: 0.9.
     batch_norm_momentum: float = number(0.0, at_least=0, at_most=1)
+    # Parts of a training batch with statistics of their own, as PyTorch's devices; 0: the whole.
+    batch_norm_parts: int = number(0, at_least=0)
     # The network sees (images - mean) / std, by channel; the images themselves if empty.
     mean: tuple[float, ...] = ()  # on the [0, 1] pixel scale
     std: tuple[float, ...] = ()
@@ -251,6 +253,7 @@ _LATER = (
     "extra_data.same_steps", "extra_data.on_host", "model.attention", "model.last_block",
     "method.random_masks", "negative_contrast.true_labels", "negative_contrast.from_batch",
     "margin_alignment.weight", "optimizer.base_batch_size", "optimizer.accumulation_steps",
+    "model.batch_norm_parts",
 )  # fmt: skip
 
 

@@ -56,7 +56,8 @@ def measure_heads(config: Config, target: Target, count: int, seed: int = 0) -> 
         raise UsageError(
             f"{config.name}: its network has no reverse attention, so there are no heads to compare"
         )
-    size = min(target.batch_size, count)
+    together = config.model.batch_norm_parts or 1
+    size = min(target.batch_size, count) // together * together or together
     method = methods.create(config)
     key = jax.random.key(seed)
     parts: dict[str, list[np.ndarray]] = {}

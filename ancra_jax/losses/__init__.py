@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array, Float
 
 from ancra_jax.attacks.arguments import as_array, as_classes, as_number, has_kind
-from ancra_jax.attacks.objectives import combine_heads
+from ancra_jax.attacks.objectives import combine_heads, cross_entropy_term, pick
 from ancra_jax.ops.images import AnyLabels, Flags, Labels
 from ancra_jax.types import Logits, Outputs, Scalar
 
@@ -60,7 +60,7 @@ def cross_entropy(
     else:
         labels = _of(labels, logits)
         if isinstance(label_smoothing, float) and label_smoothing == 0.0:
-            return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+            return jnp.mean(cross_entropy_term(logits, labels))
         targets = jax.nn.one_hot(labels, logits.shape[-1])
     targets = optax.smooth_labels(targets, label_smoothing)
     return jnp.mean(optax.softmax_cross_entropy(logits, targets))
@@ -110,7 +110,7 @@ def weighted_kl(natural: Logits, adversarial: Logits, labels: AnyLabels) -> Scal
     log_p = jax.nn.log_softmax(natural)
     log_q = jnp.log(jax.nn.softmax(adversarial) + _TINY)
     divergence = optax.losses.kl_divergence_with_log_targets(log_q, log_p)
-    p_label = jnp.exp(jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0])
+    p_label = jnp.exp(pick(log_p, labels))
     return jnp.mean(divergence * (1.0000001 - p_label))
 
 
@@ -173,9 +173,8 @@ def rectified_labels(
     """
     labels = _of(labels, logits)
     predicted = jax.lax.stop_gradient(jax.nn.softmax(logits / temperature))
-    of_label = jnp.take_along_axis(predicted, labels[:, None], axis=-1)
-    gap = jnp.max(predicted, axis=-1, keepdims=True) - of_label
-    share = jnp.clip(interpolation - gap, 0.0, 1.0)
+    gap = jnp.max(predicted, axis=-1) - pick(predicted, labels)
+    share = jnp.clip(interpolation - gap, 0.0, 1.0)[:, None]
     return share * predicted + (1 - share) * jax.nn.one_hot(labels, logits.shape[-1])
 
 
@@ -225,8 +224,8 @@ def asymmetric_similarity(natural: Logits, negative: Logits, valid: Flags, alpha
     matches = matching(p, q) & valid
     # Where a pair does not count, the root is taken of 1: its gradient at 0 would be infinite,
     # and infinity times the mask's 0 is NaN. A matched product is at least 1 / classes ** 2.
-    p_h = jnp.where(matches, jnp.take_along_axis(p, predicted[:, None], axis=-1)[:, 0], 1.0)
-    q_h = jnp.where(matches, jnp.take_along_axis(q, predicted[:, None], axis=-1)[:, 0], 1.0)
+    p_h = jnp.where(matches, pick(p, predicted), 1.0)
+    q_h = jnp.where(matches, pick(q, predicted), 1.0)
     sg = jax.lax.stop_gradient
     similarity = alpha * jnp.sqrt(sg(p_h) * q_h) + (1 - alpha) * jnp.sqrt(p_h * sg(q_h))
     return jnp.mean(jnp.where(matches, similarity, 0.0))
@@ -253,10 +252,7 @@ def true_class_similarity(
     labels = _of(labels, natural)
     alpha = as_number(alpha, "alpha", most=1.0, closed=True)
     # Of logarithms: the root of a product that underflows to 0 has no gradient.
-    log_p, log_q = (
-        jnp.take_along_axis(jax.nn.log_softmax(z), labels[:, None], axis=-1)[:, 0]
-        for z in (natural, negative)
-    )
+    log_p, log_q = (pick(jax.nn.log_softmax(z), labels) for z in (natural, negative))
     sg = jax.lax.stop_gradient
     similarity = alpha * jnp.exp((sg(log_p) + log_q) / 2)
     similarity += (1 - alpha) * jnp.exp((log_p + sg(log_q)) / 2)
@@ -283,7 +279,7 @@ def margin_alignment(natural: Outputs, adversarial: Outputs, labels: AnyLabels) 
     if rows is None:
         raise ValueError("the network's outputs have no class_rows, whose margins could be aligned")
     q = jax.nn.softmax(jax.lax.stop_gradient(adversarial.logits))
-    weights = jnp.take_along_axis(q, labels[:, None], axis=-1) * q
+    weights = pick(q, labels)[:, None] * q
     # The label's own part is 0.
     apart = jnp.abs(rows[labels][:, None] - rows)
     moved = jnp.abs(natural.features - adversarial.features)

@@ -94,9 +94,14 @@ class BatchNorm(nn.Module):
     layer keeps the biased variance. Of variables that `ancra_jax.models.folded` made it takes what
     is left to do: a shift, and a scale unless that is in the kernel of the convolution before. In
     the training phase there is no forward-mode differentiation.
+
+    Each of the ``parts``, rows that follow one another, is normalised by itself, and the running
+    statistics move by the mean of theirs: with a part a device as in PyTorch's ``DataParallel``,
+    which keeps those of its first device. Nothing then has to be sent before the next layer.
     """
 
     momentum: float = 0.9  # weight of the old running statistics; PyTorch's is one minus this
+    parts: int = 1  # of a training batch, each with statistics of its own
     epsilon: float = 1e-5  # added to the variance
 
     @nn.compact
@@ -104,7 +109,8 @@ class BatchNorm(nn.Module):
         """Normalise ``x`` with its own statistics (training) or the running ones.
 
         Raises:
-          UsageError: a training batch has one value per channel only, so no variance.
+          UsageError: a training batch cannot be divided into the parts, or has one value per
+            channel only, so no variance.
         """
         if not train and self.has_variable(FOLDED, "bias"):
             shift: Array = self.get_variable(FOLDED, "bias")
@@ -121,13 +127,24 @@ class BatchNorm(nn.Module):
         if not train:
             values, mean, var = x.astype(jnp.float32), running_mean.value, running_var.value
             return _affine(values, mean, var, scale, bias, self.epsilon).astype(x.dtype)
-        count = x.size // x.shape[-1]
+        if x.shape[0] % self.parts:
+            raise UsageError(
+                f"batch_norm_parts={self.parts}: the {x.shape[0]} images of a batch in training "
+                "must be divisible by it"
+            )
+        count = x.size // x.shape[-1] // self.parts
         if count < 2:
             raise UsageError(
                 f"feature map of shape {x.shape}: batch normalisation in training needs more "
                 "than one value per channel (a larger batch or larger images)"
             )
-        normalised, mean, var = _normalise(x, scale, bias, self.epsilon)
+        normalise = partial(_normalise, scale=scale, bias=bias, epsilon=self.epsilon)
+        if self.parts == 1:
+            normalised, mean, var = normalise(x)
+        else:
+            normalised, *found = jax.vmap(normalise)(x.reshape(self.parts, -1, *x.shape[1:]))
+            normalised = normalised.reshape(x.shape)
+            mean, var = (jnp.mean(one, axis=0) for one in found)
         if not self.is_initializing():
             mean, var = jax.lax.stop_gradient((mean, var * (count / (count - 1))))
             m = self.momentum

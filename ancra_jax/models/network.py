@@ -36,9 +36,9 @@ Factory = Callable[..., nn.Module]
 
 ``width`` is None for the network's own default; numbers in the name are integer arguments,
 ``depth`` and ``factor`` for ``'wide_resnet{depth}_{factor}'``. ``activation``, ``mean``, ``std``,
-``batch_norm_momentum``, ``attention``, ``temperature`` and ``last_block`` are arguments only where
-they are asked for. The network is a Linen module whose ``__call__(images, labels=None, *,
-train=False)`` gives ``ancra_jax.types.Outputs``.
+``batch_norm_momentum``, ``batch_norm_parts``, ``attention``, ``temperature`` and ``last_block`` are
+arguments only where they are asked for. The network is a Linen module whose ``__call__(images,
+labels=None, *, train=False)`` gives ``ancra_jax.types.Outputs``.
 """
 
 ACTIVATIONS: Mapping[str, Activation] = {"relu": relu, "silu": nn.silu}
@@ -66,6 +66,7 @@ def create(
     mean: Sequence[float | int] = (),
     std: Sequence[float | int] = (),
     batch_norm_momentum: float | None = None,
+    batch_norm_parts: int = 1,
     attention: str = "",
     temperature: float = 1.0,
     last_block: str = "",
@@ -87,6 +88,8 @@ def create(
       std: likewise.
       batch_norm_momentum: share of the old running statistics that a forward of the training phase
         keeps, in [0, 1], 1 minus PyTorch's momentum; None is the network's own, 0.9.
+      batch_norm_parts: of a batch in the training phase, each with batch statistics of its own, as
+        on so many devices of PyTorch's ``DataParallel``; the images must be divisible by it.
       attention: of a network with reverse attention: empty is the paper's, ``'stopped'`` the same
         but that in training the gradient of what follows the first mask does not reach what comes
         before it, ``'soft'`` mixes the rows in training and testing alike, `SoftAttention`.
@@ -113,10 +116,8 @@ def create(
     if activation not in (None, *ACTIVATIONS):
         raise UsageError(f"{activation=}: must be {' or '.join(map(repr, ACTIVATIONS))}, or None")
     mean, std = _normalisation(mean, std)
-    if batch_norm_momentum is not None and not 0 <= batch_norm_momentum <= 1:
-        raise UsageError(f"{batch_norm_momentum=}: must be 0 to 1, or None")
     asked: dict[str, Any] = {"activation": activation, "mean": mean or None, "std": std or None}
-    asked |= {"batch_norm_momentum": batch_norm_momentum}
+    asked |= _batch_norm(batch_norm_momentum, batch_norm_parts)
     asked |= _last_blocks(reverse_attention, attention, temperature, last_block)
     options = {key: value for key, value in asked.items() if value is not None}
     taken = inspect.signature(factory).parameters
@@ -146,6 +147,15 @@ def _normalisation(
             f"{mean=}, {std=}: must be as many finite numbers each, those of std greater than 0"
         )
     return mean, std
+
+
+def _batch_norm(batch_norm_momentum: float | None, batch_norm_parts: int) -> dict[str, Any]:
+    if batch_norm_momentum is not None and not 0 <= batch_norm_momentum <= 1:
+        raise UsageError(f"{batch_norm_momentum=}: must be 0 to 1, or None")
+    if type(batch_norm_parts) is not int or batch_norm_parts < 1:
+        raise UsageError(f"{batch_norm_parts=}: must be an integer of 1 or more")
+    parts = batch_norm_parts if batch_norm_parts > 1 else None
+    return {"batch_norm_momentum": batch_norm_momentum, "batch_norm_parts": parts}
 
 
 def _last_blocks(
@@ -225,6 +235,7 @@ class Network(nn.Module):
     mean: tuple[float, ...] = ()  # of the normalisation of the images; none if empty
     std: tuple[float, ...] = ()
     batch_norm_momentum: float = 0.9  # kept of the old running statistics
+    batch_norm_parts: int = 1  # of a training batch, each with statistics of its own
     attention: str = ""  # one of ``ATTENTIONS``
     temperature: float = 1.0  # of ``SoftAttention``
     last_block: str = ""  # one of ``LAST_BLOCKS``

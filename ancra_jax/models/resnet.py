@@ -141,7 +141,7 @@ class ResidualNetwork(Network):
     def trunk(self, images: FeatureMap, *, train: bool) -> Trunk:
         """Compute the stem, and make the residual blocks and the final activation."""
         conv: Callable[..., nn.Module] = partial(Conv, dtype=self.dtype, **self.conv_options)
-        norm = partial(BatchNorm, momentum=self.batch_norm_momentum)
+        norm = partial(BatchNorm, momentum=self.batch_norm_momentum, parts=self.batch_norm_parts)
         activation = ACTIVATIONS[self.activation]
         x = conv(self.width, name="conv1")(images)
         if self.stem_norm:

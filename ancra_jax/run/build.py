@@ -68,6 +68,12 @@ def check(config: Config, problems: Problems, *, devices: int = 1) -> None:
             f"--config.optimizer.accumulation_steps={parts}: the {config.batch_size // devices} "
             f"examples of a batch on each of {devices} devices must be divisible by it"
         )
+    normalised = config.model.batch_norm_parts or 1
+    if config.batch_size % (parts * normalised):
+        problems.add(
+            f"--config.model.batch_norm_parts={normalised}: the {config.batch_size // parts} "
+            "examples that are normalised together must be divisible by it"
+        )
     sizes = {"batch_size": config.batch_size, "selection.batch_size": config.selection.batch_size}
     for name, size in sizes.items():
         if size % devices:

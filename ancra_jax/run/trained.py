@@ -341,6 +341,7 @@ def create_network(architecture: ModelConfig, num_classes: int, dtype: str = "fl
         mean=architecture.mean,
         std=architecture.std,
         batch_norm_momentum=architecture.batch_norm_momentum or None,
+        batch_norm_parts=architecture.batch_norm_parts or 1,
         attention=architecture.attention,
         temperature=architecture.temperature,
         last_block=architecture.last_block,

@@ -1,12 +1,15 @@
 """Compiled programs, counted: the reader of their text, and numbers that must not grow."""
 
 import json
+import re
+from dataclasses import replace
 
 import pytest
 
 from ancra_jax.errors import UsageError
 from ancra_jax.ops.target import platform, traced_for
 from benchmarks import hlo, programs, targets
+from tests.support import ROOT, small_runs  # noqa: F401  registers the network "tiny"
 
 TEXT = """HloModule jit_step, is_scheduled=true
 
@@ -83,17 +86,69 @@ def test_kernels_bytes_and_operations_are_those_of_the_text(noted):
     assert hlo.oddities(hlo.parse(odd)) == ["float64: converted"]
 
 
-# Convolutions of a step on an accelerator, ResNet-18: 20 layers forward, with 19 input gradients
-# and 20 kernel gradients for each trained pass; 40 in the loop of an attack; 20 for TRADES' natural
-# logits; AWP differentiates the loss twice, over two passes.
-CONVOLUTIONS = {
-    "natural": 59,
-    "pgd_at": 59 + 40,
-    "trades": 2 * 59 + 40 + 20,
-    "trades_ancra": 3 * 59 + 40,
-    "mart_ancra": 3 * 59 + 40,
-    "trades_awp": 4 * 59 + 40 + 20,
+TPU_TEXT = """HloModule jit_step, is_scheduled=true
+
+%short (a: f32[2,128]) -> f32[2,128] {
+  %a = f32[2,128]{1,0:T(8,128)S(1)} parameter(0)
+  ROOT %less = f32[2,128]{1,0:T(8,128)S(1)} negate(%a)
 }
+
+%long (b: f32[2,128]) -> f32[2,128] {
+  %b = f32[2,128]{1,0:T(8,128)S(1)} parameter(0)
+  %first = f32[2,128]{1,0:T(8,128)S(1)} exponential(%b)
+  ROOT %second = f32[2,128]{1,0:T(8,128)S(1)} negate(%first)
+}
+
+ENTRY %main (p: f32[8,128], n: s32[], w: f32[128,128]) -> f32[2,128] {
+  %p = f32[8,128]{1,0:T(8,128)} parameter(0)
+  %n = s32[]{:T(128)} parameter(1)
+  %w = f32[128,128]{1,0:T(8,128)} parameter(2)
+  %more = s32[]{:T(128)} add(%n, %n)
+  %near = ((f32[8,128]{1,0:T(8,128)}), f32[2,128]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%p)
+  %x = f32[2,128]{1,0:T(8,128)S(1)} slice-done(%near)
+  %y = f32[2,128]{1,0:T(8,128)S(1)} convolution(%x, %w), dim_labels=bf_io->bf
+  %z = f32[2,128]{1,0:T(8,128)S(1)} conditional(%more, %y, %y), branch_computations={%short, %long}
+  %far = (f32[2,128]{1,0:T(8,128)}, f32[2,128]{1,0:T(8,128)S(1)}, u32[]{:S(2)}) copy-start(%z)
+  ROOT %result = f32[2,128]{1,0:T(8,128)} copy-done(%far)
+}
+"""
+
+
+def test_of_a_tpu_what_stays_beside_its_cores_is_not_moved():
+    module = hlo.parse(TPU_TEXT)
+    found = list(hlo.kernels(module))
+    kinds = {kernel.instruction.name: hlo.kind(kernel, module) for kernel in found}
+    assert kinds == {
+        "near": "slice", "y": "matrix product", "first": "other", "second": "other", "far": "copy"
+    }  # fmt: skip
+    moved = [hlo.moved(kernel, module) for kernel in found]
+    assert moved == [2 * 128 * 4, 128 * 128 * 4, 0, 0, 2 * 128 * 4]
+    assert hlo.convolutions(module) == {} and hlo.operations(found[1], module) == 0
+
+
+# Of a step on an accelerator: the passes that are trained, and those through the network or back to
+# its images that are not: 2 in the loop of an attack, 1 for TRADES' natural logits. AWP
+# differentiates the loss twice.
+PASSES = {
+    "natural": (1, 0),
+    "pgd_at": (1, 2),
+    "trades": (2, 3),
+    "trades_ancra": (3, 2),
+    "mart_ancra": (3, 2),
+    "trades_awp": (4, 3),
+}
+
+
+def convolutions(row, layers):
+    """Those that a step needs; the images of a trained pass receive no gradient."""
+    trained, others = PASSES[row]
+    return trained * (3 * layers - 1) + others * layers
+
+
+# Of the paper's ResNet-18, which has 20 layers.
+CONVOLUTIONS = {"natural": 59, "pgd_at": 99, "trades": 178}
+CONVOLUTIONS |= {"trades_ancra": 217, "mart_ancra": 217, "trades_awp": 296}
+KEPT = sorted(file.stem for file in programs.RESULTS.glob("*.json"))
 
 
 def arguments(**changes):
@@ -101,17 +156,61 @@ def arguments(**changes):
     return programs.parse([f"--{name}={value}" for name, value in changes.items()])
 
 
-@pytest.mark.parametrize("row", ["natural", "trades_ancra", "trades_awp"])
+@pytest.mark.parametrize("row", PASSES)
 def test_steps_for_accelerators_have_no_more_convolutions_than_they_need(row):
     config = programs.configuration(row, arguments(width=3), images=2)
+    name, layers = ("resnet18", 20) if row == "trades_ancra" else ("tiny", 5)
+    config = replace(config, model=replace(config.model, name=name))
     with traced_for("gpu"):
         assert platform() == "gpu"
         step, operands, _ = programs.program(row, config, targets.devices("cpu"))
         text = step.trace(*operands).lower(lowering_platforms=("cuda",)).as_text()
-    convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
-    assert len(convolutions) == CONVOLUTIONS[row]
-    assert all(line.count("xbf16>") == 3 for line in convolutions)
+    found = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert len(found) == convolutions(row, layers)
+    assert all(line.count("xbf16>") == 3 for line in found)
     assert "xf64>" not in text and "callback" not in text
+    # Images are gathered, feature maps are not.
+    assert not re.search(r"stablehlo.gather.*> tensor<(\d+x){3}(?!3x)\d+xb?f\d+>", text)
+    assert {row: convolutions(row, layers=20) for row in PASSES} == CONVOLUTIONS
+
+
+@pytest.mark.parametrize("target", KEPT)
+def test_the_kept_programs_are_what_they_should_be(target):
+    rows = json.loads((programs.RESULTS / f"{target}.json").read_text())["rows"]
+    assert "trades_ancra" in rows
+    for row, facts in rows.items():
+        needed = CONVOLUTIONS.get(row.removesuffix("_parts"))
+        assert not needed or facts["convolutions"] == {"bf16": needed}, row
+        assert set(facts["convolutions"]) == {"bf16"} and facts["settings"]["width"] == 64
+        assert all("loop of unknown length" in oddity for oddity in facts["oddities"]), row
+        assert sum(group["times"] for group in facts["collectives"]) <= 100, row
+        gathered = [g["bytes"] for g in facts["collectives"] if g["kind"] != "all-reduce"]
+        images = facts["devices"] * facts["settings"]["batch_size"]
+        assert sum(gathered) < 32 * images, row  # numbers; an image has 3,072 bytes
+    if target == "h100":
+        assert rows["trades_ancra"]["kernels"] < 1700 and rows["trades_ancra"]["bytes"] < 34.5e9
+
+
+@pytest.mark.parametrize("target", KEPT)
+def test_the_pages_tables_are_those_of_the_kept_programs(target):
+    page = (ROOT / "docs" / "performance.md").read_text()
+    for row, facts in json.loads((programs.RESULTS / f"{target}.json").read_text())["rows"].items():
+        counted = [f"{facts['bytes'] / 1e9:.1f}", f"{facts['kernels']:,}"]
+        counted.append(f"{facts['temporaries'] / 2**20:.0f}")
+        floor = f"{facts['floor_ms']:.1f}"
+        if target == "h100":
+            forwards = "—" if facts["forwards"] is None else f"{facts['forwards']:.0f}"
+            cells = [row, forwards, str(facts["convolutions"]["bf16"]), *counted, floor]
+            cells.append(f"{facts['floor_ms_with_launches']:.1f}")
+        else:
+            groups = {True: [], False: []}
+            for group in facts["collectives"]:
+                groups[group["kind"] == "all-reduce"].append((group["times"], group["bytes"]))
+            number = sum(times for times, _ in groups[True])
+            sent, gathered = (sum(n * size for n, size in groups[key]) for key in (True, False))
+            cells = [target, row, *counted, str(number), f"{sent / 1e6:.1f}"]
+            cells += [f"{gathered / 1e3:.1f}", floor]
+        assert f"| {' | '.join(cells)} |" in page
 
 
 def test_the_command_compiles_for_the_cpu_and_keeps_other_rows(tmp_path, capsys):
@@ -136,9 +235,11 @@ def test_a_missing_compiler_is_one_line_that_says_what_to_install(monkeypatch):
     with pytest.raises(UsageError, match=r"ANCRA_CUDA_PLUGIN=/none/.*: there is no such file"):
         targets.compiler("gpu")
     monkeypatch.delenv(targets.CUDA_VARIABLE)
+    monkeypatch.delenv(targets.TPU_VARIABLE, raising=False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UsageError, match="pip install --no-deps jax-cuda12-pjrt=="):
-        targets.compiler("gpu")
+    for kind, package in {"gpu": "jax-cuda12-pjrt==0", "tpu": "libtpu==0"}.items():
+        with pytest.raises(UsageError, match=f"pip install --no-deps --target=compilers {package}"):
+            targets.compiler(kind)
 
 
 def test_a_step_for_an_h100_is_bfloat16_and_has_no_oddities():

@@ -122,7 +122,7 @@ def test_label_smoothing_is_the_cross_entropy_to_the_smoothed_labels():
 
 
 @settings(max_examples=8, deadline=None)
-@given(seed=SEEDS, classes=st.integers(2, 6), scale=st.floats(0.1, 30))
+@given(seed=SEEDS, classes=st.sampled_from([2, 5]), scale=st.floats(0.1, 30))
 def test_mart_is_its_formula(seed, classes, scale):
     rng = np.random.default_rng(seed)
     natural, adversarial = (scale * rng.standard_normal((2, 5, classes))).astype(np.float32)
@@ -145,7 +145,7 @@ def test_marts_gradients_stay_finite_for_certain_predictions():
 
 
 @settings(max_examples=8, deadline=None)
-@given(seed=SEEDS, classes=st.integers(3, 6), diagonal=st.floats(0.01, 0.9))
+@given(seed=SEEDS, classes=st.sampled_from([3, 5]), diagonal=st.floats(0.01, 0.9))
 def test_the_second_order_divergence_is_its_formula(seed, classes, diagonal):
     rng = np.random.default_rng(seed)
     logits = rng.standard_normal((5, classes))

@@ -71,6 +71,7 @@ def attack_then_kernel_gradient(rule, images, kernel, num_steps=3):
 SHARDED = """
 import jax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from ancra_jax.models.layers import BatchNorm
 from tests.models.test_layers import attack_then_kernel_gradient
 
 assert jax.device_count() == 8
@@ -87,17 +88,26 @@ assert [s.data.shape[0] for s in sharded[0].addressable_shards] == [2] * 8
 for a, b in zip(sharded, whole, strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
 assert np.abs(whole[0] - images).max() > 0.1
+
+for parts, sent in {1: True, 8: False}.items():
+    layer = BatchNorm(parts=parts)
+    variables = layer.init(jax.random.key(2), images, train=False)
+    apply = lambda x: layer.apply(variables, x, train=True, mutable=["batch_stats"])[0] ** 2
+    program = jax.jit(jax.grad(lambda x: apply(x)[..., 0].sum())).lower(
+        jax.ShapeDtypeStruct(images.shape, images.dtype, sharding=NamedSharding(mesh, P("data")))
+    )
+    assert ("all-reduce" in program.compile().as_text()) == sent
 """
 
 
-def test_eight_devices_give_the_gradients_of_one_inside_a_compiled_loop():
+def test_eight_devices_give_the_gradients_of_one_and_normalise_a_part_each_by_themselves():
     run_python(SHARDED, devices=8)
 
 
-def batch_norm(x, *, train, **changes):
-    layer = BatchNorm()
+def batch_norm(x, *, train, parts=1):
+    layer = BatchNorm(parts=parts)
     variables = layer.init(jax.random.key(0), x, train=False)
-    return layer.apply(variables, x, train=train, mutable=["batch_stats"], **changes)
+    return layer.apply(variables, x, train=train, mutable=["batch_stats"])
 
 
 def test_batch_norm_follows_pytorch():
@@ -111,6 +121,22 @@ def test_batch_norm_follows_pytorch():
     evaluated, unchanged = batch_norm(jnp.asarray(x), train=False)
     np.testing.assert_allclose(evaluated, x / np.sqrt(1 + 1e-5), rtol=1e-6)
     np.testing.assert_array_equal(unchanged["batch_stats"]["var"], np.ones(5))
+
+
+def test_parts_of_a_batch_are_normalised_as_batches_of_their_own():
+    rng = np.random.default_rng(9)
+    x = jnp.asarray(rng.normal(rng.normal(size=(8, 1, 1, 1)), 2.0, (8, 3, 2, 5)), jnp.float32)
+    pull = lambda x, parts: jnp.sum(jnp.sin(batch_norm(x, train=True, parts=parts)[0]))  # noqa: E731
+    split = jnp.split(x, 4)
+    outputs, updated = zip(*(batch_norm(part, train=True) for part in split), strict=True)
+    y, moved = batch_norm(x, train=True, parts=4)
+    np.testing.assert_allclose(y, jnp.concatenate(outputs), atol=1e-6)
+    means = jax.tree.map(lambda *parts: np.mean(parts, axis=0), *updated)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), moved, means)
+    gradients = [jax.grad(pull)(part, 1) for part in split]
+    np.testing.assert_allclose(jax.grad(pull)(x, 4), jnp.concatenate(gradients), atol=1e-6)
+    with pytest.raises(UsageError, match="batch_norm_parts=3: the 8 images"):
+        batch_norm(x, train=True, parts=3)
 
 
 def test_batch_norm_variance_does_not_cancel():

@@ -217,16 +217,19 @@ def test_networks_take_an_activation_and_a_normalisation():
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "wide_resnet10_1"])
-def test_the_momentum_of_every_batch_normalisation_is_an_option(name):
+def test_momentum_and_parts_of_every_batch_normalisation_are_options(name):
     found = {}
 
     def look(method, args, kwargs, context):
         if isinstance(context.module, BatchNorm):
-            found["/".join(context.module.path)] = context.module.momentum
+            norm = context.module
+            found["/".join(norm.path)] = norm.momentum, norm.parts
         return method(*args, **kwargs)
 
-    network = models.create(name, num_classes=3, width=2, batch_norm_momentum=0.99)
+    network = models.create(
+        name, num_classes=3, width=2, batch_norm_momentum=0.99, batch_norm_parts=2
+    )
     with nn.intercept_methods(look):
         variables, _ = shapes(network, jnp.zeros((2, 16, 16, 3)))
     layers = jax.tree.leaves(variables["batch_stats"])
-    assert set(found.values()) == {0.99} and 2 * len(found) == len(layers)
+    assert set(found.values()) == {(0.99, 2)} and 2 * len(found) == len(layers)

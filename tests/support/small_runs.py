@@ -1,5 +1,6 @@
 """Configurations of runs that take seconds on a CPU."""
 
+from functools import partial
 from typing import ClassVar
 
 import flax.linen as nn
@@ -21,8 +22,11 @@ class TinyNetwork(Network):
     pool_window: ClassVar[int] = 8
 
     def trunk(self, images, *, train):
-        x = nn.relu(BatchNorm()(Conv(self.width)(images), train=train))
-        blocks = residual_blocks(BasicBlock, self.width, [2], prefix="layer", train=train)
+        conv = partial(Conv, dtype=self.dtype)
+        norm = partial(BatchNorm, parts=self.batch_norm_parts)
+        x = nn.relu(norm()(conv(self.width)(images), train=train))
+        block = partial(BasicBlock, conv=conv, norm=norm)
+        blocks = residual_blocks(block, self.width, [2], prefix="layer", train=train)
         return Trunk(x, tuple(blocks), lambda x: x)
 
 

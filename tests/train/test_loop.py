@@ -221,6 +221,7 @@ def test_directories_that_cannot_be_used(tmp_path):
     [
         ({"batch_size": 500}, r"batch_size=500: .* 128,"),
         ({"data__selection_examples": 160}, r"selection_examples=160: .* 159"),
+        ({"model__batch_norm_parts": 5}, r"batch_norm_parts=5: the 32 examples"),
         ({"distillation__teacher": "/nowhere"}, r"config\.distillation\.teacher='/nowhere'"),
     ],
 )

@@ -149,7 +149,8 @@ with pytest.raises(UsageError, match="config.batch_size=30: .* 8"):
     loop.train(small_config(batch_size=30), f"{sys.argv[1]}.run")
 
 UDR = dict(udr__multiplier=1.0, udr__interval=1, optimizer__accumulation_steps=2)
-for name, options in (("trades_awp_ancra", {}), ("trades_s2o", UDR), ("sat", OPTIONS)):
+PARTS = dict(model__batch_norm_parts=8)
+for name, options in (("trades_awp_ancra", PARTS), ("trades_s2o", UDR), ("sat", OPTIONS)):
     eight, one = (after_one_step(name, d, **options) for d in (jax.devices(), jax.devices()[:1]))
     for field in ("params", "batch_stats", "method_state", "averages"):
         pair = getattr(eight, field), getattr(one, field)

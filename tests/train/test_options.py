@@ -60,7 +60,7 @@ def options(teacher, extra_data):
     """Settings that turn everything on."""
     averages = {"ema__decay": 0.9, "swa__start_epoch": 1}
     distillation = {"distillation__teacher": str(teacher), "distillation__weight": 0.5}
-    return averages | extra_data | distillation
+    return averages | extra_data | distillation | {"model__batch_norm_parts": 2}
 
 
 @pytest.fixture(scope="module")
