@@ -218,7 +218,7 @@ def _run(
     while state.attack < len(attacks):
         attack = attacks[state.attack]
         rounds = attack.num_passes(state.targets.shape[1])
-        for batch in job.batches(np.flatnonzero(state.todo)):
+        for batch in job.batches(np.flatnonzero(state.todo), attack.cost):
             begun = time.monotonic()
             if max_seconds is not None:
                 late = begun - started >= max_seconds
