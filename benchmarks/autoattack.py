@@ -80,14 +80,14 @@ def _cnn_a(examples, _):
 
 
 def _resnet18(examples, width):
-    images = _cnn_a(examples, width)[1]["images"]
+    images = jnp.asarray(_cnn_a(examples, width)[1]["images"])
     network = models.create("resnet18", num_classes=10, width=width)
     variables = jax.jit(network.init)(jax.random.key(0), images[:1])
 
     @jax.jit
     def with_statistics(variables):
         apply = partial(network.apply, train=True, mutable="batch_stats")
-        return variables | apply(variables, images[:16], np.zeros(16, np.int32))[1]
+        return variables | apply(variables, images[:16], jnp.zeros(len(images[:16]), int))[1]
 
     for _ in range(20):
         variables = with_statistics(variables)
@@ -99,7 +99,7 @@ def _resnet18(examples, width):
     weights = pytorch.from_variables("resnet18", variables).items()
     shared = {f"weight/{name}": value for name, value in weights}
     return model, shared | {
-        "images": images, "labels": labels, "epsilon": np.median(distances)
+        "images": np.asarray(images), "labels": labels, "epsilon": np.median(distances)
     }  # fmt: skip
 
 
