@@ -31,7 +31,7 @@ PRECISIONS = ("auto", "highest", "high", "default")
 """Of the products in a search: ``'high'`` is TF32 on GPUs, three passes of bfloat16 on TPUs;
 ``'default'`` TF32 and one pass; ``'highest'`` float32. On CPUs all are float32."""
 _PROBED = 8  # so many, whatever the size of batches
-_MANY_PASSES, _FEWEST_ROWS = 100, 8  # for which smaller batches than the others are compiled
+_MANY_PASSES, _FEWEST_ROWS = 1000, 8  # for which smaller batches than the others are compiled
 
 Arrays = dict[str, np.ndarray]
 Known = Mapping[str, Arrays]
@@ -92,7 +92,7 @@ class Placement:
     def batches(
         self, examples: Numbers, passes: float | int = 1
     ) -> Iterator[tuple[Numbers, Bool[np.ndarray, "batch"]]]:
-        """Cut example numbers into batches; ``passes`` are the forward passes that a row costs.
+        """Cut example numbers into batches; ``passes`` are an attack's forward passes of a row.
 
         Yields:
           ``(rows, active)``: example numbers [batch_size], the last batch padded with its first

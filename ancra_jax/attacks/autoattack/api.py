@@ -2,7 +2,7 @@
 
 Every attack starts from the natural images of the examples that are still robust. Each kind of
 attack is compiled once: targets, epsilon, weights and the choice of examples are arguments, and all
-batches have one shape, but for the last of a long pass on CPU (see ``Placement.batches``).
+batches have one shape, but for the last ones of long attacks on CPU (see ``Placement.batches``).
 
 References:
   Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse
@@ -218,7 +218,7 @@ def _run(
     while state.attack < len(attacks):
         attack = attacks[state.attack]
         rounds = attack.num_passes(state.targets.shape[1])
-        for batch in job.batches(np.flatnonzero(state.todo), attack.cost):
+        for batch in job.batches(np.flatnonzero(state.todo), attack.cost * rounds):
             begun = time.monotonic()
             if max_seconds is not None:
                 late = begun - started >= max_seconds
