@@ -35,6 +35,7 @@ ON_DEMAND = ("gradient_loop",)
 PACKAGES = {"reference": "autoattack", "adv_lib": "adv_lib"}
 ROWS_OF = {"reference": ATTACKS, "adv_lib": ("apgd", "fab_t")}  # all others have all rows
 TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
+ATTACKS_DIFFER = 1e-2  # rounding decides signs of gradients, and many steps amplify that
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 
 
@@ -123,7 +124,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             libraries_of(name, arguments.libraries),
             turns=arguments.turns,
             turn_seconds=arguments.turn_seconds,
-            tolerance=TOLERANCE[arguments.dtype],
+            tolerance=ATTACKS_DIFFER if name in ATTACKS else TOLERANCE[arguments.dtype],
         )
         rows.append(row | {"load_average": os.getloadavg()})
         peak = device_peak(rows, arguments.dtype)
