@@ -118,7 +118,8 @@ def apgd(
         found = last if found is None else _both(found, last)
     a_run = evaluations(num_steps) if isinstance(threat_model, L1) else 1 + num_steps
     queries = num_restarts * (gradient_draws if randomized else 1) * a_run
-    return problem.result(*found, queries)
+    fooled, adversarial, best_loss = found
+    return problem.result(fooled, adversarial, best_loss, queries)
 
 
 @jax.jit
