@@ -4,8 +4,8 @@
     python -m benchmarks --width=64 --batch_size=128 --dtype=bfloat16 --rows=natural,trades_ancra
 
 Rows are training steps by the name of their method, pgd40 (the evaluation's attack), data_pipeline
-(the batches of a step alone), the attacks apgd, fab_t, square and autoattack on a small network of
-their own (benchmarks/autoattack.py) and, on demand, gradient_loop (input gradients in a compiled
+(the batches of a step alone), the attacks apgd, fab_t, square and autoattack on a network of their
+own (--model, benchmarks/autoattack.py) and, on demand, gradient_loop (input gradients in a compiled
 loop, for --libraries=jax,jax_stock). Libraries take turns on the same weights and draws, and their
 first losses have to agree. Writes JSON with provenance.
 """
@@ -24,6 +24,7 @@ from ancra_jax.errors import UsageError
 from ancra_jax.ops.files import write_atomically
 from ancra_jax.run.workdir import provenance
 from benchmarks import turns
+from benchmarks.autoattack import NETWORKS
 from benchmarks.peaks import table_peak
 from configs import cifar10
 
@@ -31,7 +32,10 @@ STEPS = ("natural", "pgd_at", "trades", "trades_ancra")
 ATTACKS = ("apgd", "fab_t", "square", "autoattack")
 ROWS = (*STEPS, "pgd40", "data_pipeline", *ATTACKS)
 ON_DEMAND = ("gradient_loop",)
+PACKAGES = {"reference": "autoattack", "adv_lib": "adv_lib"}
+ROWS_OF = {"reference": ATTACKS, "adv_lib": ("apgd", "fab_t")}  # all others have all rows
 TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-2}
+ATTACKS_DIFFER = 1e-2  # rounding decides signs of gradients, and many steps amplify that
 RESULTS = Path(__file__).parents[1] / "results" / "benchmarks"
 
 
@@ -67,7 +71,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--cores", type=int, help="of the host (all; 1 on a busy machine, where threads wait)"
     )
-    parser.add_argument("--libraries", help="jax first; torch, torch_compile, reference, jax_stock")
+    parser.add_argument(
+        "--libraries", help="jax first; torch, torch_compile, reference, adv_lib, jax_stock"
+    )
+    parser.add_argument("--model", choices=NETWORKS, default="cnn_a", help="of the attacks")
     parser.add_argument("--attack_images", type=int, default=64, help="of the attacks, at most 69")
     parser.add_argument("--attack_steps", type=int, help="of APGD and FAB (100; quick: 10)")
     parser.add_argument("--attack_queries", type=int, help="of Square (5000; quick: 100)")
@@ -87,11 +94,9 @@ def parse() -> argparse.Namespace:
     arguments.libraries = (arguments.libraries or default_libraries()).split(",")
     if arguments.libraries[0] != "jax":
         parser.error(f"--libraries={','.join(arguments.libraries)}: must start with jax")
-    if "reference" in arguments.libraries:
-        if any(row not in ATTACKS for row in arguments.rows):
-            parser.error(f"--libraries=reference: has only the rows {','.join(ATTACKS)}")
-        if importlib.util.find_spec("autoattack") is None:
-            parser.error("--libraries=reference: github.com/fra31/auto-attack is not installed")
+    for library in {*PACKAGES} & {*arguments.libraries}:
+        if importlib.util.find_spec(PACKAGES[library]) is None:
+            parser.error(f"--libraries={library}: the package {PACKAGES[library]} is not installed")
     for name in ("width", "batch_size", "turns", *(n for n in vars(arguments) if "attack_" in n)):
         if getattr(arguments, name) < 1:
             parser.error(f"--{name}={getattr(arguments, name)}: must be at least 1")
@@ -116,10 +121,10 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         row = turns.compare(
             name,
             configuration(name, arguments),
-            ["jax"] if name == "data_pipeline" else arguments.libraries,
+            libraries_of(name, arguments.libraries),
             turns=arguments.turns,
             turn_seconds=arguments.turn_seconds,
-            tolerance=TOLERANCE[arguments.dtype],
+            tolerance=ATTACKS_DIFFER if name in ATTACKS else TOLERANCE[arguments.dtype],
         )
         rows.append(row | {"load_average": os.getloadavg()})
         peak = device_peak(rows, arguments.dtype)
@@ -139,11 +144,18 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
+def libraries_of(row: str, libraries: list[str]) -> list[str]:
+    """Those that have a row."""
+    if row == "data_pipeline":
+        return ["jax"]
+    return [library for library in libraries if row in ROWS_OF.get(library, (row,))]
+
+
 def configuration(row: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """The configuration of a row, or an attack's settings, as plain data."""
     if row in ATTACKS:
         return {
-            "model": {"dtype": "float32"},
+            "model": {"dtype": "float32", "name": arguments.model, "width": arguments.width},
             "num_images": arguments.attack_images,
             "num_steps": arguments.attack_steps,
             "num_queries": arguments.attack_queries,
@@ -191,6 +203,8 @@ def print_row(row: dict[str, Any], peak: float | None):
                 f"{wall['median']:.2f} [{wall['smallest']:.2f}, {wall['largest']:.2f}], "
                 f"{processor['median']:.2f}"
             )
+            if "flags_that_differ" in row:
+                ratio += f", {row['flags_that_differ'][library]} flags differ"
         print(
             f"{row['row']:<14}{library:<15}{images / seconds:>10.1f}{1e3 * seconds / images:>10.2f}"
             f"{flops / 1e9:>10.1f}{flops / peak if peak else 0:>9.1%}{facts['peak_mib']:>10.0f}"

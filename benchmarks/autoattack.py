@@ -1,8 +1,12 @@
 """AutoAttack's attacks, in JAX: what ``benchmarks.torch_autoattack`` does in PyTorch.
 
-On the small adversarially trained network of ``tests/golden``, under Linf 8/255, on images of
-CIFAR-10 that it classifies correctly. Rows: ``apgd`` (cross-entropy), ``fab_t`` (towards the class
-ranked second), ``square``, and ``autoattack``, the ensemble ``standard`` with all nine targets.
+Under Linf on images of CIFAR-10, with a device for each core as in ``ancra_jax.evaluate``.
+Networks: ``cnn_a``, the small adversarially trained one of ``tests/golden``, under 8/255 on images
+that it classifies correctly; ``resnet18`` of a width, with random weights, its predictions as
+labels, and an epsilon at which the nearest boundary, taken as flat, is within reach of half the
+images. Rows:
+``apgd`` (cross-entropy), ``fab_t`` (towards the class ranked second), ``square``, and
+``autoattack``, the ensemble ``standard`` with all nine targets.
 """
 
 from collections.abc import Mapping
@@ -14,13 +18,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ancra_jax import attacks
+from ancra_jax import attacks, models
+from ancra_jax.attacks.job import Placement
+from ancra_jax.attacks.model import forward
+from ancra_jax.attacks.objectives import value_and_input_gradient
 from ancra_jax.attacks.threat_models import at_distance
 from ancra_jax.cli.backend import use_a_device_per_core
+from ancra_jax.interop import pytorch
 from benchmarks.measure import Workload, timed
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "cnn_a.npz"
-EPSILON = 8 / 255
+NETWORKS = ("cnn_a", "resnet18")
 CONVOLUTIONS = (("c1", 1), ("c2", 2), ("c3", 2))
 
 
@@ -29,34 +37,70 @@ def create(row: str, settings: Mapping[str, Any]) -> Workload:
 
     Args:
       row: ``'apgd'``, ``'fab_t'``, ``'square'`` or ``'autoattack'``.
-      settings: ``num_images`` (at most 69), ``num_steps`` and ``num_queries``.
+      settings: ``model`` with ``name`` of ``NETWORKS`` and ``width``; ``num_images`` (at most 69),
+        ``num_steps`` and ``num_queries``.
     """
+    use_a_device_per_core()
+    devices = jax.devices() if jax.default_backend() == "cpu" else jax.devices()[:1]
+    examples = max(settings["num_images"] // len(devices), 1) * len(devices)
+    make = {"cnn_a": _cnn_a, "resnet18": _resnet18}[settings["model"]["name"]]
+    model, shared = make(examples, settings["model"]["width"])
+    noise = np.random.default_rng(0).uniform(-1, 1, shared["images"].shape)
+    shared["noise"] = noise.astype(np.float32)
+    ball = attacks.Linf(float(shared["epsilon"]))
     if row == "autoattack":
-        use_a_device_per_core()  # as ancra_jax.evaluate does
-    with np.load(GOLDEN) as file:
-        golden = dict(file)
-    weights = {name: value for name, value in golden.items() if name.startswith("w.")}
-    labels = golden["labels"].astype(np.int32)
-    right = np.flatnonzero(golden["logits"][: len(labels)].argmax(1) == labels)
-    chosen = right[: settings["num_images"]]
-    images = golden["images"][chosen].astype(np.float32) / np.float32(255)
-    noise = np.random.default_rng(0).uniform(-1, 1, images.shape).astype(np.float32)
-    shared = weights | {"images": images, "labels": labels[chosen], "noise": noise}
-
-    model = jax.tree_util.Partial(logits, jax.tree.map(jnp.asarray, _converted(weights)))
-    attack = partial(_ATTACKS[row], model, shared, settings)
+        attack = partial(_standard, model, shared, ball, settings, devices)
+    else:
+        placement = Placement.over(devices, examples, examples)
+        placed = placement.place({name: shared[name] for name in ("images", "labels", "noise")})
+        attack = partial(_ATTACKS[row], placement.replicate(model), placed, ball, settings)
     first, found = timed(lambda: jax.block_until_ready(attack()))
     again, _ = timed(lambda: jax.block_until_ready(attack()))
     robust = found.robust if row == "autoattack" else ~np.asarray(found.success)
     return Workload(
         run=attack,
-        images=len(images),
+        images=examples,
         compile_seconds=first - again,
         loss=float(np.median(found.best_loss)) if row in ("apgd", "fab_t") else None,
         robust_accuracy=float(robust.mean()),
         robust=robust.tolist(),
         shared=shared,
     )
+
+
+def _cnn_a(examples, _):
+    with np.load(GOLDEN) as file:
+        golden = dict(file)
+    shared = {name: value for name, value in golden.items() if name.startswith("w.")}
+    model = jax.tree_util.Partial(logits, jax.tree.map(jnp.asarray, _converted(shared)))
+    labels = golden["labels"].astype(np.int32)
+    chosen = np.flatnonzero(golden["logits"][: len(labels)].argmax(1) == labels)[:examples]
+    images = golden["images"][chosen].astype(np.float32) / np.float32(255)
+    return model, shared | {"images": images, "labels": labels[chosen], "epsilon": 8 / 255}
+
+
+def _resnet18(examples, width):
+    images = jnp.asarray(_cnn_a(examples, width)[1]["images"])
+    network = models.create("resnet18", num_classes=10, width=width)
+    variables = jax.jit(network.init)(jax.random.key(0), images[:1])
+
+    @jax.jit
+    def with_statistics(variables):
+        apply = partial(network.apply, train=True, mutable="batch_stats")
+        return variables | apply(variables, images[:16], jnp.zeros(len(images[:16]), int))[1]
+
+    for _ in range(20):
+        variables = with_statistics(variables)
+    model = models.BoundNetwork(network, variables)
+    labels = np.asarray(forward(model, images).argmax(axis=-1), np.int32)
+    objective = attacks.objectives.margin(model, labels)
+    margins, gradients = jax.jit(value_and_input_gradient)(objective, images)
+    distances = -margins / jnp.abs(gradients).sum(axis=(1, 2, 3))
+    weights = pytorch.from_variables("resnet18", variables).items()
+    shared = {f"weight/{name}": value for name, value in weights}
+    return model, shared | {
+        "images": np.asarray(images), "labels": labels, "epsilon": np.median(distances)
+    }  # fmt: skip
 
 
 def logits(weights, x):
@@ -85,52 +129,36 @@ def _converted(weights):
     }  # fmt: skip
 
 
-def _apgd(model, shared, settings):
-    ball = attacks.Linf(EPSILON)
-    images, noise = jnp.asarray(shared["images"]), jnp.asarray(shared["noise"])
-    start = at_distance(ball, images, noise, EPSILON)
+def _apgd(model, shared, ball, settings):
+    start = at_distance(ball, shared["images"], shared["noise"], ball.epsilon)
     return attacks.apgd(
-        model, images, shared["labels"], ball, start=start, num_steps=settings["num_steps"]
-    )
+        model, shared["images"], shared["labels"], ball, start=start,
+        num_steps=settings["num_steps"],
+    )  # fmt: skip
 
 
-def _fab_t(model, shared, settings):
-    images, labels = jnp.asarray(shared["images"]), jnp.asarray(shared["labels"])
-    others = jnp.where(jax.nn.one_hot(labels, 10) > 0, -jnp.inf, model(images))
+def _fab_t(model, shared, ball, settings):
+    logits = forward(model, shared["images"])
+    others = jnp.where(jax.nn.one_hot(shared["labels"], 10) > 0, -jnp.inf, logits)
     return attacks.fab(
-        model,
-        images,
-        labels,
-        attacks.Linf(EPSILON),
-        targets=jnp.argmax(others, axis=-1),
-        key=jax.random.key(0),
-        num_steps=settings["num_steps"],
-    )
+        model, shared["images"], shared["labels"], ball, targets=jnp.argmax(others, axis=-1),
+        key=jax.random.key(0), num_steps=settings["num_steps"],
+    )  # fmt: skip
 
 
-def _square(model, shared, settings):
+def _square(model, shared, ball, settings):
     return attacks.square(
-        model,
-        shared["images"],
-        shared["labels"],
-        attacks.Linf(EPSILON),
-        key=jax.random.key(0),
+        model, shared["images"], shared["labels"], ball, key=jax.random.key(0),
         num_queries=settings["num_queries"],
-    )
+    )  # fmt: skip
 
 
-def _standard(model, shared, settings):
+def _standard(model, shared, ball, settings, devices):
     return attacks.autoattack(
-        model,
-        shared["images"],
-        shared["labels"],
-        epsilon=EPSILON,
-        num_steps=settings["num_steps"],
-        num_queries=settings["num_queries"],
-        checks=False,
-        progress=None,
-    )
+        model, shared["images"], shared["labels"], ball, num_steps=settings["num_steps"],
+        num_queries=settings["num_queries"], devices=devices, checks=False, progress=None,
+    )  # fmt: skip
 
 
-_ATTACKS = {"apgd": _apgd, "fab_t": _fab_t, "square": _square, "autoattack": _standard}
-ROWS = tuple(_ATTACKS)
+_ATTACKS = {"apgd": _apgd, "fab_t": _fab_t, "square": _square}
+ROWS = (*_ATTACKS, "autoattack")

@@ -2,7 +2,6 @@
 attacks. Its rows draw their own starts, and ``fab_t`` has one target, as everywhere."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from autoattack import AutoAttack
 
 from benchmarks.measure import Workload
-from benchmarks.torch_autoattack import DEVICE, EPSILON, logits, workload
+from benchmarks.torch_autoattack import DEVICE, problem, workload
 from benchmarks.torch_workloads import device_kind, device_mib, matmul, waited
 
 __all__ = ("create", "device_kind", "device_mib", "matmul", "waited")
@@ -22,15 +21,11 @@ def create(
     row: str, settings: Mapping[str, Any], shared: Mapping[str, np.ndarray], _: bool
 ) -> Workload:
     """Builds the workload of a row and runs it once, on the weights that are shared."""
-    to_device = partial(torch.tensor, device=DEVICE)
-    weights = {k: to_device(v) for k, v in shared.items() if k.startswith("w.")}
-    images = to_device(shared["images"].transpose(0, 3, 1, 2).copy())
-    labels = to_device(shared["labels"]).long()
-    model = partial(logits, weights)
+    model, images, labels, epsilon = problem(shared)
     how = {"version": "standard"}
     if row in ATTACKS:
         how = {"version": "custom", "attacks_to_run": ATTACKS[row]}
-    evaluation = AutoAttack(model, eps=EPSILON, seed=0, verbose=False, device=DEVICE, **how)
+    evaluation = AutoAttack(model, eps=epsilon, seed=0, verbose=False, device=DEVICE, **how)
     for attack in (evaluation.apgd, evaluation.apgd_targeted, evaluation.fab):
         attack.n_iter = settings["num_steps"]
     evaluation.square.n_queries = settings["num_queries"]

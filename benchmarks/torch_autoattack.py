@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from benchmarks import torch_network
 from benchmarks.measure import Workload, timed
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-EPSILON = 8 / 255
 NUM_TARGETS = 9
 ROWS = ("apgd", "fab_t", "square", "autoattack")
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -28,28 +28,23 @@ def create(
     row: str, settings: Mapping[str, Any], shared: Mapping[str, np.ndarray], compiled: bool
 ) -> Workload:
     """Builds the workload of a row and runs it once, on the weights and draws that are shared."""
-    to_device = partial(torch.tensor, device=DEVICE)
-    weights = {k: to_device(v) for k, v in shared.items() if k.startswith("w.")}
-    network = lambda x: logits(weights, x)  # noqa: E731
+    network, images, labels, epsilon = problem(shared)
     model = torch.compile(network) if compiled else network
-    images, noise = (
-        to_device(shared[name].transpose(0, 3, 1, 2).copy()) for name in ("images", "noise")
-    )
-    labels = to_device(shared["labels"]).long()
+    noise = placed(shared["noise"])
     steps, queries = settings["num_steps"], settings["num_queries"]
-    start = (images + EPSILON * noise / (wide(size(noise)) + 1e-12)).clamp(0, 1)
+    start = (images + epsilon * noise / (wide(size(noise)) + 1e-12)).clamp(0, 1)
 
     def attack():
         """Images, and what is to be compared: the objective or minus the norm."""
         if row == "apgd":
-            return apgd(model, images, labels, cross_entropy(labels), start, steps)
+            return apgd(model, images, labels, cross_entropy(labels), start, epsilon, steps)
         if row == "fab_t":
             target = ranked_classes(model, images, labels)[:, 0]
             found, norm = fab_t(model, images, labels, target, steps)
-            return torch.where(wide(norm <= EPSILON), found, images), -norm
+            return torch.where(wide(norm <= epsilon), found, images), -norm
         if row == "square":
-            return square(model, images, labels, queries), None
-        return standard(model, images, labels, steps, queries), None
+            return square(model, images, labels, epsilon, queries), None
+        return standard(model, images, labels, epsilon, steps, queries), None
 
     def run():
         result = attack()
@@ -58,6 +53,23 @@ def create(
         return result
 
     return workload(run, model, labels)
+
+
+def problem(shared: Mapping[str, np.ndarray]) -> tuple[Model, torch.Tensor, torch.Tensor, float]:
+    """The network with the weights that are shared, images, labels and epsilon."""
+    if "w.c1.weight" in shared:
+        weights = {k: torch.tensor(v, device=DEVICE) for k, v in shared.items() if k[:2] == "w."}
+        model = partial(logits, weights)
+    else:
+        network = torch_network.load(shared, DEVICE).eval().requires_grad_(False)
+        model = lambda x: network(x)[0]  # noqa: E731
+    labels = torch.tensor(shared["labels"], device=DEVICE).long()
+    return model, placed(shared["images"]), labels, float(shared["epsilon"])
+
+
+def placed(images: np.ndarray) -> torch.Tensor:
+    """Images in PyTorch's layout, on its device."""
+    return torch.tensor(images.transpose(0, 3, 1, 2).copy(), device=DEVICE)
 
 
 def workload(
@@ -87,7 +99,9 @@ def logits(weights: Mapping[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor
     return F.linear(x.mean((2, 3)), weights["w.fc.weight"], weights["w.fc.bias"])
 
 
-def standard(model: Model, natural, labels, steps: int, queries: int) -> torch.Tensor:
+def standard(
+    model: Model, natural, labels, epsilon: float, steps: int, queries: int
+) -> torch.Tensor:
     """APGD-CE, APGD-T, FAB-T and Square, each on what those before it left."""
     adversarial = natural.clone()
     targets = ranked_classes(model, natural, labels)[:, :NUM_TARGETS]
@@ -99,23 +113,23 @@ def standard(model: Model, natural, labels, steps: int, queries: int) -> torch.T
 
     def gradient_attack(x, y, objective):
         noise = 2 * torch.rand_like(x) - 1
-        start = (x + EPSILON * noise / (wide(size(noise)) + 1e-12)).clamp(0, 1)
-        return apgd(model, x, y, objective, start, steps)[0]
+        start = (x + epsilon * noise / (wide(size(noise)) + 1e-12)).clamp(0, 1)
+        return apgd(model, x, y, objective, start, epsilon, steps)[0]
 
     def boundary_attack(x, y, target):
         found, norm = fab_t(model, x, y, target, steps)
-        return torch.where(wide(norm <= EPSILON), found, x)
+        return torch.where(wide(norm <= epsilon), found, x)
 
     on_the_rest(lambda x, y, _: gradient_attack(x, y, cross_entropy(y)))
     for k in range(NUM_TARGETS):
         on_the_rest(lambda x, y, t: gradient_attack(x, y, targeted_dlr(y, t[:, k])))  # noqa: B023
     for k in range(NUM_TARGETS):
         on_the_rest(lambda x, y, t: boundary_attack(x, y, t[:, k]))  # noqa: B023
-    on_the_rest(lambda x, y, _: square(model, x, y, queries))
+    on_the_rest(lambda x, y, _: square(model, x, y, epsilon, queries))
     return adversarial
 
 
-def apgd(model: Model, natural, labels, objective, start, steps: int):
+def apgd(model: Model, natural, labels, objective, start, epsilon: float, steps: int):
     """Auto-PGD; the last misclassified iterates, and the largest objective."""
 
     def evaluate(x):
@@ -132,12 +146,12 @@ def apgd(model: Model, natural, labels, objective, start, steps: int):
     best_x, best_gradients, best = x, gradients, values
     checked, halved = best, torch.ones_like(fooled)
     last, rises = torch.zeros_like(values), torch.zeros_like(values)
-    step_size = torch.full_like(values, 2 * EPSILON)
+    step_size = torch.full_like(values, 2 * epsilon)
     end = window
     for i in range(steps):
         a = 1.0 if i == 0 else 0.75
-        stepped = project(x + wide(step_size) * gradients.sign(), natural)
-        moved = project(x + a * (stepped - x) + (1 - a) * (x - previous), natural)
+        stepped = project(x + wide(step_size) * gradients.sign(), natural, epsilon)
+        moved = project(x + a * (stepped - x) + (1 - a) * (x - previous), natural, epsilon)
         previous, x = x, moved
         values, gradients, wrong = evaluate(x)
         adversarial = torch.where(wide(wrong), x, adversarial)
@@ -216,10 +230,10 @@ def to_hyperplane(points, normals, values):
 
 
 @torch.no_grad()
-def square(model: Model, natural, labels, queries: int) -> torch.Tensor:
+def square(model: Model, natural, labels, epsilon: float, queries: int) -> torch.Tensor:
     """The Square attack."""
     batch, channels, height, width = natural.shape
-    best = (natural + EPSILON * signs(batch, channels, 1, width)).clamp(0, 1)
+    best = (natural + epsilon * signs(batch, channels, 1, width)).clamp(0, 1)
     margins = margin(model(best), labels)
     for i in range(queries):
         rows = (margins > 0).nonzero()[:, 0]
@@ -230,8 +244,8 @@ def square(model: Model, natural, labels, queries: int) -> torch.Tensor:
         top = int(torch.randint(height - side + 1, ()))
         left = int(torch.randint(width - side + 1, ()))
         tried = best[rows]
-        tried[:, :, top : top + side, left : left + side] += 2 * EPSILON * signs(channels, 1, 1)
-        tried = project(tried, natural[rows])
+        tried[:, :, top : top + side, left : left + side] += 2 * epsilon * signs(channels, 1, 1)
+        tried = project(tried, natural[rows], epsilon)
         tried_margins = margin(model(tried), labels[rows])
         better = (tried_margins < margins[rows]) | (tried_margins <= 0)
         best[rows] = torch.where(wide(better), tried, best[rows])
@@ -275,9 +289,9 @@ def predict(model: Model, images):
     return model(images).argmax(1)
 
 
-def project(x, natural):
+def project(x, natural, epsilon: float):
     """Into the ball, then into [0, 1]."""
-    return torch.minimum(torch.maximum(x, natural - EPSILON), natural + EPSILON).clamp(0, 1)
+    return torch.minimum(torch.maximum(x, natural - epsilon), natural + epsilon).clamp(0, 1)
 
 
 def signs(*shape: int):

@@ -1,5 +1,9 @@
 """ResNet-18 with reverse attention as an ordinary PyTorch module; names are the interop's."""
 
+from collections.abc import Mapping
+
+import numpy as np
+import torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -58,3 +62,19 @@ class ResNet18(nn.Module):
 
     def _classify(self, x):
         return self.fc(F.avg_pool2d(x, 4).flatten(1).float())
+
+
+def load(
+    shared: Mapping[str, np.ndarray], device: str, reverse_attention: bool = False
+) -> ResNet18:
+    """The network with the weights that are shared, channels-last."""
+    weights = {
+        name.removeprefix("weight/"): torch.from_numpy(np.array(value))
+        for name, value in shared.items()
+        if name.startswith("weight/")
+    }
+    network = ResNet18(len(weights["conv1.weight"]), 10, reverse_attention)
+    missing, unexpected = network.load_state_dict(weights, strict=False)
+    if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
+        raise ValueError(f"weights do not fit: missing {missing}, unexpected {unexpected}")
+    return network.to(device, memory_format=torch.channels_last)

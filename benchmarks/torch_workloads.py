@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from benchmarks import torch_autoattack
 from benchmarks.measure import Workload, timed
-from benchmarks.torch_network import ResNet18
+from benchmarks.torch_network import ResNet18, load
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 START_SIGMA = 0.001
@@ -44,17 +44,7 @@ def create(
     if row in torch_autoattack.ROWS:
         return torch_autoattack.create(row, config, shared, compiled)
     torch.backends.cudnn.benchmark = True
-    network = ResNet18(config["model"]["width"], 10, config["model"]["reverse_attention"])
-    prefix = "weight/"
-    weights = {
-        name.removeprefix(prefix): torch.from_numpy(np.array(value))
-        for name, value in shared.items()
-        if name.startswith(prefix)
-    }
-    missing, unexpected = network.load_state_dict(weights, strict=False)
-    if unexpected or any(not name.endswith("num_batches_tracked") for name in missing):
-        raise ValueError(f"weights do not fit: missing {missing}, unexpected {unexpected}")
-    network = network.to(DEVICE, memory_format=torch.channels_last)
+    network = load(shared, DEVICE, config["model"]["reverse_attention"])
     step = Step(network, config, compiled)
     draws = _draws_of(shared)
     work = step.evaluation_attack if row == "pgd40" else step.train

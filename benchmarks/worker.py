@@ -22,6 +22,7 @@ LIBRARIES = {
     "torch": "benchmarks.torch_workloads",
     "torch_compile": "benchmarks.torch_workloads",
     "reference": "benchmarks.reference_autoattack",
+    "adv_lib": "benchmarks.adv_lib_attacks",
 }
 
 

@@ -7,7 +7,7 @@ References:
 """
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -104,9 +104,7 @@ def apgd(
     if first is not None:
         check_inside(first, problem)
     natural, labels = problem.images, problem.labels
-    adversarial = natural
-    fooled = jnp.zeros(len(natural), bool)
-    best_loss = jnp.full(len(natural), -jnp.inf, natural.dtype)
+    found: Any = None
     for restart in range(num_restarts):
         run_keys = fold_each(keys, restart)
         if first is None or restart > 0:
@@ -116,12 +114,21 @@ def apgd(
         state = run_apgd(
             evaluate, first, natural, labels, threat_model, num_steps=num_steps, rho=rho, loop=loop
         )
-        adversarial = select(fooled, adversarial, state.adversarial)
-        fooled = fooled | state.fooled
-        best_loss = jnp.maximum(best_loss, state.best_loss)
+        last = (state.fooled, state.adversarial, state.best_loss)
+        found = last if found is None else _both(found, last)
     a_run = evaluations(num_steps) if isinstance(threat_model, L1) else 1 + num_steps
     queries = num_restarts * (gradient_draws if randomized else 1) * a_run
+    fooled, adversarial, best_loss = found
     return problem.result(fooled, adversarial, best_loss, queries)
+
+
+@jax.jit
+def _both(
+    first: tuple[Flags, Images, Values], second: tuple[Flags, Images, Values]
+) -> tuple[Flags, Images, Values]:
+    """Return what two runs found; the images of the first where it fooled the model."""
+    fooled = first[0] | second[0]
+    return fooled, select(first[0], first[1], second[1]), jnp.maximum(first[2], second[2])
 
 
 def run_apgd(

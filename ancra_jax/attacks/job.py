@@ -31,6 +31,7 @@ PRECISIONS = ("auto", "highest", "high", "default")
 """Of the products in a search: ``'high'`` is TF32 on GPUs, three passes of bfloat16 on TPUs;
 ``'default'`` TF32 and one pass; ``'highest'`` float32. On CPUs all are float32."""
 _PROBED = 8  # so many, whatever the size of batches
+_MANY_PASSES, _FEWEST_ROWS = 1000, 8  # for which smaller batches than the others are compiled
 
 Arrays = dict[str, np.ndarray]
 Known = Mapping[str, Arrays]
@@ -88,18 +89,25 @@ class Placement:
         """Put a pytree on every device."""
         return jax.device_put(tree, self.replicated)
 
-    def batches(self, examples: Numbers) -> Iterator[tuple[Numbers, Bool[np.ndarray, "batch"]]]:
-        """Cut example numbers into batches.
+    def batches(
+        self, examples: Numbers, passes: float | int = 1
+    ) -> Iterator[tuple[Numbers, Bool[np.ndarray, "batch"]]]:
+        """Cut example numbers into batches; ``passes`` are an attack's forward passes of a row.
 
         Yields:
           ``(rows, active)``: example numbers [batch_size], the last batch padded with its first
-          one, and which of them are not padding.
+          one, and which of them are not padding. On CPU many passes pay for another program, and
+          the last batch may have a half or a quarter of the rows.
         """
+        sizes = [self.batch_size]
+        if passes >= _MANY_PASSES and platform() == "cpu":
+            halves = (self.smaller(-(-self.batch_size // part)).batch_size for part in (2, 4))
+            sizes += [size for size in halves if size >= _FEWEST_ROWS]
         for first in range(0, len(examples), self.batch_size):
             part = examples[first : first + self.batch_size]
-            padding = self.batch_size - len(part)
-            rows = np.concatenate([part, np.full(padding, part[0])])
-            yield rows, np.arange(self.batch_size) < len(part)
+            size = min(size for size in sizes if size >= len(part))
+            rows = np.concatenate([part, np.full(size - len(part), part[0])])
+            yield rows, np.arange(size) < len(part)
 
 
 def checked_devices(devices: Any) -> list[jax.Device]:
@@ -275,9 +283,12 @@ class Job:
         """Return a key for every row of a batch; see ``purpose_key``."""
         return example_keys(self.purpose_key(purpose, number), batch.indices)
 
-    def batches(self, examples: Numbers) -> Iterator[Batch]:
-        """Cut examples, given by their numbers, into batches and put these on the devices."""
-        for rows, active in self.placement.batches(examples):
+    def batches(self, examples: Numbers, passes: float | int = 1) -> Iterator[Batch]:
+        """Cut examples, given by their numbers, into batches and put these on the devices.
+
+        ``passes``: see ``Placement.batches``.
+        """
+        for rows, active in self.placement.batches(examples, passes):
             arrays = (self.images[rows], self.labels[rows], self.indices[rows], active)
             yield Batch(rows[active], rows, *self.placement.place(arrays))
 

@@ -226,6 +226,8 @@ def _search_from_host(search: Search, state: SquareState, stop: int) -> SquareSt
 
 
 def _with_rows(state: SquareState, rows: Rows, part: SquareState) -> SquareState:
+    if len(rows) == len(state.done):
+        return part
     return jax.tree.map(lambda whole, new: whole.at[rows].set(new), state, part)
 
 

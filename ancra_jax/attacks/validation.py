@@ -33,12 +33,15 @@ class AttackResult(NamedTuple):
         iterate; ``fab`` and ``fmn``: minus the smallest norm of a misclassified image, ``-inf``
         without one). ``-inf`` where the example was not attacked.
       queries: forward passes spent on the example; 0 where it was not attacked.
+      denied: whether the search believed in a success that the model itself did not confirm; None
+        is as false everywhere.
     """
 
     images: Images
     success: Flags
     best_loss: Values
     queries: Labels
+    denied: Flags | None = None
 
     def __repr__(self) -> str:
         """Return a summary of a few lines, without pixels."""
@@ -65,12 +68,12 @@ class Problem(NamedTuple):
 
         The loop's word for success is not enough where its model was a folded one.
         """
+        confirmed = success
         if not judged and has_foldable(self.model):
             claimed = select(success, found, self.images)
-            success = (
-                success & judge(self.model, claimed, self.images, self.labels, self.threat_model)[0]
-            )
-        return _result(self.images, self.active, success, found, best_loss, queries)
+            verdict = judge(self.model, claimed, self.images, self.labels, self.threat_model)
+            confirmed = success & verdict[0]
+        return _result(self.images, self.active, success, confirmed, found, best_loss, queries)
 
     def closest(self, best: Images, norms: Values, queries: int, outside: bool) -> AttackResult:
         """Return the closest misclassified images, of these norms (infinite where there is none).
@@ -86,14 +89,21 @@ class Problem(NamedTuple):
 
 @jax.jit
 def _result(
-    natural: Images, active: Flags, success: Flags, found: Images, best_loss: Any, queries: Any
+    natural: Images,
+    active: Flags,
+    claimed: Flags,
+    confirmed: Flags,
+    found: Images,
+    best_loss: Any,
+    queries: Any,
 ) -> AttackResult:
-    success = success & active
+    success = confirmed & active
     return AttackResult(
         images=select(success, found, natural),
         success=success,
         best_loss=jnp.where(active, best_loss, -jnp.inf),
         queries=jnp.where(active, queries, 0).astype(jnp.int32),
+        denied=claimed & ~confirmed & active,
     )
 
 

@@ -129,7 +129,9 @@ def test_pytorchs_step_is_the_same_computation(row, monkeypatch):
     assert np.isfinite(ours.loss) and ours.operations > 0
 
 
-SHORT = {"num_images": 12, "num_steps": 6, "num_queries": 40}
+SHORT = {
+    "model": {"name": "cnn_a", "width": 4}, "num_images": 12, "num_steps": 6, "num_queries": 40,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("row", ["apgd", "square"])
@@ -141,14 +143,16 @@ def test_attacks_on_the_small_network(row):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("network", autoattack.NETWORKS)
 @pytest.mark.parametrize("row", command.ATTACKS)
-def test_pytorchs_attack_is_the_same_computation(row):
+def test_pytorchs_attack_is_the_same_computation(row, network):
     pytest.importorskip("torch")
     from benchmarks import torch_autoattack
 
     assert command.ATTACKS == autoattack.ROWS == torch_autoattack.ROWS
-    ours = autoattack.create(row, SHORT)
-    theirs = torch_autoattack.create(row, SHORT, ours.shared, compiled=False)
+    settings = SHORT | {"model": {"name": network, "width": 4}}
+    ours = autoattack.create(row, settings)
+    theirs = torch_autoattack.create(row, settings, ours.shared, compiled=False)
     if ours.loss is not None:
         np.testing.assert_allclose(theirs.loss, ours.loss, rtol=1e-4)
         assert theirs.robust_accuracy == ours.robust_accuracy

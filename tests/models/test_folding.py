@@ -41,7 +41,10 @@ def test_folded_network_has_the_same_outputs(name, reverse_attention, left):
     pairs = zip(run(variables, IMAGES), run(folded, IMAGES), strict=True)
     for expected, found in pairs:
         scale = np.abs(expected).max(initial=1e-30)
-        np.testing.assert_allclose(found / scale, expected / scale, atol=2e-6)
+        error = np.abs(found - expected) / scale
+        # No more than float32 rounds in either: folding in float64 differs as much from both.
+        assert error.max(initial=0) <= 2e-6
+        assert np.sqrt(np.sum(error**2) / max(error.size, 1)) <= 1e-6
     with pytest.raises(Exception, match="scale"):
         network.apply(folded, IMAGES, LABELS, train=True)
 
@@ -114,3 +117,4 @@ def test_success_is_the_word_of_the_network_itself():
         budget = {"num_queries": 5} if attack is attacks.square else {"num_steps": 2}
         found = attack(model, IMAGES, labels, attacks.Linf(1e-4), key=0, **budget)
         assert not found.success.any()
+    assert found.denied.all()  # Square believed the other form

@@ -2,7 +2,7 @@
 
 Every attack starts from the natural images of the examples that are still robust. Each kind of
 attack is compiled once: targets, epsilon, weights and the choice of examples are arguments, and all
-batches have one shape.
+batches have one shape, but for the last ones of long attacks on CPU (see ``Placement.batches``).
 
 References:
   Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse
@@ -218,7 +218,7 @@ def _run(
     while state.attack < len(attacks):
         attack = attacks[state.attack]
         rounds = attack.num_passes(state.targets.shape[1])
-        for batch in job.batches(np.flatnonzero(state.todo)):
+        for batch in job.batches(np.flatnonzero(state.todo), attack.cost * rounds):
             begun = time.monotonic()
             if max_seconds is not None:
                 late = begun - started >= max_seconds
@@ -300,7 +300,8 @@ def _attack(job: Job, attack: Attack, state: State, store: Store, batch: Batch) 
     targets = state.targets[:, state.round] if attack.targeted else None
     run = partial(attack.run, **attack.options)
     found, *verdict = job.attack(run, attack.name, batch, state.round, targets)
-    fetched = job.placement.fetch((*verdict, found.best_loss, found.queries, found.success))
+    claimed = found.success if found.denied is None else found.success | found.denied
+    fetched = job.placement.fetch((*verdict, found.best_loss, found.queries, claimed))
     broken, norms, predictions, loss, queries, claimed = (values[:count] for values in fetched)
     state.denied[state.attack] += int((claimed & ~broken).sum())
     state.outcomes[state.attack, chosen] = np.where(broken, BROKEN, WITHSTOOD)

@@ -92,7 +92,10 @@ def differentiates(job: Job) -> bool:
     try:
         jax.eval_shape(lambda x: getattr(y := job.model(x, **options), "logits", y), images)
     finally:
-        sys.setprofile(before)
+        if before is None or callable(before):
+            sys.setprofile(before)
+        else:  # cProfile's
+            before.enable()
     return bool(found)
 
 

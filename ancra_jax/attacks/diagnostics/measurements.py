@@ -236,7 +236,8 @@ def _broken(
 
     def compute(batch: Batch) -> dict[str, Array]:
         found, adversarial, *_ = job.attack(run, name, batch, targets=targets)
-        return {"broken": adversarial & found.success, "claimed": found.success}
+        claimed = found.success if found.denied is None else found.success | found.denied
+        return {"broken": adversarial & found.success, "claimed": claimed}
 
     nothing = np.zeros(len(job.images), bool)
     return {"broken": nothing, "claimed": nothing} | job.over_batches(compute, examples)
