@@ -1,0 +1,36 @@
+"""Commands in processes that are forked off one which has imported all that they need."""
+
+import os
+import sys
+import tempfile
+
+import jax
+
+import ancra_jax.evaluate.suites
+import ancra_jax.train.loop
+from ancra_jax import cli, evaluate, train
+from tests.support import small_runs
+from tests.support.buckets import Folder
+from tests.support.short_attacks import short_attacks
+
+assert ancra_jax.train.loop and small_runs  # which registers the network
+PACKAGES = {"train": train, "evaluate": evaluate}
+
+
+def run(command, arguments, devices, directory, output, files):
+    """Runs a command on CPU devices in a directory, where its temporary files are too.
+
+    What it prints goes to a file; ``files``, if any, are those of addresses ``folder://``.
+    """
+    with open(output, "wb") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.chdir(directory)
+    tempfile.tempdir = str(directory)
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", devices)
+    Folder.files = files
+    ancra_jax.evaluate.suites.SUITES["all"] += ("released",)
+    sys.argv = [command, *arguments]
+    with short_attacks():
+        cli.run(PACKAGES[command].main, PACKAGES[command].define_flags)
