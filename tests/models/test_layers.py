@@ -12,7 +12,7 @@ from ancra_jax.errors import UsageError
 from ancra_jax.models import layers
 from ancra_jax.models.layers import BatchNorm, Conv, average_pool, gradient_rule
 from ancra_jax.ops.convolution import Geometry, cpu_convolution, stock_convolution
-from tests.support.processes import run_python
+from tests.support.processes import run_on_devices
 
 CONVOLUTIONS = {"forward": cpu_convolution, "stock": stock_convolution}
 HALVING = Geometry((2, 2), ((1, 1), (1, 1)))
@@ -127,7 +127,7 @@ assert np.abs(whole[0] - images).max() > 0.1
 
 
 def test_eight_devices_give_the_gradients_of_one_inside_a_compiled_loop():
-    run_python(SHARDED, devices=8)
+    run_on_devices(8, SHARDED)
 
 
 def batch_norm(x, *, train, **changes):

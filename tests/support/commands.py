@@ -22,15 +22,25 @@ def run(command, arguments, devices, directory, output, files):
 
     What it prints goes to a file; ``files``, if any, are those of addresses ``folder://``.
     """
+    os.chdir(directory)
+    tempfile.tempdir = str(directory)
+    Folder.files = files
+    ancra_jax.evaluate.suites.SUITES["all"] += ("released",)
+    _set_up([command, *arguments], devices, output)
+    with short_attacks():
+        cli.run(PACKAGES[command].main, PACKAGES[command].define_flags)
+
+
+def execute(code, arguments, devices, output):
+    """Runs Python code on CPU devices; what it prints goes to a file."""
+    _set_up(["-c", *arguments], devices, output)
+    exec(code, {"__name__": "__main__"})
+
+
+def _set_up(argv, devices, output):
     with open(output, "wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    os.chdir(directory)
-    tempfile.tempdir = str(directory)
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
-    Folder.files = files
-    ancra_jax.evaluate.suites.SUITES["all"] += ("released",)
-    sys.argv = [command, *arguments]
-    with short_attacks():
-        cli.run(PACKAGES[command].main, PACKAGES[command].define_flags)
+    sys.argv = argv

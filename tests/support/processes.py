@@ -7,6 +7,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import tempfile
 from typing import NamedTuple
 from unittest import mock
 
@@ -53,13 +54,12 @@ def run_command(package, *arguments) -> Finished:
     raise AssertionError("the command did not exit")
 
 
-def run_python(code: str, *arguments: str, devices: int = 1, **environment: str | None) -> str:
+def run_python(code: str, *arguments: str, **environment: str | None) -> str:
     """Returns what the code printed; fails with what it wrote to stderr.
 
     Variables of the environment are set, or not there if they are None.
     """
-    platform = {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
-    variables = ENVIRONMENT | platform | environment
+    variables = ENVIRONMENT | {"JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"} | environment
     ran = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         env={name: value for name, value in variables.items() if value is not None},
@@ -69,6 +69,21 @@ def run_python(code: str, *arguments: str, devices: int = 1, **environment: str 
     )
     assert ran.returncode == 0, ran.stderr[-4000:]
     return ran.stdout
+
+
+def run_on_devices(devices: int, code: str, *arguments: str) -> list[str]:
+    """Returns the lines that the code printed in a process with so many CPU devices.
+
+    It is forked off one that has imported the library.
+    """
+    with tempfile.NamedTemporaryFile("r") as output:
+        what = (code, arguments, devices, output.name)
+        process = FORKS.Process(target=commands.execute, args=what, daemon=True)
+        process.start()
+        process.join(1200)
+        printed = output.read()
+    assert process.exitcode == 0, printed[-4000:]
+    return printed.splitlines()
 
 
 def start_several(directory, command, count, *arguments, devices=1, files=None):
