@@ -3,17 +3,24 @@
 All of it is arithmetic, none of it is measured but the counts of the step.
 """
 
-from typing import NamedTuple
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from benchmarks.peaks import H100, PEAKS, V4, V5E, Chip
 
-# One TRADES-ANCRA step of ResNet-18, width 64, on 128 CIFAR-10 images in bfloat16: FLOP, bytes
-# moved and temporary memory of a program that XLA made for an H100; each goes with the batch.
-BATCH, FLOP, BYTES, TEMPORARIES = 128, 6.97e12, 45.2e9, 947 * 2**20
-GRADIENT = 4 * 11.2e6  # bytes, float32
-RESIDENT = 3 * GRADIENT + 50_000 * 32 * 32 * 3  # weights, momentum, gradient; the uint8 images
 IMAGES, EPOCHS = 49_000, 120  # of CIFAR-10, 1,000 being held out; the paper's
 
+
+def counted(target: str) -> dict[str, Any]:
+    """What `benchmarks.programs` counted of a TRADES-ANCRA step on one device of a target."""
+    path = Path(__file__).parents[1] / f"results/programs/{target}.json"
+    return json.loads(path.read_text())["rows"]["trades_ancra"]
+
+
+ONE, EIGHT = counted("h100"), counted("h100x8")
+# Bytes that the devices add up in a step: the gradient, in float32, and little else.
+REDUCED = sum(group["bytes"] * group["times"] for group in EIGHT["collectives"])
 
 # A v4-8 has 8 cores, which are 4 chips; the number of a v5e slice is of chips.
 SYSTEMS = (
@@ -38,13 +45,13 @@ class Estimate(NamedTuple):
 
 def estimate(chip: Chip, chips: int, batch: int) -> Estimate:
     """Return the arithmetic of docs/scaling.md for so many chips with a batch on each."""
-    share = batch / BATCH
-    compute = FLOP * share / PEAKS[chip.name]["bfloat16"]
-    memory = BYTES * share / chip.bandwidth
-    reduce = 2 * (chips - 1) / chips * GRADIENT / chip.link
+    share = batch / ONE["settings"]["batch_size"]
+    compute = ONE["flops"] * share / PEAKS[chip.name]["bfloat16"]
+    memory = ONE["bytes"] * share / chip.bandwidth
+    reduce = 2 * (chips - 1) / chips * REDUCED / chip.link
     step = compute + memory + reduce
     steps = EPOCHS * (IMAGES // (chips * batch))
-    resident = RESIDENT + TEMPORARIES * share
+    resident = ONE["arguments"] + ONE["temporaries"] * share
     return Estimate(compute, memory, reduce, chips * batch / step, steps * step / 60, resident)
 
 

@@ -14,8 +14,8 @@ python=.venv/bin/python
 if [ -z "$dry_run" ]; then
   ensure_environment "${EXTRAS:-}"
 elif ! python="$(installed_python)"; then
-  echo "error: --dry_run checks the settings, which needs the project's packages; PYTHON=/path/to/" \
-    "python names a Python that has them, and without --dry_run they are installed into .venv" >&2
+  echo "error: --dry_run checks the settings, which needs the project's packages; PYTHON=/path/to/python" \
+    "names a Python that has them, and without --dry_run they are installed into .venv" >&2
   exit 2
 fi
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.jax_cache}"

@@ -265,7 +265,7 @@ def _specs(
         "apgd": [custom_spec(config, [attack], name) for name, attack in APGD.items()],
         "autoattack": [Spec(name, threat_model | {"version": version}, run_autoattack)],
         "diagnostics": [Spec(DIAGNOSTICS, diagnostics, run_diagnostics, searches=False)],
-        "released": released.specs(config) if suite == "released" else [],
+        "released": released.specs(config) if "released" in SUITES[suite] else [],
         **made,
     }
     return [spec for part in SUITES[suite] for spec in parts[part]]

@@ -16,7 +16,7 @@ from ancra_jax.attacks.autoattack.ensemble import Budget, plan
 from ancra_jax.attacks.job import Placement
 from ancra_jax.attacks.validation import AttackResult
 from tests.support import cnn_a
-from tests.support.processes import run_python
+from tests.support.processes import run_on_devices
 from tests.support.small_mlp import WEIGHTS, examples, mlp, mlp_model
 
 quick = partial(
@@ -128,14 +128,14 @@ def test_flags_depend_on_neither_batch_size_nor_order_nor_types():
 @pytest.mark.slow
 def test_flags_do_not_depend_on_the_number_of_devices(standard, tmp_path):
     path = str(tmp_path / "eight.npz")
-    run_python(
+    run_on_devices(
+        8,
         "import jax, numpy as np\n"
         "import tests.attacks.test_autoattack as t\n"
         "assert len(jax.devices()) == 8\n"
         "result = t.quick(t.mlp_model(), *t.examples(), batch_size=5)\n"
         "names = (*t.PER_EXAMPLE, 'images')\n"
         f"np.savez({path!r}, **{{name: getattr(result, name) for name in names}})",
-        devices=8,
     )
     with np.load(path) as eight:
         assert_same(dataclasses.replace(standard, **eight), standard, 1e-5)

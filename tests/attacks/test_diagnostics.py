@@ -19,7 +19,7 @@ from ancra_jax.attacks.diagnostics.api import checks_of, noticed_share, verdict
 from ancra_jax.types import Outputs
 from tests.attacks.test_autoattack_driver import linear
 from tests.support import cnn_a
-from tests.support.processes import run_python
+from tests.support.processes import run_on_devices
 
 EXAMPLES = 40
 EPSILON = 8 / 255
@@ -194,7 +194,7 @@ def elsewhere():
 @pytest.mark.slow
 def test_batches_order_and_devices_do_not_matter(ordinary):
     code = "import tests.attacks.test_diagnostics as t; t.elsewhere()"
-    verdict, values, correct = json.loads(run_python(code, devices=4).splitlines()[-1])
+    verdict, values, correct = json.loads(run_on_devices(4, code)[-1])
     assert verdict == ordinary.verdict
     np.testing.assert_allclose(
         np.array(values, float), np.array([c.value for c in ordinary.checks], float), atol=1e-5

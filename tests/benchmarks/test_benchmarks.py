@@ -164,5 +164,6 @@ def test_the_page_has_the_table_of_devices_that_were_not_measured():
     assert scaling.table() in (ROOT / "docs/scaling.md").read_text()
     one, eight = (scaling.estimate(scaling.H100, chips, 128) for chips in (1, 8))
     assert one.reduce == 0 < eight.reduce and 7.9 < eight.images_per_second / one[3] < 8
-    # The sum is near what XLA's own cost model says of the same program on an H100, 20.4 ms.
-    assert one.compute + one.memory == pytest.approx(20.4e-3, rel=0.02)
+    # Near the sum over the program's kernels of the larger of both, at speeds that were measured.
+    floor = scaling.counted("h100")["floor_ms"]
+    assert 1e3 * (one.compute + one.memory) == pytest.approx(floor, rel=0.2)

@@ -9,7 +9,7 @@ from ancra_jax import data
 from ancra_jax.data import Augmentation, augment
 from ancra_jax.errors import UsageError
 from ancra_jax.types import Batch
-from tests.support.processes import run_python
+from tests.support.processes import run_on_devices
 
 
 def make_split(count):
@@ -110,7 +110,7 @@ print(len(shards), len(shards[3].data), len(part.data))  # each device has all i
 
 
 def test_eight_devices_give_the_batch_of_one():
-    assert run_python(_SHARDED, devices=8).split() == ["8", "100", "4"]
+    assert run_on_devices(8, _SHARDED) == ["8 100 4"]
 
 
 augment_jitted = jax.jit(augment, static_argnums=3)

@@ -18,7 +18,7 @@ from ancra_jax.defences import branch_maximum, declared, mask_statistics
 from ancra_jax.defences.reverse_attention import LABEL, TARGET, goal
 from ancra_jax.errors import UsageError
 from tests.attacks.test_autoattack_driver import assert_equal
-from tests.support.processes import run_python
+from tests.support.processes import run_on_devices
 from tests.support.reference_weights import random_variables
 from tests.support.small_runs import TinyNetwork
 
@@ -329,6 +329,6 @@ def elsewhere(path):
 def test_batches_order_and_devices_do_not_matter(whole, tmp_path):
     path = str(tmp_path / "eight.npz")
     code = f"import tests.defences.test_reverse_attention_attacks as t; t.elsewhere({path!r})"
-    run_python(code, devices=8, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
+    run_on_devices(8, code)
     with np.load(path) as eight:
         assert_equal(dataclasses.replace(whole, **eight), whole, 1e-5, ORDER)

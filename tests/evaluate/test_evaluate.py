@@ -20,8 +20,8 @@ from ancra_jax.results.examples import load_details
 from ancra_jax.results.load import load_evaluation
 from ancra_jax.results.names import STRENGTH_ORDER, attack_order
 from ancra_jax.train.loop import train
-from tests.support.processes import ends_of, run_python, start_several
-from tests.support.short_attacks import EVALUATE_COMMAND, short_attacks
+from tests.support.processes import ends_of, start_several
+from tests.support.short_attacks import short_attacks
 from tests.support.small_runs import small_config
 
 EPSILON = 0.06  # of the attacks in evaluation: leaves some to each, and breaks some
@@ -393,27 +393,37 @@ def test_data_that_moved_are_read_there_and_must_be_the_same(workdir, monkeypatc
 
 @pytest.mark.slow
 def test_two_processes_evaluate_as_one_bit_for_bit(workdir, tmp_path):
-    """One of them is killed on the way; every example gets the numbers that one process finds."""
+    """One is killed on the way; every example gets the numbers that one process finds."""
     directories = [tmp_path / name for name in ("one", "two")]
     for directory in directories:
         shutil.copytree(workdir, directory, ignore=shutil.ignore_patterns("evaluation"))
-    flags = ("--suite=all", "--adaptive_budget=quick", "--num_examples=13", "--batch_size=8")
-    run_python(EVALUATE_COMMAND, f"--workdir={directories[0]}", *flags, devices=2)
+    options = ("--adaptive_budget=quick", "--num_examples=13", "--batch_size=8")
 
-    flags = (f"--workdir={directories[1]}", *flags)
+    def start(directory, count, *flags):
+        flags = (f"--workdir={directory}", *options, *flags)
+        outputs = tmp_path / "outputs"
+        return start_several(outputs, "evaluate", count, *flags, devices=2 // count)
+
+    assert ends_of(start(directories[0], 1, "--suite=all"))[0] == [0]
+    processes = start(directories[1], 2, "--suite=autoattack")
     found = directories[1] / "evaluation/best"
-    processes = start_several(EVALUATE_COMMAND, 2, *flags)
     while not list(found.glob("autoattack.*.state/state.npz")):
-        assert processes[0].poll() is None
+        assert processes[0].exitcode is None
         time.sleep(0.01)
     processes[0].kill()
     statuses, lines = ends_of(processes)
     assert statuses == [-signal.SIGKILL, 1] and lines[1].startswith("error: process")
-    assert ends_of(start_several(EVALUATE_COMMAND, 2, *flags))[0] == [0, 0]
+    processes = start(directories[1], 2, "--suite=all", "--profile_steps=2:2")
+    assert ends_of(processes)[0] == [0, 0]
+    for process in ("process-0", "process-1"):
+        assert list((directories[1] / "profile" / process).rglob("*.xplane.pb"))
     assert "natural" in (directories[1] / "logs/process-0.log").read_text()
 
     names = {file.name for file in (directories[0] / "evaluation/best").iterdir()}
-    assert names == {file.name for file in found.iterdir()} and "features.npz" in names
+    assert (
+        names == {file.name for file in found.iterdir()}
+        and {"features.npz", "cw20_released.npz"} < names
+    )
     for name in sorted(names):
         one, two = (directory / "evaluation/best" / name for directory in directories)
         if name.endswith(".json"):

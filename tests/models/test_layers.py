@@ -10,7 +10,7 @@ from ancra_jax.errors import UsageError
 from ancra_jax.models import layers
 from ancra_jax.models.layers import BatchNorm, Conv, average_pool, gradient_rule
 from ancra_jax.ops.convolution import Geometry, cpu_convolution, stock_convolution
-from tests.support.processes import run_python
+from tests.support.processes import run_on_devices
 
 CONVOLUTIONS = {"forward": cpu_convolution, "stock": stock_convolution}
 HALVING = Geometry((2, 2), ((1, 1), (1, 1)))
@@ -101,7 +101,7 @@ for parts, sent in {1: True, 8: False}.items():
 
 
 def test_eight_devices_give_the_gradients_of_one_and_normalise_a_part_each_by_themselves():
-    run_python(SHARDED, devices=8)
+    run_on_devices(8, SHARDED)
 
 
 def batch_norm(x, *, train, parts=1):

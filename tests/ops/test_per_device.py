@@ -12,7 +12,7 @@ from ancra_jax import attacks
 from ancra_jax.attacks import loop
 from ancra_jax.attacks.job import Placement
 from ancra_jax.ops.per_device import Layout, layout_of
-from tests.support.processes import run_python
+from tests.support.processes import run_on_devices
 
 
 def logits(weights, x):
@@ -80,7 +80,7 @@ def on_eight_devices(path):
 def test_eight_devices_need_no_collectives_and_find_what_one_finds(tmp_path):
     path = str(tmp_path / "eight.npz")
     code = "import sys, tests.ops.test_per_device as t; t.on_eight_devices(sys.argv[1])"
-    run_python(code, path, devices=8)
+    run_on_devices(8, code, path)
     with np.load(path) as eight:
         for name, one in run_attacks(jax.devices()[:1]):
             assert np.asarray(one.success).any() and not np.all(one.success), name

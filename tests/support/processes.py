@@ -2,9 +2,12 @@
 
 import contextlib
 import io
+import multiprocessing
+import pathlib
 import socket
 import subprocess
 import sys
+import tempfile
 from typing import NamedTuple
 from unittest import mock
 
@@ -12,7 +15,10 @@ import jax
 from absl import logging
 
 from ancra_jax import cli
-from tests.support import ENVIRONMENT, ROOT
+from tests.support import ENVIRONMENT, ROOT, commands
+
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.conftest", "tests.support.commands"])
 
 
 class Finished(NamedTuple):
@@ -48,13 +54,12 @@ def run_command(package, *arguments) -> Finished:
     raise AssertionError("the command did not exit")
 
 
-def run_python(code: str, *arguments: str, devices: int = 1, **environment: str | None) -> str:
+def run_python(code: str, *arguments: str, **environment: str | None) -> str:
     """Returns what the code printed; fails with what it wrote to stderr.
 
     Variables of the environment are set, or not there if they are None.
     """
-    platform = {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
-    variables = ENVIRONMENT | platform | environment
+    variables = ENVIRONMENT | {"JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"} | environment
     ran = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         env={name: value for name, value in variables.items() if value is not None},
@@ -66,25 +71,46 @@ def run_python(code: str, *arguments: str, devices: int = 1, **environment: str 
     return ran.stdout
 
 
-def start_several(code: str, count: int, *arguments: str, devices: int = 1, **environment: str):
-    """Starts processes that run a command together; returns them without waiting."""
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        address = f"localhost:{listener.getsockname()[1]}"
-    together = ("--distributed", f"--coordinator_address={address}", f"--num_processes={count}")
-    platform = {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", code, *arguments, *together, f"--process_id={number}"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=ENVIRONMENT | platform | environment,
-        )
-        for number in range(count)
-    ]
+def run_on_devices(devices: int, code: str, *arguments: str) -> list[str]:
+    """Returns the lines that the code printed in a process with so many CPU devices.
+
+    It is forked off one that has imported the library.
+    """
+    with tempfile.NamedTemporaryFile("r") as output:
+        what = (code, arguments, devices, output.name)
+        process = FORKS.Process(target=commands.execute, args=what, daemon=True)
+        process.start()
+        process.join(1200)
+        printed = output.read()
+    assert process.exitcode == 0, printed[-4000:]
+    return printed.splitlines()
+
+
+def start_several(directory, command, count, *arguments, devices=1, files=None):
+    """Starts processes that run a command together; returns them without waiting.
+
+    What they print goes to ``directory``, and they run in ``directory/here``. See `commands.run`.
+    """
+    together = []
+    if count > 1:
+        with socket.socket() as listener:
+            listener.bind(("localhost", 0))
+            address = f"localhost:{listener.getsockname()[1]}"
+        together = ["--distributed", f"--coordinator_address={address}", f"--num_processes={count}"]
+    (directory / "here").mkdir(parents=True, exist_ok=True)
+    processes = []
+    for number in range(count):
+        given = [*arguments, *together, *(f"--process_id={number}" for _ in together[:1])]
+        output = str(directory / f"{number}.txt")
+        what = (command, given, devices, directory / "here", output, files)
+        processes.append(FORKS.Process(target=commands.run, args=what, name=output, daemon=True))
+        processes[-1].start()
+    return processes
 
 
 def ends_of(processes) -> tuple[list[int], list[str]]:
     """The exit statuses of all, and the last line of each."""
-    outputs = [process.communicate(timeout=600)[0].decode().splitlines() for process in processes]
-    return [one.returncode for one in processes], [lines[-1] if lines else "" for lines in outputs]
+    for process in processes:
+        process.join(600)
+    outputs = [pathlib.Path(process.name).read_text().splitlines() for process in processes]
+    return [one.exitcode for one in processes], [lines[-1] if lines else "" for lines in outputs]

@@ -13,13 +13,6 @@ from ancra_jax.evaluate import sequences
 TINY = attacks.AdaptiveBudget(
     num_steps=2, num_targets=1, num_restarts=1, num_queries=4, exhaustive=False
 )
-EVALUATE_COMMAND = """
-import tests.support.small_runs
-from ancra_jax import cli, evaluate
-from tests.support.short_attacks import short_attacks
-with short_attacks():
-    cli.run(evaluate.main, evaluate.define_flags)
-"""
 
 
 @contextlib.contextmanager

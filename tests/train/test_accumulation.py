@@ -11,10 +11,11 @@ import optax
 import pytest
 
 from ancra_jax import methods
-from ancra_jax.data import Augmentation, BatchPlan, DeviceSplit
+from ancra_jax.data import Augmentation, BatchPlan, DeviceSplit, StreamedSplit
+from ancra_jax.data.pipeline import ExtraDraws
 from ancra_jax.errors import UsageError
 from ancra_jax.ops.files import read_json_lines
-from ancra_jax.run.averaging import Averaging
+from ancra_jax.run import build
 from ancra_jax.run.workdir import read_starts
 from ancra_jax.train.loop import train
 from ancra_jax.train.step import create_train_state, make_train_step
@@ -58,33 +59,44 @@ def perceptron(variables, images, labels=None, *, train=False, mutable=False):
     return (outputs, {}) if mutable else outputs
 
 
-def lowered(apply, init, config, parts, batch_size=16):
+def lowered(apply, init, config, parts, batch_size=16, extra=None):
     """The step, and a state to call it with."""
-    method, optimizer = methods.create(config), optax.sgd(0.1)
-    batches = BatchPlan(batch_size, EXAMPLES // batch_size, Augmentation(1), jax.random.key(1))
+    method, optimizer, averaging = methods.create(config), optax.sgd(0.1), build.averaging(config)
+    steps, key = EXAMPLES // batch_size, jax.random.key(1)
+    batches = BatchPlan(batch_size, steps, Augmentation(1), key, extra=extra)
     key, memory = jax.random.key(0), method.init_state(DATA.labels, CLASSES)
-    state = create_train_state(init, optimizer, SHAPE, key, memory, Averaging())
-    step = make_train_step(Plain(apply), method, optimizer, batches, Averaging(), parts=parts)
+    state = create_train_state(init, optimizer, SHAPE, key, memory, averaging)
+    step = make_train_step(Plain(apply), method, optimizer, batches, averaging, parts=parts)
     return step, state, batches
 
 
 STATEFUL = {"udr__multiplier": 0.9, "udr__interval": 1, "udr__rate": 10.0}
 
 
+HELPED = {"method__name": "hat", "distillation__teacher": "elsewhere"}
+# A step draws 4 of its examples from 8 others, which come from the host.
+OTHERS = ExtraDraws(4, EXAMPLES, 8, jax.random.key(2))
+
+
 @pytest.mark.parametrize(
-    ("name", "options", "atol"),
+    ("name", "options", "atol", "extra"),
     [
-        ("trades_anc", STATEFUL | {"awp__gamma": 0.01, "awp__warmup_epochs": 0}, 1e-6),
+        ("trades_anc", STATEFUL | HELPED, 1e-6, OTHERS),
+        ("ikl", {"awp__gamma": 0.01, "awp__warmup_epochs": 0}, 1e-6, None),
+        ("trades_adr", {}, 1e-6, None),
         # Its weights are scaled to the size of what is averaged over, here of a part.
-        ("sat", {"self_adaptive__start_epoch": 1}, 1e-4),
+        ("sat", {"self_adaptive__start_epoch": 1}, 1e-4, None),
     ],
 )
-def test_parts_make_the_update_of_the_whole(name, options, atol):
+def test_parts_make_the_update_of_the_whole(name, options, atol, extra):
     config = small_config(name, attack__start="uniform", **options)
-    after = []
+    data, teacher, after = DATA, None, []
+    if extra:
+        data = StreamedSplit(DATA, DeviceSplit(DATA.images[:4], DATA.labels[:4]))
+        teacher = jax.tree_util.Partial(perceptron, init(jax.random.key(3), DATA.images[:1]))
     for parts in (1, 4):
-        step, state, _ = lowered(perceptron, init, config, parts)
-        after.append(step(state, DATA, ORDER))
+        step, state, _ = lowered(perceptron, init, config, parts, extra=extra)
+        after.append(step(state, data, ORDER, teacher))
     (whole, of_whole), (in_parts, of_parts) = arrays(after)
     chex.assert_trees_all_close(in_parts, whole, rtol=1e-5, atol=atol)
     chex.assert_trees_all_close(of_parts, of_whole, rtol=1e-4, atol=10 * atol)

@@ -2,11 +2,9 @@
 
 import json
 import os
-import pathlib
 
 import chex
 import pytest
-from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.registry import _registry
 from tensorboardX.proto.event_pb2 import Event
@@ -19,43 +17,8 @@ from ancra_jax.run.objects import open_checkpoints
 from ancra_jax.run.weights import find_weights
 from ancra_jax.run.workdir import read_starts
 from ancra_jax.train.loop import train
+from tests.support.buckets import Folder
 from tests.support.small_runs import arrays, small_config
-
-
-class Folder(pathlib.PurePosixPath):
-    """A class of somebody's own for addresses ``folder://``, whose files are in memory."""
-
-    files: dict[str, bytes] = {}  # noqa: RUF012
-
-    def exists(self):
-        return any(f"{name}/".startswith(f"{self}/") for name in self.files)
-
-    def is_dir(self):
-        return self.exists() and str(self) not in self.files
-
-    def iterdir(self):
-        depth = len(self.parts)
-        below = [type(self)(name).parts for name in self.files if name.startswith(f"{self}/")]
-        return iter({self / parts[depth] for parts in below})
-
-    def mkdir(self, parents=False, exist_ok=False):
-        pass
-
-    def read_bytes(self):
-        return self.files[str(self)]
-
-    def write_bytes(self, contents):
-        self.files[str(self)] = contents
-
-    def unlink(self):
-        del self.files[str(self)]
-
-    def rmtree(self):
-        for name in [name for name in self.files if name.startswith(f"{self}/")]:
-            del self.files[name]
-
-
-epath.register_path_cls("folder://")(Folder)
 
 
 @pytest.fixture

@@ -17,13 +17,15 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from ancra_jax.errors import NonFiniteLossError, UsageError
-from ancra_jax.ops.files import read_json_lines
+from ancra_jax.ops.files import as_path, read_json_lines
+from ancra_jax.run.objects import open_checkpoints
 from ancra_jax.run.workdir import read_starts
 from ancra_jax.train import step as step_lib
 from ancra_jax.train.loop import train
 from tests.support import ENVIRONMENT, ROOT
-from tests.support.processes import ends_of, start_several
-from tests.support.small_runs import TRAIN_COMMAND, arrays, small_config, small_flags
+from tests.support.buckets import Folder
+from tests.support.processes import FORKS, ends_of, start_several
+from tests.support.small_runs import SMALL, TRAIN_COMMAND, arrays, small_config, small_flags
 
 
 @pytest.fixture
@@ -140,34 +142,47 @@ def test_a_run_from_another_directory_takes_little_memory(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_stop_together_and_one_continues(tmp_path):
-    """A signal reaches one of them. What is left is what one process computes alone."""
-    workdir, long = tmp_path / "run", {"epochs": 5, "checkpoint_every_steps": 1}
-    flags = [*small_flags(), *(f"--config.{name}={value}" for name, value in long.items())]
-    flags += ["--config=configs/digits.py:pgd_at", f"--workdir={workdir}"]
-    flags += ["--deterministic", "--profile_steps=2:2"]
-    processes = start_several(TRAIN_COMMAND, 2, *flags, devices=2)
-    deadline = time.monotonic() + 240
-    while not (workdir / "checkpoints/2").is_dir():
-        assert time.monotonic() < deadline, "no checkpoint"
-        time.sleep(0.01)
-    processes[1].send_signal(signal.SIGTERM)
-    statuses, lines = ends_of(processes)
-    assert statuses == [128 + signal.SIGTERM] * 2
-    assert lines[0] == lines[1] and "the same command continues" in lines[0]
-    for process in ("process-0", "process-1"):
-        assert lines[0] in (workdir / f"logs/{process}.log").read_text()
-        assert list((workdir / "profile" / process).rglob("*.xplane.pb"))
+def test_processes_on_a_bucket_stop_together_and_others_continue(tmp_path, monkeypatch):
+    """One of two gets a signal, one of four is killed; the end is that of a run in one process."""
+    workdir, alone = "folder://bucket/run", tmp_path / "alone"
+    config = small_config("pgd_at", **{**LONG, "epochs": 5, "optimizer__accumulation_steps": 2})
+    settings = {**SMALL, **LONG, "epochs": 5, "optimizer.accumulation_steps": 2}
+    flags = [f"--config.{name}={value}" for name, value in settings.items()]
+    flags += ["--config=digits.py:pgd_at", f"--workdir={workdir}", "--deterministic"]
+    with FORKS.Manager() as manager:
+        monkeypatch.setattr(Folder, "files", manager.dict())
 
-    continued = train(small_config("pgd_at", **long), str(workdir))
-    alone = train(small_config("pgd_at", **long), str(tmp_path / "alone"))
-    chex.assert_trees_all_close(arrays(continued).params, arrays(alone).params, atol=1e-5)
-    assert 2 <= read_starts(str(workdir))[1]["step"] < int(continued.step) == 20
-    ours, theirs = (
-        [(record["kind"], record["step"]) for record in read_json_lines(path / "metrics.jsonl")]
-        for path in (workdir, tmp_path / "alone")
-    )
-    assert ours == theirs  # written once, by one of the processes
+        def started(count, last):
+            outputs = tmp_path / str(count)
+            options = {"devices": 4 // count, "files": Folder.files}
+            processes = start_several(outputs, "train", count, *flags, **options)
+            deadline = time.monotonic() + 240
+            while max(open_checkpoints(workdir, read_only=True).steps(), default=0) < last:
+                assert time.monotonic() < deadline, "no checkpoint"
+                time.sleep(0.01)
+            return processes
+
+        processes = started(2, 2)
+        processes[1].terminate()
+        statuses, lines = ends_of(processes)
+        assert statuses == [128 + signal.SIGTERM] * 2
+        assert lines[0] == lines[1] and "the same command continues" in lines[0]
+        processes = started(4, 8)
+        processes[3].kill()
+        statuses, lines = ends_of(processes)
+        assert statuses == [1, 1, 1, -signal.SIGKILL]
+        assert all(line.startswith("error: process") for line in lines[:3])
+        assert not any(os.listdir(tmp_path / count / "here") for count in "24")
+
+        continued, expected = train(config, workdir), train(config, str(alone))
+        chex.assert_trees_all_close(arrays(continued).params, arrays(expected).params, atol=1e-5)
+        steps = [start["step"] for start in read_starts(workdir)]
+        assert 0 < steps[1] < steps[2] < int(continued.step) == 20
+        ours, theirs = (
+            [(record["kind"], record["step"]) for record in read_json_lines(path / "metrics.jsonl")]
+            for path in (as_path(workdir), alone)
+        )
+        assert ours == theirs  # written once, by one of the processes
 
 
 def test_a_truncated_checkpoint_is_set_aside_and_the_one_before_it_taken(finished, copied, capsys):

@@ -12,7 +12,7 @@ from ancra_jax.run import build, sharding
 from ancra_jax.run.weights import find_weights
 from ancra_jax.train.loop import train
 from configs import cifar10, cifar100, common, digits, tiny_imagenet
-from tests.support.processes import run_python
+from tests.support.processes import run_on_devices
 from tests.support.small_runs import arrays, small_config
 
 FILES = {"cifar10": cifar10, "cifar100": cifar100, "digits": digits, "tiny_imagenet": tiny_imagenet}
@@ -160,4 +160,4 @@ for name, options in (("trades_awp_ancra", PARTS), ("trades_s2o", UDR), ("sat", 
 
 @pytest.mark.slow
 def test_eight_devices_make_the_step_of_one(extra_data):
-    run_python(EIGHT_DEVICES, extra_data["extra_data__path"], devices=8)
+    run_on_devices(8, EIGHT_DEVICES, extra_data["extra_data__path"])
