@@ -90,17 +90,18 @@ class StoppableStep:
     """
 
     def __init__(self, step: Callable[..., tuple[Any, Any]], mesh: Mesh):
-        """Take a jitted step ``(state, *rest) -> (state, metrics)`` that donates its state."""
-        self._step = step
+        """Take a step ``(state, *rest) -> (state, metrics)``; it gives its state away."""
+        step, options = inspect.unwrap(step), compiler_options()
+        self._step = jax.jit(step, donate_argnums=0, compiler_options=options)
         self._answer: Bool[Array, ""] | None = None  # to the wishes given to the step before
         self._wishes: dict[bool, Bool[Array, "devices"]] = {}
         if jax.process_count() > 1:
             self._wishes = {wish: _per_device(mesh, wish) for wish in (False, True)}
 
             def agree(wishes: Bool[Array, "devices"], *arguments: Any) -> tuple[Any, ...]:
-                return *inspect.unwrap(step)(*arguments), jnp.any(wishes)
+                return *step(*arguments), jnp.any(wishes)
 
-            self._step = jax.jit(agree, donate_argnums=1, compiler_options=compiler_options())
+            self._step = jax.jit(agree, donate_argnums=1, compiler_options=options)
 
     def __call__(self, stop: StopSignal, *arguments: Any) -> tuple[Any, Any]:
         """Take the step."""

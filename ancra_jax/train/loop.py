@@ -237,7 +237,7 @@ class Training:
         # to compile it as it stands, to the same bits.
         plainly = compiler_options(xla_backend_optimization_level=0)
         jit_once = partial(jax.jit, out_shardings=everywhere, compiler_options=plainly)
-        self.create_state = jit_once(create_state)
+        self.create_state: Any = jit_once(create_state)
         self.load_initial = partial(initial.load, config, network, image_shape, mesh)
         rate = {"learning_rate": settings.learning_rate}
         self.started_from: dict[str, Any] = rate if config.optimizer.base_batch_size else {}

@@ -24,7 +24,6 @@ from ancra_jax.methods.core import (
     Model,
     Plan,
 )
-from ancra_jax.ops.target import compiler_options
 from ancra_jax.run.averaging import Averages, Averaging, variables_of
 from ancra_jax.train import accumulation
 from ancra_jax.train.accumulation import Part
@@ -218,4 +217,4 @@ def make_train_step(
         averages = averaging.advance(state.averages, params, done, batches.steps_per_epoch)
         return TrainState(done, params, carried[0], opt_state, carried[1], averages), metrics
 
-    return jax.jit(step, donate_argnums=0, compiler_options=compiler_options())
+    return jax.jit(step, donate_argnums=0)
