@@ -20,7 +20,7 @@ from ancra_jax.errors import NonFiniteLossError, UsageError
 from ancra_jax.ops.files import as_path, read_json_lines
 from ancra_jax.run.objects import open_checkpoints
 from ancra_jax.run.workdir import read_starts
-from ancra_jax.train import step as step_lib
+from ancra_jax.train import loop
 from ancra_jax.train.loop import train
 from tests.support import ENVIRONMENT, ROOT
 from tests.support.buckets import Folder
@@ -248,21 +248,22 @@ def test_settings_that_do_not_fit_the_data_leave_no_directory(tmp_path, settings
 
 def test_the_step_compiles_once_and_moves_nothing_to_or_from_the_host(tmp_path, monkeypatch):
     steps = []
-    original = step_lib.make_train_step
 
-    def guarded(*args, **kwargs):
-        step = original(*args, **kwargs)
-        steps.append(step)
+    class Guarded(loop.StoppableStep):
+        def __init__(self, *args):
+            super().__init__(*args)
+            step = self._step
+            steps.append(step)
 
-        def call(*operands):
-            if step._cache_size() == 0:  # compiling places constants on the device
-                return step(*operands)
-            with jax.transfer_guard("disallow"):
-                return step(*operands)
+            def call(*operands):
+                if step._cache_size() == 0:  # compiling places constants on the device
+                    return step(*operands)
+                with jax.transfer_guard("disallow"):
+                    return step(*operands)
 
-        return call
+            self._step = call
 
-    monkeypatch.setattr("ancra_jax.train.loop.make_train_step", guarded)
+    monkeypatch.setattr(loop, "StoppableStep", Guarded)
     state = train(small_config(), str(tmp_path / "run"))
     assert int(state.step) == 8
     assert steps[0]._cache_size() == 1
