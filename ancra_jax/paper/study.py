@@ -20,8 +20,8 @@ _HOW = (
     "for a network with reverse attention has attacks that another cannot be given.",
     "Differences in points of 100, with 95 % intervals: rows are paired by training seed and test "
     "image, in the seeds that both have, and seeds and images resampled independently, "
-    f"{RESAMPLES:,} times; bold where the interval of several seeds is without 0. Of one seed "
-    "the interval is of the images alone, and says nothing of another training.",
+    f"{RESAMPLES:,} times; bold where the interval of three seeds or more is without 0. Of one "
+    "seed the interval is of the images alone, and says nothing of another training.",
     "The best control is the one whose worst case here is the highest. That it was chosen by these "
     "very numbers favours it.",
     "No correction is made for looking at many rows.",

@@ -117,11 +117,11 @@ class Difference:
 
     @property
     def sign(self) -> int:
-        """1 or -1 where the interval is on one side of 0, else 0; of one seed it shows nothing.
+        """1 or -1 where the interval is on one side of 0, else 0; with one or two seeds always 0.
 
-        With one seed the interval is of the examples alone: another training may turn it around.
+        Resampling so few says next to nothing of another training, which may turn it around.
         """
-        if self.num_seeds == 1:
+        if self.num_seeds < 3:
             return 0
         return int(self.low > _ROUNDING) - int(self.high < -_ROUNDING)
 

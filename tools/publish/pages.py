@@ -66,12 +66,12 @@ _HOW_COMPARED = (
     "Differences in points of 100, with 95 % intervals: rows are paired by training seed and test "
     f"image, and seeds and images resampled independently, {RESAMPLES:,} times. This takes the "
     "seeds as draws from all seeds and the images as draws from all images; three seeds say little "
-    "of the former and one seed nothing, and no interval speaks of another setting or of attacks "
-    "that were not run. No correction is made for looking at many attacks. The worst cases of two "
-    "rows are over the attacks that each was evaluated with: a network with reverse attention is "
-    "also attacked in ways that another cannot be. Of a network without auxiliary heads, the "
-    "attack on its final logits stands for one on them; adaptive attacks are compared only where "
-    "both networks have a defence."
+    "of the former, fewer show nothing here, and no interval speaks of another setting or of "
+    "attacks that were not run. No correction is made for looking at many attacks. The worst cases "
+    "of two rows are over the attacks that each was evaluated with: a network with reverse "
+    "attention is also attacked in ways that another cannot be. Of a network without auxiliary "
+    "heads, the attack on its final logits stands for one on them; adaptive attacks are compared "
+    "only where both networks have a defence."
 )
 _HOW_CLAIMED = (
     "A claim of the paper stands here where the difference has the claimed sign and an interval "
