@@ -55,12 +55,14 @@ class Split:
 
         Images begin at a multiple of 64 bytes, so that a CPU device need not copy them once more.
         """
+        labels = self.labels[indices]  # an error for a number that is out of range
         shape = (len(indices), *self.images.shape[1:])
         memory = np.empty(math.prod(shape) + 64, np.uint8)
         images = memory[-memory.ctypes.data % 64 :][: math.prod(shape)].reshape(shape)
-        # Other modes than "clip" would take them to another place first.
-        np.take(self.images, indices, axis=0, out=images, mode="clip")
-        return Split(images, self.labels[indices])
+        # Modes other than "clip" would take them to another place first. Negative numbers count
+        # from the end, as for the labels.
+        np.take(self.images, indices % len(self), axis=0, out=images, mode="clip")
+        return Split(images, labels)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

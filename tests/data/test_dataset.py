@@ -110,3 +110,13 @@ def test_image_size_is_checked(tmp_path):
         data.load("digits", image_size=16)
     with pytest.raises(UsageError, match=r"image_size=0: "):
         data.load("folder", data_dir=tmp_path, image_size=0)
+
+
+def test_examples_are_taken_as_numpy_indexes_them():
+    split = data.Split(*arrays())
+    indices = np.array([1, 0, -1, -1])
+    taken = split.take(indices)
+    np.testing.assert_array_equal(taken.images, split.images[indices])
+    np.testing.assert_array_equal(taken.labels, split.labels[indices])
+    with pytest.raises(IndexError):
+        split.take(np.array([len(split)]))
