@@ -23,9 +23,7 @@ def count(function: Callable, *args) -> int:
     Raises:
       ValueError: a loop whose length is known at run time only.
     """
-    # What is jitted already may have options, which it must not have inside another one.
-    jitted = function if hasattr(function, "trace") else jax.jit(function)
-    return _of_jaxpr(jitted.trace(*args).jaxpr.jaxpr)
+    return _of_jaxpr(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 def _of_jaxpr(jaxpr: Jaxpr) -> int:

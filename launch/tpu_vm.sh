@@ -11,8 +11,9 @@
 #   ./launch/tpu_vm.sh stop    NAME           # saves a checkpoint; `run` continues from it
 #   ./launch/tpu_vm.sh delete  NAME
 #
-# The work directory has to be on a disk, or in a bucket, that all hosts see. A run does not need the connection; after
-# a preemption delete, create, copy, install and run continue it. --dry_run prints the commands.
+# The work directory has to be on a disk, or in a bucket, that all hosts see. A run does not need the
+# connection; after a preemption delete, create, copy, install and run continue it. --dry_run prints
+# the commands.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh

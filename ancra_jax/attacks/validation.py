@@ -43,6 +43,11 @@ class AttackResult(NamedTuple):
     queries: Labels
     denied: Flags | None = None
 
+    @property
+    def claimed(self) -> Flags:
+        """Which examples the search believed to have broken, confirmed or not."""
+        return self.success if self.denied is None else self.success | self.denied
+
     def __repr__(self) -> str:
         """Return a summary of a few lines, without pixels."""
         text = f"AttackResult:\n  images: {self.images.dtype}{list(self.images.shape)}"

@@ -300,8 +300,7 @@ def _attack(job: Job, attack: Attack, state: State, store: Store, batch: Batch) 
     targets = state.targets[:, state.round] if attack.targeted else None
     run = partial(attack.run, **attack.options)
     found, *verdict = job.attack(run, attack.name, batch, state.round, targets)
-    claimed = found.success if found.denied is None else found.success | found.denied
-    fetched = job.placement.fetch((*verdict, found.best_loss, found.queries, claimed))
+    fetched = job.placement.fetch((*verdict, found.best_loss, found.queries, found.claimed))
     broken, norms, predictions, loss, queries, claimed = (values[:count] for values in fetched)
     state.denied[state.attack] += int((claimed & ~broken).sum())
     state.outcomes[state.attack, chosen] = np.where(broken, BROKEN, WITHSTOOD)

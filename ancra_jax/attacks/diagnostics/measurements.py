@@ -236,8 +236,7 @@ def _broken(
 
     def compute(batch: Batch) -> dict[str, Array]:
         found, adversarial, *_ = job.attack(run, name, batch, targets=targets)
-        claimed = found.success if found.denied is None else found.success | found.denied
-        return {"broken": adversarial & found.success, "claimed": claimed}
+        return {"broken": adversarial & found.success, "claimed": found.claimed}
 
     nothing = np.zeros(len(job.images), bool)
     return {"broken": nothing, "claimed": nothing} | job.over_batches(compute, examples)
