@@ -129,16 +129,23 @@ PEAK = "import atexit; atexit.register(lambda: print(open('/proc/self/status').r
 
 @pytest.mark.skipif(sys.platform != "linux", reason="has no /proc/self/status")
 def test_a_run_from_another_directory_takes_little_memory(tmp_path):
-    """It took 400 MiB, half of it for libraries; without ``ops.target.compiler_options`` 495."""
+    """It took 228 MiB beside the pages of files; without ``ops.target.compiler_options`` 376.
+
+    How many pages of libraries count as its own depends on what the machine has read before.
+    The other tests' way of compiling would hide what the options are for.
+    """
     command = [sys.executable, "-c", PEAK + TRAIN_COMMAND, *small_flags(), "--workdir=run"]
     command += [f"--config={ROOT}/configs/digits.py:trades", "--config.max_steps=1"]
     environment = ENVIRONMENT | {"JAX_ENABLE_COMPILATION_CACHE": "false"}
+    del environment["XLA_FLAGS"], environment["JAX_DISABLE_MOST_OPTIMIZATIONS"]
     completed = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
     )
     assert completed.returncode == 0 and (tmp_path / "run/checkpoints/1").is_dir()
-    peak = re.search(r"VmHWM:\s+(\d+) kB", completed.stdout)
-    assert peak and int(peak[1]) < 440 * 1024
+    peak, of_files = (
+        int(re.search(rf"{name}:\s+(\d+) kB", completed.stdout)[1]) for name in ("VmHWM", "RssFile")
+    )
+    assert peak - of_files < 270 * 1024
 
 
 @pytest.mark.slow
