@@ -15,7 +15,7 @@ class UsageError(ValueError):
     def __init__(self, *messages: str):
         """Make an error of one message, or of several that `Problems` collected."""
         self.messages = messages
-        # What another library says, and the message repeats, may be of several lines.
+        # A message may repeat what another library says in several lines.
         super().__init__(printable("; ".join(messages)))
 
 
@@ -44,9 +44,9 @@ class Problems:
         return len(self._messages)
 
     def add(self, message: str) -> None:
-        """Take an error, unless it speaks of a field that another error is about already.
+        """Add an error, unless there is one about the same field already.
 
-        What a wrong setting is checked against would only be its default.
+        A wrong setting was replaced by its default, so later checks of it mean nothing.
         """
         names = re.findall(r"--[\w.]+|\bconfig\.[\w.]+", message)
         if not self._fields.intersection(names):

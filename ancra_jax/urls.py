@@ -1,4 +1,4 @@
-"""Files behind addresses, ``gs://bucket/run``: where a path is made of what was given.
+"""Files at addresses such as ``gs://bucket/run``, with the methods of a path.
 
 An address is never a path of this machine: what is there is read and written as whole objects by
 fsspec (`pip install gcsfs` for gs://, s3fs for s3://, ...; ``memory://`` and others come with it),

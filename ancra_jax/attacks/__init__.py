@@ -14,8 +14,8 @@ epsilon)``.
 
 Whole evaluations: ``autoattack`` (the standard ensemble), ``individually`` (each attack of it on
 all examples), ``adaptive`` (attacks on what a defence declares of itself), ``diagnose`` (whether
-attacks fail for want of a gradient). They take ``epsilon=`` and ``norm=`` as well in place of the
-threat model.
+attacks fail because a gradient is missing). In place of the threat model they also take
+``epsilon=`` and ``norm=``.
 
 Adaptive attacks: ``Defence``, ``Surrogate``, ``SurrogateAttack``, ``AdaptiveBudget``.
 

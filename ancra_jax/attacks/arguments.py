@@ -137,15 +137,12 @@ def as_flags(active: Any, batch: int, name: str = "active") -> Any:
     return array
 
 
-def as_number(
-    value: Any, name: str, least: float = 0.0, most: float = math.inf, closed: bool = False
-) -> Any:
+def as_number(value: Any, name: str, *, most: float = math.inf, closed: bool = False) -> Any:
     """Return a real scalar (Python's, NumPy's, JAX's) as float, a traced one as it is.
 
     Raises:
       TypeError: no number.
-      ValueError: it is not finite, below ``least`` or above ``most``; ``least`` itself too, unless
-        the range is ``closed``.
+      ValueError: it is not finite, negative, or above ``most``; 0 too, unless ``closed``.
     """
     array = as_array(value, name)
     if array.shape != () or not has_kind(array, jnp.floating, jnp.integer):
@@ -153,8 +150,8 @@ def as_number(
     if isinstance(array, jax.core.Tracer):
         return value
     number = float(array)
-    if not (math.isfinite(number) and least <= number <= most and (closed or number > least)):
-        low = f"{'of at least' if closed else 'above'} {least:g}"
+    if not (math.isfinite(number) and 0 <= number <= most and (closed or number > 0)):
+        low = "of at least 0" if closed else "above 0"
         high = "" if math.isinf(most) else f", at most {most:g}"
         raise ValueError(f"{name}={number}: expected a finite number {low}{high}")
     return number

@@ -129,7 +129,7 @@ def _start(problem: Problem, logits: Logits) -> FabState:
 
 @jax.jit
 def _random_restart(state: FabState, keys: Keys, problem: Problem) -> FabState:
-    """Start halfway to the boundary of the ball, or of the smaller one that is known to do."""
+    """Start at half of the ball's radius, or of the smallest norm found so far if it is less."""
     natural, threat_model = problem.images, problem.threat_model
     radius = 0.5 * jnp.minimum(state.best_norm, threat_model.epsilon)
     noise = threat_model.noise(keys, natural)

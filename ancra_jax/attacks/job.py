@@ -25,13 +25,15 @@ from ancra_jax.ops.hosts import ALONE, Share, share_of
 from ancra_jax.ops.images import Images, Labels, Values
 from ancra_jax.ops.target import platform
 
-CLEAN = "clean"  # stands for the natural images where attacks have their names
-ROBUST = ""  # stands there for an example that no attack has broken
+CLEAN = "clean"  # in place of an attack's name: the natural image
+ROBUST = ""  # in place of an attack's name: no attack broke the example
 PRECISIONS = ("auto", "highest", "high", "default")
-"""Of the products in a search: ``'high'`` is TF32 on GPUs, three passes of bfloat16 on TPUs;
-``'default'`` TF32 and one pass; ``'highest'`` float32. On CPUs all are float32."""
-_PROBED = 8  # so many, whatever the size of batches
-_MANY_PASSES, _FEWEST_ROWS = 1000, 8  # for which smaller batches than the others are compiled
+"""Precisions of the matrix products in a search. ``'high'`` is TF32 on GPUs and three passes of
+bfloat16 on TPUs, ``'default'`` TF32 and one pass, ``'highest'`` float32. On CPUs all are
+float32."""
+_PROBED = 8  # natural images whose logits tell one model from another
+# An attack of so many passes may have a smaller last batch, of at least so many rows.
+_MANY_PASSES, _FEWEST_ROWS = 1000, 8
 
 Arrays = dict[str, np.ndarray]
 Known = Mapping[str, Arrays]
@@ -44,9 +46,9 @@ where there are any."""
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a batch goes: its first axis over all devices, everything else on each of them.
+    """How a batch is spread: its first axis over all devices; everything else is on each of them.
 
-    Of several processes each puts its share of the rows on its own devices.
+    With several processes, each puts its share of the rows on its own devices.
     """
 
     batch_size: int  # rows of every batch, a multiple of the number of devices
@@ -96,8 +98,8 @@ class Placement:
 
         Yields:
           ``(rows, active)``: example numbers [batch_size], the last batch padded with its first
-          one, and which of them are not padding. On CPU many passes pay for another program, and
-          the last batch may have a half or a quarter of the rows.
+          one, and which of them are not padding. On CPU an attack of many passes is worth another
+          compilation: its last batch may have a half or a quarter of the rows.
         """
         sizes = [self.batch_size]
         if passes >= _MANY_PASSES and platform() == "cpu":
@@ -145,9 +147,9 @@ def checked_outputs(
 
 
 def precision_of(name: str | None, judging: str = "highest") -> str:
-    """Return the precision of products in which attacks search, of one of `PRECISIONS`.
+    """Return the precision in which attacks search, for one of `PRECISIONS`.
 
-    ``'auto'`` is what judges, and so is None.
+    For ``'auto'`` and None it is that of the forward passes that judge.
 
     Raises:
       ValueError: there is no such precision.
@@ -166,8 +168,8 @@ def _judging_precision() -> str:
 def default_batch_size() -> int:
     """Return 256 on accelerators, 32 on CPU.
 
-    What is still robust seldom fills a batch, and on CPU padding costs what a row costs, while a
-    row of a batch of 64 costs only a tenth less.
+    The examples that are still robust seldom fill a batch. On CPU a row of padding costs as much as
+    any other, while in a batch of 64 each row costs only a tenth less.
     """
     return 32 if platform() == "cpu" else 256
 
@@ -175,7 +177,7 @@ def default_batch_size() -> int:
 class Batch(NamedTuple):
     """Some examples on the devices, padded to the shape that all batches have.
 
-    Of several processes each has its share of the rows on its devices.
+    With several processes, each has its share of the rows on its devices.
     """
 
     examples: Numbers  # without padding; on the host
@@ -255,7 +257,7 @@ class Job:
         return self.probe.shape[1]
 
     def fingerprint(self, **settings: Any) -> str:
-        """Return a digest of all that decides the result but the model; ``settings`` included."""
+        """Return a digest of everything but the model that decides the result, and ``settings``."""
         settings |= {
             "epsilon": float(self.threat_model.epsilon),
             "norm": type(self.threat_model).__name__.lower(),
@@ -271,11 +273,11 @@ class Job:
         return digest.hexdigest()
 
     def searching(self) -> AbstractContextManager:
-        """Return the context in which attacks are to be called, for their precision."""
+        """Return the context that sets the precision of the attacks' searches."""
         return jax.default_matmul_precision(self.search_precision)
 
     def purpose_key(self, purpose: str, number: int = 0) -> Key[Array, ""]:
-        """Return the key of an attack's pass, whatever else is in the list of attacks."""
+        """Return the key of an attack's pass, which no other attack of the list changes."""
         key = jax.random.fold_in(self.key, zlib.crc32(purpose.encode()))
         return jax.random.fold_in(key, number)
 
@@ -376,7 +378,7 @@ class Progress(NamedTuple):
 def print_progress(progress: Progress) -> None:
     """Write progress to stderr: one line that is rewritten, or one line per pass in a log.
 
-    Of several processes the first does.
+    With several processes, only the first writes.
     """
     last = progress.done == progress.todo
     live = sys.stderr.isatty()

@@ -180,7 +180,7 @@ def _on_classes(
         jnp.asarray(as_classes(numbers, None, name=name)) for name, numbers in classes.items()
     )
     aux_weight = as_number(aux_weight, "aux_weight", closed=True)
-    # None is static in ``jit``, where heads of weight 0 are then not computed.
+    # None is static in ``jit``, so that heads of weight 0 are not computed at all.
     unused = isinstance(aux_weight, float) and aux_weight == 0
     return LogitsObjective(term, as_pytree(model), operands, None if unused else aux_weight)
 

@@ -34,7 +34,7 @@ class AttackResult(NamedTuple):
         without one). ``-inf`` where the example was not attacked.
       queries: forward passes spent on the example; 0 where it was not attacked.
       denied: whether the search believed in a success that the model itself did not confirm; None
-        is as false everywhere.
+        means nowhere.
     """
 
     images: Images
@@ -71,7 +71,7 @@ class Problem(NamedTuple):
     ) -> AttackResult:
         """Return what the attack found, with the examples that it was not to attack taken out.
 
-        The loop's word for success is not enough where its model was a folded one.
+        Where the loop attacked a folded model, the model itself judges the successes again.
         """
         confirmed = success
         if not judged and has_foldable(self.model):

@@ -9,7 +9,7 @@ from typing import Any
 
 from ancra_jax.errors import UsageError
 
-# Modules that are called otherwise than what installs them.
+# Modules whose names differ from those of the distributions that install them.
 _DISTRIBUTIONS = {
     "PIL": "pillow",
     "markdown_it": "markdown-it-py",

@@ -52,10 +52,10 @@ class ModelConfig:
     # The network sees (images - mean) / std, by channel; the images themselves if empty.
     mean: tuple[float, ...] = ()  # on the [0, 1] pixel scale
     std: tuple[float, ...] = ()
-    # Of reverse attention; empty: the paper's. Its masks are as in ancra_jax.models.create.
+    # How reverse attention makes its masks, see ancra_jax.models.create; empty: as in the paper.
     attention: str = choice("", "stopped", "soft")
     temperature: float = number(1.0, above=0)  # of the soft masks
-    # Of a network without reverse attention; empty: as it is.
+    # What a network without reverse attention has as its last block; empty: the usual one.
     last_block: str = choice("", "dropped", "class_branches")
 
 
@@ -279,7 +279,7 @@ def from_mapping(values: Any, name: str = "--config") -> Config:
 def read(values: Any, name: str, problems: Problems) -> Config | None:
     """Read plain nested data as `from_mapping` does, wrong settings with their defaults.
 
-    What is wrong is added to the problems. None if a setting is missing that has no default.
+    Errors are added to the problems. None if a setting is missing that has no default.
     """
     config = build(Config, values, name, problems)
     if config is not None:

@@ -20,10 +20,11 @@ Resize = Callable[[Image.Image], Image.Image]
 _CHUNK = 256  # images that a thread decodes before it takes the next
 # Pillow would give what looks like PostScript to Ghostscript, whatever the file is called.
 _FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
-_MAX_PIXELS = 32 << 20  # of an image that is made smaller
-_DECODED = 256 << 20  # bytes that all images may take whatever their files' sizes, and ...
-_RATIO = 128  # ... by their files' sizes, which photographs and drawings do not come near to
-_MAX_SIDE = 2048  # of one that is not
+_MAX_PIXELS = 32 << 20  # of an image that is resized
+_MAX_SIDE = 2048  # of an image that keeps its size
+# All images together may take so many bytes of memory, or so many times the bytes of their files
+# if that is more; photographs and drawings stay far below it.
+_DECODED, _RATIO = 256 << 20, 128
 _HEADER = 64  # bytes of a file that tell the depth of a PNG image
 _NAMED = 10  # images that an error names, of all that cannot be decoded
 _ALONE = 4 << 20  # pixels of images that take so much memory that they are decoded one at a time
@@ -44,8 +45,8 @@ def decode_images(
     ``read(i)`` gives the encoded bytes of image i, in one of several threads; ``describe(i)`` says
     in error messages where it comes from. An image is cut to a square around its centre and
     resampled to ``image_size`` pixels, or becomes what ``resize`` makes of it; without both, all
-    must have the size of the first, of at most ``largest`` pixels a side. ``encoded_bytes`` of all
-    images together bound what they may take in memory.
+    must have the size of the first, of at most ``largest`` pixels a side. ``encoded_bytes``, the
+    size of all files together, limits the memory that the images may take.
 
     Returns:
       The images, and whether all of them are grey (their channels are then equal).

@@ -98,7 +98,7 @@ class ExtraDraws:
 
 
 class HostExamples:
-    """Extra examples that stay in the host's memory, but for those that a step takes."""
+    """Extra examples in the host's memory; a step copies those that it takes to the devices."""
 
     def __init__(
         self, split: Split, draws: ExtraDraws, sharding: jax.sharding.Sharding | None = None

@@ -39,7 +39,7 @@ class Contents(NamedTuple):
 
     train: int  # number of training examples
     test: int  # number of test examples
-    image_size: int = 0  # that suits the images, where theirs cannot be kept; 0: theirs
+    image_size: int = 0  # to resize the images to, if they cannot keep their size; 0: they can
     note: str = ""  # a line that says how it was understood
 
 
@@ -121,8 +121,8 @@ def inspect(
 ) -> Contents | None:
     """Return how many examples `load` would give, and of which size; None if that is not known.
 
-    What is wrong with the arguments is added to the problems, as far as it can be told without
-    loading; of a split whose number of examples is wrong all are counted.
+    Errors in the arguments are added to the problems, as far as they can be told without loading;
+    if the number of examples of a split is wrong, all its examples are counted.
     """
     with problems.collect():
         _source_of(name, image_size, options)

@@ -1,18 +1,18 @@
 """How far the features of a network lie from each other: exclusion and alignment in numbers.
 
-The paper's criteria (Figures 1 and 3): features of natural examples keep away from those of other
-classes (exclusion), and from their own adversarial examples hardly at all (alignment). What is
-measured is described in ``results.features``.
+The paper's criteria (Figures 1 and 3): features of natural examples are to be far from those of
+other classes (exclusion), and close to those of their own adversarial examples (alignment).
+``results.features`` describes what is measured.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from ancra_jax import attacks
 from ancra_jax.attacks.arguments import AnyKey
@@ -28,7 +28,7 @@ from ancra_jax.types import Outputs
 BINS = 120  # of every histogram; a figure may join neighbours
 RESAMPLES = 500
 ADVERSARIAL, ADVERSARIAL_HEADS = "adversarial", "adversarial_heads"
-_ROWS = 256  # of the matrix of all pairs that are in memory at a time
+_ROWS = 256  # examples whose pairs are in memory at a time
 _TINY = 1e-12
 
 Features = Float[np.ndarray, "examples features"]
@@ -150,7 +150,7 @@ def distances(
 ) -> dict[str, np.ndarray]:
     """Measure one kind of features; see ``results.features`` for the arrays that are returned.
 
-    All pairs of examples of different classes are looked at, ``rows`` of their matrix at a time.
+    All pairs of examples of different classes are looked at, those of ``rows`` examples at a time.
 
     Args:
       natural: of the natural examples.
@@ -175,7 +175,7 @@ def distances(
                 f"{measure}.{name}.mean": _numbers(sums, totals),
             }
         stacked = np.stack(list(own.values()))
-        edges, counts, sums = _others(natural, labels, stacked, of_class, weights, rows, measure)
+        edges, counts, sums = _others(natural, labels, stacked, weights, num_classes, rows, measure)
         denominators = totals * (totals.sum(axis=0) - totals)
         found |= {f"{measure}.{OTHERS}.edges": edges, f"{measure}.{OTHERS}.counts": counts}
         found[f"{measure}.{OTHERS}.mean"] = _numbers(sums[0], denominators)
@@ -232,95 +232,61 @@ def _edges(low: float, high: float) -> Float[np.ndarray, "edges"]:
     return np.linspace(low - margin, high + margin, BINS + 1)
 
 
+def _blocks(
+    features: Features, labels: Labels, measure: str, rows: int
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, Float[np.ndarray, "rows others"]]]:
+    """Yield some of a class's examples at a time, and how near each is to those of other classes.
+
+    Yields:
+      The class, the numbers of the examples, those of all examples of other classes, the measure.
+    """
+    for c in np.unique(labels).tolist():
+        mine, others = np.flatnonzero(labels == c), np.flatnonzero(labels != c)
+        for start in range(0, len(mine), rows):
+            some = mine[start : start + rows]
+            yield c, some, others, _pairwise(features[some], features[others], measure)
+
+
 def _others(
     natural: Features,
     labels: Labels,
     own: Float[np.ndarray, "attacks examples"],
-    of_class: Float[np.ndarray, "examples classes"],
     weights: Float[np.ndarray, "examples draws"],
+    num_classes: int,
     rows: int,
     measure: str,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Measure all pairs of examples of different classes, a block of rows at a time.
+    """Measure all pairs of examples of different classes.
 
     ``own`` is how near each example is to its adversarial ones. Returned are edges, counts
-    [classes, bins] and sums [1 + attacks, classes, draws] over pairs by the class of the row: of
-    the measure itself, and of how many pairs are nearer than the row's own adversarial example.
+    [classes, bins] and sums [1 + attacks, classes, draws] over pairs by the class of the first: of
+    the measure itself, and of how many pairs are nearer than the first one's adversarial example.
     """
-    features, (count, num_classes) = _prepared(natural, measure), of_class.shape
-    blocks = []  # places of the rows, the rows and their labels (-1 where there is none)
-    for start in range(0, count, rows):
-        place = slice(start, min(start + rows, count))
-        padding = (0, start + rows - place.stop)
-        part = np.pad(features[place], (padding, (0, 0)))
-        blocks.append((place, padding, part, np.pad(labels[place], padding, constant_values=-1)))
-    everything = [jnp.asarray(one) for one in (features, labels, weights)]
-    ends = [_range(*block[2:], *everything[:2], measure=measure) for block in blocks]
-    low, high = np.array(ends, np.float64).T
-    if not np.isfinite(low.min()):  # a single class has no pairs
-        low, high = np.zeros(1), np.ones(1)
-    edges = _edges(low.min(), high.max())
+    blocks = partial(_blocks, _prepared(natural, measure), labels, measure, rows)
+    ends = [(values.min(), values.max()) for *_, values in blocks() if values.size]
+    # A single class has no pairs.
+    edges = _edges(float(np.min(ends or 0)), float(np.max(ends or 1)))
     counts = np.zeros((num_classes, BINS), np.int64)
     sums = np.zeros((1 + len(own), num_classes, weights.shape[1]))
-    for place, padding, part, part_labels in blocks:
-        nearest = np.pad(own[:, place], ((0, 0), padding)).astype(np.float32)
-        more, by_row = _block(
-            part, part_labels, nearest, *everything, edges[0], edges[1] - edges[0],
-            measure=measure, num_classes=num_classes,
-        )  # fmt: skip
-        counts += np.asarray(more)
-        weighted = np.asarray(by_row, np.float64)[:, : place.stop - place.start] * weights[place]
-        sums += of_class[place].T @ weighted
+    for c, some, others, values in blocks():
+        counts[c] += np.histogram(values, BINS, (edges[0], edges[-1]))[0]
+        quantities = [values]
+        for threshold in own[:, some, None].astype(np.float32):  # an equal one counts half
+            nearer = values > threshold if measure == COSINE else values < threshold
+            quantities.append(nearer + np.float32(0.5) * (values == threshold))
+        for number, quantity in enumerate(quantities):
+            by_row = (quantity @ weights[others]) * weights[some]
+            sums[number, c] += by_row.sum(axis=0, dtype=np.float64)
     return edges, counts, sums
 
 
-def _pairwise(rows: Array, columns: Array, measure: str) -> Float[Array, "rows examples"]:
-    dot = jnp.matmul(rows, columns.T, precision="highest")
-    if measure == COSINE:
-        return jnp.clip(dot, -1.0, 1.0)
-    squares = jnp.sum(rows**2, axis=1)[:, None] + jnp.sum(columns**2, axis=1)[None]
-    return jnp.sqrt(jnp.maximum(squares - 2 * dot, 0.0))
-
-
-def _different(row_labels: Array, labels: Array) -> Bool[Array, "rows examples"]:
-    return (row_labels[:, None] != labels[None]) & (row_labels >= 0)[:, None]
-
-
-@partial(jax.jit, static_argnames="measure")
-def _range(
-    rows: Array, row_labels: Array, columns: Array, labels: Array, *, measure: str
-) -> tuple[Array, Array]:
-    values, pairs = _pairwise(rows, columns, measure), _different(row_labels, labels)
-    return jnp.min(values, where=pairs, initial=jnp.inf), jnp.max(
-        values, where=pairs, initial=-jnp.inf
-    )
-
-
-@partial(jax.jit, static_argnames=("measure", "num_classes"))
-def _block(
-    rows: Array,
-    row_labels: Array,
-    own: Array,
-    columns: Array,
-    labels: Array,
-    weights: Array,
-    low: Array,
-    width: Array,
-    *,
+def _pairwise(
+    rows: Float[np.ndarray, "rows features"],
+    columns: Float[np.ndarray, "others features"],
     measure: str,
-    num_classes: int,
-) -> tuple[Int[Array, "classes bins"], Float[Array, "quantities rows draws"]]:
-    values, pairs = _pairwise(rows, columns, measure), _different(row_labels, labels)
-    bins = jnp.clip(jnp.floor((values - low) / width), 0, BINS - 1).astype(jnp.int32)
-    place = jnp.where(pairs, row_labels[:, None] * BINS + bins, num_classes * BINS)
-    counts = jnp.bincount(place.ravel(), length=num_classes * BINS + 1)[:-1]
-    sign = 1.0 if measure == COSINE else -1.0
-    quantities = [values]
-    for threshold in own:  # an equal one counts half
-        nearer = sign * values > sign * threshold[:, None]
-        equal = values == threshold[:, None]
-        quantities.append(nearer + 0.5 * equal)
-    sums = [
-        jnp.matmul(jnp.where(pairs, one, 0.0), weights, precision="highest") for one in quantities
-    ]
-    return counts.reshape(num_classes, BINS), jnp.stack(sums)
+) -> Float[np.ndarray, "rows others"]:
+    dot = rows @ columns.T
+    if measure == COSINE:
+        return np.clip(dot, -1.0, 1.0)
+    squares = np.sum(rows**2, axis=1)[:, None] + np.sum(columns**2, axis=1)
+    return np.sqrt(np.maximum(squares - 2 * dot, 0.0))

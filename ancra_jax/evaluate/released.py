@@ -88,8 +88,8 @@ def follow_summed_margins(
 ) -> Images:
     """Ascend ``-relu(sum_i (z_y - max_{k != y} z_k))``, summed over groups of examples.
 
-    While the sum is positive this is the ascent of each example's own margin, those included that
-    are misclassified already. From then on nothing of the group moves.
+    While the sum is positive, every example ascends its own margin, even if it is misclassified
+    already. After that no example of the group moves.
 
     Args:
       model: the network in the evaluation phase.

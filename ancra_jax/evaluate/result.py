@@ -55,7 +55,7 @@ class EvaluationResult:
 
     @property
     def claim(self) -> tuple[str, str]:
-        """The robust accuracy, or that there is an upper bound alone, and what it means.
+        """The robust accuracy, or that only an upper bound is known, and what it means.
 
         '' where no attack was run.
         """

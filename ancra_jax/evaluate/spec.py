@@ -77,7 +77,7 @@ class Task:
             "norm": self.settings["norm"],
             "epsilon": self.settings["epsilon"],
             "key": self.key,
-            # Batches hold what is still robust: there padding is to be small.
+            # Batches hold only what is still robust: small ones have less padding.
             "batch_size": min(self.target.batch_size, default_batch_size()),
             "state_path": str(self.state),
             "progress": self.show,
@@ -135,9 +135,9 @@ def compute(
     precision: str = "auto",
     watch: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
-    """Return the JSON of an attack's result; unless it is there, or by ``force``, compute it.
+    """Return the JSON of an attack's result; compute it if it is missing, or if ``force`` says so.
 
-    ``identity`` is what determines the numbers, but for the attack and its settings. A result of
+    ``identity`` is what determines the numbers, except the attack and its settings. A result of
     another identity, or an interrupted attack's unusable state, raises a `UsageError`.
     ``precision`` is that of ``Spec.record``; ``watch`` is called after every batch.
     """

@@ -1,7 +1,7 @@
 """Files of ``torch.save``, read without PyTorch and without running anything that is in them.
 
 A pickle is a program that may call any function by its name. Here every name stands for a class of
-its own that does nothing but note what it was called with. What a file unpickles to are such notes;
+its own that does nothing but note what it was called with. Unpickling a file gives such notes;
 those that describe tensors become NumPy arrays when they are asked for.
 """
 

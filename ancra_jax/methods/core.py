@@ -169,7 +169,7 @@ class Terms(NamedTuple):
 
 
 def with_natural(terms: Terms, forward: Forward, batch: Batch) -> tuple[Terms, Outputs]:
-    """Return terms and the natural outputs in them, of a forward of their own if none was made."""
+    """Return terms and the natural outputs in them; make the forward pass if there was none."""
     if terms.natural is not None:
         return terms, terms.natural
     natural, batch_stats = forward(terms.batch_stats, batch.images, batch.labels)
@@ -316,7 +316,7 @@ def check_adversarial(config: Config, setting: str) -> None:
 
 
 def check_before_end(config: Config, field: str, epochs: int) -> None:
-    """Refuse a number of first epochs after which nothing of the training is left."""
+    """Refuse a number of first epochs that is not less than the length of the training."""
     if epochs >= config.epochs:
         raise UsageError(
             f"--config.{field}={epochs}: must be less than {shown(config, 'epochs')}, or what "

@@ -91,9 +91,9 @@ class BatchNorm(nn.Module):
 
     The batch is normalised with its biased variance; the running variance is updated with the
     unbiased one. Everything is computed in float32, whatever the dtype of the network. Flax's own
-    layer keeps the biased variance. Of variables that `ancra_jax.models.folded` made it takes what
-    is left to do: a shift, and a scale unless that is in the kernel of the convolution before. In
-    the training phase there is no forward-mode differentiation.
+    layer keeps the biased variance. With variables made by `ancra_jax.models.folded` it only adds a
+    shift, and multiplies by a scale unless the kernel of the convolution before contains it. In the
+    training phase there is no forward-mode differentiation.
 
     Each of the ``parts``, rows that follow one another, is normalised by itself, and the running
     statistics move by the mean of theirs: with a part a device as in PyTorch's ``DataParallel``,

@@ -44,7 +44,7 @@ labels=None, *, train=False)`` gives ``ancra_jax.types.Outputs``.
 ACTIVATIONS: Mapping[str, Activation] = {"relu": relu, "silu": nn.silu}
 
 ATTENTIONS = ("", "stopped", "soft")
-"""What reverse attention does otherwise than the paper's; see `create`."""
+"""How reverse attention may differ from the paper's; see `create`."""
 LAST_BLOCKS = ("", "dropped", "class_branches")
 """What becomes of the last residual block of a network without reverse attention; see `create`."""
 

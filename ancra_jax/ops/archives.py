@@ -1,4 +1,4 @@
-"""Zip files (.npz and .pt are such) and tar files of strangers, opened within limits.
+"""Zip files (also .npz and .pt) and tar files from strangers, opened within limits.
 
 Refused are archives that unpack to more than `unpacked_limit`, have more than 250,000 members, are
 encrypted or compressed otherwise than by deflate, or hold links, devices, one name twice, absolute
@@ -34,8 +34,8 @@ _FILE = 64 << 20  # of one image or one text
 def unpacked_limit(archive: str | os.PathLike[str] | bytes) -> int:
     """Return how many bytes a file, or what it holds, may unpack to.
 
-    These are 256 MiB, or 4 times those that it has on disk: what is a file of hundreds of megabytes
-    may take so much memory; a small one may not.
+    These are 256 MiB, or 4 times its size on disk if that is more: only a large file may take much
+    memory.
     """
     if isinstance(archive, bytes):
         size = len(archive)
@@ -164,7 +164,7 @@ def _from_tar(
 
 
 class _Bounded(io.BufferedReader):
-    """A file that gives ``left`` more bytes; who wants more has been misled by its contents."""
+    """A file that gives at most ``left`` more bytes: whoever asks for more was misled by it."""
 
     left = _HEADERS
 

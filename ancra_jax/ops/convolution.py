@@ -116,7 +116,7 @@ def _sides(images: Any, result: Any, kernel: Any, geometry: Geometry) -> Sides:
 def _from_patches(
     sides: Sides, images: FeatureMap, kernel: Kernel, geometry: Geometry
 ) -> NewFeatureMap:
-    """Multiply the image's patches by the kernel, but for its outer entries that see padding alone.
+    """Multiply the image's patches by the kernel, without outer entries that see only padding.
 
     Entry i of the kernel sees, for output o, input so + di - p.
     """

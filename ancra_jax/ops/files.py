@@ -9,7 +9,6 @@ import re
 import shutil
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
@@ -28,7 +27,6 @@ _HEADERS = {
     (2, 0): np.lib.format.read_array_header_2_0,
 }
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # what a killed `write_atomically` leaves
-_DAMAGES = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 def write_atomically(path: AnyPathLike, data: bytes | str | Callable[[BinaryIO], object]) -> None:

@@ -1,8 +1,8 @@
-"""Several processes that do one piece of work: each computes its rows of every batch, all know all.
+"""Several processes that share a piece of work: each computes its rows of every batch.
 
-Every process makes the same calls with the same arguments. What it computes lies on its own devices
-alone, so that no program waits for another process; what is fetched comes from all of them, and so
-all decide the same.
+Every process makes the same calls with the same arguments. What it computes is on its own devices
+only, so no program waits for another process. What is fetched is gathered from all processes, so
+all of them have the same numbers and decide alike.
 """
 
 import pickle
@@ -41,9 +41,10 @@ class Share:
         return tree if self.count == 1 else multihost_utils.process_allgather(tree, tiled=True)
 
     def from_first(self, function: Callable[[], Value]) -> Value:
-        """Call a function in the first process alone; all return what it returns, or raise that.
+        """Call a function in the first process only; all return its result, or raise its error.
 
-        So a file has one reader, and is found or not, whatever a shared disk shows to whom.
+        So only one process reads a file, and all agree whether it is there, even on a shared disk
+        that shows a new file to one process sooner than to another.
         """
         if self.count == 1:
             return function()
@@ -68,7 +69,7 @@ def share_of(devices: Sequence[jax.Device]) -> tuple[Share, list[jax.Device]]:
     """Return this process' share of the work of some devices, and which of them are its own.
 
     Raises:
-      ValueError: they are those of some of the processes, or more of one than of another.
+      ValueError: the processes do not have equally many of them.
     """
     owners = [device.process_index for device in devices]
     here, own = jax.process_index(), [d for d in devices if d.process_index == jax.process_index()]

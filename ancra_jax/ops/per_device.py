@@ -29,10 +29,9 @@ def over_several_devices(tree: Any) -> bool:
 
 
 def where_the_batch_is(tree: Any, batch: jax.Array) -> Any:
-    """Put those arrays of a pytree that are not on the batch's devices on all of them.
+    """Copy the arrays of a pytree that are not on the batch's devices to all of these.
 
-    AutoAttack's driver puts the model that it is given there; what a surrogate keeps of that model,
-    or of others, is not there yet.
+    AutoAttack's driver has put the attacked model there; a surrogate's arrays may be elsewhere.
     """
     everywhere = batch.sharding
     if isinstance(everywhere, NamedSharding):
@@ -51,8 +50,8 @@ def layout_of(state: Any, operands: Any) -> Layout | None:
     ``state`` has arrays over the batch, ``operands`` such and others (weights, settings).
 
     Returns:
-      None if there is but one device, and where it is not clear which operands are over the batch:
-      one is split in another way than by rows, or is as long as the batch and was put on no mesh.
+      None if there is only one device, or if it is not clear which operands are over the batch: one
+      is not split by rows, or is as long as the batch and on no mesh.
     """
     lengths = {jnp.shape(x)[:1] for x in jax.tree.leaves(state)}
     leaves = jax.tree.leaves(operands)
@@ -80,7 +79,7 @@ def _is_split(sharding: Any) -> bool:
 
 
 def on_own_rows(function: Callable[..., Any], layout: Layout | None) -> Callable[..., Any]:
-    """Make every device compute ``function(scalars, state, operands)`` for its rows alone.
+    """Make every device compute ``function(scalars, state, operands)`` for its own rows only.
 
     The function returns a pytree of arrays over the batch. ``scalars`` are replicated, the rest is
     spread as ``layout`` says; None leaves the function as it is.

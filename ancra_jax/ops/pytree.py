@@ -27,7 +27,7 @@ def pytree_dataclass(
     program it compiled for that.
 
     ``static`` names fields that are constants of a compiled program; others hold pytrees of arrays.
-    Those ``left_out`` are no part of the pytree: what JAX makes of it has their defaults.
+    Fields ``left_out`` are no part of the pytree: in what JAX makes of it they have their defaults.
     """
 
     def register(cls: type[T]) -> type[T]:

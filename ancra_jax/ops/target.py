@@ -28,8 +28,8 @@ def compiler_options(**others: int) -> dict[str, int] | None:
 def traced_for(platform: str) -> Iterator[None]:
     """Trace what is called inside the ``with`` block for another kind of device than JAX's own.
 
-    For compiling on a machine without the device. What has been traced before and is called again
-    stays as it was traced.
+    For compiling on a machine without the device. Functions that were traced before keep their old
+    trace.
     """
     token = _platform.set(platform)
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from ancra_jax.results.names import HEADS, NATURAL
 
 Claim = Mapping[str, float]
-"""What the paper prints, in %, by column; without the columns of which this project has none."""
+"""What the paper prints, in %, by column; columns for which it is not known are left out."""
 
 MEAN = "mean"
 FINAL = (NATURAL, "pgd", "fgsm", "cw", "autoattack")
@@ -227,7 +227,7 @@ STUDIES = {
         ),
     ),
 }
-"""Rows of which the paper claims nothing; they are compared with each other."""
+"""Rows without a claim of the paper; they are compared with each other."""
 
 MAPS = ("tsne", "umap")
 """How features are mapped to two dimensions."""

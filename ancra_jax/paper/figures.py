@@ -111,8 +111,8 @@ def features(
 ) -> Drawn:
     """Draw histograms of the features of runs, as the paper's Figures 1 and 3.
 
-    What is not there yet is measured by ``ancra_jax.evaluate`` (suite ``features``) and kept in the
-    work directories.
+    Runs that were not measured yet are measured by ``ancra_jax.evaluate`` (suite ``features``), and
+    their work directories keep the results.
 
     Args:
       workdirs: of runs on one data set.
@@ -263,7 +263,7 @@ def project(projection: str, points: np.ndarray) -> np.ndarray:
         from sklearn.manifold import TSNE
         from threadpoolctl import threadpool_limits
 
-    # Its threads spend more time waiting for each other than one takes for so few points.
+    # With so few points one thread is faster: several spend their time waiting for each other.
     with threadpool_limits(1):
         return TSNE(perplexity=neighbours, init="pca", random_state=0).fit_transform(points)
 

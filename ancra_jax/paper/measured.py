@@ -56,7 +56,7 @@ class ClaimRow:
     """A row of a table at one checkpoint."""
 
     title: str  # as in the paper
-    run: str  # what stands for it here, 'cifar10/trades_awp'
+    run: str  # the name of the run that computes it here, 'cifar10/trades_awp'
     data: str  # as measured, with what sets it apart, 'CIFAR-10 (JPEG)'
     checkpoint: str
     claimed: dict[str, float | None]  # by column, in %; None where we know of no claim
@@ -142,7 +142,7 @@ def claim_rows(table: PaperTable, runs: Sequence[Run]) -> list[ClaimRow]:
             worst_cases = [100 * one.worst_case.accuracy for one in found if one.worst_case]
             measured = {one: _accuracies(one, found) for one in table.columns}
             for one in (f"{column}{RELEASED}" for column in table.columns):
-                if accuracies := _accuracies(one, found):  # which most columns have not
+                if accuracies := _accuracies(one, found):  # most columns have none
                     measured[one] = accuracies
             claim_row = ClaimRow(
                 title=row.title,
@@ -161,8 +161,8 @@ def claim_rows(table: PaperTable, runs: Sequence[Run]) -> list[ClaimRow]:
 def _accuracies(column: str, rows: Sequence[Row]) -> list[float]:
     """Return the accuracy of rows in a column of the paper's tables, in %, where they have it.
 
-    Of attacks with several numbers of steps the one with most counts. Of a network without
-    auxiliary heads, the attack on its final logits stands for one on them.
+    If an attack was run with several numbers of steps, the largest number counts. If a network has
+    no auxiliary heads, the attack on its final logits counts as the attack on the heads.
     """
     if column == MEAN:
         return [100 * row.mean[FINAL] for row in rows if FINAL in row.mean]

@@ -215,7 +215,7 @@ def run_one(run: Run) -> str:
 def call(command: Command, lock: IO | None = None) -> int:
     """Run a command and return its exit status.
 
-    It holds the lock of its run for as long as it lives, even should this process be killed.
+    The command holds the lock of its run as long as it lives, even if this process is killed.
     """
     print(f"$ {shlex.join(command)}", flush=True)
     # In a process group of its own: Ctrl-C reaches it through this process, and once.

@@ -26,8 +26,8 @@ class Example:
 
     index: int  # in the test split
     label: int
-    attack: str  # the result that it is kept in: of the first attack that broke it, else the last
-    broken_by: str  # the attack, within a sequence the one of it; '' where it withstood
+    attack: str  # whose result keeps it: the first attack that broke it, else the last attack
+    broken_by: str  # that attack, or the one of a sequence that broke it; '' where it withstood
     natural: UInt8[np.ndarray, "height width channels"]
     adversarial: Float[np.ndarray, "height width channels"]  # as attacked, pixels in [0, 1]
     logits: Float[np.ndarray, "2 classes"]  # on the natural and on the adversarial image
@@ -35,7 +35,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Details:
-    """What an evaluation tells of single examples; nothing of one that is older or published."""
+    """What an evaluation tells of single examples; old and published ones tell nothing."""
 
     labels: Int[np.ndarray, "examples"]  # empty where they were not kept
     predictions: dict[str, Int[np.ndarray, "examples"]]  # by attack, where they were kept
@@ -85,7 +85,7 @@ def load_details(workdir: str, evaluation: Evaluation) -> Details:
 
 
 def _check(path: AnyPath, kept: dict[str, np.ndarray], count: int) -> None:
-    """Refuse arrays of different examples or classes, or of examples that there are not."""
+    """Refuse arrays of different examples or classes, or of examples that do not exist."""
     found = len(kept["indices"])
     alike = all(kept[name].shape[:1] == (found,) for name in NEEDED if name not in _ONCE)
     alike &= kept["natural"].shape == kept["adversarial"].shape and kept["natural"].ndim == 4

@@ -222,7 +222,7 @@ def method_settings(config: Config) -> dict[str, Any]:
 
 
 def labels_of(configs: Sequence[Config]) -> list[str]:
-    """Return the methods' names; where a name has several settings, with those that differ."""
+    """Return the methods' names, with the settings in which runs of one name differ."""
     labels = []
     for config in configs:
         namesakes = [other for other in configs if other.name == config.name]

@@ -16,7 +16,7 @@ RELEASED = "_released"
 """Ends the name of a result whose attack is that of the authors' code, not of their paper."""
 FINAL, WITH_HEADS = "without_p", "with_p"
 SCENARIOS = (FINAL, WITH_HEADS)
-"""The paper's two scenarios: attacks on the final logits alone, and on the auxiliary heads too."""
+"""The paper's two scenarios: attacks on the final logits only, and on the auxiliary heads too."""
 PAPER_ORDER = ("Nat", "PGD", "FGSM", "C&W", "APGD-CE", "APGD-T", "AA")
 STRENGTH_ORDER = ("Nat", "FGSM", "PGD", "C&W", "APGD-CE", "APGD-T", "AA")
 # What the parentheses match is the number of steps, or the version of AutoAttack.

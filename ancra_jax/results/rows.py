@@ -166,7 +166,7 @@ def row_of(workdir: str, config: Config, label: str, evaluation: Evaluation) -> 
 
 
 def group_seeds(rows: Iterable[Row]) -> list[list[Row]]:
-    """Return the evaluated rows in groups that differ in the seed alone, one row for each seed."""
+    """Return the evaluated rows in groups that differ only in the seed, one row for each seed."""
     groups: dict[tuple, dict[int, Row]] = {}
     for row in rows:
         if row.accuracy:
@@ -181,7 +181,7 @@ def seeds_rows(rows: Iterable[Row]) -> list[SeedsRow]:
 
 
 def seeds_row(rows: Sequence[Row]) -> SeedsRow:
-    """Return the spread of every number over rows that differ in the seed alone."""
+    """Return the spread of every number over rows that differ only in the seed."""
     # The worst of other attacks is another quantity, and so is their mean.
     alike = len({tuple(row.evaluation.correct) for row in rows}) == 1
     worst_cases = [row.worst_case for row in rows if row.worst_case] * alike
@@ -225,7 +225,7 @@ def paired_difference(
 def _correct(row: Row) -> dict[str, Correct]:
     """Return which of a row's examples are right under each attack, and in the worst case.
 
-    Of a network without auxiliary heads, the attack on its final logits stands for one on them.
+    If a network has no auxiliary heads, the attack on its final logits counts as that on the heads.
     """
     results = row.evaluation.correct
     correct = {name: results[name][: row.examples[0]] for name in row.accuracy}
@@ -241,7 +241,7 @@ def epsilon_text(epsilon: float) -> str:
 
 
 def _stages(correct: Mapping[str, Correct]) -> dict[str, float]:
-    """Return what is left under stronger and stronger attackers, of those that there are."""
+    """Return the accuracy under stronger and stronger attackers, as far as they were run."""
     heads = {name: one for name, one in correct.items() if names.parse(name).heads}
     pgd = [name for name in correct if names.parse(name).family == "PGD" and name not in heads]
     left = {

@@ -56,8 +56,8 @@ def worst_case(correct: Mapping[str, Correct]) -> WorstCase | None:
 def mean_attacks(attacks: Iterable[str], scenario: str) -> list[str]:
     """Return the attacks that the paper's mean is over: PGD, FGSM, C&W and standard AutoAttack.
 
-    Of several numbers of steps the largest counts, and no attack of the authors' code. Empty where
-    one of the four is missing.
+    If an attack was run with several numbers of steps, the largest number counts; attacks of the
+    authors' code do not. Empty where one of the four is missing.
     """
     chosen = {
         parse(name).family: name

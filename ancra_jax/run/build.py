@@ -39,7 +39,7 @@ class Splits(NamedTuple):
 def check(config: Config, problems: Problems, *, devices: int = 1) -> None:
     """Check all of a configuration that can be checked before anything is loaded or compiled.
 
-    What is wrong is added to the problems.
+    Errors are added to the problems.
     """
     with problems.collect():
         _check_teacher(config, methods.create(config).needs_teacher)
@@ -83,7 +83,7 @@ def check(config: Config, problems: Problems, *, devices: int = 1) -> None:
 
 
 def _check_teacher(config: Config, needed: bool) -> None:
-    """Check that there is a run to be the teacher, if one is needed; otherwise that there is none.
+    """Check that a run is named as the teacher if one is needed, and that none is named otherwise.
 
     A ``distillation.weight`` without a teacher has been refused where the settings are read.
     """

@@ -30,9 +30,9 @@ class DamagedCheckpointError(UsageError):
 class Checkpoints:
     """The checkpoints of one run, a directory each, named by step.
 
-    Kept are the latest two (if the last one is damaged there is one to fall back to) and the one
-    with the best robust accuracy on the selection split (for averaged weights, by their own
-    accuracy, another one); of equally good ones the later. Writes are asynchronous and atomic: a
+    The latest two are kept (if the last one is damaged, there is one to fall back to), and the one
+    with the best robust accuracy on the selection split; for averaged weights also the best by
+    their accuracy. Of equally good ones the later is kept. Writes are asynchronous and atomic: a
     killed run leaves no half-written checkpoint under a step's name.
     """
 
@@ -115,8 +115,8 @@ class Checkpoints:
     def best_step(self, weights: str = "raw") -> int | None:
         """Return the step with the best robust accuracy of the weights, if any was evaluated.
 
-        A line says so if a better one was recorded that has no checkpoint. Of weights that were
-        imported, step 0, there is one checkpoint only.
+        If a better one was recorded but has no checkpoint, a line says so. Imported weights have a
+        single checkpoint, of step 0.
         """
         metric = metric_name(weights, ROBUST_ACCURACY)
         steps = self.steps()

@@ -84,9 +84,9 @@ class StopSignal:
 class StoppableStep:
     """A step of training, after which the processes agree whether to stop.
 
-    A signal reaches one process, perhaps, and not in the same step as another: each gives its wish
-    to a step, which returns whether there was any. All look at the answer after the next step, when
-    it is there without waiting. One process asks itself, after the step.
+    A signal may reach only one process, or several processes in different steps. So each process
+    gives its wish to stop to the step, which returns whether any process has one. All read this
+    answer after the next step, when it is there without waiting. A single process needs no answer.
     """
 
     def __init__(self, step: Callable[..., tuple[Any, Any]], mesh: Mesh):
@@ -129,7 +129,7 @@ def _per_device(mesh: Mesh, value: bool) -> Bool[Array, "devices"]:
 def keep_log(workdir: str) -> None:
     """Write what this process prints from now on to ``logs/process-N.log`` too, if it has others.
 
-    The first process alone shows progress and results; warnings and errors are of any.
+    Only the first process shows progress and results; any may print warnings and errors.
     """
     if jax.process_count() == 1 or "://" in workdir:
         return
@@ -145,7 +145,7 @@ def keep_log(workdir: str) -> None:
 
 
 class _Both:
-    """A stream whose text goes to a log as well, but for what draws on a terminal."""
+    """A stream whose text also goes to a log, without what draws on a terminal."""
 
     def __init__(self, stream: Any, log: Any):
         self._stream, self._log = stream, log
@@ -163,9 +163,10 @@ class _Both:
 
 
 def if_all_come(finish: Callable[[], None]) -> Callable[..., None]:
-    """Return an exit of a context, which calls a function that waits for the other processes.
+    """Return a function for the end of a context; it calls ``finish``, which all processes reach.
 
-    It does not where an error ended one of several processes, which the others know nothing of.
+    It does not call it if an error ended this process alone: the others, who do not know of the
+    error, would not come.
     """
 
     def leave(kind: type | None, *error: object) -> None:
@@ -180,8 +181,8 @@ def if_all_come(finish: Callable[[], None]) -> Callable[..., None]:
 def ending_together() -> Iterator[None]:
     """End this process at once when an error ends it, if it is one of several.
 
-    Python's own end would wait for processes that wait for this one. That another process was
-    killed is said in one line. Enter it once `jax.distributed` is initialised.
+    The usual end of Python would wait for processes that wait for this one. If another process was
+    killed, one line says so. Enter this context once `jax.distributed` is initialised.
     """
     if not jax.distributed.is_initialized():
         yield
@@ -207,9 +208,9 @@ def ending_together() -> Iterator[None]:
 def _end_when_aborted() -> None:
     """Say in one line that another process is gone, where JAX's runtime aborts this one.
 
-    It does so from a thread of its own, when the process that coordinates the others was killed or
-    another one was silent for too long, and writes some twenty lines and a stack trace. So what the
-    runtime writes on standard error goes through a filter; Python writes as before.
+    The runtime aborts from its own thread when the coordinating process was killed or another one
+    was silent for too long, and writes about twenty lines and a stack trace. So its standard error
+    goes through a filter; what Python writes does not.
     """
     shown = os.dup(2)
     sys.stderr = open(shown, "w", buffering=1, closefd=False)  # noqa: SIM115  until the end

@@ -1,8 +1,8 @@
 """Checkpoints in a bucket: two objects each, the arrays and then what is known of them.
 
-Orbax moves directories into their place and knows the stores of some clouds alone. An object is
-there whole or not at all, in any store, so that here nothing has to be moved. Where such a
-directory was copied to this machine, it is read, and trained on, as it is.
+Orbax renames directories, and supports the stores of only some clouds. In any store an object is
+there whole or not at all, so nothing has to be renamed here. A directory of such objects that was
+copied to this machine is used as it is.
 """
 
 import json

@@ -159,7 +159,7 @@ class TrainedModel(Foldable):
     def export(
         self, path: PathLike | None = None, *, platforms: Sequence[str] = ("cpu", "cuda", "tpu")
     ) -> jax.export.Exported:
-        """Make a program of the network and its weights that needs JAX alone, and write it.
+        """Make a program of the network and its weights that needs only JAX, and write it.
 
         Args:
           path: of the file, which ``jax.export.deserialize`` reads; none if None.

@@ -36,7 +36,7 @@ def take(tree: PyTree, part: Part, parts: int, size: int) -> PyTree:
 def attack(attack_part: Callable[[Part], Attacked], state: MethodState, parts: int) -> Attacked:
     """Attack part after part, each from the same state; return the images in the batch's order.
 
-    What the attack changes of the method's state is the mean of what it changes in the parts.
+    The method's state changes by the mean of its changes in the parts.
     """
     if parts == 1:
         return attack_part(0)
@@ -55,8 +55,8 @@ def attack(attack_part: Callable[[Part], Attacked], state: MethodState, parts: i
 def mean_loss(loss_of_part: PartLoss, carried: PyTree, parts: int) -> LossOfParams:
     """Return the mean over the parts, ``params -> (loss, (carried, metrics))``.
 
-    Its gradient is the sum of theirs, and made with it, so that what differentiation keeps is that
-    of one part. It can be differentiated once, in reverse.
+    Its gradient, the mean of theirs, is computed in the same loop, so that only what one part needs
+    is in memory. It can be differentiated once, in reverse mode.
     """
     if parts == 1:
         return lambda params: loss_of_part(params, 0, carried)

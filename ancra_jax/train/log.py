@@ -47,8 +47,8 @@ class TrainingLog:
         """Open the files of a work directory, which exists, to go on after ``first_step``.
 
         What an earlier attempt wrote after that step is dropped, so that every step is there once.
-        ``unwritten`` is what `unwritten` was when the checkpoint of that step was saved. The
-        trackers are not closed.
+        ``unwritten`` is the value that the property had when the checkpoint of that step was saved.
+        The trackers are not closed.
         """
         self._config = config
         self._trackers = trackers

@@ -157,10 +157,10 @@ def make_train_step(
     differentiated in the training phase. The state is donated. All randomness derives
     from the plan's key, the step and the data-set indices, so a resumed or differently sharded run
     draws the same numbers. The teacher, for methods that distil from one, is a pytree: its weights
-    are an argument, neither constants of the program nor a part of the state. A ``schedule`` is the
-    optimiser's learning rate, to be among the metrics. The batch is taken in so many ``parts``, one
-    after another: what attacks are planned on, and the update, are those of the whole batch, while
-    each part has batch statistics of its own and moves the running ones, as in PyTorch.
+    are an argument, neither constants of the program nor a part of the state. ``schedule``, the
+    optimiser's learning rate, is added to the metrics. The batch is processed in ``parts``, one
+    after another: attacks are planned on the whole batch and there is one update, while each part
+    has batch statistics of its own and moves the running ones, as in PyTorch.
     """
 
     def step(

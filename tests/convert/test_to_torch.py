@@ -202,9 +202,9 @@ def test_other_logits_are_told(tmp_path):
     model = make("resnet18", shape=(8, 8, 1), mean=(), std=())
     directory = written(tmp_path, model)
     with pytest.raises(UsageError, match="--check=8"):
-        comparison.compare(model, directory, 8)
+        comparison.check_images(model, 8, "")
     other = make("resnet18", shape=(8, 8, 1), mean=(), std=(), seed=1, info={"config": DIGITS})
-    found = comparison.compare(other, directory, 8)
+    found = comparison.compare(other, directory, comparison.check_images(other, 8, ""))
     assert not found.same and "more than" in str(found)
 
 

@@ -212,7 +212,6 @@ BATCH, NAMES = (f"cifar-10-batches-bin/{name}" for name in ("data_batch_2.bin", 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda files: files, "is damaged"),  # the archive is then cut in half
         (lambda files: files.pop(BATCH), "data_batch_2.bin"),
         (
             lambda files: files.update({BATCH: files[BATCH][:5000]}),
@@ -227,8 +226,6 @@ def test_damaged_archives_are_refused(cifar10_dir, change, message):
     files = archives.cifar10_files()
     change(files)
     archives.tar(path, files)
-    if message == "is damaged":
-        os.truncate(path, path.stat().st_size // 2)
     with pytest.raises(UsageError, match=message) as error:
         data.load("cifar10", data_dir=cifar10_dir)
     assert "cifar-10-binary.tar.gz" in str(error.value)

@@ -2,7 +2,7 @@
 
 Every attack starts from the natural images of the examples that are still robust. Each kind of
 attack is compiled once: targets, epsilon, weights and the choice of examples are arguments, and all
-batches have one shape, but for the last ones of long attacks on CPU (see ``Placement.batches``).
+batches have one shape, except the last ones of long attacks on CPU (see ``Placement.batches``).
 
 References:
   Croce & Hein, Reliable evaluation of adversarial robustness with an ensemble of diverse
@@ -85,7 +85,7 @@ def autoattack(
 
     Args:
       model: see ``ancra_jax.attacks``, as are ``labels``, ``key`` and ``indices``.
-      images: natural images, pixels in [0, 1]; they stay on the host but for one batch.
+      images: natural images, pixels in [0, 1]; the devices hold one batch of them at a time.
       threat_model: ``Linf``, ``L2`` or ``L1``; or in its place ``epsilon`` and ``norm``, by name.
       version: ``'standard'``, ``'plus'``, ``'rand'`` (for randomised models), or ``'custom'``.
       attacks_to_run: for ``'custom'``: names of attacks, or ``Attack`` objects, in their order. A
@@ -96,17 +96,17 @@ def autoattack(
       num_queries: queries of Square.
       randomized: whether the model is called as ``model(images, key=key)``.
       gradient_draws: gradients averaged in a step on a randomised model.
-      devices: what batches are spread over; all if None, of all processes: each makes this call.
+      devices: that share every batch; None: those of all processes, each of which makes this call.
       state_path: directory for the state; the same call continues there, with the same results.
       progress: called after every batch.
       matmul_precision: of matrix products and convolutions; see ``jax.default_matmul_precision``.
       search_precision: of searches alone: ``'auto'``, ``'highest'``, ``'high'``, ``'default'``.
-      exhaustive: whether each attack gets what others broke too: slower, but its own accuracy.
+      exhaustive: whether each attack also gets what others broke; slower, but shows what it can do.
       only: the one attack of the list to run.
       rank_by: a model whose natural logits rank the targets, in place of the one under attack.
-      max_seconds: begin no batch of an attack after so many; the result then is not ``complete``.
+      max_seconds: start no batch of an attack after this time; the result is not ``complete`` then.
       checks: whether to look for signs that the result is too optimistic, see its ``warnings``.
-      log_path: a file that gets a line after every attack, below what it holds already.
+      log_path: a file to which a line is appended after every attack.
 
     Raises:
       ValueError: bad images, labels, settings or logits, or a state of another evaluation.
@@ -169,7 +169,7 @@ def _carry_out(
     progress: Callable[[Progress], None] | None,
     log_path: str | os.PathLike | None,
 ) -> tuple[State, HostImages]:
-    """Do what there is to do; return the state and the images. The first process has the files."""
+    """Run what is left to do; return state and images. Only the first process uses the files."""
     share = job.placement.share
     if not share.is_first:
         store_path = log_path = None
@@ -190,7 +190,7 @@ def _run(
     max_seconds: float | int | None,
     log_path: str | os.PathLike | None,
 ) -> None:
-    """Do what ``state`` has still to do, and bring it to its end, or as far as time allows."""
+    """Run what ``state`` says is left to do, to the end or as far as time allows."""
     started = time.monotonic()
     seconds, passes_spent = 0.0, 0.0  # on batches of attacks, in this call
 

@@ -173,7 +173,7 @@ class State:
     exhaustive: Bool[np.ndarray, "attacks"]  # whether it gets what others broke, too
     # States of version 0.1 lack what follows.
     predictions: Numbers  # of the natural image, or of the adversarial one
-    # Of this call; not saved, so that a state that was resumed equals one that was not.
+    # Times of this call. Not saved, so that a resumed state equals an uninterrupted one.
     seconds: Float[np.ndarray, "attacks"]
     zero_dlr_gradient: Flags  # as ``zero_gradient``, of the loss of the first attack along DLR
     denied: Int[np.ndarray, "attacks"]  # successes that a fresh forward pass did not confirm
@@ -215,7 +215,7 @@ class State:
         )
 
     def standing(self, attack: int) -> Flags:
-        """Return whom an attack gets: the robust ones, or all that are right without an attack."""
+        """Return which examples an attack gets: the robust ones, or all correct without attacks."""
         return self.broken_by != CLEAN if self.exhaustive[attack] else self.robust
 
     def end_round(self) -> None:
@@ -333,8 +333,8 @@ class Store:
     """Keeps the state and the adversarial images, in a directory if there is one, else in memory.
 
     Images are written in place, row by row, before the state that speaks of them, which is replaced
-    as a whole: an interruption at any moment leaves a state that is true. Behind an address, where
-    nothing can be written in place, the rows of every batch are an object of their own.
+    as a whole: an interruption at any moment leaves a state that is true. At an address (gs://...)
+    nothing can be written in place, and the rows of every batch become an object of their own.
     """
 
     def __init__(self, directory: AnyPath | None, images: HostImages):

@@ -1,9 +1,9 @@
 """Diagnostics: does an attack's failure show robustness, or a gradient that leads nowhere?
 
-Shares are of all examples. A share of examples that one attack breaks and a better one does not can
-be chance when it is a single example: such checks ask for more than one example as well as for more
-than 0.2 %. FGSM and PGD both break some that the other leaves, on any network: there the difference
-has to exceed twice its standard deviation as well.
+Shares are of all examples. If one attack breaks an example that a better one does not, that can be
+chance: such checks fire only for more than one example, and for more than 0.2 % of them. FGSM and
+PGD each break some examples that the other leaves, on any network: there the difference must also
+exceed twice its standard deviation.
 
 References:
   Carlini et al., On Evaluating Adversarial Robustness, 2019; Pintor et al., Indicators of Attack

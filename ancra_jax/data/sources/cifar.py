@@ -18,7 +18,7 @@ CIFAR10_CLASSES = (
 
 
 def inspect_cifar(options: SourceOptions, problems: Problems) -> tuple[int, int] | None:
-    """Return the official numbers of images; of one JPEG file, that it is there."""
+    """Return the official numbers of images; None for one JPEG file, which has to be there."""
     if options.data_dir and str(options.data_dir).endswith(".npz"):
         path = local_path(options.data_dir)
         if not path.is_file():

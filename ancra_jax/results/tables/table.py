@@ -99,7 +99,7 @@ def code(words: str) -> str:
 def text(value: Value, mark: str = "") -> str:
     """Return a fraction in percent, over seeds with its deviation; counts as they are; Markdown.
 
-    ``MISSING`` stands for None and ''; a mark goes behind what is not missing.
+    None and '' become ``MISSING``; a mark is put behind everything else.
     """
     if value is None or value == "":
         return MISSING
