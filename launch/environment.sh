@@ -56,9 +56,10 @@ read_arguments() {
   done
 }
 
-# For scripts that take no flags of their own.
-refuse_flags() {
-  local argument
+# For scripts that take no flags of their own: refuse_others MOST ARGUMENT...
+refuse_others() {
+  local argument most="$1"
+  shift
   for argument in "$@"; do
     case "$argument" in
       -*)
@@ -67,6 +68,10 @@ refuse_flags() {
         ;;
     esac
   done
+  if [ $# -gt "$most" ]; then
+    echo "error: unexpected argument ${!#}: at most $most may be given; see --help" >&2
+    exit 2
+  fi
 }
 
 # Prints a Python that has the project's packages, if there is one.

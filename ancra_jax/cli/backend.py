@@ -7,6 +7,7 @@ import hashlib
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -47,6 +48,24 @@ def give_memory_back() -> None:
             trim(0)
 
     jax.monitoring.register_event_duration_secs_listener(after)
+
+
+@contextlib.contextmanager
+def missing_device_named() -> Iterator[None]:
+    """Turn the error of a JAX that finds no device where ``JAX_PLATFORMS`` sends it into one line.
+
+    JAX starts where it is first used: not before several processes have joined each other.
+    """
+    try:
+        yield
+    except (RuntimeError, AssertionError):
+        try:
+            jax.devices()
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error) or "no such device, or JAX is installed without support for it"
+            platforms = jax.config.values["jax_platforms"] or ""
+            raise UsageError(f"JAX_PLATFORMS={platforms}: JAX cannot start: {reason}") from error
+        raise
 
 
 def use_a_device_per_core() -> None:

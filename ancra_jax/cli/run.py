@@ -55,7 +55,7 @@ def run(main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[
         logging.set_verbosity(logging.FATAL)  # Orbax reports every step, and errors twice
         backend.keep_compiled_programs()
         backend.give_memory_back()
-        with errors_in_one_line():
+        with errors_in_one_line(), backend.missing_device_named():
             for name in flags.FLAGS.plugin:
                 import_plugin(name)
             return main(flags.FLAGS)

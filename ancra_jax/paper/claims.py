@@ -216,6 +216,13 @@ VARIANTS = (
     *("trades_branches", "trades_soft_ra"),
 )
 STUDIED = (*CONTROLS, *PARTS, *VARIANTS)
+COEFFICIENTS = {
+    "trades_margin": ("margin", (0.03, 0.1, 0.3, 1)),
+    "trades_true_anc": ("zeta", (0.3, 1, 3)),
+    "trades_batch_anc": ("zeta", (0.3, 1, 3)),
+    "trades_soft_ra": ("temperature", (0.3, 1, 3)),
+}
+"""What a variant has to be given, and what is tried; TRADES is beside them."""
 
 STUDIES = {
     "variants": PaperTable(
@@ -226,8 +233,26 @@ STUDIES = {
             for one in STUDIED
         ),
     ),
+    "coefficients": PaperTable(
+        "Coefficients of the variants, on held-out training images of the digits",
+        (),
+        tuple(
+            TableRow(one, "digits", one, claims={})
+            for one in (
+                CONTROLS[0],
+                *(
+                    f"{method},{name}={value}"
+                    for method, (name, values) in COEFFICIENTS.items()
+                    for value in values
+                ),
+            )
+        ),
+    ),
 }
-"""Rows without a claim of the paper; they are compared with each other."""
+"""Rows without a claim of the paper; they are compared with each other.
+
+Those without a checkpoint to evaluate are compared on the selection split.
+"""
 
 MAPS = ("tsne", "umap")
 """How features are mapped to two dimensions."""

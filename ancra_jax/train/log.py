@@ -130,10 +130,10 @@ class TrainingLog:
         elapsed = max(time.monotonic() - self._since, 1e-9)
         rate = self._timed * self._config.batch_size / elapsed
         self._restart_clock()
-        epoch = (step - 1) / self._steps_per_epoch
+        epoch = step / self._steps_per_epoch  # 1 at the end of the first
         self._bar.update(
             step,
-            f"epoch {int(epoch) + 1}/{self._config.epochs}, loss {means['loss']:.4f}, "
+            f"epoch {math.ceil(epoch)}/{self._config.epochs}, loss {means['loss']:.4f}, "
             f"{rate:.3g} images/s",
         )
         values = {"epoch": round(epoch, 4), "images_per_second": rate, **means}

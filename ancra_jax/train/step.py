@@ -83,10 +83,11 @@ def learning_rate(config: OptimizerConfig, epochs: int, steps_per_epoch: int) ->
     During ``warmup_epochs`` it rises from 0 in a line, then the schedule begins, which ends with
     the last epoch all the same. ``'one_cycle_cosine'`` rises during the warm-up and falls after it
     as half waves of a cosine, from 1/25 of the rate and to 1/10,000 of that, as PyTorch's
-    ``OneCycleLR``.
+    ``OneCycleLR``, which reaches the rate in the warm-up's last step.
     """
     rate = config.learning_rate
     steps = epochs * steps_per_epoch
+    last = max(steps - 1, 1)
     warmup = round(config.warmup_epochs * steps_per_epoch)
     # Milestones are epochs from 1, as the paper counts them; the warm-up comes out of the epochs.
     starts = [(epoch - 1) * steps_per_epoch - warmup for epoch in config.milestones]
@@ -97,9 +98,9 @@ def learning_rate(config: OptimizerConfig, epochs: int, steps_per_epoch: int) ->
         "one_cycle": lambda: optax.linear_onecycle_schedule(
             steps, rate, pct_start=0.4, pct_final=0.95, div_factor=25.0
         ),
-        # Its rise is the warm-up, to the step: half a step more is rounded off.
+        # Half a step more than the share of its peak, step `warmup - 1`, is rounded off.
         "one_cycle_cosine": lambda: optax.cosine_onecycle_schedule(
-            steps, rate, pct_start=(max(warmup, 1) + 0.5) / steps
+            last, rate, pct_start=(max(warmup - 1, 1) + 0.5) / last
         ),
         "piecewise": lambda: optax.piecewise_constant_schedule(rate, boundaries),
     }

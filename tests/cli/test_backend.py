@@ -7,7 +7,12 @@ import jax
 import pytest
 from absl import flags
 
-from ancra_jax.cli.backend import define_process_flags, keep_compiled_programs, set_up
+from ancra_jax.cli.backend import (
+    define_process_flags,
+    keep_compiled_programs,
+    missing_device_named,
+    set_up,
+)
 from tests.support.processes import run_python
 
 COMPILE = """
@@ -31,6 +36,16 @@ before = len(jax.devices())
 from ancra_jax.cli.backend import use_a_device_per_core
 use_a_device_per_core()
 print(len(jax.devices()), before)
+"""
+NO_DEVICE = """
+import jax
+from ancra_jax.cli.backend import missing_device_named
+from ancra_jax.errors import UsageError
+try:
+    with missing_device_named():
+        jax.devices()
+except UsageError as error:
+    print(error)
 """
 
 
@@ -104,3 +119,9 @@ def test_programs_are_kept_unless_the_user_wants_none(tmp_path, enabled, kept):
 def test_number_of_devices(code, chosen, expected):
     found, otherwise = map(int, run_python(code, **NOTHING | chosen).split())
     assert found == (expected or otherwise)
+
+
+def test_a_device_that_is_not_there_is_named_and_other_errors_pass():
+    assert run_python(NO_DEVICE, JAX_PLATFORMS="nowhere").startswith("JAX_PLATFORMS=nowhere: ")
+    with pytest.raises(RuntimeError, match="another"), missing_device_named():
+        raise RuntimeError("another")

@@ -7,6 +7,7 @@ import numpy as np
 
 from ancra_jax import methods
 from ancra_jax.config import from_mapping
+from ancra_jax.ops.files import append_json_line
 from ancra_jax.paper.claims import STUDIED
 from ancra_jax.paper.command import parse
 from ancra_jax.paper.runs import runs_of
@@ -73,3 +74,26 @@ def test_differences_are_paired_by_seed_and_the_best_control_is_one_of_them(tmp_
     (found,) = [row for row in study["rows"] if row["method"] == "trades_margin"]
     difference = found["differences"]["trades_shallow"]["worst case"]
     assert difference["low"] <= difference["mean"] == best <= difference["high"]
+
+
+def test_coefficients_are_compared_by_the_best_checkpoints_on_the_selection_split(tmp_path):
+    rows = "trades,trades_margin*"
+    options = parse(["coefficients", "--seeds=0,1", f"--output={tmp_path}", f"--rows={rows}"])
+    runs = runs_of(options)
+    assert [len(run.commands) for run in runs] == [1] * 10  # nothing is attacked
+    robust = {"margin=0.1": (0.5, 0.7), "margin=0.3": (0.6, 0.8)}  # by seed
+    for run in runs:
+        config = digits.get_config(run.row.method)
+        assert callable(methods.create(from_mapping(config)).loss)
+        make_run(pathlib.Path(run.workdir), {}, seed=run.seed)
+        best = robust.get(run.row.method.partition(",")[2], (0.4, 0.4))[run.seed]
+        record = {"step": 15, "epoch": 1.5, "natural_accuracy": 0.9, "robust_accuracy": best}
+        append_json_line(
+            pathlib.Path(run.workdir) / "metrics.jsonl", {"kind": "selection"} | record
+        )
+    options.report.mkdir()
+    rows = {row.pop("Row"): row for row in table_under(write_study(runs, options), "Coefficients")}
+    expected = f"{70:.2f} ± {100 * np.std([0.6, 0.8], ddof=1):.2f}"
+    assert rows["trades_margin,margin=0.3"]["Robust"] == expected
+    chosen = [name for name, row in rows.items() if row["Best of its method"] == "yes"]
+    assert chosen == ["trades", "trades_margin,margin=0.3"]

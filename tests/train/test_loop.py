@@ -39,8 +39,9 @@ def test_a_run_leaves_what_the_other_commands_need(finished):
     assert int(state.step) == 8
     assert json.loads((workdir / "config.json").read_text())["name"] == "natural"
     records = read_json_lines(workdir / "metrics.jsonl")
-    steps = [record["step"] for record in records if record["kind"] == "train"]
-    assert steps == [2, 4, 6, 8]
+    trained = [record for record in records if record["kind"] == "train"]
+    assert [record["step"] for record in trained] == [2, 4, 6, 8]
+    assert [record["epoch"] for record in trained] == [0.5, 1, 1.5, 2]
     selections = [record for record in records if record["kind"] == "selection"]
     assert [record["epoch"] for record in selections] == [1, 2]
     assert all(0 <= r["robust_accuracy"] <= r["natural_accuracy"] <= 1 for r in selections)

@@ -34,8 +34,8 @@ def test_cosine_begins_after_the_warm_up_and_ends_with_training():
 
 def test_one_cycle_of_cosines_is_pytorchs():
     """Two waves; OneCycleLR's ``div_factor`` is 25, its ``final_div_factor`` 10,000."""
-    rise = wave(RATE / 25, RATE, STEPS / 10)
-    expected = np.where(STEPS < 10, rise, wave(RATE, RATE / 25e4, (STEPS - 10) / 30))
+    rise = wave(RATE / 25, RATE, STEPS / 9)  # 10 of 40 steps, counted from 0
+    expected = np.where(STEPS < 9, rise, wave(RATE, RATE / 25e4, (STEPS - 9) / 30))
     found = rates(schedule="one_cycle_cosine", warmup_epochs=2.0)
     np.testing.assert_allclose(found, expected, atol=1e-7)
 
