@@ -31,7 +31,7 @@ PRECISIONS = ("auto", "highest", "high", "default")
 """Of the products in a search: ``'high'`` is TF32 on GPUs, three passes of bfloat16 on TPUs;
 ``'default'`` TF32 and one pass; ``'highest'`` float32. On CPUs all are float32."""
 _PROBED = 8  # so many, whatever the size of batches
-_MANY_PASSES, _FEWEST_ROWS = 1000, 8  # for which smaller batches than the others are compiled
+_MANY_PASSES, _FEWEST_ROWS = 500, 8  # for which smaller batches than the others are compiled
 
 Arrays = dict[str, np.ndarray]
 Known = Mapping[str, Arrays]
