@@ -119,8 +119,8 @@ def square(
         queries whatever their number.
       p_init: fraction of the pixels in the first windows, in (0, 1].
       loop: ``'host'`` searches in groups of 16 rows, by one program for all sizes of a batch, and
-        leaves finished examples out between 25 proposals and the next; the whole batch stays
-        together with an objective on another model.
+        leaves finished examples out every 25 proposals; with an objective on another model the
+        batch stays together.
 
     Returns:
       ``queries`` counts the natural image and the start too: at most ``num_queries + 2``.
@@ -145,10 +145,16 @@ def square(
     layout = None if traced else layout_of(state, search)
     if loop == "auto":
         loop = "compiled" if traced or platform() != "cpu" else "host"
-    if loop == "host" and search.evaluate.judge is None and _is_divisible(layout, natural):
-        state = _search_in_groups(layout, search, state, num_queries)
-    else:
+    together = (
+        loop == "compiled"
+        or search.evaluate.judge is not None
+        or (layout is None and over_several_devices(natural))
+        or not natural.is_fully_addressable
+    )
+    if together:
         state = _search(layout, search, state, 0, num_queries)
+    else:
+        state = _search_in_groups(layout, search, state, num_queries)
     return problem.result(state.fooled, state.images, state.loss, state.queries)
 
 
@@ -215,20 +221,13 @@ def _step(search: Search, state: SquareState, step: Int[Array, ""]) -> SquareSta
     )
 
 
-def _is_divisible(layout: Layout | None, images: Images) -> bool:
-    """Return whether the host can choose rows and put them where the images are."""
-    if layout is None:
-        return not over_several_devices(images)
-    return images.is_fully_addressable
-
-
 def _search_in_groups(
     layout: Layout | None, search: Search, state: SquareState, stop: int
 ) -> SquareState:
     """Search a few rows at a time, and leave out those that are finished.
 
-    Rows do not depend on each other, so this changes no result. One that fills a group stands in it
-    more than once.
+    Rows do not depend on each other, so this changes no result. The last group is filled by rows
+    that it, or another one, has already.
     """
     devices = 1 if layout is None else layout.mesh.size
     size = min(len(state.done), -(-max(_GROUP, _OF_A_DEVICE * devices) // devices) * devices)
