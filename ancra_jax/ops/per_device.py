@@ -88,9 +88,8 @@ def placed(operands: Any, layout: Layout | None) -> Any:
         return operands
     leaves, structure = jax.tree.flatten(operands)
     pairs = zip(leaves, layout.operands, strict=True)
-    return structure.unflatten(
-        [placed_rows(x, layout) if spec == layout.rows else x for x, spec in pairs]
-    )
+    leaves = [placed_rows(x, layout) if spec == layout.rows else x for x, spec in pairs]
+    return jax.tree.unflatten(structure, leaves)
 
 
 def _is_split(sharding: Any) -> bool:
