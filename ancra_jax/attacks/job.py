@@ -33,7 +33,7 @@ bfloat16 on TPUs, ``'default'`` TF32 and one pass, ``'highest'`` float32. On CPU
 float32."""
 _PROBED = 8  # natural images whose logits tell one model from another
 # An attack of so many passes may have a smaller last batch, of at least so many rows.
-_MANY_PASSES, _FEWEST_ROWS = 1000, 8
+_MANY_PASSES, _FEWEST_ROWS = 500, 8
 
 Arrays = dict[str, np.ndarray]
 Known = Mapping[str, Arrays]

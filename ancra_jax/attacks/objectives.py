@@ -168,8 +168,8 @@ class LogitsObjective:
         """Return the objective of some of the examples."""
         return replace(
             self,
-            operands=tuple(operand[rows] for operand in self.operands),
-            reference=tuple(logits[..., rows, :] for logits in self.reference),
+            operands=tuple(jnp.asarray(np.asarray(x)[rows]) for x in self.operands),
+            reference=tuple(jnp.asarray(np.asarray(z)[..., rows, :]) for z in self.reference),
         )
 
 

@@ -74,6 +74,23 @@ def layout_of(state: Any, operands: Any) -> Layout | None:
     return Layout(mesh, rows, tuple(specs))
 
 
+def placed_rows(tree: Any, layout: Layout | None) -> Any:
+    """Put arrays over some of the batch's rows on the devices, as the batch is spread."""
+    if layout is None:
+        return jax.tree.map(jnp.asarray, tree)
+    return jax.device_put(tree, NamedSharding(layout.mesh, layout.rows))
+
+
+def placed(operands: Any, layout: Layout | None) -> Any:
+    """Put operands for some of the batch's rows on the devices; others are there already."""
+    if layout is None:
+        return operands
+    leaves, structure = jax.tree.flatten(operands)
+    pairs = zip(leaves, layout.operands, strict=True)
+    leaves = [placed_rows(x, layout) if spec == layout.rows else x for x, spec in pairs]
+    return jax.tree.unflatten(structure, leaves)
+
+
 def _is_split(sharding: Any) -> bool:
     return isinstance(sharding, NamedSharding) and not sharding.is_fully_replicated
 

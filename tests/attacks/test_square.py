@@ -165,6 +165,24 @@ def test_forward_passes_only_and_none_when_all_are_done():
         assert len(calls) == 3, loop  # one of them looks at the natural images before
 
 
+def test_finished_examples_are_left_out():
+    """Three of forty are attacked, in a group of 16 rows."""
+    rows = []
+
+    def never_fooled(x):
+        jax.debug.callback(lambda: rows.append(len(x)))
+        return jnp.array([[1.0, 0.0]] * len(x))
+
+    images, active = np.full((40, 3, 3, 1), 0.5, np.float32), np.arange(40) % 13 == 5
+    found = square(
+        never_fooled, images, np.zeros(40, int), Linf(0.1), key=KEY, active=active, num_queries=30,
+        loop="host",
+    )  # fmt: skip
+    jax.effects_barrier()
+    assert rows == [40] * 3 + [16] * 30
+    np.testing.assert_array_equal(found.queries, np.where(active, 32, 0))
+
+
 @pytest.mark.parametrize("loop", ["host", "compiled"])
 @pytest.mark.parametrize("ball", BALLS)
 def test_as_many_proposals_as_queries_on_the_schedule_of_the_reference(ball, loop, monkeypatch):
