@@ -154,7 +154,7 @@ def _under(config: Config, checkpoint: str, norm: str, epsilon: float) -> tuple[
     if norm != own.norm and not epsilon:
         raise UsageError(f"--norm={norm}: needs its radius, --epsilon; the run's is of {own.norm}")
     try:
-        epsilon = threat_model(norm, epsilon or own.epsilon).epsilon
+        epsilon = float(threat_model(norm, epsilon or own.epsilon).epsilon)
     except (TypeError, ValueError) as error:
         raise UsageError(f"--epsilon={epsilon}: {error}") from error
     if (norm, epsilon) == (own.norm, own.epsilon):

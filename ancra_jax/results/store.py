@@ -42,7 +42,7 @@ def under_threat_model(name: str, norm: str, epsilon: float) -> str:
     The radius is there to the last digit: ``'best_l2_0.5'``, ``'best_linf_16of255'``.
     """
     levels = round(epsilon * 255)
-    radius = f"{levels}of255" if levels / 255 == epsilon else repr(epsilon)
+    radius = f"{levels}of255" if levels / 255 == epsilon < 1 else repr(epsilon)
     return f"{name}_{norm}_{radius}"
 
 
