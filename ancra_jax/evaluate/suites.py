@@ -156,7 +156,7 @@ def _under(config: Config, checkpoint: str, norm: str, epsilon: float) -> tuple[
     try:
         epsilon = float(threat_model(norm, epsilon or own.epsilon).epsilon)
     except (TypeError, ValueError) as error:
-        raise UsageError(f"--epsilon={epsilon}: {error}") from error
+        raise UsageError(f"--{error}") from error  # speaks of epsilon
     if (norm, epsilon) == (own.norm, own.epsilon):
         return config, checkpoint
     size = own.step_size * epsilon / own.epsilon
