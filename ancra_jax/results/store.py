@@ -189,7 +189,7 @@ def evaluate_commands(
             suite = " --suite=released"
         elif name == AUTOATTACK and how.get(NATURAL) != how[name]:
             suite = " --suite=autoattack"
-        elif listed := record["settings"].get("attacks_to_run"):
+        elif name not in APGD and (listed := record["settings"].get("attacks_to_run")):
             suite = f" --attacks={','.join(listed)}"
         elif family == "AA" and version:
             suite = f" --suite=autoattack --autoattack_version={version}"
