@@ -45,8 +45,9 @@ QUICK = " --suite=quick --num_examples=10"
 )
 def test_the_commands_of_an_evaluation(tmp_path, attack, num_examples, flags):
     workdir = make_run(tmp_path / "run", PAPER)
-    listed = {"attacks_to_run": [APGD[attack]]} if attack in APGD else {}
-    write_result(workdir, attack, PAPER["fgsm"][:num_examples], settings={"norm": "linf", "epsilon": 0.1} | listed)
+    settings = {"norm": "linf", "epsilon": 0.1}
+    settings |= {"attacks_to_run": [APGD[attack]]} if attack in APGD else {}
+    write_result(workdir, attack, PAPER["fgsm"][:num_examples], settings=settings)
     (row,) = rows_in(workdir)
     command = f"ancra evaluate --workdir={workdir}"
     assert list(row.evaluate) == [f"{command}{one} --seed=7" for one in flags]
