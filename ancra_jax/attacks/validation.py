@@ -224,14 +224,18 @@ def check_inside(start: Images, problem: Problem) -> None:
         )
 
 
+class NotFiniteError(ValueError):
+    """A model whose logits of natural images are NaN or infinite."""
+
+
 def check_finite(logits: Logits | np.ndarray, examples: np.ndarray) -> None:
-    """Refuse a model whose logits of natural images are NaN or infinite, with a ValueError.
+    """Refuse a model whose logits of natural images are NaN or infinite.
 
     ``examples`` are the numbers of the images, for the message.
     """
     bad = examples[~np.isfinite(logits).all(axis=-1)]
     if bad.size:
-        raise ValueError(
+        raise NotFiniteError(
             f"the model's logits are NaN or infinite on {bad.size} of {len(examples)} natural "
             f"images (first: image {bad[0]}): no attack can judge such a model"
         )

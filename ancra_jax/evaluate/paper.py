@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ancra_jax import attacks
-from ancra_jax.attacks.model import example_keys
+from ancra_jax.attacks.model import Logits, example_keys
+from ancra_jax.attacks.validation import check_finite
 from ancra_jax.config.schema import Config
 from ancra_jax.data import batches_for_evaluation
 from ancra_jax.evaluate.examples import Keeper
@@ -93,8 +94,10 @@ def attack_batches(
         with jax.default_matmul_precision(task.search_precision):
             adversarial = attack(task, batch, threat_model)
         judged = _judge(target.model, adversarial, batch.images, threat_model)
-        predictions, norms = share.gather(judged)
+        predictions, norms, logits = share.gather(judged)
         count = rows.stop - rows.start
+        if not task.settings["num_steps"]:
+            check_finite(logits[:count], np.arange(rows.start, rows.stop))
         arrays["predictions"][rows] = predictions[:count]
         arrays["norms"][rows] = norms[:count]
         if task.settings["num_steps"]:
@@ -132,6 +135,7 @@ def attack(task: Task, batch: Batch, threat_model: attacks.ThreatModel) -> Image
 @jax.jit
 def _judge(
     model: Model, adversarial: Images, images: Images, threat_model: attacks.ThreatModel
-) -> tuple[Int[Array, "batch"], Float[Array, "batch"]]:
-    predictions = jax.numpy.argmax(model(adversarial).logits, axis=-1)
-    return predictions, threat_model.norm(adversarial - images)
+) -> tuple[Int[Array, "batch"], Float[Array, "batch"], Logits]:
+    logits = model(adversarial).logits
+    predictions = jax.numpy.argmax(logits, axis=-1)
+    return predictions, threat_model.norm(adversarial - images), logits

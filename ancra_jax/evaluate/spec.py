@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from ancra_jax.attacks.job import PRECISIONS, Progress, default_batch_size, precision_of
 from ancra_jax.attacks.saved_state import StateError
+from ancra_jax.attacks.validation import NotFiniteError
 from ancra_jax.cli.progress import Bar
 from ancra_jax.data import Split
 from ancra_jax.errors import UsageError
@@ -154,7 +155,7 @@ def compute(
             # What judges computes in float32, whatever the precision of the searches.
             with jax.default_matmul_precision("highest"):
                 arrays, more = spec.run(task)
-        except StateError as error:
+        except (StateError, NotFiniteError) as error:
             raise UsageError(str(error)) from error
     seconds = time.monotonic() - started
     result = share.from_first(lambda: store.write(identity, arrays, seconds, **more))

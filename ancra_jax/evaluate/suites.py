@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from ancra_jax.attacks.adaptive import LEVELS, Level
 from ancra_jax.attacks.autoattack.ensemble import Budget, plan
 from ancra_jax.attacks.job import PRECISIONS
+from ancra_jax.attacks.threat_models import NORMS, threat_model
 from ancra_jax.cli import backend, options
 from ancra_jax.cli.profile import Profile, check_steps
 from ancra_jax.config import WEIGHTS, Config, directory_path
@@ -32,10 +33,11 @@ from ancra_jax.evaluate.spec import Model, Spec, Target, compute
 from ancra_jax.ops.files import as_path
 from ancra_jax.ops.hosts import Share, share_of
 from ancra_jax.results.names import APGD, AUTOATTACK, DIAGNOSTICS
-from ancra_jax.results.store import ResultStore, evaluation_name
+from ancra_jax.results.store import ResultStore, evaluation_name, under_threat_model
 from ancra_jax.run import build as components
 from ancra_jax.run import multihost, sharding
 from ancra_jax.run import workdir as workdir_lib
+from ancra_jax.run.trained import TrainedModel
 from ancra_jax.run.weights import check_weights, load_run
 
 SUITES = {
@@ -52,6 +54,7 @@ SUITES = {
 }
 """The parts of each suite, in the order in which they run: the cheap ones first."""
 _CHOICES: dict[str, Sequence[str]] = {
+    "norm": ("own", *NORMS),
     "suite": list(SUITES),
     "autoattack_version": ("standard", "plus"),
     "adaptive_budget": LEVELS,
@@ -77,10 +80,12 @@ def run(
     max_minutes: float = 0.0,
     transfer_from: Sequence[str] = (),
     data_dir: str = "",
+    norm: str = "own",
+    epsilon: float = 0.0,
     search_precision: str = "auto",
     profile_steps: str = "",
 ) -> EvaluationResult:
-    """Run a suite on a checkpoint; results that are there already are kept.
+    """Run a suite on a checkpoint and return all its results; those that are there are kept.
 
     Args:
       workdir: directory of a run of ancra_jax.train.
@@ -97,20 +102,19 @@ def run(
         ``'paper'``: ``'quick'`` and AutoAttack; ``'autoattack'`` alone; ``'adaptive'``: natural
         images, AutoAttack and the attacks made for the network's defence; ``'diagnostics'``, which
         compare the results that are there; ``'released'``: natural images, FGSM and C&W as the
-        authors' code has them; ``'features'``: how far features lie from each other (the paper's
-        Figures 1 and 3); ``'all'``: ``'paper'``, ``'adaptive'``, ``'diagnostics'``, ``'features'``.
+        authors' code has them; ``'features'``: their distances (the paper's Figures 1 and 3);
+        ``'all'``: ``'paper'``, ``'adaptive'``, ``'diagnostics'``, ``'features'``.
       autoattack_version: which list of attacks, ``'standard'`` or ``'plus'``.
       attacks: of AutoAttack, in place of a suite: ``apgd-ce,apgd-t:num_restarts=3,square``.
       adaptive_budget: of the adaptive attacks: ``'quick'``, ``'standard'`` or ``'thorough'``.
       max_minutes: stop the adaptive attacks after so many; 0: no limit. The same call goes on.
       transfer_from: directories of runs whose adversarial images the adaptive attacks try.
       data_dir: where the data lie now, if not where they were in training; they must be the same.
+      norm: of another threat model than the run's own, whose results stay apart; with an epsilon.
+      epsilon: its radius, on the [0, 1] pixel scale; 0: the run's own.
       search_precision: of searches, which ``'highest'`` judges: ``'highest'``, ``'high'`` (TF32),
         ``'default'``; ``'auto'``: that of results which are there, else ``'highest'``.
       profile_steps: trace these batches, ``'10:20'``, into the directory's ``profile``.
-
-    Returns:
-      All results of the checkpoint, those of earlier calls too.
 
     Raises:
       UsageError: a setting, the directory, or what an interrupted call left there cannot be used.
@@ -120,6 +124,7 @@ def run(
     config = replace(config, data=components.data_in(config.data, data_dir))
     transfer_from = [directory_path(one, "--transfer_from") for one in as_list(transfer_from)]
     check(config, locals())
+    config, name = _under(config, evaluation_name(checkpoint, weights), norm, epsilon)
     with _joined(workdir) as (share, mesh):
         dataset = components.load_dataset(config.data)
         num_examples = num_examples or len(dataset.test)
@@ -129,17 +134,34 @@ def run(
         size = min(batch_size or config.batch_size, num_examples)
         target = _target(model.outputs, dataset, size, mesh, share)
         sources = load_sources(transfer_from, dataset, mesh)
-        adaptive = adaptive_spec(config, adaptive_budget, max_minutes, model.defences, sources)
-        name = evaluation_name(checkpoint, weights)
         identity = _identity(config, dataset) | {"checkpoint": name, "step": model.info["step"]}
         identity |= {"num_examples": num_examples, "seed": seed}
         store = share.from_first(lambda: ResultStore(workdir, name))
-        made = {"adaptive": [adaptive], "defence": [adaptive] if model.defences else []}
-        made |= {"features": [features_spec(config, dataset.class_names)]}
+        made = _made(config, model, adaptive_budget, max_minutes, sources)
         specs = _specs(config, suite, autoattack_version, made, attacks)
         with Profile(profile_steps, workdir) as trace:
             results = _compute(specs, target, store, identity, force, search_precision, trace.step)
     return read_evaluation(workdir, name, results)
+
+
+def _under(config: Config, checkpoint: str, norm: str, epsilon: float) -> tuple[Config, str]:
+    """Return the configuration under a threat model, and what the results are kept under.
+
+    Steps stay as large a part of the radius.
+    """
+    own = config.evaluation
+    norm = own.norm if norm == "own" else norm
+    if norm != own.norm and not epsilon:
+        raise UsageError(f"--norm={norm}: needs its radius, --epsilon; the run's is of {own.norm}")
+    try:
+        epsilon = float(threat_model(norm, epsilon or own.epsilon).epsilon)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"--{error}") from error  # speaks of epsilon
+    if (norm, epsilon) == (own.norm, own.epsilon):
+        return config, checkpoint
+    size = own.step_size * epsilon / own.epsilon
+    other = replace(own, norm=norm, epsilon=epsilon, step_size=size)
+    return replace(config, evaluation=other), under_threat_model(checkpoint, norm, epsilon)
 
 
 @contextlib.contextmanager
@@ -184,6 +206,19 @@ def _compute(
     target.share.from_first(refuse_others)
     how: dict[str, Any] = {"force": force, "precision": precision, "watch": watch}
     return [compute(spec, target, store, identity, **how) for spec in specs]
+
+
+def _made(
+    config: Config,
+    model: TrainedModel,
+    budget: Level,
+    max_minutes: float,
+    sources: Sequence[Source],
+) -> dict[str, list[Spec]]:
+    """Return the parts of suites that depend on the network."""
+    adaptive = adaptive_spec(config, budget, max_minutes, model.defences, sources)
+    made = {"adaptive": [adaptive], "defence": [adaptive] if model.defences else []}
+    return made | {"features": [features_spec(config, model.classes)]}
 
 
 def _identity(config: Config, dataset: Dataset) -> dict[str, Any]:

@@ -22,13 +22,10 @@ from ancra_jax.results.names import (
     attack_order,
     display_name,
 )
-from ancra_jax.results.store import evaluate_command, evaluation_name, read_result
+from ancra_jax.results.store import evaluate_command, evaluation_name, evaluation_names, read_result
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.averaging import NATURAL_ACCURACY, ROBUST_ACCURACY, metric_name
 
-CHECKPOINTS = tuple(
-    evaluation_name(checkpoint, weights) for weights in WEIGHTS for checkpoint in ("best", "last")
-)
 MAX_SETTINGS_IN_LABEL = 3
 _TARGET = ("step", "data_fingerprint")
 _FIELDS: dict[str, Any] = {
@@ -83,7 +80,7 @@ class Run:
     config: Config  # of the training
     label: str  # the method, with the settings in which runs of that method differ
     curves: tuple[dict[str, Any], ...]  # the records of ``metrics.jsonl``
-    evaluations: tuple[Evaluation, ...]  # in the order of ``CHECKPOINTS``, where there are any
+    evaluations: tuple[Evaluation, ...]  # in the order of ``evaluation_names``
     published: bool = False  # of a published row, whose directory need not be here
 
 
@@ -110,7 +107,7 @@ def load_runs(workdirs: Sequence[str]) -> list[Run]:
     configs = [workdir_lib.read_config(workdir, "--workdirs") for workdir in workdirs]
     runs = []
     for workdir, config, label in zip(workdirs, configs, labels_of(configs), strict=True):
-        found = (load_evaluation(workdir, checkpoint) for checkpoint in CHECKPOINTS)
+        found = (load_evaluation(workdir, checkpoint) for checkpoint in evaluation_names(workdir))
         evaluations = tuple(one for one in found if one.records or one.diagnosis or one.features)
         runs.append(Run(workdir, config, label, load_curves(workdir), evaluations))
     if not any(run.curves or run.evaluations for run in runs):

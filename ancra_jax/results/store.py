@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ancra_jax.config import path_list
+from ancra_jax.config import WEIGHTS, path_list
 from ancra_jax.errors import UsageError
 from ancra_jax.ops.files import (
     AnyPath,
@@ -27,9 +28,32 @@ _IDENTITY = ("attack", "checkpoint", "step", "num_examples", "seed", "settings",
 _PRECISION = "search_precision"  # part of an identity too; results without it are of the highest
 
 
+_NAME = re.compile(r"(best|last)(?:_(ema|swa))?(?:_(linf|l2|l1)_([^_]+))?")
+
+
 def evaluation_name(checkpoint: str, weights: str) -> str:
     """Return what results of a checkpoint are kept under: ``'best'``, ``'best_ema'``, ..."""
     return checkpoint if weights == "raw" else f"{checkpoint}_{weights}"
+
+
+def under_threat_model(name: str, norm: str, epsilon: float) -> str:
+    """Return what results under another threat model than the run's own are kept under.
+
+    The radius is there to the last digit: ``'best_l2_0.5'``, ``'best_linf_16of255'``.
+    """
+    levels = round(epsilon * 255)
+    radius = f"{levels}of255" if levels / 255 == epsilon < 1 else repr(epsilon)
+    return f"{name}_{norm}_{radius}"
+
+
+CHECKPOINTS = [evaluation_name(one, weights) for weights in WEIGHTS for one in ("best", "last")]
+
+
+def evaluation_names(workdir: AnyPathLike) -> list[str]:
+    """Return what may have results: ``CHECKPOINTS``, and them under other threat models."""
+    directory = as_path(workdir) / "evaluation"
+    found = sorted(one.name for one in directory.iterdir()) if directory.is_dir() else []
+    return CHECKPOINTS + [one for one in found if _NAME.fullmatch(one) and one not in CHECKPOINTS]
 
 
 class ResultStore:
@@ -114,9 +138,11 @@ def read_result(path: AnyPath) -> dict[str, Any]:
 
 def evaluate_command(workdir: str, checkpoint: str = "best") -> str:
     """Return the command that evaluates a checkpoint, which an ``evaluation_name`` names."""
-    name, _, weights = checkpoint.partition("_")
+    match = _NAME.fullmatch(checkpoint)
+    name, weights, norm, epsilon = match.groups() if match else (checkpoint, "", "", "")
     flags = "" if name == "best" else f" --checkpoint={name}"
     flags += f" --weights={weights}" if weights else ""
+    flags += f" --norm={norm} --epsilon={epsilon.replace('of', '/')}" if norm else ""
     return f"ancra evaluate {shlex.quote(f'--workdir={workdir}')}{flags}"
 
 
@@ -163,7 +189,7 @@ def evaluate_commands(
             suite = " --suite=released"
         elif name == AUTOATTACK and how.get(NATURAL) != how[name]:
             suite = " --suite=autoattack"
-        elif listed := record["settings"].get("attacks_to_run"):
+        elif name not in APGD and (listed := record["settings"].get("attacks_to_run")):
             suite = f" --attacks={','.join(listed)}"
         elif family == "AA" and version:
             suite = f" --suite=autoattack --autoattack_version={version}"

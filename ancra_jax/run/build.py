@@ -143,6 +143,8 @@ def data_in(config: DataConfig, data_dir: str) -> DataConfig:
     """Return the data of a run, which may now lie in another directory; '' for the run's own."""
     if not data_dir:
         return config
+    if config.name == "digits":
+        raise UsageError(f"--data_dir={data_dir}: digits come with scikit-learn; leave it out")
     return replace(config, data_dir=path_text(data_dir, "--data_dir", remote=True))
 
 

@@ -74,6 +74,23 @@ def test_individual_runs_equal_the_attacks_run_alone(tmp_path):
     )
 
 
+def test_square_alone_asks_for_no_gradient():
+    images, labels = examples()
+    model = mlp_model()
+
+    @jax.custom_jvp
+    def black_box(x):
+        return model(x)
+
+    @black_box.defjvp
+    def refuse(primals, tangents):
+        raise NotImplementedError("is no part of this model")
+
+    options = {"attacks_to_run": ["square:num_queries=8"]}
+    found = custom(black_box, images, labels, **options)
+    assert_equal(found, custom(model, images, labels, **options))
+
+
 def test_a_targeted_attack_of_an_exhaustive_run_aims_at_what_it_has_not_broken():
     seen = []
 

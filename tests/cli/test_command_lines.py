@@ -260,6 +260,9 @@ LINES = {
         "--workdir=RUN --transfer_from=nowhere": "--transfer_from=nowhere",
         "--workdir=RUN --transfer_from=RUN,RUN": "--transfer_from=",
         "--workdir=RUN --checkpoint=first": "first",
+        "--workdir=RUN --norm=l2": "--epsilon",
+        "--workdir=RUN --epsilon=8": "--epsilon=8.0",
+        "--workdir=RUN --data_dir=elsewhere": "--data_dir=elsewhere",
         "--workdir=RUN --config.epochs=1": "config",
         "--workdir=RUN --weights=ema --seed=-0 --max_minutes=nan --num_examples=999":
             "--max_minutes=nan",

@@ -7,9 +7,11 @@ import shutil
 import signal
 import time
 
+import jax
 import numpy as np
 import pytest
 
+from ancra_jax import data
 from ancra_jax.cli.progress import Bar
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate import paper as paper_suite
@@ -17,7 +19,7 @@ from ancra_jax.evaluate import run, suites
 from ancra_jax.ops.files import read_arrays
 from ancra_jax.paper import figures
 from ancra_jax.results.examples import load_details
-from ancra_jax.results.load import load_evaluation
+from ancra_jax.results.load import load_evaluation, load_runs
 from ancra_jax.results.names import STRENGTH_ORDER, attack_order
 from ancra_jax.train.loop import train
 from tests.support.processes import ends_of, start_several
@@ -378,17 +380,62 @@ def test_what_cannot_be_transferred_from(workdir, tmp_path):
         suite(transfer_from=[str(workdir), str(workdir)])
 
 
-def test_data_that_moved_are_read_there_and_must_be_the_same(workdir, monkeypatch):
-    load, places = suites.components.load_dataset, []
+def test_data_that_moved_are_read_there_and_must_be_the_same(workdir, tmp_path):
+    places = []
 
-    def load_other(config):
-        places.append(config.data_dir)
-        return dataclasses.replace(load(config), fingerprint="other")
+    @data.register("moved")
+    def load(options):
+        places.append(options.data_dir)
+        digits = data.load("digits")
+        return dataclasses.replace(
+            digits, test=data.Split(digits.test.images, digits.test.labels[::-1])
+        )
 
-    monkeypatch.setattr(suites.components, "load_dataset", load_other)
-    with pytest.raises(UsageError, match=r"--data_dir=/elsewhere: .*fingerprint other, was"):
-        evaluate(str(workdir), data_dir="/elsewhere", num_examples=8)
+    with pytest.raises(UsageError, match=r"--data_dir=/elsewhere: digits"):
+        evaluate(str(workdir), data_dir="/elsewhere")
+    copy = shutil.copytree(workdir, tmp_path / "run")
+    text = (workdir / "config.json").read_text()
+    (copy / "config.json").write_text(text.replace('"digits"', '"moved"'))
+    with pytest.raises(UsageError, match=r"--data_dir=/elsewhere: .*fingerprint .*, was"):
+        evaluate(str(copy), data_dir="/elsewhere", num_examples=8)
     assert places == ["/elsewhere"]
+
+
+def test_results_under_another_threat_model_stay_apart(plain, monkeypatch):
+    own = evaluate(str(plain), suite="quick")
+    others = {"best_linf_16of255": (16 / 255, "own"), "best_l2_0.3": (0.3, "l2")}
+    for name, (epsilon, norm) in others.items():
+        result = run(str(plain), suite="quick", epsilon=epsilon, norm=norm)
+        (fgsm, pgd) = (one for one in result.results if one["attack"] in ("fgsm", "pgd3"))
+        assert fgsm["checkpoint"] == name and fgsm["settings"]["epsilon"] == epsilon
+        first = own[2]["settings"]
+        scale = epsilon / first["epsilon"]
+        assert pgd["settings"]["step_size"] == pytest.approx(first["step_size"] * scale)
+        norms = arrays_of(plain, "pgd3", name)["norms"]
+        assert 0.25 * epsilon < norms.max() <= epsilon + 1e-6
+        assert result.row.epsilon == epsilon
+        flags = f"--norm={'linf' if norm == 'own' else norm} --epsilon="
+        assert all(flags in command for command in result.row.evaluate)
+    (found,) = load_runs([str(plain)])
+    assert {*others} < {one.checkpoint for one in found.evaluations}
+    monkeypatch.setattr(paper_suite, "attack", None)  # nothing is computed again
+    assert evaluate(str(plain), suite="quick", epsilon=own[0]["settings"]["epsilon"]) == own
+    with pytest.raises(UsageError, match=r"--norm=l1: needs .*--epsilon"):
+        evaluate(str(plain), norm="l1")
+
+
+def test_a_network_whose_logits_overflow_is_refused(plain, monkeypatch):
+    load = suites.load_run
+
+    def huge(*args, **options):
+        model = load(*args, **options)
+        grown = jax.tree.map(lambda one: one * 1e30, model.variables)
+        return dataclasses.replace(model, variables=grown)
+
+    monkeypatch.setattr(suites, "load_run", huge)
+    for suite in ("quick", "apgd"):
+        with pytest.raises(UsageError, match=r"NaN or infinite on .* natural images"):
+            evaluate(str(plain), suite=suite, force=True, epsilon=0.2)
 
 
 @pytest.mark.slow

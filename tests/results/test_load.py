@@ -7,7 +7,7 @@ import pytest
 
 from ancra_jax.errors import UsageError
 from ancra_jax.results.load import load_evaluation, load_runs
-from ancra_jax.results.names import attack_order, display_name
+from ancra_jax.results.names import APGD, attack_order, display_name
 from ancra_jax.results.rows import rows_of, seeds_rows
 from tests.support.fake_runs import EXAMPLES, PAPER, make_run, write_diagnosis, write_result
 
@@ -44,7 +44,10 @@ QUICK = " --suite=quick --num_examples=10"
     ],
 )
 def test_the_commands_of_an_evaluation(tmp_path, attack, num_examples, flags):
-    workdir = make_run(tmp_path / "run", PAPER | {attack: PAPER["fgsm"][:num_examples]})
+    workdir = make_run(tmp_path / "run", PAPER)
+    settings = {"norm": "linf", "epsilon": 0.1}
+    settings |= {"attacks_to_run": [APGD[attack]]} if attack in APGD else {}
+    write_result(workdir, attack, PAPER["fgsm"][:num_examples], settings=settings)
     (row,) = rows_in(workdir)
     command = f"ancra evaluate --workdir={workdir}"
     assert list(row.evaluate) == [f"{command}{one} --seed=7" for one in flags]

@@ -21,6 +21,7 @@ from ancra_jax.errors import UsageError
 from ancra_jax.ops.files import write_atomically
 from ancra_jax.results.load import load_runs
 from ancra_jax.results.rows import rows_of
+from ancra_jax.results.store import CHECKPOINTS
 from tools.publish.pages import groups_of, readme_section, results_page
 from tools.publish.quickstart import PICTURE
 from tools.publish.quickstart import section as quickstart_section
@@ -57,7 +58,9 @@ def publish(
     directory = pathlib.Path(results) / "rows"
     rows = read_all(directory)
     changed = []
-    for record in [record_of(row) for row in rows_of(load_runs(workdirs))] if workdirs else []:
+    found = rows_of(load_runs(workdirs)) if workdirs else []
+    own = [row for row in found if row.checkpoint in CHECKPOINTS]  # under the run's threat model
+    for record in map(record_of, own):
         name = file_name(record)
         old = rows[name].record if name in rows else {}
         # The worst case follows from the rest.

@@ -22,7 +22,7 @@ from ancra_jax.config.schema import Config, extra_examples
 from ancra_jax.data import inspect
 from ancra_jax.data.dataset import title_of
 from ancra_jax.errors import Problems, UsageError
-from ancra_jax.results.load import CHECKPOINTS, method_settings
+from ancra_jax.results.load import method_settings
 from ancra_jax.results.names import NATURAL
 from ancra_jax.results.published import (
     FIELDS,
@@ -34,6 +34,7 @@ from ancra_jax.results.published import (
 )
 from ancra_jax.results.rows import Row, row_of
 from ancra_jax.results.statistics import WorstCase
+from ancra_jax.results.store import CHECKPOINTS
 from ancra_jax.run import automatic
 from ancra_jax.run import workdir as workdir_lib
 

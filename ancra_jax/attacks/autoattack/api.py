@@ -20,7 +20,7 @@ import numpy as np
 
 from ancra_jax.attacks.arguments import AnyKey, Number, as_flag, as_whole
 from ancra_jax.attacks.autoattack.checks import check_rank_by, check_start, model_warnings
-from ancra_jax.attacks.autoattack.ensemble import VERSIONS, Attack, Budget, loss_along_dlr, plan
+from ancra_jax.attacks.autoattack.ensemble import Attack, Budget, loss_along_dlr, plan
 from ancra_jax.attacks.autoattack.result import (
     BROKEN,
     WITHSTOOD,
@@ -42,6 +42,7 @@ from ancra_jax.attacks.model import Model, as_pytree, forward
 from ancra_jax.attacks.objectives import TARGETED_LOSSES
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.saved_state import append_line
+from ancra_jax.attacks.square import square
 from ancra_jax.attacks.threat_models import ThreatModel, ball_of, norm_of
 from ancra_jax.ops.files import AnyPath, as_path
 from ancra_jax.ops.images import AnyImages, AnyLabels
@@ -148,10 +149,10 @@ def individually(
       state_path: directory with a state for each attack.
       options: further arguments of ``autoattack``, such as ``version`` and ``attacks_to_run``.
     """
-    entries = options.get("attacks_to_run") or VERSIONS[options.get("version", "standard")]
-    names = [getattr(entry, "name", entry) for entry in entries]
+    asked = {name: options.get(name) for name in ("attacks_to_run", "only")}
+    attacks = plan(options.get("version", "standard"), num_classes=10, budget=Budget(), **asked)
     results = {}
-    for name in names:
+    for name in (attack.name for attack in attacks):
         path = None if state_path is None else as_path(state_path) / name.replace(":", "-")
         common = options | {"only": name, "state_path": path}
         results[name] = autoattack(model, images, labels, threat_model, **common)
@@ -210,9 +211,10 @@ def _run(
             progress(event)
 
     if state.attack < 0:
+        look = checks and any(attack.run is not square for attack in attacks)
         ranking = None if rank_by is None else job.placement.replicate(as_pytree(rank_by))
         for batch in job.batches(np.flatnonzero(state.todo)):
-            _classify(job, state, batch, ranking, loss_along_dlr(attacks), checks)
+            _classify(job, state, batch, ranking, loss_along_dlr(attacks), look)
             report(CLEAN, 1)
         state.end_attack()
     while state.attack < len(attacks):
