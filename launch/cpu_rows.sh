@@ -11,7 +11,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
 read_arguments "$@"
-refuse_flags "${arguments[@]}"
+refuse_others 2 "${arguments[@]}"
 if [ -z "${arguments[0]:-}" ]; then
   echo "error: DATA_DIR is missing: the directory or file of CIFAR-10" >&2
   exit 2

@@ -9,7 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source launch/environment.sh
 read_arguments "$@"
-refuse_flags "${arguments[@]}"
+refuse_others 1 "${arguments[@]}"
 ensure_environment ""
 
 out="${arguments[0]:-runs/quickstart}"
