@@ -181,7 +181,7 @@ class OptimizerConfig:
     warmup_epochs: float = number(0.0, at_least=0)  # in which the rate rises to learning_rate
     milestones: tuple[int, ...] = (75, 90, 100)  # 1-based epochs from which the rate is x decay
     decay: float = number(0.1, above=0, at_most=1)
-    momentum: float = number(0.9, at_least=0)
+    momentum: float = number(0.9, at_least=0, at_most=1)
     nesterov: bool = False
     weight_decay: float = number(2e-4, at_least=0)
     no_weight_decay_on: str = choice("", "batch_norm", "batch_norm_and_biases")
