@@ -342,13 +342,18 @@ def _check_optimizer(config: Config, name: str, problems: Problems) -> None:
 
 def _check_combinations(config: Config, name: str, problems: Problems) -> None:
     _check_optimizer(config, name, problems)
-    for group in ("attack", "evaluation"):
-        settings = getattr(config, group)
-        if settings.norm == "linf" and settings.epsilon > 1:
-            problems.add(
-                f"{name}.{group}.epsilon={settings.epsilon}: must be at most 1 for the norm 'linf' "
-                "(pixels are on the [0, 1] scale: 8/255?)"
-            )
+    for group, norm in (
+        ("attack", config.attack.norm),
+        ("selection", config.attack.norm),
+        ("evaluation", config.evaluation.norm),
+    ):
+        for field in ("epsilon", "step_size"):
+            value = getattr(getattr(config, group), field, 0.0)
+            if norm == "linf" and value > 1:
+                problems.add(
+                    f"{name}.{group}.{field}={value}: must be at most 1 for the norm 'linf' "
+                    f"(pixels are on the [0, 1] scale: {value:g}/255?)"
+                )
     if config.swa.start_epoch > config.epochs:
         problems.add(
             f"{name}.swa.start_epoch={config.swa.start_epoch}: must be at most {name}.epochs="

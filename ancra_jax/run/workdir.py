@@ -35,10 +35,12 @@ def check_for_training(workdir: str, config: Config) -> None:
     if file.exists():
         differences = _differences(config_lib.to_mapping(read_config(workdir)), config)
         if differences:
+            nothing = not any(path.glob("checkpoints*/*"))  # damaged ones were something, too
             raise UsageError(
                 f"--workdir={workdir}: holds a run of another configuration "
                 f"({'; '.join(differences[:4])}{'; ...' if len(differences) > 4 else ''}); "
                 "give this run another --workdir"
+                f"{', or delete that one, of which no checkpoint was saved' * nothing}"
             )
         with one_writer(workdir):
             pass

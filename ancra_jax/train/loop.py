@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import shlex
 import signal
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -411,6 +412,9 @@ def main(arguments: flags.FlagValues) -> int | None:
     try:
         with multihost.ending_together():
             train(config, arguments.workdir, arguments.tracker, arguments.profile_steps)
+            if sharding.is_main():
+                workdir = shlex.quote(listable_path(arguments.workdir, "--workdir"))
+                print(f"the run is in {workdir}; next: ancra evaluate --workdir={workdir}")
     except Interrupted as interruption:
         print(interruption)
         return interruption.exit_status

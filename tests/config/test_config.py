@@ -201,6 +201,8 @@ def test_wrong_arguments_are_named(argument, message):
         ("attack.epsilon", -1.0, r"config\.attack\.epsilon=-1\.0: .*greater than 0"),
         ("attack.epsilon", float("nan"), r"epsilon=nan: .*finite"),
         ("attack.epsilon", 8.0, r"epsilon=8\.0: .*at most 1 .*8/255"),
+        ("selection.step_size", 2.0, r"selection\.step_size=2\.0: .*at most 1 .*2/255"),
+        ("attack.step_size", 2.0, r"step_size=2\.0: .*at most 1 .*2/255"),
         ("attack.step_size", 0.0, r"step_size=0\.0: .*greater than 0"),
         ("attack.norm", "l3", r"norm='l3': allowed are 'linf', 'l2'"),
         ("epochs", 0, r"config\.epochs=0: .*at least 1"),
