@@ -85,7 +85,8 @@ def errors_in_one_line() -> Iterator[None]:
             raise
         fail(
             f"the memory does not suffice ({reason[:300]}); smaller batches need less: "
-            "--batch_size of evaluate, --config.batch_size or --config.optimizer.accumulation_steps of train"
+            "--batch_size of evaluate, --config.batch_size or "
+            "--config.optimizer.accumulation_steps of train"
         )
 
 
