@@ -23,7 +23,8 @@ class DataConfig:
 
     name: str  # of a registered data set
     data_dir: str = path(remote=True)  # empty: the default place of the source
-    image_size: int = number(0, at_least=0)  # pixels; for folders; 0: theirs, or chosen by them
+    # Pixels; for folders; 0: theirs, or chosen by them.
+    image_size: int = number(0, at_least=0, at_most=2048)
     train_examples: int = number(0, at_least=0)  # 0: all
     test_examples: int = number(0, at_least=0)  # 0: all
     selection_split: str = choice("holdout", "test")

@@ -48,6 +48,14 @@ def check_for_training(workdir: str, config: Config) -> None:
         raise UsageError(
             f"--workdir={workdir}: is not empty and holds no run (there is no config.json)"
         )
+    elif config.data.name == "folder" and config.data.data_dir:
+        classes = pathlib.Path(config.data.data_dir).resolve()
+        inside = not is_url(workdir) and classes in pathlib.Path(workdir).resolve().parents
+        if inside and not (classes / "train").is_dir():
+            raise UsageError(
+                f"--workdir={workdir}: lies in --config.data.data_dir={config.data.data_dir}, "
+                "where every folder is a class of images"
+            )
 
 
 def holds_run(workdir: str) -> bool:

@@ -219,6 +219,7 @@ def test_wrong_arguments_are_named(argument, message):
         ("udr.interval", 0, r"interval=0: .*at least 1"),
         ("negative_contrast.alpha", 1.5, r"alpha=1\.5: .*at most 1"),
         ("optimizer.momentum", 9.0, r"momentum=9\.0: .*at most 1"),
+        ("data.image_size", 5000, r"image_size=5000: .*at most 2048"),
         ("ema.decay", 1.5, r"config\.ema\.decay=1\.5: .*at most 1"),
         ("swa.start_epoch", 16, r"config\.swa\.start_epoch=16: .*config\.epochs=15"),
         ("extra_data.fraction", 0.5, r"fraction=0\.5: .*config\.extra_data\.path"),

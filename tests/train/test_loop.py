@@ -237,6 +237,14 @@ def test_a_run_that_saved_nothing_may_be_deleted_for_another(finished, tmp_path)
         assert ("delete" in str(error.value)) == said
 
 
+def test_a_run_does_not_lie_among_the_classes(tmp_path):
+    config = small_config(data__name="folder", data__data_dir=str(tmp_path))
+    with pytest.raises(UsageError, match=rf"--workdir={tmp_path}/run: .*data_dir"):
+        check_for_training(str(tmp_path / "run"), config)
+    (tmp_path / "train").mkdir()
+    check_for_training(str(tmp_path / "run"), config)
+
+
 def test_directories_that_cannot_be_used(tmp_path):
     (tmp_path / "holiday.jpg").write_text("mine")
     with pytest.raises(UsageError, match=rf"--workdir={tmp_path}: .*config\.json"):
