@@ -10,6 +10,7 @@ import dataclasses
 
 import ml_collections
 
+from ancra_jax.config import of_no_use
 from ancra_jax.config.schema import Config, DataConfig, MethodConfig
 from ancra_jax.registry import did_you_mean
 
@@ -143,14 +144,6 @@ ARGUMENTS = {
     "scale": ("scale", {"full": "full", "tiny": "tiny"}.__getitem__),
 }
 
-# Settings that change nothing while another one is off; as arguments they are then refused.
-NEEDS = {
-    "negative_contrast.alpha": "negative_contrast.zeta",
-    "negative_contrast.strategy": "negative_contrast.zeta",
-    "negative_contrast.targeted": "negative_contrast.zeta",
-    "method.aux_weight": "model.reverse_attention",
-    "model.temperature": "model.attention",
-}
 
 # A narrow network, a part of the data, few and cheap steps. No number of such a run reproduces
 # anything: it shows that a method runs from its first step to its table.
@@ -194,13 +187,8 @@ def config_of(
     if longer != 1:
         config.update_from_flattened_dict(_scaled(config, longer * config.epochs))
     config.update_from_flattened_dict(overrides)
-    for field in overrides.keys() & NEEDS.keys():
-        group, _, switch = NEEDS[field].partition(".")
-        if not config[group][switch]:
-            raise UnknownNameError(
-                f"method argument {argument!r}: {field} is of no use while {NEEDS[field]} is "
-                f"{config[group][switch]}"
-            )
+    for message in filter(None, (of_no_use(config, field) for field in overrides)):
+        raise UnknownNameError(f"method argument {argument!r}: {message}")
     return config
 
 

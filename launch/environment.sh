@@ -56,7 +56,7 @@ read_arguments() {
   done
 }
 
-# For scripts that take no flags of their own: refuse_others MOST ARGUMENT...
+# For scripts, or words of them, that take no flags of their own and at most $1 arguments.
 refuse_others() {
   local argument most="$1"
   shift
@@ -69,7 +69,7 @@ refuse_others() {
     esac
   done
   if [ $# -gt "$most" ]; then
-    echo "error: unexpected argument ${!#}: at most $most may be given; see --help" >&2
+    echo "error: unexpected argument ${*:most+1:1}; --help says what there is" >&2
     exit 2
   fi
 }
@@ -104,6 +104,17 @@ run_or_print() {
 exec_or_print() {
   if [ -z "$dry_run" ]; then exec "$@"; fi
   run_or_print "$@"
+}
+
+# Refuses what is no command of `ancra`, before anything is installed or started somewhere else.
+check_command() {
+  case "${1:-}" in
+    train | evaluate | report | paper | predict | import | export) ;;
+    *)
+      echo "error: ${1:-no command}: must be train, evaluate, report, paper, predict, import or export" >&2
+      exit 2
+      ;;
+  esac
 }
 
 # Whether a command of `ancra` can run as several processes; others run as one, on the first host.

@@ -10,5 +10,6 @@ cd "$(dirname "$0")/.."
 source launch/environment.sh
 [ $# -gt 0 ] || set -- --help # before anything is installed
 MODULE=ancra_jax.cli.commands read_arguments "$@"
+[ "${arguments[0]:-}" = install ] || check_command "${arguments[@]}"
 ensure_environment "cuda${CUDA:-13}"
 if [ "${arguments[0]:-}" != install ]; then exec_or_print .venv/bin/ancra "${arguments[@]}"; fi

@@ -26,6 +26,12 @@ action="${arguments[0]}" name="${arguments[1]}" queued="" rest=()
 for argument in "${arguments[@]:2}"; do
   if [ "$argument" = --queued ]; then queued=1; else rest+=("$argument"); fi
 done
+refuse_others 1 "$name"
+case "$action" in
+  copy | install | stop) refuse_others 0 "${rest[@]}" ;;
+  logs) refuse_others 1 "${rest[@]}" ;;
+  run) check_command "${rest[@]}" ;;
+esac
 tpus=(gcloud compute tpus)
 
 # Runs a command on host $1, a number or `all`.

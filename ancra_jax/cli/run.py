@@ -79,6 +79,15 @@ def errors_in_one_line() -> Iterator[None]:
         fail(str(error))
     except OSError as error:  # a full disk, a file that may not be read, ...
         fail(f"{error.filename or type(error).__name__}: {error.strerror or error}")
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in reason:
+            raise
+        fail(
+            f"the memory does not suffice ({reason[:300]}); smaller batches need less: "
+            "--batch_size of evaluate, --config.batch_size or "
+            "--config.optimizer.accumulation_steps of train"
+        )
 
 
 def fail(message: str) -> NoReturn:

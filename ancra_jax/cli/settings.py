@@ -102,6 +102,13 @@ def settings_of(
     return _checked(values, check, problems)
 
 
+def changed(given: Sequence[str] | Mapping[str, Any]) -> list[str]:
+    """Return the names of the settings that `read_settings` or `settings_of` is told to change."""
+    if isinstance(given, Mapping):
+        return [name for name, _ in _flat(_plain(given, "settings"))]
+    return [one[1:].partition("=")[0] for one in given if _SETTING.match(one)]
+
+
 def _flat(changes: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the dotted names of nested settings, and their values."""
     for name, value in changes.items():

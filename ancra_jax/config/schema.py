@@ -23,7 +23,8 @@ class DataConfig:
 
     name: str  # of a registered data set
     data_dir: str = path(remote=True)  # empty: the default place of the source
-    image_size: int = number(0, at_least=0)  # pixels; for folders; 0: theirs, or chosen by them
+    # Pixels; for folders; 0: theirs, or chosen by them.
+    image_size: int = number(0, at_least=0, at_most=2048)
     train_examples: int = number(0, at_least=0)  # 0: all
     test_examples: int = number(0, at_least=0)  # 0: all
     selection_split: str = choice("holdout", "test")
@@ -181,7 +182,7 @@ class OptimizerConfig:
     warmup_epochs: float = number(0.0, at_least=0)  # in which the rate rises to learning_rate
     milestones: tuple[int, ...] = (75, 90, 100)  # 1-based epochs from which the rate is x decay
     decay: float = number(0.1, above=0, at_most=1)
-    momentum: float = number(0.9, at_least=0)
+    momentum: float = number(0.9, at_least=0, at_most=1)
     nesterov: bool = False
     weight_decay: float = number(2e-4, at_least=0)
     no_weight_decay_on: str = choice("", "batch_norm", "batch_norm_and_biases")
@@ -342,13 +343,18 @@ def _check_optimizer(config: Config, name: str, problems: Problems) -> None:
 
 def _check_combinations(config: Config, name: str, problems: Problems) -> None:
     _check_optimizer(config, name, problems)
-    for group in ("attack", "evaluation"):
-        settings = getattr(config, group)
-        if settings.norm == "linf" and settings.epsilon > 1:
-            problems.add(
-                f"{name}.{group}.epsilon={settings.epsilon}: must be at most 1 for the norm 'linf' "
-                "(pixels are on the [0, 1] scale: 8/255?)"
-            )
+    for group, norm in (
+        ("attack", config.attack.norm),
+        ("selection", config.attack.norm),
+        ("evaluation", config.evaluation.norm),
+    ):
+        for field in ("epsilon", "step_size"):
+            value = getattr(getattr(config, group), field, 0.0)
+            if norm == "linf" and value > 1:
+                problems.add(
+                    f"{name}.{group}.{field}={value}: must be at most 1 for the norm 'linf' "
+                    f"(pixels are on the [0, 1] scale: {value:g}/255?)"
+                )
     if config.swa.start_epoch > config.epochs:
         problems.add(
             f"{name}.swa.start_epoch={config.swa.start_epoch}: must be at most {name}.epochs="

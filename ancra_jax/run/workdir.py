@@ -35,10 +35,12 @@ def check_for_training(workdir: str, config: Config) -> None:
     if file.exists():
         differences = _differences(config_lib.to_mapping(read_config(workdir)), config)
         if differences:
+            nothing = not any(path.glob("checkpoints*/*"))  # damaged ones were something, too
             raise UsageError(
                 f"--workdir={workdir}: holds a run of another configuration "
                 f"({'; '.join(differences[:4])}{'; ...' if len(differences) > 4 else ''}); "
                 "give this run another --workdir"
+                f"{', or delete that one, of which no checkpoint was saved' * nothing}"
             )
         with one_writer(workdir):
             pass
@@ -46,6 +48,14 @@ def check_for_training(workdir: str, config: Config) -> None:
         raise UsageError(
             f"--workdir={workdir}: is not empty and holds no run (there is no config.json)"
         )
+    elif config.data.name == "folder" and config.data.data_dir:
+        classes = pathlib.Path(config.data.data_dir).resolve()
+        inside = not is_url(workdir) and classes in pathlib.Path(workdir).resolve().parents
+        if inside and not (classes / "train").is_dir():
+            raise UsageError(
+                f"--workdir={workdir}: lies in --config.data.data_dir={config.data.data_dir}, "
+                "where every folder is a class of images"
+            )
 
 
 def holds_run(workdir: str) -> bool:

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import shlex
 import signal
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -25,7 +26,7 @@ from ancra_jax.cli import backend
 from ancra_jax.cli.files import import_shipped, shipped_files
 from ancra_jax.cli.profile import Profile, check_steps
 from ancra_jax.cli.settings import Source
-from ancra_jax.config import listable_path, shown
+from ancra_jax.config import listable_path, notes, shown
 from ancra_jax.config.paths import as_list
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import Problems, UsageError
@@ -80,9 +81,11 @@ def run(
         workdir = listable_path(workdir, "--workdir")
     with problems.collect():
         check = partial(build.check, devices=jax.device_count())
-        config = cli.settings_of(config, {**(settings or {}), **more}, check)
+        settings = {**(settings or {}), **more}
+        config = cli.settings_of(config, settings, check)
     problems.raise_all()
-    assert isinstance(config, Config) and isinstance(workdir, str)
+    assert isinstance(config, Config) and isinstance(workdir, str) and settings is not None
+    _warn(config, cli.changed(settings))
     return TrainingResult(workdir, config, train(config, workdir, trackers))
 
 
@@ -160,6 +163,11 @@ def train(
         for epoch in range(first_step // training.steps_per_epoch, num_epochs):
             state = training.train_epoch(state, epoch, checkpoints, log, stop, profile)
     return state
+
+
+def _warn(config: Config, changed: Sequence[str]) -> None:
+    for line in notes(config, changed) if sharding.is_main() else ():
+        print(f"warning: {line}", flush=True)
 
 
 def choose_settings(config: Config, workdir: str, devices: int) -> Config:
@@ -400,9 +408,13 @@ def main(arguments: flags.FlagValues) -> int | None:
             find_tracker(name)
     problems.raise_all()
     backend.join_processes(arguments)
+    _warn(config, cli.changed(arguments.config))
     try:
         with multihost.ending_together():
             train(config, arguments.workdir, arguments.tracker, arguments.profile_steps)
+            if sharding.is_main():
+                workdir = shlex.quote(listable_path(arguments.workdir, "--workdir"))
+                print(f"the run is in {workdir}; next: ancra evaluate --workdir={workdir}")
     except Interrupted as interruption:
         print(interruption)
         return interruption.exit_status

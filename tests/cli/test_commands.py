@@ -7,9 +7,10 @@ import subprocess
 import sys
 from importlib import metadata
 
+import jax
 import pytest
 
-from ancra_jax.cli import commands, read_settings
+from ancra_jax.cli import commands, errors_in_one_line, read_settings
 from ancra_jax.cli.extras import MissingExtraError, explained, extra_of, lazy
 from ancra_jax.cli.files import import_shipped
 from ancra_jax.errors import UsageError
@@ -103,6 +104,16 @@ REQUIREMENTS = [
 def test_the_smallest_extra_with_a_module_is_the_one_to_install(monkeypatch, module, extra):
     monkeypatch.setattr(metadata, "requires", lambda name: REQUIREMENTS)
     assert extra_of(module) == extra
+
+
+def test_memory_that_does_not_suffice_is_one_line(capsys):
+    with pytest.raises(SystemExit) as ended, errors_in_one_line():
+        jax.numpy.zeros(2**50).block_until_ready()
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and len(error.splitlines()) == 1
+    assert "RESOURCE_EXHAUSTED" in error and "--config.optimizer.accumulation_steps" in error
+    with pytest.raises(ZeroDivisionError), errors_in_one_line():
+        raise ZeroDivisionError
 
 
 def test_a_missing_module_is_said_with_its_extra(monkeypatch):

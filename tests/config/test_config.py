@@ -184,8 +184,10 @@ def test_arguments_refine_a_method():
         ("trades_ancra,alpha=high", r"alpha='high'"),
         ("trades_ancra,targeted=maybe", r"targeted='maybe'"),
         ("trades_ancra,scale=huge", r"scale='huge'"),
-        ("trades,strategy=soft", r"negative_contrast\.strategy .*zeta is 0\.0"),
-        ("trades_anc,aux_weight=1", r"aux_weight .*reverse_attention is False"),
+        ("trades,strategy=soft", r"negative_contrast\.strategy .*zeta=0\.0"),
+        ("trades_anc,aux_weight=1", r"aux_weight .*reverse_attention=False"),
+        ("trades_ra,temperature=2", r"temperature .*attention=''"),
+        ("pgd_at,beta=3", r"beta .*name='pgd_at'"),
     ],
 )
 def test_wrong_arguments_are_named(argument, message):
@@ -199,6 +201,8 @@ def test_wrong_arguments_are_named(argument, message):
         ("attack.epsilon", -1.0, r"config\.attack\.epsilon=-1\.0: .*greater than 0"),
         ("attack.epsilon", float("nan"), r"epsilon=nan: .*finite"),
         ("attack.epsilon", 8.0, r"epsilon=8\.0: .*at most 1 .*8/255"),
+        ("selection.step_size", 2.0, r"selection\.step_size=2\.0: .*at most 1 .*2/255"),
+        ("attack.step_size", 2.0, r"step_size=2\.0: .*at most 1 .*2/255"),
         ("attack.step_size", 0.0, r"step_size=0\.0: .*greater than 0"),
         ("attack.norm", "l3", r"norm='l3': allowed are 'linf', 'l2'"),
         ("epochs", 0, r"config\.epochs=0: .*at least 1"),
@@ -214,6 +218,8 @@ def test_wrong_arguments_are_named(argument, message):
         ("awp.gamma", -0.1, r"gamma=-0\.1: .*at least 0"),
         ("udr.interval", 0, r"interval=0: .*at least 1"),
         ("negative_contrast.alpha", 1.5, r"alpha=1\.5: .*at most 1"),
+        ("optimizer.momentum", 9.0, r"momentum=9\.0: .*at most 1"),
+        ("data.image_size", 5000, r"image_size=5000: .*at most 2048"),
         ("ema.decay", 1.5, r"config\.ema\.decay=1\.5: .*at most 1"),
         ("swa.start_epoch", 16, r"config\.swa\.start_epoch=16: .*config\.epochs=15"),
         ("extra_data.fraction", 0.5, r"fraction=0\.5: .*config\.extra_data\.path"),
@@ -239,6 +245,27 @@ def test_a_batch_of_own_or_of_extra_examples_only_is_refused(fraction, count):
     message = rf"fraction={fraction}: makes {count} of the 128 .*1 to 127"
     with pytest.raises(UsageError, match=message):
         config_lib.from_mapping(values)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"optimizer.milestones": (3,)}, ["optimizer.milestones", "optimizer.schedule='cosine'"]),
+        ({"awp.warmup_epochs": 1}, ["awp.warmup_epochs", "awp.gamma=0.0"]),
+        ({"awp.warmup_epochs": 1, "awp.gamma": 0.01}, []),
+        ({"second_order.weight": 0.1}, ["second_order.weight", "method.name='trades'"]),
+        ({"method.beta": 3.0, "negative_contrast.zeta": 0.0}, []),
+        ({"data.crop_padding": 2, "data.augmentation": "crop_shift"}, ["data.crop_padding"]),
+        ({"optimizer.schedule": "piecewise"}, ["optimizer.milestones=(75, 90, 100)", "epochs=15"]),
+        ({"optimizer.schedule": "piecewise", "optimizer.milestones": ()}, []),
+        ({"attack.epsilon": 0.05}, ["evaluation.epsilon=0.1", "attack.epsilon=0.05"]),
+        ({"attack.norm": "l2", "evaluation.norm": "l2"}, []),
+    ],
+)
+def test_what_few_can_mean_is_said(changes, words):
+    found = config_lib.notes(config_lib.from_mapping(plain(**changes)), changes)
+    assert len(found) == bool(words)
+    assert all(f"--config.{word}" in found[0] for word in words)
 
 
 def test_settings_that_are_left_out_take_their_defaults():

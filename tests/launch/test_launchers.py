@@ -8,6 +8,7 @@ import time
 import pytest
 import yaml
 
+from ancra_jax.cli.commands import COMMANDS
 from tests.support import ROOT
 
 SCRIPTS = sorted([*(ROOT / "launch").glob("*.sh"), ROOT / "launch/slurm.sbatch"])
@@ -161,6 +162,35 @@ def test_dry_run_prints_what_would_run_and_does_nothing(tree, words, expected):
     assert all(any(line.startswith(start) for line in lines) for start in expected), ran.stdout
     makes_venv = any("-m venv .venv" in line for line in lines)
     assert makes_venv == (not script.startswith("tpu_vm"))
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("tpu_vm.sh run T trane --workdir=a", "trane: must be"),
+        ("tpu_vm.sh run T", "must be"),
+        ("tpu_vm.sh run --workdir=a train", "--workdir=a"),
+        ("tpu_vm.sh stop T host1", "host1"),
+        ("tpu_vm.sh logs T 0 1", "1;"),
+        ("tpu_vm.sh craete T", "craete"),
+        ("gpu.sh trane", "trane: must be"),
+        ("slurm.sbatch trane", "trane: must be"),
+        ("quickstart.sh a b", "b;"),
+        ("cpu_rows.sh data out --seed=1", "--seed=1"),
+    ],
+)
+def test_what_would_be_ignored_or_fail_elsewhere_is_refused_first(tree, words, named):
+    shutil.rmtree(tree / ".venv")
+    script, *arguments = words.split()
+    ran = run(tree, "bash", f"launch/{script}", *arguments)
+    assert ran.returncode == 2 and ran.stderr.startswith("error: ") and named in ran.stderr
+    assert not calls(tree) and not (tree / ".venv").exists()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_one_that_the_scripts_start(tree, name):
+    line = run(tree, "bash", "launch/gpu.sh", name, "--dry_run").stdout.splitlines()[-1]
+    assert line == f".venv/bin/ancra {name}"
 
 
 def test_without_a_command_nothing_is_installed(tree):

@@ -19,7 +19,7 @@ from tensorboardX.proto.event_pb2 import Event
 from ancra_jax.errors import NonFiniteLossError, UsageError
 from ancra_jax.ops.files import as_path, read_json_lines
 from ancra_jax.run.objects import open_checkpoints
-from ancra_jax.run.workdir import read_starts
+from ancra_jax.run.workdir import check_for_training, open_for_training, read_starts
 from ancra_jax.train import loop
 from ancra_jax.train.loop import train
 from tests.support import ENVIRONMENT, ROOT
@@ -228,6 +228,22 @@ def test_a_workdir_of_another_configuration_is_refused_and_left_alone(finished):
     with pytest.raises(UsageError, match=r"--workdir=.*\(seed was 0, is 5"):
         train(small_config(seed=5), str(workdir))
     assert (workdir / "config.json").read_text() == before
+
+
+def test_a_run_that_saved_nothing_may_be_deleted_for_another(finished, tmp_path):
+    open_for_training(str(tmp_path), small_config())
+    for workdir, said in ((tmp_path, True), (finished[0], False)):
+        with pytest.raises(UsageError, match="give this run another --workdir") as error:
+            check_for_training(str(workdir), small_config(seed=5))
+        assert ("delete" in str(error.value)) == said
+
+
+def test_a_run_does_not_lie_among_the_classes(tmp_path):
+    config = small_config(data__name="folder", data__data_dir=str(tmp_path))
+    with pytest.raises(UsageError, match=rf"--workdir={tmp_path}/run: .*data_dir"):
+        check_for_training(str(tmp_path / "run"), config)
+    (tmp_path / "train").mkdir()
+    check_for_training(str(tmp_path / "run"), config)
 
 
 def test_directories_that_cannot_be_used(tmp_path):
