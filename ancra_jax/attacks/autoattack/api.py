@@ -149,7 +149,7 @@ def individually(
       state_path: directory with a state for each attack.
       options: further arguments of ``autoattack``, such as ``version`` and ``attacks_to_run``.
     """
-    asked = {name: options.get(name) for name in ("attacks_to_run", "only")}
+    asked: dict[str, Any] = {name: options.get(name) for name in ("attacks_to_run", "only")}
     attacks = plan(options.get("version", "standard"), num_classes=10, budget=Budget(), **asked)
     results = {}
     for name in (attack.name for attack in attacks):
