@@ -4,7 +4,7 @@ The dataclass of every group of settings is in ``ancra_jax.config.schema``.
 """
 
 from ancra_jax.config.fields import options_of
-from ancra_jax.config.notes import notes, of_no_use
+from ancra_jax.config.notes import of_no_use, warnings_of
 from ancra_jax.config.paths import (
     directory_path,
     listable_path,
@@ -30,7 +30,6 @@ __all__ = [
     "from_mapping",
     "listable_path",
     "local_path",
-    "notes",
     "of_no_use",
     "options_of",
     "path_list",
@@ -38,4 +37,5 @@ __all__ = [
     "read",
     "shown",
     "to_mapping",
+    "warnings_of",
 ]

@@ -34,7 +34,7 @@ def of_no_use(config: Any, name: str) -> str:
     return ""
 
 
-def notes(config: Config, changed: Collection[str] = ()) -> list[str]:
+def warnings_of(config: Config, changed: Collection[str] = ()) -> list[str]:
     """Return lines on a configuration, of which the settings in ``changed`` were given by name."""
     lines = [of_no_use(config, name) for name in dict.fromkeys(changed)]
     optimizer = config.optimizer

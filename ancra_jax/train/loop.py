@@ -26,7 +26,7 @@ from ancra_jax.cli import backend
 from ancra_jax.cli.files import import_shipped, shipped_files
 from ancra_jax.cli.profile import Profile, check_steps
 from ancra_jax.cli.settings import Source
-from ancra_jax.config import listable_path, notes, shown
+from ancra_jax.config import listable_path, shown, warnings_of
 from ancra_jax.config.paths import as_list
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import Problems, UsageError
@@ -166,7 +166,7 @@ def train(
 
 
 def _warn(config: Config, changed: Sequence[str]) -> None:
-    for line in notes(config, changed) if sharding.is_main() else ():
+    for line in warnings_of(config, changed) if sharding.is_main() else ():
         print(f"warning: {line}", flush=True)
 
 

@@ -263,7 +263,7 @@ def test_a_batch_of_own_or_of_extra_examples_only_is_refused(fraction, count):
     ],
 )
 def test_what_few_can_mean_is_said(changes, words):
-    found = config_lib.notes(config_lib.from_mapping(plain(**changes)), changes)
+    found = config_lib.warnings_of(config_lib.from_mapping(plain(**changes)), changes)
     assert len(found) == bool(words)
     assert all(f"--config.{word}" in found[0] for word in words)
 
