@@ -36,10 +36,10 @@ from ancra_jax.ops.target import platform
 # The fraction of pixels in the window halves after these numbers of proposals. The reference
 # implementation does not rescale them to the number of queries in AutoAttack; nor do we.
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-# On CPU: proposals between two looks from the host; rows that are searched together, of each device
-# at least. In groups a row takes no longer than in a batch (measured: from 4 rows to 64).
-_CHUNK = 25
-_GROUP, _OF_A_DEVICE = 16, 4
+# On CPU: proposals between two looks from the host, and rows of a device that it searches together.
+# In groups a row takes no longer than in a batch (measured: from 4 rows to 64 on one device; on two
+# each had better have 16 than 8).
+_CHUNK, _ROWS = 25, 16
 
 Count = int | Int[Array, ""]
 Rows = Int[np.ndarray, "chosen"]  # numbers of some examples
@@ -118,9 +118,9 @@ def square(
         and the starting point are not among them. The schedule of window sizes is that of 5,000
         queries whatever their number.
       p_init: fraction of the pixels in the first windows, in (0, 1].
-      loop: ``'host'`` searches in groups of 16 rows, by one program for all sizes of a batch, and
-        leaves finished examples out every 25 proposals; with an objective on another model the
-        batch stays together.
+      loop: ``'host'`` searches in groups of 16 rows a device, by one program for all sizes of a
+        batch, and leaves finished examples out every 25 proposals; with an objective on another
+        model the batch stays together.
 
     Returns:
       ``queries`` counts the natural image and the start too: at most ``num_queries + 2``.
@@ -230,7 +230,7 @@ def _search_in_groups(
     that it, or another one, has already.
     """
     devices = 1 if layout is None else layout.mesh.size
-    size = min(len(state.done), -(-max(_GROUP, _OF_A_DEVICE * devices) // devices) * devices)
+    size = min(len(state.done), _ROWS * devices)
     found = jax.tree.map(np.array, state)
     groups: list[tuple[Rows, Search]] = []
     for first in range(0, stop, _CHUNK):
