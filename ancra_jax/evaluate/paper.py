@@ -93,11 +93,11 @@ def attack_batches(
             continue
         with jax.default_matmul_precision(task.search_precision):
             adversarial = attack(task, batch, threat_model)
-        judged = _judge(target.model, adversarial, batch.images, threat_model)
-        predictions, norms, logits = share.gather(judged)
+        *judged, logits = _judge(target.model, adversarial, batch.images, threat_model)
+        predictions, norms = share.gather(judged)
         count = rows.stop - rows.start
         if not task.settings["num_steps"]:
-            check_finite(logits[:count], np.arange(rows.start, rows.stop))
+            check_finite(share.gather(logits)[:count], np.arange(rows.start, rows.stop))
         arrays["predictions"][rows] = predictions[:count]
         arrays["norms"][rows] = norms[:count]
         if task.settings["num_steps"]:

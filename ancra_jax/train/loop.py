@@ -76,16 +76,15 @@ def run(
     Raises:
       UsageError: with everything that is wrong; and as `train`.
     """
-    problems = Problems()
+    problems, changes = Problems(), {**(settings or {}), **more}
     with problems.collect():
         workdir = listable_path(workdir, "--workdir")
     with problems.collect():
         check = partial(build.check, devices=jax.device_count())
-        settings = {**(settings or {}), **more}
-        config = cli.settings_of(config, settings, check)
+        config = cli.settings_of(config, changes, check)
     problems.raise_all()
-    assert isinstance(config, Config) and isinstance(workdir, str) and settings is not None
-    _warn(config, cli.changed(settings))
+    assert isinstance(config, Config) and isinstance(workdir, str)
+    _warn(config, cli.changed(changes))
     return TrainingResult(workdir, config, train(config, workdir, trackers))
 
 

@@ -128,3 +128,9 @@ def test_threat_models_are_told_apart_by_jit():
     linf, l2 = (jax.tree.structure(norm(0.1)) for norm in (attacks.Linf, attacks.L2))
     assert linf != l2
     assert linf == jax.tree.structure(attacks.Linf(0.2))
+
+
+def test_threat_models_by_name():
+    assert attacks.threat_model("l2", 0.5) == attacks.L2(0.5)
+    with pytest.raises(ValueError, match="l3"):
+        attacks.threat_model("l3", 1.0)
