@@ -16,6 +16,7 @@ from ancra_jax.config.schema import Config
 from ancra_jax.interop import pytorch
 from ancra_jax.methods.core import Method, random_start
 from ancra_jax.models.layers import gradient_rule
+from ancra_jax.ops.target import compiler_options
 from ancra_jax.run import build as components
 from ancra_jax.run import sharding
 from ancra_jax.run.averaging import Averaging
@@ -104,7 +105,8 @@ def training_step(config: Config) -> Workload:
 
     shared = _weights(state.variables_of("raw")) | jax.device_get(draws(state, split, order))
     operations = flops.count(step, state, split, order)
-    compile_seconds, compiled = timed(lambda: step.lower(state, split, order).compile())
+    lowered = partial(step.lower, state, split, order)
+    compile_seconds, compiled = timed(lambda: lowered().compile(compiler_options()))
     state, metrics = compiled(state, split, order)
 
     def run():

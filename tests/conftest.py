@@ -1,6 +1,7 @@
 """Makes tests compile quickly, share what they compile, and forget it in time."""
 
 import gc
+import importlib.metadata
 import os
 import pathlib
 
@@ -13,11 +14,12 @@ COMPILATION = {
 for name, value in COMPILATION.items():
     os.environ.setdefault(name, value)  # before JAX reads them; for the processes of tests too
 # By default XLA compiles every program in many parts, each with a share of the cost of all, and
-# each fusion by way of MLIR, which takes more than half of the time of such small programs.
-os.environ["XLA_FLAGS"] = (
-    "--xla_cpu_parallel_codegen_split_count=1 --xla_cpu_use_fusion_emitters=false "
-    + os.environ.get("XLA_FLAGS", "")
-)
+# each fusion by way of MLIR, which takes more than half of the time of such small programs. A flag
+# that XLA does not know ends the process, and from jax 0.11.2 on it has MLIR alone.
+flags = ["--xla_cpu_parallel_codegen_split_count=1"]
+if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):
+    flags.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join([*flags, os.environ.get("XLA_FLAGS", "")])
 gc.set_threshold(50_000, 20, 100)  # tracing makes many objects and little garbage
 
 import jax  # noqa: E402

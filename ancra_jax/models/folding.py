@@ -1,4 +1,4 @@
-"""Batch normalisation in the evaluation phase, computed once for many forward passes."""
+"""What many forward passes in the evaluation phase have in common, computed once."""
 
 from dataclasses import replace
 from functools import partial
@@ -8,7 +8,9 @@ import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ancra_jax.models.layers import FOLDED, BatchNorm
+from ancra_jax.ops.convolution import turned
 from ancra_jax.ops.pytree import Foldable, pytree_dataclass
+from ancra_jax.ops.target import platform
 from ancra_jax.types import Variables
 
 
@@ -20,7 +22,8 @@ def folded(network: Any, variables: Variables) -> Variables:
     directly, ``s`` goes into the kernel and the layer adds ``t`` alone. Elsewhere (before the
     convolutions of pre-activation blocks) the layer computes ``s x + t`` with numbers that are
     known. Logits, auxiliary logits and features stay the same up to rounding. Works inside ``jit``;
-    gradients with respect to images are those of the network.
+    gradients with respect to images are those of the network. On CPU the kernels of their input
+    gradient are made here too.
 
     Args:
       network: one of `create`. Any other, and a network of other blocks that do not say what
@@ -56,6 +59,10 @@ def _fold(network: Any, variables: Variables) -> Variables:
         else:
             left[*layer, "scale"] = scale
         left[*layer, "bias"] = bias
+    if platform() == "cpu":
+        for path, kernel in params.items():
+            if kernel.ndim == 4:
+                left[*path[:-1], "turned"] = turned(kernel.astype(network.dtype))
     return {"params": unflatten_dict(params), FOLDED: unflatten_dict(left)}
 
 

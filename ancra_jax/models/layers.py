@@ -22,7 +22,8 @@ Initializer = Callable[..., Array]
 Activation = Callable[[FeatureMap], FeatureMap]
 
 FOLDED = "folded"
-"""The collection of what is left of batch normalisation in folded variables."""
+"""The collection of what folded variables hold beside parameters: what is left of batch
+normalisation, and on CPU the turned kernels of convolutions."""
 
 GRADIENT_RULES = ("auto", "stock", "forward")
 
@@ -61,7 +62,8 @@ class Conv(nn.Module):
     the image, as TensorFlow's ``'SAME'`` for images of even sides.
 
     On CPU the convolution and its input gradient are those of ``ancra_jax.ops.convolution``, which
-    XLA computes faster there, above all inside a compiled loop. See `gradient_rule`.
+    XLA computes faster there, above all inside a compiled loop. See `gradient_rule`. Variables made
+    by `ancra_jax.models.folded` hold what the input gradient needs of the kernel.
     """
 
     features: int  # output channels
@@ -82,7 +84,8 @@ class Conv(nn.Module):
         geometry = convolution.Geometry((self.stride, self.stride), sides)
         rule = _gradient_rule.get()
         if rule == "forward" or (rule == "auto" and platform() == "cpu"):
-            return convolution.cpu_convolution(x.astype(self.dtype), kernel, geometry)
+            known: Array | None = self.get_variable(FOLDED, "turned")
+            return convolution.cpu_convolution(x.astype(self.dtype), kernel, geometry, known)
         return convolution.stock_convolution(x.astype(self.dtype), kernel, geometry)
 
 

@@ -30,6 +30,7 @@ from jaxtyping import Array, Float
 FeatureMap = Float[Array, "batch height width channels"]
 NewFeatureMap = Float[Array, "batch out_height out_width features"]
 Kernel = Float[Array, "kernel_height kernel_width channels features"]
+TurnedKernel = Float[Array, "kernel_height kernel_width features channels"]
 # For height and width: sizes of input, output and kernel, stride, dilation, padding.
 Sides = list[tuple[int, int, int, int, int, tuple[int, int]]]
 
@@ -69,29 +70,47 @@ def stock_convolution(
     )
 
 
+def turned(kernel: Kernel) -> TurnedKernel:
+    """Return the kernel of the input gradient: flipped, inputs and outputs exchanged."""
+    return jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
-def cpu_convolution(images: FeatureMap, kernel: Kernel, geometry: Geometry) -> NewFeatureMap:
-    """Compute the values of ``stock_convolution``, and the same gradients, faster on CPU."""
+def cpu_convolution(
+    images: FeatureMap,
+    kernel: Kernel,
+    geometry: Geometry,
+    turned_kernel: TurnedKernel | None = None,
+) -> NewFeatureMap:
+    """Compute the values of ``stock_convolution``, and the same gradients, faster on CPU.
+
+    In a loop with constant weights, give what `turned` makes of the kernel: XLA would turn it in
+    every iteration. It must be of the same kernel, and its own gradient is 0.
+    """
     return _convolve(images, kernel, geometry)
 
 
 def _forward(
-    images: FeatureMap, kernel: Kernel, geometry: Geometry
-) -> tuple[NewFeatureMap, tuple[FeatureMap, Kernel]]:
-    return cpu_convolution(images, kernel, geometry), (images, kernel)
+    images: FeatureMap, kernel: Kernel, geometry: Geometry, turned_kernel: TurnedKernel | None
+) -> tuple[NewFeatureMap, tuple[FeatureMap, Kernel, TurnedKernel | None]]:
+    return cpu_convolution(images, kernel, geometry), (images, kernel, turned_kernel)
 
 
 def _backward(
-    geometry: Geometry, residuals: tuple[FeatureMap, Kernel], cotangent: NewFeatureMap
-) -> tuple[FeatureMap, Kernel]:
-    images, kernel = residuals
+    geometry: Geometry,
+    residuals: tuple[FeatureMap, Kernel, TurnedKernel | None],
+    cotangent: NewFeatureMap,
+) -> tuple[FeatureMap, Kernel, TurnedKernel | None]:
+    images, kernel, turned_kernel = residuals
     columns = cotangent[..., 0].size * kernel[..., 0].size
-    as_product = columns <= _COLUMNS * (images.size + cotangent.size)
     sides = _sides(images, cotangent, kernel, geometry)
+    as_product = columns <= _COLUMNS * (images.size + cotangent.size)
     image_gradient = _by_product if as_product else _by_convolution
+    known = turned(kernel) if turned_kernel is None else turned_kernel
     return (
-        image_gradient(sides, kernel, geometry, cotangent),
+        image_gradient(sides, known, geometry, cotangent),
         _kernel_gradient(images, kernel, geometry, cotangent),
+        jax.tree.map(jnp.zeros_like, turned_kernel),
     )
 
 
@@ -176,29 +195,32 @@ def _even_channels(images: Array, kernel: Array) -> tuple[Array, Array]:
     )
 
 
-def _by_convolution(sides: Sides, kernel: Kernel, geometry: Geometry, cotangent: Array) -> Array:
+def _by_convolution(
+    sides: Sides, turned_kernel: TurnedKernel, geometry: Geometry, cotangent: Array
+) -> Array:
     """Convolve the cotangent with the turned kernel.
 
     The low padding is d(k-1) - p; the high padding makes the result as large as the input.
     """
-    turned = jnp.flip(kernel, (0, 1)).transpose(0, 1, 3, 2)
     height, width = (
         (d * (k - 1) - low, n - (out - 1) * s - 1 + low) for n, out, k, s, d, (low, _) in sides
     )
     ordinary = geometry._replace(strides=(1, 1), padding=(height, width))
-    return _convolve(cotangent, turned, ordinary, geometry.strides)
+    return _convolve(cotangent, turned_kernel, ordinary, geometry.strides)
 
 
-def _by_product(sides: Sides, kernel: Kernel, geometry: Geometry, cotangent: Array) -> Array:
+def _by_product(
+    sides: Sides, turned_kernel: TurnedKernel, geometry: Geometry, cotangent: Array
+) -> Array:
     """Multiply the cotangent by all entries of the kernel, and add up where each one belongs.
 
-    Entry i of the kernel belongs, for output o, to input so + di - p. Sums are in float32 at least,
-    as inside a convolution.
+    Entry i of the kernel, the i-th from the end of the turned one, belongs, for output o, to input
+    so + di - p. Sums are in float32 at least, as inside a convolution.
     """
     columns = jnp.einsum(
-        "bhwf,ijcf->bhwijc",
+        "bhwf,ijfc->bhwijc",
         cotangent,
-        kernel,
+        turned_kernel,
         precision=geometry.precision,
         preferred_element_type=jnp.promote_types(cotangent.dtype, jnp.float32),
     )
@@ -213,7 +235,7 @@ def _by_product(sides: Sides, kernel: Kernel, geometry: Geometry, cotangent: Arr
             (right, m - right - (out_m - 1) * t - 1, t - 1),
             (0, 0, 0),
         ]
-        return jax.lax.pad(columns[:, :, :, i, j], zero, spread)
+        return jax.lax.pad(columns[:, :, :, -1 - i, -1 - j], zero, spread)
 
     terms = [placed(i, j) for i in range(rows) for j in range(cols)]
     return sum(terms[1:], terms[0]).astype(cotangent.dtype)

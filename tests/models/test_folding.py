@@ -65,7 +65,8 @@ def test_networks_of_other_blocks_stay_as_they_are():
     assert models.folded(network, variables) is variables
 
 
-def test_loops_of_attacks_have_no_normalisation_left():
+@pytest.mark.parametrize("what", ["rsqrt", "rev"])
+def test_loops_of_attacks_neither_normalise_nor_turn_kernels(what):
     network, variables = network_and_variables("wide_resnet10_1")
 
     def attack(apply, variables):
@@ -73,10 +74,10 @@ def test_loops_of_attacks_have_no_normalisation_left():
         ball = attacks.Linf(0.1)
         return attacks.ascend(objective, IMAGES, IMAGES, ball, step_size=0.02, num_steps=3)
 
-    def roots_in_the_loop(apply):
+    def found_in_the_loop(apply):
         equations = jax.make_jaxpr(lambda v: attack(apply, v))(variables).eqns
         (loop,) = [one for one in inner(equations) if one.primitive.name in ("while", "scan")]
-        return str(loop).count("rsqrt")
+        return f" {what}[" in str(loop) or f" {what} " in str(loop)
 
     def inner(equations):
         for equation in equations:
@@ -89,7 +90,7 @@ def test_loops_of_attacks_have_no_normalisation_left():
     def plain(variables):
         return jax.tree_util.Partial(network.apply, variables)
 
-    assert roots_in_the_loop(plain) and not roots_in_the_loop(bound)
+    assert found_in_the_loop(plain) and not found_in_the_loop(bound)
     expected, found = (jax.jit(attack, static_argnums=0)(f, variables) for f in (plain, bound))
     # A sign of a gradient that is nearly 0 may turn.
     assert np.mean(np.abs(expected - found) > 1e-6) < 0.01

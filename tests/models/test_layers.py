@@ -9,10 +9,19 @@ import pytest
 from ancra_jax.errors import UsageError
 from ancra_jax.models import layers
 from ancra_jax.models.layers import BatchNorm, Conv, average_pool, gradient_rule
-from ancra_jax.ops.convolution import Geometry, cpu_convolution, stock_convolution
+from ancra_jax.ops.convolution import Geometry, cpu_convolution, stock_convolution, turned
 from tests.support.processes import run_on_devices
 
-CONVOLUTIONS = {"forward": cpu_convolution, "stock": stock_convolution}
+
+def with_turned_kernel(images, kernel, geometry):
+    return cpu_convolution(images, kernel, geometry, turned(kernel))
+
+
+CONVOLUTIONS = {
+    "forward": cpu_convolution,
+    "turned": with_turned_kernel,
+    "stock": stock_convolution,
+}
 HALVING = Geometry((2, 2), ((1, 1), (1, 1)))
 
 
@@ -48,9 +57,10 @@ def test_second_derivatives_and_vmap():
 
         return jax.vmap(jax.grad(squared_gradient, argnums=(0, 1)), (None, 0))(images, kernels)
 
-    pairs = zip(*(second_order(CONVOLUTIONS[rule]) for rule in CONVOLUTIONS), strict=True)
-    for actual, expected in pairs:
-        np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-3)
+    *others, stock = (second_order(convolution) for convolution in CONVOLUTIONS.values())
+    for gradients in others:
+        for actual, expected in zip(gradients, stock, strict=True):
+            np.testing.assert_allclose(actual, expected, rtol=1e-3, atol=1e-3)
 
 
 def attack_then_kernel_gradient(rule, images, kernel, num_steps=3):
