@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ancra_jax.attacks.arguments import Number, check_one_of
 from ancra_jax.attacks.objectives import Evaluator, Objective, value_and_input_gradient
@@ -108,7 +109,7 @@ def iterate(
     together = not traced and layout is None and over_several_devices((state, operands))
     layouts: dict[Any, Layout | None] = {}
     for i in range(num_steps):
-        number = jnp.asarray(i, jnp.int32)
+        number = np.int32(i)  # an array of JAX would be made by a program of its own
         for part in parts:
             if not isinstance(part, Part):
                 state = _one_step(part, layout, number, state, operands)
@@ -150,7 +151,7 @@ def values_of(i: Any, images: Images, evaluate: Evaluator) -> Any:
 def evaluated(evaluate: Evaluator, images: Images) -> Any:
     """Return the objective and the logits, by the program that the loops have for it."""
     layout = None if is_traced((evaluate, images)) else layout_of(images, [evaluate])
-    return _one_step(values_of, layout, jnp.zeros((), jnp.int32), images, [evaluate])
+    return _one_step(values_of, layout, np.int32(0), images, [evaluate])
 
 
 def check_loop(loop: str) -> None:
