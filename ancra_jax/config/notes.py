@@ -21,6 +21,7 @@ _NEEDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "optimizer.milestones": ("optimizer.schedule", "piecewise".__eq__),
     "optimizer.decay": ("optimizer.schedule", "piecewise".__eq__),
     "data.crop_padding": ("data.augmentation", operator.not_),
+    "data.data_dir": ("data.name", "digits".__ne__),
 }
 """Settings and groups of them that change nothing, but where another setting has some values."""
 

@@ -256,6 +256,8 @@ def test_a_batch_of_own_or_of_extra_examples_only_is_refused(fraction, count):
         ({"second_order.weight": 0.1}, ["second_order.weight", "method.name='trades'"]),
         ({"method.beta": 3.0, "negative_contrast.zeta": 0.0}, []),
         ({"data.crop_padding": 2, "data.augmentation": "crop_shift"}, ["data.crop_padding"]),
+        ({"data.data_dir": "here"}, ["data.data_dir", "data.name='digits'"]),
+        ({"data.data_dir": "here", "data.name": "cifar10"}, []),
         ({"optimizer.schedule": "piecewise"}, ["optimizer.milestones=(75, 90, 100)", "epochs=15"]),
         ({"optimizer.schedule": "piecewise", "optimizer.milestones": ()}, []),
         ({"attack.epsilon": 0.05}, ["evaluation.epsilon=0.1", "attack.epsilon=0.05"]),
