@@ -19,19 +19,17 @@ def compiler_options(**others: int) -> dict[str, int | str] | None:
     """Return ``jax.jit``'s options for a large program, with others that only CPUs need.
 
     XLA's CPU backend by default keeps a context of 1 MiB for each of a program's kernels while it
-    compiles, hundreds in a training step; its older emitters, chosen here, do not. Convolutions are
-    left to Eigen, which divides every one of them among the cores: YNNPACK, XLA's default (jax
-    0.10), computes those of 64 channels on one. Options that this version of XLA does not have are
-    left out. A function with options cannot be called inside another ``jit``.
+    compiles, hundreds in a training step; its older emitters, chosen here, do not. On a single
+    device convolutions are left to Eigen, which divides every one of them among the cores: YNNPACK,
+    XLA's default (jax 0.10), computes those of 64 channels on one. Options that this version of XLA
+    does not have are left out. A function with options cannot be called inside another ``jit``.
     """
     if platform() != "cpu":
         return None
-    libraries = "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"  # for products and sums alone
-    options: dict[str, int | str] = {
-        "xla_cpu_use_fusion_emitters": False,
-        "xla_cpu_experimental_ynn_fusion_type": libraries,
-        **others,
-    }
+    options: dict[str, int | str] = {"xla_cpu_use_fusion_emitters": False, **others}
+    if jax.local_device_count() == 1:
+        products_and_sums = "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+        options["xla_cpu_experimental_ynn_fusion_type"] = products_and_sums
     return {name: value for name, value in options.items() if _exists(name, value)}
 
 
