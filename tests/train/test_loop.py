@@ -18,6 +18,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from ancra_jax.errors import NonFiniteLossError, UsageError
 from ancra_jax.ops.files import as_path, read_json_lines
+from ancra_jax.ops.target import compiler_options
 from ancra_jax.run.objects import open_checkpoints
 from ancra_jax.run.workdir import check_for_training, open_for_training, read_starts
 from ancra_jax.train import loop
@@ -132,6 +133,7 @@ PEAK = "import atexit; atexit.register(lambda: print(open('/proc/self/status').r
 def test_a_run_from_another_directory_takes_little_memory(tmp_path):
     """It took 228 MiB beside the pages of files; without ``ops.target.compiler_options`` 376.
 
+    XLA of jax 0.12 does not have the option that saves most of it any more: 348.
     How many pages of libraries count as its own depends on what the machine has read before.
     The other tests' way of compiling would hide what the options are for.
     """
@@ -146,7 +148,8 @@ def test_a_run_from_another_directory_takes_little_memory(tmp_path):
     peak, of_files = (
         int(re.search(rf"{name}:\s+(\d+) kB", completed.stdout)[1]) for name in ("VmHWM", "RssFile")
     )
-    assert peak - of_files < 270 * 1024
+    has_option = "xla_cpu_use_fusion_emitters" in compiler_options()
+    assert peak - of_files < (270 if has_option else 400) * 1024
 
 
 @pytest.mark.slow
