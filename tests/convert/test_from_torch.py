@@ -12,6 +12,7 @@ from ancra_jax.convert.from_torch import import_checkpoint
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate.suites import SUITES
 from ancra_jax.interop import pytorch
+from ancra_jax.ops.files import read_arrays
 from ancra_jax.results.load import load_results
 from ancra_jax.run import build, initial, sharding
 from ancra_jax.run import workdir as workdir_lib
@@ -48,7 +49,7 @@ def imported(tmp_path, **options):
 
 def test_weights_that_are_not_finite_are_refused(tmp_path):
     file = write(tmp_path / "w.npz")
-    arrays = dict(np.load(file))
+    arrays = read_arrays(file)
     arrays["module.1.linear.bias"][3] = np.nan
     np.savez(file, **arrays)
     with pytest.raises(UsageError, match=r"w\.npz: module\.1\.linear\.bias has NaN"):

@@ -481,7 +481,7 @@ def test_two_processes_evaluate_as_one_bit_for_bit(workdir, tmp_path):
                 one.pop(entry), two.pop(entry)
             assert one == two
         else:
-            one, two = dict(np.load(one)), dict(np.load(two))
+            one, two = read_arrays(one), read_arrays(two)
             assert one.keys() == two.keys()
             for key in one:
                 np.testing.assert_array_equal(two[key], one[key], f"{name} {key}")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from ancra_jax.errors import UsageError
 from ancra_jax.methods import negatives
 from ancra_jax.methods.negatives import choose_negatives, random_negatives
+from ancra_jax.ops.files import read_arrays
 from tests.support.reference_weights import GOLDEN
 
 STRATEGIES = ("random", "soft", "hard", "easy")
@@ -20,7 +21,7 @@ def keys_of(size, seed=0):
 
 @pytest.mark.parametrize("strategy", ["soft", "hard", "easy"])
 def test_strategies_agree_with_the_reference(strategy):
-    golden = np.load(GOLDEN / "negatives.npz")
+    golden = read_arrays(GOLDEN / "negatives.npz")
     labels = jnp.asarray(golden["y"], jnp.int32)
     chosen = choose_negatives(strategy, keys_of(len(labels)), labels, jnp.asarray(golden["logits"]))
     np.testing.assert_array_equal(chosen.positions, golden[strategy])

@@ -13,6 +13,7 @@ from ancra_jax import attacks, methods, models
 from ancra_jax import config as config_lib
 from ancra_jax.interop import pytorch
 from ancra_jax.methods.core import Examples, attack_settings, signed_objective
+from ancra_jax.ops.files import read_arrays
 from ancra_jax.types import Batch
 from configs import common
 from tests.support.method_parts import every_negative
@@ -48,7 +49,7 @@ def config_of(method):
 @pytest.mark.slow
 @pytest.mark.parametrize("stem", sorted(ALPHA))
 def test_loss_parts_and_gradients_agree_with_the_reference(variables, stem):
-    golden = np.load(GOLDEN / f"{stem}.npz")
+    golden = read_arrays(GOLDEN / f"{stem}.npz")
     norms = json.loads((GOLDEN / f"{stem}.json").read_text())["grad_norms"]
     labels, size = jnp.asarray(golden["y"], jnp.int32), len(golden["y"])
     negative_labels = jnp.asarray(golden["y_neg"], jnp.int32)
@@ -95,7 +96,7 @@ def test_loss_parts_and_gradients_agree_with_the_reference(variables, stem):
 
 @pytest.mark.slow
 def test_training_attacks_agree_with_the_reference(variables):
-    golden = np.load(GOLDEN / "resnet18_ra_pgd.npz")
+    golden = read_arrays(GOLDEN / "resnet18_ra_pgd.npz")
     images, labels = jnp.asarray(golden["x"]), jnp.asarray(golden["y"], jnp.int32)
     targets = jnp.asarray(golden["target"], jnp.int32)
     model = jax.tree_util.Partial(NETWORK.apply, variables)

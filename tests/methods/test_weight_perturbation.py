@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ancra_jax.methods import Examples
+from ancra_jax.ops.files import read_arrays
 from ancra_jax.types import Batch, Outputs
 from tests.support import cnn_a
 from tests.support.method_parts import method_of
@@ -36,7 +37,7 @@ def loss_on(method, images, labels):
 
 
 def test_at_awp_agrees_with_the_reference():
-    golden = np.load(GOLDEN / "awp.npz")
+    golden = read_arrays(GOLDEN / "awp.npz")
     weights = cnn_a.load().model.args[0]
     method = awp(gamma=0.01)
     loss = loss_on(method, jnp.asarray(golden["x"]), jnp.asarray(golden["y"], jnp.int32))

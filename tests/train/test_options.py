@@ -12,7 +12,7 @@ import pytest
 from ancra_jax import evaluate, models
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate.suites import SUITES
-from ancra_jax.ops.files import read_json_lines
+from ancra_jax.ops.files import read_arrays, read_json_lines
 from ancra_jax.results.store import read_result
 from ancra_jax.run import build, sharding
 from ancra_jax.run.checkpoint import Checkpoints
@@ -109,7 +109,7 @@ def test_each_of_the_weights_is_evaluated_beside_the_others(all_on, monkeypatch)
         assert read_result(workdir / f"evaluation/{name}/natural.json")["checkpoint"] == name
         variables = jax.tree.map(jnp.asarray, state.variables_of(weights))
         predicted = network.apply(variables, images).logits.argmax(axis=-1)
-        found = np.load(workdir / f"evaluation/{name}/natural.npz")["predictions"]
+        found = read_arrays(workdir / f"evaluation/{name}/natural.npz")["predictions"]
         np.testing.assert_array_equal(found, predicted)
 
 
@@ -195,7 +195,7 @@ def test_inputs_that_changed_are_refused(teacher, extra_data, tmp_path):
         continued()
     shutil.rmtree(other)
     shutil.copytree(teacher, other)
-    extra = np.load(path)
+    extra = read_arrays(path)
     np.savez(path, image=extra["image"], label=extra["label"][::-1])
     with pytest.raises(UsageError, match=r"^--config\.extra_data\.path: .*fingerprint"):
         continued()
