@@ -27,7 +27,7 @@ def compiler_options(**others: int) -> dict[str, int | str] | None:
     if platform() != "cpu":
         return None
     options: dict[str, int | str] = {"xla_cpu_use_fusion_emitters": False, **others}
-    if jax.local_device_count() == 1:
+    if jax.device_count() == 1:
         products_and_sums = "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
         options["xla_cpu_experimental_ynn_fusion_type"] = products_and_sums
     return {name: value for name, value in options.items() if _exists(name, value)}
