@@ -109,7 +109,7 @@ def iterate(
     together = not traced and layout is None and over_several_devices((state, operands))
     layouts: dict[Any, Layout | None] = {}
     for i in range(num_steps):
-        number = np.int32(i)  # an array of JAX would be made by a program of its own
+        number = np.int32(i)  # making a JAX array would run a program of its own in every step
         for part in parts:
             if not isinstance(part, Part):
                 state = _one_step(part, layout, number, state, operands)

@@ -18,7 +18,7 @@ class _Number(flags.FloatParser):
 
 def help_texts(function: Callable[..., Any]) -> dict[str, str]:
     """Return what the docstring of a function says of each parameter, on one line."""
-    about = inspect.cleandoc(function.__doc__ or "")  # as it is anyway from Python 3.13 on
+    about = inspect.getdoc(function) or ""  # without the indentation, which Python 3.13 takes away
     texts = re.findall(r"^ {2}(\w+): (.*(?:\n {4}.*)*)", about, re.MULTILINE)
     return {parameter: " ".join(text.split()) for parameter, text in texts}
 
