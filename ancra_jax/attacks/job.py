@@ -17,12 +17,14 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from ancra_jax.attacks import arguments
 from ancra_jax.attacks.arguments import AnyKey
+from ancra_jax.attacks.loop import MANY_PASSES
 from ancra_jax.attacks.model import Model, WithKeys, as_pytree, example_keys, forward, judge
 from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.attacks.validation import AttackResult, check_finite, check_threat_model
 from ancra_jax.ops.files import AnyPath, as_path
 from ancra_jax.ops.hosts import ALONE, Share, share_of
 from ancra_jax.ops.images import Images, Labels, Values
+from ancra_jax.ops.per_device import batches_of
 from ancra_jax.ops.target import platform
 
 CLEAN = "clean"  # in place of an attack's name: the natural image
@@ -32,8 +34,7 @@ PRECISIONS = ("auto", "highest", "high", "default")
 bfloat16 on TPUs, ``'default'`` TF32 and one pass, ``'highest'`` float32. On CPUs all are
 float32."""
 _PROBED = 8  # natural images whose logits tell one model from another
-# An attack of so many passes may have a smaller last batch, of at least so many rows.
-_MANY_PASSES, _FEWEST_ROWS = 500, 8
+_FEWEST_ROWS = 8  # of an attack's last batch, where it may be smaller than the others
 
 Arrays = dict[str, np.ndarray]
 Known = Mapping[str, Arrays]
@@ -97,19 +98,16 @@ class Placement:
         """Cut example numbers into batches; ``passes`` are an attack's forward passes of a row.
 
         Yields:
-          ``(rows, active)``: example numbers [batch_size], the last batch padded with its first
-          one, and which of them are not padding. On CPU an attack of many passes is worth another
-          compilation: its last batch may have a half or a quarter of the rows.
+          ``(rows, active)``: example numbers, a batch of too few padded with its first one, and
+          which of them are not padding. On CPU an attack of many passes is worth another
+          compilation: its last batches may have a half or a quarter of the rows.
         """
         sizes = [self.batch_size]
-        if passes >= _MANY_PASSES and platform() == "cpu":
+        if passes >= MANY_PASSES and platform() == "cpu":
             halves = (self.smaller(-(-self.batch_size // part)).batch_size for part in (2, 4))
             sizes += [size for size in halves if size >= _FEWEST_ROWS]
-        for first in range(0, len(examples), self.batch_size):
-            part = examples[first : first + self.batch_size]
-            size = min(size for size in sizes if size >= len(part))
-            rows = np.concatenate([part, np.full(size - len(part), part[0])])
-            yield rows, np.arange(size) < len(part)
+        for rows, count in batches_of(examples, sizes):
+            yield rows, np.arange(len(rows)) < count
 
 
 def checked_devices(devices: Any) -> list[jax.Device]:

@@ -18,6 +18,7 @@ from ancra_jax.ops.target import platform
 
 State = TypeVar("State")
 LoopKind = Literal["auto", "host", "compiled"]
+MANY_PASSES = 500  # of a row; an attack of so many is worth more programs, for smaller batches
 
 
 def ascend(

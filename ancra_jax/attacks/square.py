@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 from ancra_jax.attacks.arguments import AnyKey, Number, as_number, as_whole
-from ancra_jax.attacks.loop import LoopKind, evaluated, is_traced
+from ancra_jax.attacks.loop import MANY_PASSES, LoopKind, evaluated, is_traced
 from ancra_jax.attacks.model import Logits, Model, fold_each, misclassified
 from ancra_jax.attacks.objectives import Evaluator, Objective, evaluator, in_one_program
 from ancra_jax.attacks.renamed import explains_old_calls
@@ -24,6 +24,8 @@ from ancra_jax.attacks.validation import AttackResult, checked
 from ancra_jax.ops.images import AnyFlags, AnyImages, AnyLabels, Flags, Images, Keys, Labels, Values
 from ancra_jax.ops.per_device import (
     Layout,
+    Rows,
+    batches_of,
     layout_of,
     on_own_rows,
     over_several_devices,
@@ -38,11 +40,10 @@ from ancra_jax.ops.target import platform
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 # On CPU: proposals between two looks from the host, and rows of a device that it searches together.
 # In groups a row takes no longer than in a batch (measured: from 4 rows to 64 on one device; on two
-# each had better have 16 than 8).
-_CHUNK, _ROWS = 25, 16
+# each had better have 16 than 8); the last groups may be smaller, which saves padding.
+_CHUNK, _ROWS, _SMALLER = 25, 16, (8, 4)
 
 Count = int | Int[Array, ""]
-Rows = Int[np.ndarray, "chosen"]  # numbers of some examples
 
 
 class Windows(NamedTuple):
@@ -118,9 +119,9 @@ def square(
         and the starting point are not among them. The schedule of window sizes is that of 5,000
         queries whatever their number.
       p_init: fraction of the pixels in the first windows, in (0, 1].
-      loop: ``'host'`` searches in groups of 16 rows a device, by one program for all sizes of a
-        batch, and leaves finished examples out every 25 proposals; with an objective on another
-        model the batch stays together.
+      loop: ``'host'`` searches in groups of 16 rows a device, the last ones smaller, by the same
+        programs for all sizes of a batch, and leaves finished examples out every 25 proposals; with
+        an objective on another model the batch stays together.
 
     Returns:
       ``queries`` counts the natural image and the start too: at most ``num_queries + 2``.
@@ -226,19 +227,21 @@ def _search_in_groups(
 ) -> SquareState:
     """Search a few rows at a time, and leave out those that are finished.
 
-    Rows do not depend on each other, so this changes no result. The last group is filled by rows
-    that it, or another one, has already.
+    Rows do not depend on each other, so this changes no result.
     """
     devices = 1 if layout is None else layout.mesh.size
-    size = min(len(state.done), _ROWS * devices)
+    sizes = [min(len(state.done), _ROWS * devices)]
+    if stop >= MANY_PASSES:
+        smaller = (size * devices for size in _SMALLER)
+        sizes += [size for size in smaller if size < sizes[0]]
     found = jax.tree.map(np.array, state)
     groups: list[tuple[Rows, Search]] = []
     for first in range(0, stop, _CHUNK):
         left = np.flatnonzero(~found.done)
         if left.size == 0:
             break
-        if (number := -(-left.size // size)) != len(groups):
-            chosen = np.resize(left, (number, size))
+        chosen = [rows for rows, _ in batches_of(left, sizes)]
+        if [rows.size for rows in chosen] != [rows.size for rows, _ in groups]:
             groups = [(rows, placed(search.among(rows), layout)) for rows in chosen]
         parts = []
         for rows, part_search in groups:

@@ -20,6 +20,7 @@ from ancra_jax.attacks.objectives import LogitsObjective, Objective, objective_o
 from ancra_jax.attacks.renamed import explains_old_calls
 from ancra_jax.attacks.threat_models import ThreatModel, longest
 from ancra_jax.ops.images import AnyImages, AnyLabels, Flags, Images, Keys, Labels, Values
+from ancra_jax.ops.per_device import spread_like
 from ancra_jax.ops.pytree import has_foldable, select
 
 
@@ -169,9 +170,7 @@ def checked(
     batch = len(images)
     labels = arguments.as_classes(labels, batch)
     check_threat_model(threat_model, images)
-    if active is None:
-        active = jnp.ones_like(jnp.asarray(labels), bool)  # on the devices of the labels
-    active = arguments.as_flags(active, batch)
+    active = arguments.as_flags(np.ones(batch, bool) if active is None else active, batch)
     indices = np.arange(batch) if indices is None else indices
     indices = jnp.asarray(arguments.as_classes(indices, batch, name="indices"))
     if start is not None:
@@ -181,9 +180,9 @@ def checked(
                 raise ValueError("start contains NaN or infinite pixels")
     if targets is not None:
         targets = jnp.asarray(arguments.as_classes(targets, batch, name="targets"))
-    problem = Problem(
-        as_pytree(model), images, jnp.asarray(labels), targets, jnp.asarray(active), threat_model
-    )
+    rows = (jnp.asarray(labels), targets, jnp.asarray(active), indices, start)
+    labels, targets, active, indices, start = spread_like(images, rows)
+    problem = Problem(as_pytree(model), images, labels, targets, active, threat_model)
     objective = objective_of(loss, problem.model, problem.labels, targets)
     inputs = Inputs(problem, objective, arguments.as_key(key), indices, start)
     looked_at = WithKeys(problem.model, inputs.keys()) if randomized else problem.model

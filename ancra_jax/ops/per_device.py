@@ -7,12 +7,17 @@ two programs under way can wait for each other for ever. So a batch that is spre
 attacked by the program for one device, on each.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int
+
+Rows = Int[np.ndarray, "_"]
+"""Numbers of some examples, on the host."""
 
 
 class Layout(NamedTuple):
@@ -44,6 +49,24 @@ def where_the_batch_is(tree: Any, batch: jax.Array) -> Any:
     return jax.tree.map(put, tree)
 
 
+def spread_like(batch: Any, arrays: Any) -> Any:
+    """Spread arrays over the batch as the batch is, those of the host or of one device.
+
+    Without this, nobody could tell that they are over the batch, and no device could work by
+    itself. Nothing changes under a transformation, or if several processes share the batch.
+    """
+    sharding: Any = None if isinstance(batch, jax.core.Tracer) else batch.sharding
+    if not _is_split(sharding) or not batch.is_fully_addressable:
+        return arrays
+    rows = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:1]))
+
+    def put(array: Any) -> Any:
+        known = isinstance(array, jax.core.Tracer) or over_several_devices(array)
+        return array if known else jax.device_put(array, rows)
+
+    return jax.tree.map(put, arrays)
+
+
 def layout_of(state: Any, operands: Any) -> Layout | None:
     """Return the layout in which every device can work by itself.
 
@@ -72,6 +95,21 @@ def layout_of(state: Any, operands: Any) -> Layout | None:
         else:
             return None
     return Layout(mesh, rows, tuple(specs))
+
+
+def batches_of(rows: Rows, sizes: Sequence[int]) -> Iterator[tuple[Rows, int]]:
+    """Cut rows into batches of the sizes, which are the largest first, with little padding.
+
+    Yields:
+      The rows of a batch, padded with its first one, and how many of them are not padding.
+    """
+    first = 0
+    while first < len(rows):
+        padded = -(-(len(rows) - first) // sizes[-1]) * sizes[-1]
+        size = next(size for size in sizes if size <= padded)
+        part = rows[first : first + size]
+        yield np.concatenate([part, np.full(size - len(part), part[0])]), len(part)
+        first += size
 
 
 def placed_rows(tree: Any, layout: Layout | None) -> Any:

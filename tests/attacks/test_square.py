@@ -165,22 +165,27 @@ def test_forward_passes_only_and_none_when_all_are_done():
         assert len(calls) == 3, loop  # one of them looks at the natural images before
 
 
-def test_finished_examples_are_left_out():
-    """Three of forty are attacked, in a group of 16 rows."""
+@pytest.mark.parametrize(
+    ("num_queries", "attacked", "groups"),
+    [(30, 3, [16]), (500, 3, [4]), (500, 27, [16, 8, 4]), (30, 27, [16, 16])],
+)
+def test_finished_examples_are_left_out(num_queries, attacked, groups):
+    """Some of forty are attacked, in groups that are smaller only where many queries follow."""
     rows = []
 
     def never_fooled(x):
         jax.debug.callback(lambda: rows.append(len(x)))
         return jnp.array([[1.0, 0.0]] * len(x))
 
-    images, active = np.full((40, 3, 3, 1), 0.5, np.float32), np.arange(40) % 13 == 5
+    images, active = np.full((40, 3, 3, 1), 0.5, np.float32), np.arange(40) * 7 % 40 < attacked
     found = square(
-        never_fooled, images, np.zeros(40, int), Linf(0.1), key=KEY, active=active, num_queries=30,
-        loop="host",
+        never_fooled, images, np.zeros(40, int), Linf(0.1), key=KEY, active=active,
+        num_queries=num_queries, loop="host",
     )  # fmt: skip
     jax.effects_barrier()
-    assert rows == [40] * 3 + [16] * 30
-    np.testing.assert_array_equal(found.queries, np.where(active, 32, 0))
+    assert rows[:3] == [40] * 3
+    assert sorted(rows[3:]) == sorted(groups * num_queries)
+    np.testing.assert_array_equal(found.queries, np.where(active, num_queries + 2, 0))
 
 
 @pytest.mark.parametrize("loop", ["host", "compiled"])

@@ -30,35 +30,37 @@ def run_attacks(devices):
     images = np.asarray(jax.random.uniform(keys[2], (16, 6, 6, 3)))
     clean = np.asarray(logits(weights, images))
     placement = Placement.over(devices, 16, 16)
-    images, labels, targets, indices = placement.place(
-        (images, clean.argmax(axis=1), clean.argsort(axis=1)[:, -2], np.arange(16))
-    )
+    labels, targets = clean.argmax(axis=1), clean.argsort(axis=1)[:, -2]
+    images, placed_labels, indices = placement.place((images, labels, np.arange(16)))
     model = placement.replicate(jax.tree_util.Partial(logits, weights))
-    common = {"key": jax.random.key(0), "indices": indices}
-    short = common | {"num_steps": 4}
+    # Only the images tell how the batch is spread; what else is over it need not be on the devices.
+    common = {"key": jax.random.key(0)}
+    short = common | {"indices": indices, "num_steps": 4}
     problem = (model, images, labels, attacks.Linf(0.02))
     yield "dlr", attacks.apgd(*problem, loss="dlr", loop="host", **short)
     yield "fab-t", attacks.fab(*problem, targets=targets, loop="host", **short)
     yield "fab", attacks.fab(*problem, num_restarts=2, loop="compiled", **short)
     yield "square", attacks.square(*problem, num_queries=20, **common)
-    problem = (model, images, labels, attacks.L2(0.2))
+    problem = (model, images, placed_labels, attacks.L2(0.2))
     yield "l2 square", attacks.square(*problem, num_queries=20, **common)
     # One operand is on no mesh, and nobody can tell whether it is over the batch: still equal.
-    objective = attacks.objectives.cross_entropy(model, clean.argmax(axis=1))
+    objective = attacks.objectives.cross_entropy(model, labels)
     yield "unclear", attacks.apgd(*problem, loss=objective, **short)
 
 
 def on_eight_devices(path):
     """Runs in a process of its own."""
     assert len(jax.devices()) == 8
-    programs = {}
+    programs, found, unclear = {}, {}, set()
 
     def watched(module, name):
         function = getattr(module, name)
 
         def call(*args):
             layout = next(a for a in args if a is None or isinstance(a, Layout))
-            if layout is not None:
+            if layout is None:
+                unclear.add(len(found))
+            else:
                 programs[name, str(args[0])] = function.lower(*args).compile().as_text()
             return function(*args)
 
@@ -67,7 +69,9 @@ def on_eight_devices(path):
     for name in ("_one_step", "_compiled"):
         watched(loop, name)
     watched(sys.modules["ancra_jax.attacks.square"], "_search")
-    found = dict(run_attacks(jax.devices()))
+    for name, result in run_attacks(jax.devices()):
+        found[name] = result
+    assert [list(found)[number] for number in unclear] == ["unclear"]
     assert {name for name, _ in programs} == {"_one_step", "_compiled", "_search"}
     collectives = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
     for name, program in programs.items():
