@@ -170,7 +170,9 @@ def checked(
     batch = len(images)
     labels = arguments.as_classes(labels, batch)
     check_threat_model(threat_model, images)
-    active = arguments.as_flags(np.ones(batch, bool) if active is None else active, batch)
+    if active is None:
+        active = jnp.ones_like(jnp.asarray(labels), bool)  # on the devices of the labels
+    active = arguments.as_flags(active, batch)
     indices = np.arange(batch) if indices is None else indices
     indices = jnp.asarray(arguments.as_classes(indices, batch, name="indices"))
     if start is not None:
