@@ -53,6 +53,8 @@ SUITES = {
     "all": ("paper", "autoattack", "adaptive", "diagnostics", "features"),
 }
 """The parts of each suite, in the order in which they run: the cheap ones first."""
+TRANSFERRING = [suite for suite, parts in SUITES.items() if {"adaptive", "defence"} & {*parts}]
+"""The suites that try the adversarial images of other networks."""
 _CHOICES: dict[str, Sequence[str]] = {
     "norm": ("own", *NORMS),
     "suite": list(SUITES),
@@ -98,7 +100,8 @@ def run(
       force: compute again and replace finished results.
       suite: ``'quick'``: natural images, FGSM, PGD and C&W, on the final logits and on auxiliary
         heads; ``'apgd'``: natural images, APGD-CE and APGD-T, AutoAttack's two strongest;
-        ``'worst_case'``: both, and if the network has a defence the attacks made for it;
+        ``'worst_case'``: both, and if the network has a defence the attacks made for it, or if
+        ``transfer_from`` names other runs, transfer from them;
         ``'paper'``: ``'quick'`` and AutoAttack; ``'autoattack'`` alone; ``'adaptive'``: natural
         images, AutoAttack and the attacks made for the network's defence; ``'diagnostics'``, which
         compare the results that are there; ``'released'``: natural images, FGSM and C&W as the
@@ -108,7 +111,8 @@ def run(
       attacks: of AutoAttack, in place of a suite: ``apgd-ce,apgd-t:num_restarts=3,square``.
       adaptive_budget: of the adaptive attacks: ``'quick'``, ``'standard'`` or ``'thorough'``.
       max_minutes: stop the adaptive attacks after so many; 0: no limit. The same call goes on.
-      transfer_from: directories of runs whose adversarial images the adaptive attacks try.
+      transfer_from: directories of runs whose adversarial images the adaptive attacks try (their
+        best checkpoint's); only of the suites ``'worst_case'``, ``'adaptive'`` and ``'all'``.
       data_dir: where the data lie now, if not where they were in training; they must be the same.
       norm: of another threat model than the run's own, whose results stay apart; with an epsilon.
       epsilon: its radius, on the [0, 1] pixel scale; 0: the run's own.
@@ -217,7 +221,7 @@ def _made(
 ) -> dict[str, list[Spec]]:
     """Return the parts of suites that depend on the network."""
     adaptive = adaptive_spec(config, budget, max_minutes, model.defences, sources)
-    made = {"adaptive": [adaptive], "defence": [adaptive] if model.defences else []}
+    made = {"adaptive": [adaptive], "defence": [adaptive] if model.defences or sources else []}
     return made | {"features": [features_spec(config, model.classes)]}
 
 
@@ -265,6 +269,12 @@ def check(config: Config, options: Mapping[str, Any]) -> None:
         counts = components.inspect_dataset(config.data, problems)
         if counts and num_examples:
             check_count("--num_examples", num_examples, counts[1])
+    if transfer_from and (options["attacks"] or options["suite"] not in TRANSFERRING):
+        chosen = "--attacks" if options["attacks"] else f"--suite={options['suite']}"
+        problems.add(
+            f"--transfer_from={','.join(transfer_from)}: {chosen} tries no other networks; allowed "
+            f"with the suites {', '.join(TRANSFERRING)}"
+        )
     names = [as_path(directory).resolve().name for directory in transfer_from]
     for directory, name in zip(transfer_from, names, strict=True):
         field = f"--transfer_from={directory}"

@@ -246,7 +246,8 @@ def test_everything_is_evaluated_in_its_order_and_kept(workdir, adaptive, everyt
     assert not list((workdir / "evaluation/last").glob("*.partial.*"))
     # What is finished is not computed again.
     for suite in ("paper", "autoattack", "adaptive", "diagnostics", "features"):
-        for result in adaptive(str(workdir), suite=suite):
+        more = {} if suite == "adaptive" else {"transfer_from": []}
+        for result in adaptive(str(workdir), suite=suite, **more):
             assert result == everything[result["attack"]]
 
 
@@ -355,6 +356,11 @@ def test_a_worst_case_includes_apgd_and_the_attacks_on_a_defence_alone(
     options = {"num_examples": 4, "checkpoint": "last"}
     results = evaluate(str(plain), suite="worst_case", **options)
     assert [result["attack"] for result in results] == [*NAMES[:4], *apgd]
+    options |= {"transfer_from": [str(workdir)], "adaptive_budget": "quick"}
+    transfer = evaluate(str(plain), suite="worst_case", **options)[-1]
+    name = workdir.name
+    attacks = {f"transfer-{name}-ce", f"transfer-{name}-margin", f"warm-{name}", "square-margin"}
+    assert {record["name"] for record in transfer["attacks"]} == attacks
 
 
 @pytest.mark.slow
@@ -378,6 +384,9 @@ def test_what_cannot_be_transferred_from(workdir, tmp_path):
         suite(transfer_from=[str(tmp_path)])
     with pytest.raises(UsageError, match=rf"--transfer_from={workdir}.* run "):
         suite(transfer_from=[str(workdir), str(workdir)])
+    for others in ({"suite": "quick"}, {"attacks": ["apgd-ce"]}):
+        with pytest.raises(UsageError, match=rf"--transfer_from={workdir}: .*worst_case"):
+            suite(transfer_from=[str(workdir)], **others)
 
 
 def test_data_that_moved_are_read_there_and_must_be_the_same(workdir, tmp_path):

@@ -193,7 +193,7 @@ def _group(published: list[Published]) -> Group:
 def _titled(one: Published, label: str) -> Published:
     """Return a published row with its method's title, and without what cannot be compared.
 
-    Of a network that declares no defence, a short Square is all that the adaptive attacks are.
+    Of a network that declares no defence, the adaptive attacks are a short Square and transfer.
     """
     accuracy = dict(one.row.accuracy)
     adaptive = one.row.evaluation.records.get(ADAPTIVE)
