@@ -237,7 +237,7 @@ def test_the_pages_say_what_the_numbers_say(tmp_path, site, monkeypatch):
         ("ANCRA", "TRADES-ANCRA − TRADES", "it harms**, -26.00 ["),
     ):
         assert f"**{what}** ({title}, 3 seeds), worst case: **{verdict}" in page
-    assert "Less accuracy: PGD-40 (-26.00), AA (-26.00)." in readme
+    assert "Less accuracy: PGD-40 (-26.00), AA (-26.00)." in page and "it harms" in readme
     rows = table_under(page, "### Does it help")
     assert not any(row["Difference"].startswith("PGD-AT-ANCRA") for row in rows)  # was not run
     by_name = {(row["Difference"], row["Attack"]): row for row in rows}
@@ -297,6 +297,8 @@ def test_rows_of_other_settings_are_not_put_together(tmp_path, site):
     assert page.count("## Setting") == 3
     assert "TRADES, beta=3.0" in page and "2 seeds" not in page
     assert "checkpoint, 10 test examples." in page and "1,000 test examples." in page
+    readme = site.readme.read_text()  # shows the largest of each data set
+    assert readme.count(" test examples.") == 1 and "1,000 test examples." in readme
 
 
 def test_the_pages_of_this_repository_follow_from_its_results(site):

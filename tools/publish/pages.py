@@ -53,7 +53,8 @@ COMPARISONS = (
 )
 
 NOTHING = "No row has been published yet."
-_README_METHODS = (*ORDER, "trades_shallow")
+_README_METHODS = (*ORDER, "trades_shallow", "trades_branches", "trades_soft_ra")
+_README_COMPARED = ("ANCRA", NO_LAST_BLOCK, *map(method_title, _README_METHODS[-2:]))
 _README_FAMILIES = ("Nat", "PGD", "AA", "Adaptive")
 _HOW_TO_READ = (
     "Accuracy in % on test images, mean ± sample standard deviation over training seeds; of one "
@@ -210,14 +211,16 @@ def _order(row: Row) -> tuple:
 
 
 def readme_section(groups: Sequence[Group]) -> str:
-    """Return the tables of README.md: the worst case first, and what the paper's attacks say.
+    """Return README.md's table of each data set, the digits last: the worst case in one setting.
 
-    Of controls and variants only the network without its last block; the digits come last.
+    It is the setting with most test images, then most epochs. Of controls and variants the table
+    has those that say most.
     """
     if not groups:
         return NOTHING
     parts = []
-    for group in sorted(groups, key=lambda one: one.data == "digits"):
+    shown = {one.data: one for one in sorted(groups, key=_size)}
+    for group in sorted(shown.values(), key=lambda one: one.data == "digits"):
         methods = [
             row
             for row, seeds in zip(group.methods, group.seeds, strict=True)
@@ -226,9 +229,15 @@ def readme_section(groups: Sequence[Group]) -> str:
         if methods:
             columns = [_LABEL, _SEEDS, *all_attacks(methods, _README_FAMILIES)]
             parts += [group.title, build("", columns, methods).markdown()]
-            said = comparisons(group)
-            parts += _sentences(one for one in said if one.what in ("ANCRA", NO_LAST_BLOCK))
-    return "\n\n".join([*parts, f"{_HOW_TO_READ} More: [results/README.md](results/README.md)."])
+            said = [one for one in comparisons(group) if one.what in _README_COMPARED]
+            parts.append(_listed(one for one in said if one.attack == WORST))
+    more = "All settings, attacks and intervals: [results/README.md](results/README.md)."
+    return "\n\n".join([*filter(None, parts), f"{_HOW_TO_READ} {more}"])
+
+
+def _size(group: Group) -> tuple[int, int]:
+    row = group.published[0].row
+    return row.examples[0], row.config.epochs
 
 
 def results_page(groups: Sequence[Group]) -> str:
@@ -253,7 +262,7 @@ def results_page(groups: Sequence[Group]) -> str:
             parts += [
                 "### Does it help, and which claims of the paper stand?",
                 build("", _COMPARED, found).markdown(),
-                "\n".join(f"- {sentence}" for sentence in _sentences(found)),
+                _listed(found),
             ]
         parts += ["### Rows", *_rows(group.published)]
     return "\n\n".join(parts) + "\n"
@@ -265,6 +274,10 @@ def _verdict(one: Compared) -> str:
 
 def _diagnosis(record: Mapping[str, Any]) -> str:
     return f"{record['verdict']} ({', '.join(record['fired']) or 'none'})" if record else ""
+
+
+def _listed(found: Iterable[Compared]) -> str:
+    return "\n".join(f"- {sentence}" for sentence in _sentences(found))
 
 
 def _sentences(found: Iterable[Compared]) -> Iterator[str]:
