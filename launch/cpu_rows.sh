@@ -6,6 +6,7 @@
 #   ./launch/cpu_rows.sh DATA_DIR [OUT]          # DATA_DIR: see docs/data.md; OUT: runs/cpu_rows
 #   EXAMPLES=200 SEEDS=0 METHODS="trades trades_ancra" ./launch/cpu_rows.sh cifar10_jpeg.npz
 #   SUITES="paper adaptive" BUDGET=standard ./launch/cpu_rows.sh cifar10_jpeg.npz
+#   WEIGHTS=ema ./launch/cpu_rows.sh cifar10_jpeg.npz   # averaged weights are kept, and evaluated
 #   ./launch/cpu_rows.sh cifar10_jpeg.npz --dry_run     # the commands
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -31,6 +32,18 @@ settings=(
   --config.negative_contrast.random_epochs=2
   --config.selection.every_epochs=4
 )
+evaluated=("--adaptive_budget=${BUDGET:-quick}" "--num_examples=${EXAMPLES:-200}")
+case "${WEIGHTS:-raw}" in
+  raw) ;;
+  ema)
+    settings+=(--config.ema.decay=0.995)
+    evaluated+=(--weights=ema)
+    ;;
+  *)
+    echo "error: WEIGHTS=$WEIGHTS: allowed are raw, ema" >&2
+    exit 2
+    ;;
+esac
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.jax_cache}"
 failed=()
 
@@ -50,8 +63,7 @@ for seed in ${SEEDS:-0 1 2}; do
     run ancra_jax.train "--workdir=$row" "--config=configs/cifar10.py:$method" \
       "--config.seed=$seed" "--config.data.data_dir=$data_dir" "${settings[@]}" || continue
     for suite in ${SUITES:-paper adaptive diagnostics}; do
-      run ancra_jax.evaluate "--workdir=$row" "--suite=$suite" \
-        "--adaptive_budget=${BUDGET:-quick}" "--num_examples=${EXAMPLES:-200}" || break
+      run ancra_jax.evaluate "--workdir=$row" "--suite=$suite" "${evaluated[@]}" || break
     done
   done
 done

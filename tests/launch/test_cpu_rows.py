@@ -29,8 +29,8 @@ def tree(tmp_path):
     return tmp_path
 
 
-def run(tree, fail="nothing", status="0"):
-    settings = {"FAIL": fail, "STATUS": status, "SEEDS": "0 1", "METHODS": "trades pgd_at"}
+def run(tree, fail="nothing", status="0", **more):
+    settings = {"FAIL": fail, "STATUS": status, "SEEDS": "0 1", "METHODS": "trades pgd_at"} | more
     completed = subprocess.run(
         ["bash", "launch/cpu_rows.sh", "data.npz", "out"],
         cwd=tree,
@@ -39,7 +39,8 @@ def run(tree, fail="nothing", status="0"):
         text=True,
         timeout=60,
     )
-    calls = (tree / "calls").read_text().splitlines()
+    called = tree / "calls"
+    calls = called.read_text().splitlines() if called.exists() else []
     rows = [next(a for a in call.split() if a.startswith("--workdir"))[14:] for call in calls]
     return completed, list(zip(rows, [call.split()[1][10:] for call in calls], strict=True)), calls
 
@@ -69,3 +70,12 @@ def test_a_signal_stops_all(tree):
     completed, rows, _ = run(tree, fail="evaluate --workdir=out/trades-0", status="143")
     assert completed.returncode == 143
     assert rows[-1] == ("trades-0", "evaluate")
+
+
+def test_averaged_weights_are_kept_and_evaluated(tree):
+    _, _, calls = run(tree, WEIGHTS="ema", SUITES="worst_case")
+    for train, evaluate in zip(calls[::2], calls[1::2], strict=True):
+        assert train.endswith("--config.ema.decay=0.995")
+        assert evaluate.endswith("--num_examples=200 --weights=ema")
+    completed, _, _ = run(tree, WEIGHTS="swa")
+    assert completed.returncode == 2 and "WEIGHTS=swa" in completed.stderr
