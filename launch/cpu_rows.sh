@@ -7,6 +7,7 @@
 #   EXAMPLES=200 SEEDS=0 METHODS="trades trades_ancra" ./launch/cpu_rows.sh cifar10_jpeg.npz
 #   SUITES="paper adaptive" BUDGET=standard ./launch/cpu_rows.sh cifar10_jpeg.npz
 #   WEIGHTS=ema ./launch/cpu_rows.sh cifar10_jpeg.npz   # averaged weights are kept, and evaluated
+#   TRANSFER=1 SUITES=worst_case ./launch/cpu_rows.sh cifar10_jpeg.npz  # also transfer between rows
 #   ./launch/cpu_rows.sh cifar10_jpeg.npz --dry_run     # the commands
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -57,13 +58,24 @@ run() {
 }
 
 for seed in ${SEEDS:-0 1 2}; do
+  trained=()
   for method in $methods; do
     row="$out/$method-$seed"
     echo "== $row"
     run ancra_jax.train "--workdir=$row" "--config=configs/cifar10.py:$method" \
       "--config.seed=$seed" "--config.data.data_dir=$data_dir" "${settings[@]}" || continue
+    trained+=("$row")
+  done
+  for row in "${trained[@]}"; do
+    others=""
+    if [ -n "${TRANSFER:-}" ]; then
+      for other in "${trained[@]}"; do
+        if [ "$other" != "$row" ]; then others+=",$other"; fi
+      done
+    fi
     for suite in ${SUITES:-paper adaptive diagnostics}; do
-      run ancra_jax.evaluate "--workdir=$row" "--suite=$suite" "${evaluated[@]}" || break
+      run ancra_jax.evaluate "--workdir=$row" "--suite=$suite" "${evaluated[@]}" \
+        ${others:+"--transfer_from=${others#,}"} || break
     done
   done
 done

@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Sourced by the scripts beside it.
 
+# Bash before 4.4, which macOS has, takes an empty array for a variable that is not set.
+if [ $((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1])) -lt 404 ]; then set +u; fi
+
 # Makes .venv with the project and what it needs, or prints how under --dry_run. Of several processes
 # that share the directory one makes it, and the others wait.
 ensure_environment() (
@@ -91,9 +94,9 @@ run_or_print() {
   if [ -z "$dry_run" ]; then
     "$@"
   else
-    local word line=""
+    local word line="" quote="'\\''"
     for word in "$@"; do
-      if [[ ! "$word" =~ ^[-./:,=%@+_[:alnum:]]+$ ]]; then word="'${word//\'/\'\\\'\'}'"; fi
+      if [[ ! "$word" =~ ^[-./:,=%@+_[:alnum:]]+$ ]]; then word="'${word//\'/$quote}'"; fi
       line+=" $word"
     done
     echo "${line# }"

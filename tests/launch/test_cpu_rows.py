@@ -48,9 +48,10 @@ def run(tree, fail="nothing", status="0", **more):
 def test_every_seed_of_every_method_is_trained_and_evaluated(tree):
     completed, rows, calls = run(tree)
     assert completed.returncode == 0, completed.stderr
-    expected = ["trades-0", "pgd_at-0", "trades-1", "pgd_at-1"]
-    assert rows == [(row, what) for row in expected for what in ("train", *3 * ("evaluate",))]
-    train, *evaluations = calls[-4:]
+    parts = [("trades", "train"), ("pgd_at", "train")]
+    parts += 3 * [("trades", "evaluate")] + 3 * [("pgd_at", "evaluate")]
+    assert rows == [(f"{row}-{seed}", what) for seed in range(2) for row, what in parts]
+    train, evaluations = calls[-7], calls[-3:]
     assert "--config=configs/cifar10.py:pgd_at --config.seed=1 " in train
     assert "--config.data.data_dir=data.npz --config.model.width=8 " in train
     for suite, evaluate in zip(("paper", "adaptive", "diagnostics"), evaluations, strict=True):
@@ -74,8 +75,14 @@ def test_a_signal_stops_all(tree):
 
 def test_averaged_weights_are_kept_and_evaluated(tree):
     _, _, calls = run(tree, WEIGHTS="ema", SUITES="worst_case")
-    for train, evaluate in zip(calls[::2], calls[1::2], strict=True):
-        assert train.endswith("--config.ema.decay=0.995")
-        assert evaluate.endswith("--num_examples=200 --weights=ema")
+    assert all(call.endswith("--config.ema.decay=0.995") for call in calls[0:2])
+    assert all(call.endswith("--num_examples=200 --weights=ema") for call in calls[2:4])
     completed, _, _ = run(tree, WEIGHTS="swa")
     assert completed.returncode == 2 and "WEIGHTS=swa" in completed.stderr
+
+
+def test_transfer_is_from_the_other_rows_of_the_seed(tree):
+    _, rows, calls = run(tree, TRANSFER="1", METHODS="trades natural pgd_at", SEEDS="3")
+    tried = {row: call.rpartition("=")[2] for (row, _), call in zip(rows, calls, strict=True)}
+    assert tried["natural-3"] == "out/trades-3,out/pgd_at-3"
+    assert "--transfer_from" not in calls[0]
