@@ -224,7 +224,8 @@ class Config:
     epochs: int = number(120, at_least=1)
     max_steps: int = number(0, at_least=0)  # stop after so many steps; 0: after the last epoch
     batch_size: int = number(128, at_least=0)  # 0: chosen by the number of examples
-    # A work directory, or a file of weights by PyTorch's names, to start from; empty: at random.
+    # Where to start from: a work directory, a file of `TrainedModel.save` or of weights by
+    # PyTorch's names, or the name of one of the package's networks; empty: random weights.
     init_from: str = path(remote=True)
     log_every_steps: int = number(50, at_least=1)
     checkpoint_every_steps: int = number(0, at_least=0)  # 0: after every epoch only

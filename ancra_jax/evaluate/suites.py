@@ -100,8 +100,7 @@ def run(
       force: compute again and replace finished results.
       suite: ``'quick'``: natural images, FGSM, PGD and C&W, on the final logits and on auxiliary
         heads; ``'apgd'``: natural images, APGD-CE and APGD-T, AutoAttack's two strongest;
-        ``'worst_case'``: both, and if the network has a defence the attacks made for it, or if
-        ``transfer_from`` names other runs, transfer from them;
+        ``'worst_case'``: both, the attacks made for the network's defence, and transfer, if any;
         ``'paper'``: ``'quick'`` and AutoAttack; ``'autoattack'`` alone; ``'adaptive'``: natural
         images, AutoAttack and the attacks made for the network's defence; ``'diagnostics'``, which
         compare the results that are there; ``'released'``: natural images, FGSM and C&W as the
@@ -111,8 +110,8 @@ def run(
       attacks: of AutoAttack, in place of a suite: ``apgd-ce,apgd-t:num_restarts=3,square``.
       adaptive_budget: of the adaptive attacks: ``'quick'``, ``'standard'`` or ``'thorough'``.
       max_minutes: stop the adaptive attacks after so many; 0: no limit. The same call goes on.
-      transfer_from: directories of runs whose adversarial images the adaptive attacks try (their
-        best checkpoint's); only of the suites ``'worst_case'``, ``'adaptive'`` and ``'all'``.
+      transfer_from: directories of runs whose best checkpoints' adversarial images are tried, in
+        the suites ``'worst_case'``, ``'adaptive'`` and ``'all'``.
       data_dir: where the data lie now, if not where they were in training; they must be the same.
       norm: of another threat model than the run's own, whose results stay apart; with an epsilon.
       epsilon: its radius, on the [0, 1] pixel scale; 0: the run's own.

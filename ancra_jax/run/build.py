@@ -4,7 +4,6 @@ import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from ancra_jax import data, methods
-from ancra_jax.config import directory_path, local_path, path_text
+from ancra_jax.config import local_path, path_text
 from ancra_jax.config.schema import Config, DataConfig, extra_examples
 from ancra_jax.data import Augmentation, BatchPlan, Contents, Dataset, ExtraDraws, Split
 from ancra_jax.errors import Problems, UsageError
@@ -23,7 +22,6 @@ from ancra_jax.run import automatic, trained
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.averaging import Averaging
 from ancra_jax.run.sharding import batch_sharded
-from ancra_jax.urls import is_url
 
 INIT_FROM = "--config.init_from"
 
@@ -101,21 +99,22 @@ def _check_teacher(config: Config, needed: bool) -> None:
 
 
 def check_initial(config: Config) -> str:
-    """Check what can be told of ``config.init_from`` without loading it; return its path."""
-    path = path_text(config.init_from, INIT_FROM, remote=True)
-    find = directory_path if is_url(path) else partial(local_path, directory=False)
-    path = find(path, INIT_FROM)
+    """Check what can be told of ``config.init_from`` without loading it; return where it is."""
+    path = trained.locate(path_text(config.init_from, INIT_FROM, remote=True), INIT_FROM)
     if not as_path(path).exists():
         raise UsageError(f"{INIT_FROM}={path}: there is no such directory or file")
     if as_path(path).is_dir():
         source = workdir_lib.read_config(path, INIT_FROM).model
-        for name in ("name", "activation", "mean", "std", "last_block"):
-            there, ours = getattr(source, name), getattr(config.model, name)
-            if there != ours:
-                raise UsageError(
-                    f"--config.model.{name}={ours!r}: must be {there!r}, as that of "
-                    f"{INIT_FROM}={path}"
-                )
+    elif trained.is_saved(path):
+        source = trained.load(path, fields=(INIT_FROM, "weights")).architecture
+    else:
+        return path
+    for name in ("name", "activation", "mean", "std", "last_block"):
+        there, ours = getattr(source, name), getattr(config.model, name)
+        if there != ours:
+            raise UsageError(
+                f"--config.model.{name}={ours!r}: must be {there!r}, as that of {INIT_FROM}={path}"
+            )
     return path
 
 

@@ -12,7 +12,7 @@ from ancra_jax.config import Config
 from ancra_jax.errors import UsageError
 from ancra_jax.interop import pytorch, reading
 from ancra_jax.ops.files import as_path
-from ancra_jax.run import build, sharding
+from ancra_jax.run import build, sharding, trained
 from ancra_jax.run.build import INIT_FROM
 from ancra_jax.run.weights import find_weights
 from ancra_jax.types import Variables
@@ -23,33 +23,46 @@ def load(
 ) -> tuple[Variables, dict[str, Any]]:
     """Load the weights that ``config.init_from`` names, and what identifies them.
 
-    Those of a work directory are of its best checkpoint. A file holds weights by PyTorch's names.
+    Those of a work directory are of its best checkpoint. A file is one of `TrainedModel.save`, as
+    those of the package are, or holds weights by PyTorch's names.
 
     Raises:
       UsageError: they are of another network, or cannot be read.
     """
     path = build.check_initial(config)
+    origin: dict[str, Any] = {"path": path}
     if as_path(path).is_dir():
         saved = find_weights(path, fields=(INIT_FROM, "--weights"))
         variables = saved.load(network, image_shape, mesh)
-        return variables, {"path": path, "step": saved.step, "checksums": _digest(variables)}
-    found = pytorch.identify(config.model.name, reading.load_state_dict(path))
-    for name, there in (("mean", found.mean), ("std", found.std)):
-        ours = getattr(config.model, name)
-        if there and there != ours:
-            raise UsageError(
-                f"--config.model.{name}={ours}: must be {there}, as in {INIT_FROM}={path}"
-            )
-    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
+        origin["step"] = saved.step
+    else:
+        shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
+        variables = _of_file(config, path, shapes)
+        variables = jax.device_put(variables, sharding.replicated(mesh))
+    return variables, origin | {"checksums": _digest(variables)}
+
+
+def _of_file(config: Config, path: str, shapes: Variables) -> Variables:
+    if trained.is_saved(path):
+        variables = trained.load(path, fields=(INIT_FROM, "weights")).variables
+    else:
+        found = pytorch.identify(config.model.name, reading.load_state_dict(path))
+        for name, there in (("mean", found.mean), ("std", found.std)):
+            ours = getattr(config.model, name)
+            if there and there != ours:
+                raise UsageError(
+                    f"--config.model.{name}={ours}: must be {there}, as in {INIT_FROM}={path}"
+                )
+        variables = found.variables
+    leaves = flatten_dict(variables, sep="/")
     for leaf, shape in flatten_dict(shapes, sep="/").items():
-        there = flatten_dict(found.variables, sep="/")[leaf].shape
-        if there != shape.shape:
+        found_shape = leaves[leaf].shape if leaf in leaves else None
+        if found_shape != shape.shape:
             raise UsageError(
-                f"{INIT_FROM}={path}: {leaf} has shape {there}; the configuration's network needs "
-                f"{shape.shape}"
+                f"{INIT_FROM}={path}: {leaf} has shape {found_shape}; the configuration's "
+                f"network needs {shape.shape}"
             )
-    variables = jax.device_put(found.variables, sharding.replicated(mesh))
-    return variables, {"path": path, "checksums": _digest(variables)}
+    return variables
 
 
 def _digest(variables: Variables) -> str:

@@ -290,6 +290,14 @@ def locate(path: PathLike, field: str) -> str:
     )
 
 
+def is_saved(path: PathLike) -> bool:
+    """Return whether a file is one of `TrainedModel.save`; one that cannot be read is none."""
+    try:
+        return Path(path).suffix == ENDING and _TEXT in safetensors.read(path, "path")[1]
+    except UsageError:
+        return False
+
+
 def _read(path: str, field: str) -> TrainedModel:
     arrays, texts = safetensors.read(path, field)
     if _TEXT not in texts:

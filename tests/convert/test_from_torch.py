@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+import ancra_jax
 from ancra_jax import evaluate, models
 from ancra_jax.convert import from_torch
 from ancra_jax.convert.from_torch import import_checkpoint
@@ -138,10 +139,9 @@ def test_the_command(tmp_path):
 
 
 def starting_from(path, **options):
-    settings = {"model__mean": (0.25,), "model__std": (0.5,), **options}
-    return small_config(
-        model__name="resnet18", model__width=2, max_steps=1, init_from=str(path), **settings
-    )
+    settings = {"model__name": "resnet18", "model__width": 2, "max_steps": 1}
+    settings |= {"model__mean": (0.25,), "model__std": (0.5,), **options}
+    return small_config(init_from=str(path), **settings)
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
@@ -160,6 +160,33 @@ def test_initial_weights_are_those_of_a_file_or_a_directory(tmp_path, kind):
         initial.load(config, build.create_network(config, 7), SHAPE, mesh)
     with pytest.raises(UsageError, match=r"init_from=.*no such"):
         build.check_initial(starting_from(tmp_path / "nothing"))
+
+
+def test_initial_weights_are_those_of_a_saved_network(tmp_path):
+    file = str(tmp_path / "net.safetensors")
+    imported(tmp_path)
+    ancra_jax.load(tmp_path / "run").save(file)
+    config = starting_from(file)
+    mesh = sharding.create_mesh()
+    loaded, origin = initial.load(config, build.create_network(config, 10), SHAPE, mesh)
+    jax.tree.map(np.testing.assert_array_equal, loaded, variables())
+    assert origin["path"] == file
+    with pytest.raises(UsageError, match=r"--config\.model\.mean=\(0\.5,\): must be \(0\.25,\)"):
+        build.check_initial(starting_from(file, model__mean=(0.5,)))
+    with pytest.raises(UsageError, match=r"init_from=.*net.safetensors: .* has shape"):
+        initial.load(config, build.create_network(config, 7), SHAPE, mesh)
+
+
+def test_initial_weights_are_those_of_a_network_of_the_package():
+    normalised = ancra_jax.load("cifar10-trades-w8").architecture
+    settings = {"model__width": 8, "model__mean": normalised.mean, "model__std": normalised.std}
+    config = starting_from("cifar10-trades-w8", **settings)
+    network, mesh = build.create_network(config, 10), sharding.create_mesh()
+    loaded, _ = initial.load(config, network, (32, 32, 3), mesh)
+    there = ancra_jax.load("cifar10-trades-w8").variables
+    jax.tree.map(np.testing.assert_array_equal, loaded, there)
+    with pytest.raises(UsageError, match=r"init_from=cifar10-trades: .*cifar10-trades-w8"):
+        build.check_initial(starting_from("cifar10-trades"))
 
 
 @pytest.mark.slow
