@@ -213,8 +213,8 @@ def _order(row: Row) -> tuple:
 def readme_section(groups: Sequence[Group]) -> str:
     """Return README.md's table of each data set, the digits last: the worst case in one setting.
 
-    It is the setting with most test images, then most epochs. Of controls and variants the table
-    has those that say most.
+    It is, of those in which three seeds can be compared, the setting with most test images, then
+    most epochs. Of controls and variants the table has those that say most.
     """
     if not groups:
         return NOTHING
@@ -235,9 +235,9 @@ def readme_section(groups: Sequence[Group]) -> str:
     return "\n\n".join([*filter(None, parts), f"{_HOW_TO_READ} {more}"])
 
 
-def _size(group: Group) -> tuple[int, int]:
+def _size(group: Group) -> tuple[bool, int, int]:
     row = group.published[0].row
-    return row.examples[0], row.config.epochs
+    return max(map(len, group.seeds)) >= 3, row.examples[0], row.config.epochs
 
 
 def results_page(groups: Sequence[Group]) -> str:
