@@ -7,7 +7,7 @@
 #   EXAMPLES=200 SEEDS=0 METHODS="trades trades_ancra" ./launch/cpu_rows.sh cifar10_jpeg.npz
 #   SUITES="paper adaptive" BUDGET=standard ./launch/cpu_rows.sh cifar10_jpeg.npz
 #   WEIGHTS=ema ./launch/cpu_rows.sh cifar10_jpeg.npz   # averaged weights are kept, and evaluated
-#   TRANSFER=1 SUITES=worst_case ./launch/cpu_rows.sh cifar10_jpeg.npz  # also transfer between rows
+#   TRANSFER=1 ./launch/cpu_rows.sh cifar10_jpeg.npz    # worst_case, with transfer between rows
 #   ./launch/cpu_rows.sh cifar10_jpeg.npz --dry_run     # the commands
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -18,6 +18,14 @@ if [ -z "${arguments[0]:-}" ]; then
   echo "error: DATA_DIR is missing: the directory or file of CIFAR-10" >&2
   exit 2
 fi
+case "${WEIGHTS:-raw}" in
+  raw) averaged=() chosen=() ;;
+  ema) averaged=(--config.ema.decay=0.995) chosen=(--weights=ema) ;;
+  *)
+    echo "error: WEIGHTS=$WEIGHTS: allowed are raw, ema" >&2
+    exit 2
+    ;;
+esac
 ensure_environment ""
 
 data_dir="${arguments[0]}"
@@ -32,19 +40,10 @@ settings=(
   --config.optimizer.learning_rate=0.2
   --config.negative_contrast.random_epochs=2
   --config.selection.every_epochs=4
+  "${averaged[@]}"
 )
-evaluated=("--adaptive_budget=${BUDGET:-quick}" "--num_examples=${EXAMPLES:-200}")
-case "${WEIGHTS:-raw}" in
-  raw) ;;
-  ema)
-    settings+=(--config.ema.decay=0.995)
-    evaluated+=(--weights=ema)
-    ;;
-  *)
-    echo "error: WEIGHTS=$WEIGHTS: allowed are raw, ema" >&2
-    exit 2
-    ;;
-esac
+evaluated=("--adaptive_budget=${BUDGET:-quick}" "--num_examples=${EXAMPLES:-200}" "${chosen[@]}")
+suites="${SUITES:-${TRANSFER:+worst_case}}" # with transfer, those that take it
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$PWD/.jax_cache}"
 failed=()
 
@@ -73,7 +72,7 @@ for seed in ${SEEDS:-0 1 2}; do
         if [ "$other" != "$row" ]; then others+=",$other"; fi
       done
     fi
-    for suite in ${SUITES:-paper adaptive diagnostics}; do
+    for suite in ${suites:-paper adaptive diagnostics}; do
       run ancra_jax.evaluate "--workdir=$row" "--suite=$suite" "${evaluated[@]}" \
         ${others:+"--transfer_from=${others#,}"} || break
     done

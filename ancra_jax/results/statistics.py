@@ -11,6 +11,7 @@ from ancra_jax.results.names import AUTOATTACK, NATURAL, in_scenario, parse
 
 MEAN_FAMILIES = ("PGD", "FGSM", "C&W", "AA")
 RESAMPLES = 2000
+LEAST_SEEDS = 3  # of which a difference is claimed
 _AT_ONCE = 100
 _ROUNDING = 1e-9  # of sums whose value is 0; no share is as small
 
@@ -121,7 +122,7 @@ class Difference:
 
         Resampling so few says next to nothing of another training, which may turn it around.
         """
-        if self.num_seeds < 3:
+        if self.num_seeds < LEAST_SEEDS:
             return 0
         return int(self.low > _ROUNDING) - int(self.high < -_ROUNDING)
 

@@ -105,8 +105,8 @@ def check_initial(config: Config) -> str:
         raise UsageError(f"{INIT_FROM}={path}: there is no such directory or file")
     if as_path(path).is_dir():
         source = workdir_lib.read_config(path, INIT_FROM).model
-    elif trained.is_saved(path):
-        source = trained.load(path, fields=(INIT_FROM, "weights")).architecture
+    elif model := saved_initial(path):
+        source = model.architecture
     else:
         return path
     for name in ("name", "activation", "mean", "std", "last_block"):
@@ -116,6 +116,13 @@ def check_initial(config: Config) -> str:
                 f"--config.model.{name}={ours!r}: must be {there!r}, as that of {INIT_FROM}={path}"
             )
     return path
+
+
+def saved_initial(path: str) -> trained.TrainedModel | None:
+    """Return the network in a file to start from; None where it has weights by PyTorch's names."""
+    if not path.lower().endswith(trained.ENDING):
+        return None
+    return trained.read_saved(path, f"{INIT_FROM}={path}")
 
 
 def _check_counts(config: Config, problems: Problems, train: int) -> None:

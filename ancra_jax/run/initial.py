@@ -12,7 +12,7 @@ from ancra_jax.config import Config
 from ancra_jax.errors import UsageError
 from ancra_jax.interop import pytorch, reading
 from ancra_jax.ops.files import as_path
-from ancra_jax.run import build, sharding, trained
+from ancra_jax.run import build, sharding
 from ancra_jax.run.build import INIT_FROM
 from ancra_jax.run.weights import find_weights
 from ancra_jax.types import Variables
@@ -43,8 +43,8 @@ def load(
 
 
 def _of_file(config: Config, path: str, shapes: Variables) -> Variables:
-    if trained.is_saved(path):
-        variables = trained.load(path, fields=(INIT_FROM, "weights")).variables
+    if model := build.saved_initial(path):
+        variables = model.variables
     else:
         found = pytorch.identify(config.model.name, reading.load_state_dict(path))
         for name, there in (("mean", found.mean), ("std", found.std)):

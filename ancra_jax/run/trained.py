@@ -253,7 +253,12 @@ def load(
                 f"{fields[0]}={text}: is a file of one network; {checkpoint=} and {weights=} are "
                 "choices among those of a work directory"
             )
-        return _read(text, f"{fields[0]}={text}")
+        field = f"{fields[0]}={text}"
+        if model := read_saved(text, field):
+            return model
+        raise UsageError(
+            f"{field}: its header has no {_TEXT!r}, so it is no file of TrainedModel.save"
+        )
     # Needs more packages than a file does.
     from ancra_jax.run import sharding
     from ancra_jax.run.weights import load_run
@@ -290,20 +295,15 @@ def locate(path: PathLike, field: str) -> str:
     )
 
 
-def is_saved(path: PathLike) -> bool:
-    """Return whether a file is one of `TrainedModel.save`; one that cannot be read is none."""
-    try:
-        return Path(path).suffix == ENDING and _TEXT in safetensors.read(path, "path")[1]
-    except UsageError:
-        return False
+def read_saved(path: str, field: str) -> TrainedModel | None:
+    """Read a file of `TrainedModel.save`; errors call it ``field``.
 
-
-def _read(path: str, field: str) -> TrainedModel:
+    Returns:
+      None of a safetensors file of another kind.
+    """
     arrays, texts = safetensors.read(path, field)
     if _TEXT not in texts:
-        raise UsageError(
-            f"{field}: its header has no {_TEXT!r}, so it is no file of TrainedModel.save"
-        )
+        return None
     try:
         about = parse_json(texts[_TEXT])
         if about["schema"] != SCHEMA:

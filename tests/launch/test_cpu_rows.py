@@ -86,3 +86,4 @@ def test_transfer_is_from_the_other_rows_of_the_seed(tree):
     tried = {row: call.rpartition("=")[2] for (row, _), call in zip(rows, calls, strict=True)}
     assert tried["natural-3"] == "out/trades-3,out/pgd_at-3"
     assert "--transfer_from" not in calls[0]
+    assert all("--suite=worst_case" in call for call in calls[3:]) and len(calls) == 6

@@ -24,7 +24,7 @@ from ancra_jax.results.rows import (
     paired_difference,
     seeds_row,
 )
-from ancra_jax.results.statistics import RESAMPLES, Difference
+from ancra_jax.results.statistics import LEAST_SEEDS, RESAMPLES, Difference
 from ancra_jax.results.tables import (
     Column,
     Markup,
@@ -53,8 +53,9 @@ COMPARISONS = (
 )
 
 NOTHING = "No row has been published yet."
-_README_METHODS = (*ORDER, "trades_shallow", "trades_branches", "trades_soft_ra")
-_README_COMPARED = ("ANCRA", NO_LAST_BLOCK, *map(method_title, _README_METHODS[-2:]))
+_README_VARIANTS = ("trades_branches", "trades_soft_ra")
+_README_METHODS = (*ORDER, "trades_shallow", *_README_VARIANTS)
+_README_COMPARED = ("ANCRA", NO_LAST_BLOCK, *map(method_title, _README_VARIANTS))
 _README_FAMILIES = ("Nat", "PGD", "AA", "Adaptive")
 _HOW_TO_READ = (
     "Accuracy in % on test images, mean ± sample standard deviation over training seeds; of one "
@@ -213,7 +214,7 @@ def _order(row: Row) -> tuple:
 def readme_section(groups: Sequence[Group]) -> str:
     """Return README.md's table of each data set, the digits last: the worst case in one setting.
 
-    It is, of those in which three seeds can be compared, the setting with most test images, then
+    It is, of those with seeds enough for a difference, the setting with most test images, then
     most epochs. Of controls and variants the table has those that say most.
     """
     if not groups:
@@ -237,7 +238,7 @@ def readme_section(groups: Sequence[Group]) -> str:
 
 def _size(group: Group) -> tuple[bool, int, int]:
     row = group.published[0].row
-    return max(map(len, group.seeds)) >= 3, row.examples[0], row.config.epochs
+    return max(map(len, group.seeds)) >= LEAST_SEEDS, row.examples[0], row.config.epochs
 
 
 def results_page(groups: Sequence[Group]) -> str:
