@@ -54,10 +54,7 @@ def test_the_radii_shrink_to_epsilon():
 
 @pytest.mark.optimized
 def test_agrees_with_the_reference_from_the_same_start():
-    """AutoAttack's published code, epsilon 12, 30 steps; it counts rounding as changed entries.
-
-    Of two versions of XLA, which round otherwise, the medians are 0.0017 and 0.0033.
-    """
+    """AutoAttack's published code, epsilon 12, 30 steps; it counts rounding as changed entries."""
     net = cnn_a.load()
     with np.load(GOLDEN / "cnn_a_l1.npz") as ref:
         rows, best_loss, robust = ref.values()
@@ -67,7 +64,7 @@ def test_agrees_with_the_reference_from_the_same_start():
     found = run_apgd(evaluate, start, images, labels, attacks.L1(12.0), num_steps=30)
     np.testing.assert_array_equal(~found.fooled, robust)
     excess = found.best_loss / best_loss - 1
-    assert np.median(np.abs(excess)) < 5e-3 and np.all(excess > -0.03)
+    assert np.median(np.abs(excess)) < 2e-3 and np.all(excess > -0.01)
 
 
 def test_at_least_as_strong_as_plain_pgd_with_restarts():
