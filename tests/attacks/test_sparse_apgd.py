@@ -54,17 +54,23 @@ def test_the_radii_shrink_to_epsilon():
 
 @pytest.mark.optimized
 def test_agrees_with_the_reference_from_the_same_start():
-    """AutoAttack's published code, epsilon 12, 30 steps; it counts rounding as changed entries."""
+    """AutoAttack's published code, epsilon 12, 30 steps; it counts rounding as changed entries.
+
+    It ran in two builds of PyTorch, in float64, and 16 times from starts that differ by 1e-5:
+    its own runs say how far rounding alone carries a loss.
+    """
     net = cnn_a.load()
     with np.load(GOLDEN / "cnn_a_l1.npz") as ref:
-        rows, best_loss, robust = ref.values()
+        rows, best_losses, robust = ref.values()
     start = net.images[rows] + 2 * net.ref["start_uniform01"][rows].astype(np.float32) - 1
     images, labels, start = map(jnp.asarray, (net.images[rows], net.labels[rows], start))
     evaluate = evaluator(attacks.objectives.cross_entropy(net.model, labels), net.model)
     found = run_apgd(evaluate, start, images, labels, attacks.L1(12.0), num_steps=30)
     np.testing.assert_array_equal(~found.fooled, robust)
-    excess = found.best_loss / best_loss - 1
-    assert np.median(np.abs(excess)) < 2e-3 and np.all(excess > -0.01)
+    usual = np.median(best_losses, axis=0)
+    excess, allowed = found.best_loss / usual - 1, best_losses / usual - 1
+    assert np.median(np.abs(excess)) < np.median(np.abs(allowed), axis=1).max() < 5e-3
+    assert np.min(excess) > np.min(allowed) > -0.03
 
 
 def test_at_least_as_strong_as_plain_pgd_with_restarts():
