@@ -164,9 +164,9 @@ class ExtraDataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationConfig:
-    """Knowledge distillation from another run; off while ``weight`` is 0."""
+    """Knowledge distillation from a trained network; off while ``weight`` is 0."""
 
-    teacher: str = path(remote=True)  # the directory of that run
+    teacher: str = path(remote=True)  # of a run, or a saved network
     teacher_checkpoint: str = choice("best", "last")
     teacher_weights: str = choice(*WEIGHTS)
     weight: float = number(0.0, at_least=0, at_most=1)  # the method's own loss has the rest

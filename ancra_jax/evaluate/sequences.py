@@ -36,9 +36,8 @@ def run_autoattack(task: Task) -> tuple[Arrays, dict[str, Any]]:
 class Source(NamedTuple):
     """Another network, whose adversarial images are tried."""
 
-    name: str  # base name of its work directory
-    method: str  # that trained it
-    step: int  # of its checkpoint
+    name: str  # base name of its work directory, or of its file
+    identity: dict[str, Any]  # what tells its weights from others, as JSON
     model: Model
 
 
@@ -59,10 +58,7 @@ def adaptive_spec(
         "epsilon": config.evaluation.epsilon,
         "budget": budget,
         "defences": [defence.name for defence in defences],
-        "transfer_from": [
-            {"name": source.name, "method": source.method, "step": source.step}
-            for source in sources
-        ],
+        "transfer_from": [{"name": source.name} | source.identity for source in sources],
     }
 
     def run(task: Task) -> tuple[Arrays, dict[str, Any]]:

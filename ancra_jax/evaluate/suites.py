@@ -37,8 +37,8 @@ from ancra_jax.results.store import ResultStore, evaluation_name, under_threat_m
 from ancra_jax.run import build as components
 from ancra_jax.run import multihost, sharding
 from ancra_jax.run import workdir as workdir_lib
-from ancra_jax.run.trained import TrainedModel
-from ancra_jax.run.weights import check_weights, load_run
+from ancra_jax.run.trained import TrainedModel, is_file, locate
+from ancra_jax.run.weights import check_weights, load_network, load_run
 
 SUITES = {
     "quick": ("paper",),
@@ -110,8 +110,8 @@ def run(
       attacks: of AutoAttack, in place of a suite: ``apgd-ce,apgd-t:num_restarts=3,square``.
       adaptive_budget: of the adaptive attacks: ``'quick'``, ``'standard'`` or ``'thorough'``.
       max_minutes: stop the adaptive attacks after so many; 0: no limit. The same call goes on.
-      transfer_from: directories of runs whose best checkpoints' adversarial images are tried, in
-        the suites ``'worst_case'``, ``'adaptive'`` and ``'all'``.
+      transfer_from: runs (their best checkpoints) or saved networks whose adversarial images are
+        tried, in the suites ``'worst_case'``, ``'adaptive'`` and ``'all'``.
       data_dir: where the data lie now, if not where they were in training; they must be the same.
       norm: of another threat model than the run's own, whose results stay apart; with an epsilon.
       epsilon: its radius, on the [0, 1] pixel scale; 0: the run's own.
@@ -125,7 +125,7 @@ def run(
     workdir = directory_path(workdir, "--workdir")
     config = workdir_lib.read_config(workdir)
     config = replace(config, data=components.data_in(config.data, data_dir))
-    transfer_from = [directory_path(one, "--transfer_from") for one in as_list(transfer_from)]
+    transfer_from = [locate(one, "--transfer_from") for one in as_list(transfer_from)]
     check(config, locals())
     config, name = _under(config, evaluation_name(checkpoint, weights), norm, epsilon)
     with _joined(workdir) as (share, mesh):
@@ -274,15 +274,17 @@ def check(config: Config, options: Mapping[str, Any]) -> None:
             f"--transfer_from={','.join(transfer_from)}: {chosen} tries no other networks; allowed "
             f"with the suites {', '.join(TRANSFERRING)}"
         )
-    names = [as_path(directory).resolve().name for directory in transfer_from]
-    for directory, name in zip(transfer_from, names, strict=True):
-        field = f"--transfer_from={directory}"
+    names = [_name_of(path) for path in transfer_from]
+    for path, name in zip(transfer_from, names, strict=True):
         with problems.collect():
-            data = workdir_lib.read_config(directory, "--transfer_from").data.name
-            if data != config.data.name:
-                raise UsageError(f"{field}: is a run on {data}, not {config.data.name}")
+            if not is_file(path):
+                data = workdir_lib.read_config(path, "--transfer_from").data.name
+                if data != config.data.name:
+                    raise UsageError(
+                        f"--transfer_from={path}: is a run on {data}, not {config.data.name}"
+                    )
             if names.count(name) > 1:
-                raise UsageError(f"{field}: another directory is called {name} too")
+                raise UsageError(f"--transfer_from={path}: another network is called {name} too")
     problems.raise_all()
 
 
@@ -323,16 +325,29 @@ def custom_spec(config: Config, attacks: Sequence[str], name: str = "") -> Spec:
     return Spec(name, settings, run_autoattack)
 
 
-def load_sources(directories: Sequence[str], dataset: Dataset, mesh: Mesh) -> list[Source]:
-    """Load the best checkpoints of other runs on the data set, of any method and network."""
+def load_sources(paths: Sequence[str], dataset: Dataset, mesh: Mesh) -> list[Source]:
+    """Load other networks for the data set's images and classes, of any method and kind."""
     sources = []
-    for directory in directories:
-        fields = ("--transfer_from", "--weights")
-        model = load_run(directory, mesh, dataset=dataset, fields=fields)
-        name = as_path(directory).resolve().name
-        method, step = model.info["config"]["name"], model.info["step"]
-        sources.append(Source(name, method, step, model.outputs))
+    for path in paths:
+        model = load_network(path, mesh, fields=("--transfer_from", "--weights"))
+        if (model.image_shape, len(model.classes)) != (dataset.image_shape, dataset.num_classes):
+            raise UsageError(
+                f"--transfer_from={path}: is a network for images of shape {model.image_shape} and "
+                f"{len(model.classes)} classes; must be {dataset.image_shape} and "
+                f"{dataset.num_classes}"
+            )
+        info = model.info
+        if is_file(path):
+            identity = {"fingerprint": info["fingerprint"]}
+        else:
+            identity = {"method": info["config"]["name"], "step": info["step"]}
+        sources.append(Source(_name_of(path), identity, model.outputs))
     return sources
+
+
+def _name_of(path: str) -> str:
+    resolved = as_path(path).resolve()
+    return resolved.stem if is_file(path) else resolved.name
 
 
 def define_flags() -> None:

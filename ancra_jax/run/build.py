@@ -24,6 +24,7 @@ from ancra_jax.run.averaging import Averaging
 from ancra_jax.run.sharding import batch_sharded
 
 INIT_FROM = "--config.init_from"
+TEACHER = "--config.distillation.teacher"
 
 
 class Splits(NamedTuple):
@@ -81,20 +82,21 @@ def check(config: Config, problems: Problems, *, devices: int = 1) -> None:
 
 
 def _check_teacher(config: Config, needed: bool) -> None:
-    """Check that a run is named as the teacher if one is needed, and that none is named otherwise.
+    """Check that a teacher is named if one is needed, and that none is named otherwise.
 
     A ``distillation.weight`` without a teacher has been refused where the settings are read.
     """
     teacher, weight = config.distillation.teacher, config.distillation.weight
-    field = "--config.distillation.teacher"
     if needed and teacher:
-        workdir_lib.read_config(teacher, field)
+        path = trained.locate(teacher, TEACHER)
+        if not trained.is_file(path):
+            workdir_lib.read_config(path, TEACHER)
     elif needed and not weight:
         name = config.method.name
-        raise UsageError(f"{field}='': --config.method.name={name!r} needs the run of a network")
+        raise UsageError(f"{TEACHER}='': --config.method.name={name!r} needs a trained network")
     elif teacher and not needed:
         raise UsageError(
-            f"{field}={teacher!r}: is of no use while --config.distillation.weight is 0"
+            f"{TEACHER}={teacher!r}: is of no use while --config.distillation.weight is 0"
         )
 
 

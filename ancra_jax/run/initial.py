@@ -1,6 +1,5 @@
 """Weights that a run starts from, other than random ones: ``config.init_from``."""
 
-import hashlib
 from typing import Any
 
 import jax
@@ -14,7 +13,7 @@ from ancra_jax.interop import pytorch, reading
 from ancra_jax.ops.files import as_path
 from ancra_jax.run import build, sharding
 from ancra_jax.run.build import INIT_FROM
-from ancra_jax.run.weights import find_weights
+from ancra_jax.run.weights import digest, find_weights
 from ancra_jax.types import Variables
 
 
@@ -39,7 +38,7 @@ def load(
         shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image_shape)))
         variables = _of_file(config, path, shapes)
         variables = jax.device_put(variables, sharding.replicated(mesh))
-    return variables, origin | {"checksums": _digest(variables)}
+    return variables, origin | {"checksums": digest(variables)}
 
 
 def _of_file(config: Config, path: str, shapes: Variables) -> Variables:
@@ -63,10 +62,3 @@ def _of_file(config: Config, path: str, shapes: Variables) -> Variables:
                 f"network needs {shape.shape}"
             )
     return variables
-
-
-def _digest(variables: Variables) -> str:
-    digest = hashlib.sha256()
-    for name, leaf in sorted(flatten_dict(jax.device_get(variables), sep="/").items()):
-        digest.update(name.encode() + leaf.tobytes())
-    return digest.hexdigest()[:16]

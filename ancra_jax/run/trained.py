@@ -247,18 +247,8 @@ def load(
     text = locate(path, fields[0])
     if checkpoint not in ("best", "last"):
         raise UsageError(f"checkpoint={checkpoint!r}: allowed are 'best', 'last'")
-    if not is_url(text) and Path(text).is_file():
-        if (checkpoint, weights) != ("best", "raw"):
-            raise UsageError(
-                f"{fields[0]}={text}: is a file of one network; {checkpoint=} and {weights=} are "
-                "choices among those of a work directory"
-            )
-        field = f"{fields[0]}={text}"
-        if model := read_saved(text, field):
-            return model
-        raise UsageError(
-            f"{field}: its header has no {_TEXT!r}, so it is no file of TrainedModel.save"
-        )
+    if is_file(text):
+        return load_file(text, checkpoint=checkpoint, weights=weights, field=fields[0])
     # Needs more packages than a file does.
     from ancra_jax.run import sharding
     from ancra_jax.run.weights import load_run
@@ -268,6 +258,26 @@ def load(
     # Not tied to this device, so that jit takes them along to where the images are.
     variables = jax.tree.map(jnp.asarray, jax.device_get(model.variables))
     return replace(model, variables=variables)
+
+
+def is_file(path: str) -> bool:
+    """Return whether what `locate` returned is a file, not a work directory."""
+    return not is_url(path) and Path(path).is_file()
+
+
+def load_file(
+    path: str, *, checkpoint: str = "best", weights: str = "raw", field: str = "path"
+) -> TrainedModel:
+    """Load a file of `TrainedModel.save`, which errors call ``field``; see `load`."""
+    field = f"{field}={path}"
+    if (checkpoint, weights) != ("best", "raw"):
+        raise UsageError(
+            f"{field}: is a file of one network; {checkpoint=} and {weights=} are choices among "
+            "those of a work directory"
+        )
+    if model := read_saved(path, field):
+        return model
+    raise UsageError(f"{field}: its header has no {_TEXT!r}, so it is no file of TrainedModel.save")
 
 
 def pretrained() -> list[str]:

@@ -1,17 +1,20 @@
 """The weights that a run left: the optimiser's own, or one of their averages."""
 
+import hashlib
+import json
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 
 from ancra_jax.config import Config, to_mapping
 from ancra_jax.data import Dataset
 from ancra_jax.errors import UsageError
 from ancra_jax.ops.pytree import check_finite
-from ancra_jax.run import build, sharding
+from ancra_jax.run import build, sharding, trained
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.averaging import variables_of
 from ancra_jax.run.checkpoint import Checkpoints
@@ -137,6 +140,7 @@ def load_run(
         "weights": weights,
         "step": found.step,
         "data": found.facts.get("data"),
+        "fingerprint": _shortened(json.dumps(facts["checksums"], sort_keys=True).encode()),
         "provenance": next(reversed(workdir_lib.read_starts(workdir)), None),
     }
     return TrainedModel(
@@ -149,6 +153,38 @@ def load_run(
         config.evaluation.epsilon,
         info,
     )
+
+
+def load_network(
+    path: str,
+    mesh: Mesh,
+    *,
+    checkpoint: str = "best",
+    weights: str = "raw",
+    fields: tuple[str, str] = ("path", "weights"),
+) -> TrainedModel:
+    """Load a network from wherever `trained.load` does, on every device of a mesh.
+
+    Its ``info`` has a ``"fingerprint"`` of the weights.
+    """
+    path = trained.locate(path, fields[0])
+    if not trained.is_file(path):
+        return load_run(path, mesh, checkpoint=checkpoint, weights=weights, fields=fields)
+    model = trained.load_file(path, checkpoint=checkpoint, weights=weights, field=fields[0])
+    variables = jax.device_put(model.variables, sharding.replicated(mesh))
+    return replace(
+        model, variables=variables, info=(model.info or {}) | {"fingerprint": digest(variables)}
+    )
+
+
+def digest(variables: Variables) -> str:
+    """Return a fingerprint of weights."""
+    leaves = sorted(flatten_dict(jax.device_get(variables), sep="/").items())
+    return _shortened(b"".join(name.encode() + leaf.tobytes() for name, leaf in leaves))
+
+
+def _shortened(contents: bytes) -> str:
+    return hashlib.sha256(contents).hexdigest()[:16]
 
 
 def _checkpoints(workdir: str) -> Checkpoints:

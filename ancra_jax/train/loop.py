@@ -202,7 +202,7 @@ class Training:
         averaging = build.averaging(config)
         teacher = None
         if method.needs_teacher:
-            teacher = load_teacher(config.distillation, dataset, mesh)
+            teacher = load_teacher(config, dataset, mesh)
         settings, length = scaled(config), (config.epochs, batches.steps_per_epoch)
         optimizer = create_optimizer(settings, *length)
 
@@ -284,7 +284,7 @@ class Training:
         settings = {
             "data": "--config.data",
             "extra_data": "--config.extra_data.path",
-            "teacher": "--config.distillation.teacher",
+            "teacher": build.TEACHER,
         }
         for name, setting in settings.items():
             if name in self.facts and saved[name] != self.facts[name]:

@@ -21,6 +21,7 @@ from ancra_jax.paper import figures
 from ancra_jax.results.examples import load_details
 from ancra_jax.results.load import load_evaluation, load_runs
 from ancra_jax.results.names import STRENGTH_ORDER, attack_order
+from ancra_jax.run.trained import load
 from ancra_jax.train.loop import train
 from tests.support.processes import ends_of, start_several
 from tests.support.short_attacks import short_attacks
@@ -356,7 +357,9 @@ def test_a_worst_case_includes_apgd_and_the_attacks_on_a_defence_alone(
     options = {"num_examples": 4, "checkpoint": "last"}
     results = evaluate(str(plain), suite="worst_case", **options)
     assert [result["attack"] for result in results] == [*NAMES[:4], *apgd]
-    options |= {"transfer_from": [str(workdir)], "adaptive_budget": "quick"}
+    saved = str(tmp_path / f"{workdir.name}.safetensors")
+    load(workdir).save(saved)
+    options |= {"transfer_from": [saved], "adaptive_budget": "quick"}
     transfer = evaluate(str(plain), suite="worst_case", **options)[-1]
     name = workdir.name
     attacks = {f"transfer-{name}-ce", f"transfer-{name}-margin", f"warm-{name}", "square-margin"}
@@ -382,7 +385,9 @@ def test_what_cannot_be_transferred_from(workdir, tmp_path):
     (tmp_path / "config.json").write_text(text.replace('"digits"', '"cifar10"'))
     with pytest.raises(UsageError, match=r"--transfer_from=.*cifar10.*digits"):
         suite(transfer_from=[str(tmp_path)])
-    with pytest.raises(UsageError, match=rf"--transfer_from={workdir}.* run "):
+    with pytest.raises(UsageError, match=r"--transfer_from=.*cifar10-trades-w8.*32.* must be"):
+        suite(transfer_from=["cifar10-trades-w8"])
+    with pytest.raises(UsageError, match=rf"--transfer_from={workdir}.* network is called run "):
         suite(transfer_from=[str(workdir), str(workdir)])
     for others in ({"suite": "quick"}, {"attacks": ["apgd-ce"]}):
         with pytest.raises(UsageError, match=rf"--transfer_from={workdir}: .*worst_case"):
