@@ -56,7 +56,7 @@ def test_the_radii_shrink_to_epsilon():
 def test_agrees_with_the_reference_from_the_same_start():
     """AutoAttack's published code, epsilon 12, 30 steps; it counts rounding as changed entries.
 
-    It ran in two builds of PyTorch, in float64, and 16 times from starts that differ by 1e-5:
+    It ran in two builds of PyTorch, in float64, and 16 times from starts that differ by 1e-7:
     its own runs say how far rounding alone carries a loss.
     """
     net = cnn_a.load()
@@ -69,8 +69,8 @@ def test_agrees_with_the_reference_from_the_same_start():
     np.testing.assert_array_equal(~found.fooled, robust)
     usual = np.median(best_losses, axis=0)
     excess, allowed = found.best_loss / usual - 1, best_losses / usual - 1
-    assert np.median(np.abs(excess)) < np.median(np.abs(allowed), axis=1).max() < 5e-3
-    assert np.min(excess) > np.min(allowed) > -0.03
+    assert np.median(np.abs(excess)) < np.median(np.abs(allowed), axis=1).max() < 4e-3
+    assert np.min(excess) > np.min(allowed) > -0.012
 
 
 def test_at_least_as_strong_as_plain_pgd_with_restarts():
