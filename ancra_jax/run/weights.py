@@ -140,7 +140,7 @@ def load_run(
         "weights": weights,
         "step": found.step,
         "data": found.facts.get("data"),
-        "fingerprint": _shortened(json.dumps(facts["checksums"], sort_keys=True).encode()),
+        "fingerprint": _hash(json.dumps(facts["checksums"], sort_keys=True).encode()),
         "provenance": next(reversed(workdir_lib.read_starts(workdir)), None),
     }
     return TrainedModel(
@@ -180,10 +180,10 @@ def load_network(
 def digest(variables: Variables) -> str:
     """Return a fingerprint of weights."""
     leaves = sorted(flatten_dict(jax.device_get(variables), sep="/").items())
-    return _shortened(b"".join(name.encode() + leaf.tobytes() for name, leaf in leaves))
+    return _hash(b"".join(name.encode() + leaf.tobytes() for name, leaf in leaves))
 
 
-def _shortened(contents: bytes) -> str:
+def _hash(contents: bytes) -> str:
     return hashlib.sha256(contents).hexdigest()[:16]
 
 
