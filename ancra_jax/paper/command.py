@@ -63,7 +63,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         f"(default: {OUTPUTS['full']}, tiny: {OUTPUTS['tiny']})"
     )
     add("--output", help=output)
-    add("--seeds", type=_seeds, default=(0,), help="of the training, N[,N...] (default: 0)")
+    add("--seeds", type=_seeds, default=(0,), help="of the training, N[-N][,...] (default: 0)")
     rows = "only these, NAME[,NAME...], for instance trades_ancra or 'cifar10/*'"
     add("--rows", type=lambda text: tuple(text.split(",")), default=(), help=rows)
     add("--suite", choices=SUITES, default="", help="of attacks (default: the row's own)")
@@ -113,10 +113,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _seeds(text: str) -> tuple[int, ...]:
-    seeds = tuple(_count(part) for part in text.split(","))
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        seeds += range(_count(first), _count(last) + 1) if dash else [_count(part)]
+        if dash and _count(first) >= _count(last):
+            raise argparse.ArgumentTypeError(f"{part!r} does not go up, as 0-15 does")
     if len(set(seeds)) < len(seeds):
         raise argparse.ArgumentTypeError(f"{text!r} has a seed twice")
-    return seeds
+    return tuple(seeds)
 
 
 def _count(text: str) -> int:

@@ -11,7 +11,7 @@ from ancra_jax.paper.measured import REHEARSAL, write_pages
 from ancra_jax.paper.runs import Run
 from ancra_jax.results.load import Selected, load_runs, selected
 from ancra_jax.results.names import NATURAL
-from ancra_jax.results.rows import WORST, Row, paired_difference, rows_of
+from ancra_jax.results.rows import WORST, Row, paired_difference, rows_of, seeds_text
 from ancra_jax.results.statistics import RESAMPLES, Difference, Spread, spread
 from ancra_jax.results.tables import Column, Markup, TextColumn, build, compared
 
@@ -35,7 +35,7 @@ _HELD_OUT = (
 )
 _IDENTITY = (
     TextColumn("Row", lambda row: row.title, "always"),
-    TextColumn("Seeds", lambda row: ", ".join(map(str, row.seeds)), "always"),
+    TextColumn("Seeds", lambda row: seeds_text(row.seeds), "always"),
 )
 
 Content = tuple[Sequence[Column], Sequence[Any], Sequence[str], dict[str, Any]]

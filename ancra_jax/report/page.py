@@ -19,7 +19,7 @@ from ancra_jax.errors import printable
 from ancra_jax.results.examples import Details, Example
 from ancra_jax.results.load import StoredDiagnosis
 from ancra_jax.results.names import NATURAL, display_name
-from ancra_jax.results.rows import Row, SeedsRow, epsilon_text
+from ancra_jax.results.rows import Row, SeedsRow, epsilon_text, seeds_text
 from ancra_jax.results.statistics import survivors
 from ancra_jax.results.store import evaluate_all
 from ancra_jax.results.tables import Column, Table, TextColumn, build, caption, escaped, tables_of
@@ -163,7 +163,7 @@ def _seeds_card(row: SeedsRow) -> dict[str, Any]:
     }
     if row.worst_case:
         mean, std = row.worst_case.mean, row.worst_case.std
-        words = f"worst case; ± {_percent(std)} over seeds {', '.join(map(str, row.seeds))}"
+        words = f"worst case; ± {_percent(std)} over seeds {seeds_text(row.seeds)}"
         card |= _measured(mean, max(0.0, mean - std), min(1.0, mean + std), words)
     return card
 

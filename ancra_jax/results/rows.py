@@ -240,6 +240,19 @@ def epsilon_text(epsilon: float) -> str:
     return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-4 else f"{epsilon:.4g}"
 
 
+def seeds_text(seeds: Iterable[int]) -> str:
+    """Return ``'0-5, 8'``; no more than two seeds in a row are named one by one."""
+    runs: list[list[int]] = []
+    for seed in sorted(seeds):
+        if runs and seed == runs[-1][-1] + 1:
+            runs[-1].append(seed)
+        else:
+            runs.append([seed])
+    return ", ".join(
+        f"{run[0]}-{run[-1]}" if len(run) > 2 else ", ".join(map(str, run)) for run in runs
+    )
+
+
 def _stages(correct: Mapping[str, Correct]) -> dict[str, float]:
     """Return the accuracy under stronger and stronger attackers, as far as they were run."""
     heads = {name: one for name, one in correct.items() if names.parse(name).heads}

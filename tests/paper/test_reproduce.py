@@ -139,6 +139,10 @@ def test_tables_share_the_runs_that_they_have_in_common():
     assert not any("," in workdir for workdir in trainings)  # report takes a list of them
 
 
+def test_seeds_are_named_one_by_one_or_by_their_ends():
+    assert parse(["table3", "--seeds=0-2,5"]).seeds == (0, 1, 2, 5)
+
+
 def test_the_commands_of_a_row():
     arguments = ("table4", "--data_dir=D", "--output=O", "--seeds=0,5", "--num_examples=9")
     run = runs_of(parse([*arguments, "--rows=*soft", "--config.model.width=4"]))[1]
@@ -174,6 +178,9 @@ def test_the_commands_of_a_row():
         ("table3 --seed=1", "unknown argument '--seed=1'; did you mean '--seeds'?"),
         ("table3 --seeds=0,0", "'0,0' has a seed twice"),
         ("table3 --seeds=one", "'one' is not a whole number"),
+        ("table3 --seeds=0-", "'' is not a whole number"),
+        ("table3 --seeds=3-2", "'3-2' does not go up, as 0-15 does"),
+        ("table3 --seeds=0-2,2", "'0-2,2' has a seed twice"),
         ("table3 --num_examples=-3", "'-3' is not a whole number"),
         ("table3 --suite=papper", "--suite: invalid choice: 'papper'"),
         ("table3 --rows=sat", "--rows: 'sat' fits no row of the table; there are cifar10/trades,"),

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ancra_jax.evaluate.result import read_evaluation
 from ancra_jax.results.load import load_runs
-from ancra_jax.results.rows import rows_of, seeds_rows
+from ancra_jax.results.rows import rows_of, seeds_rows, seeds_text
 from ancra_jax.results.statistics import Spread
 from ancra_jax.results.tables import (
     Column,
@@ -76,6 +76,14 @@ def test_fractions_are_written_in_percent():
     values = [None, "", 0.12345, 1.0, 7, "a", Spread(0.5, 0.01)]
     shown = [MISSING, MISSING, "12.35", "100.00", "7", "a", "50.00 ± 1.00"]
     assert [text(value) for value in values] == shown
+
+
+@pytest.mark.parametrize(
+    ("seeds", "shown"),
+    [([3], "3"), ([1, 0], "0, 1"), ([0, 2, 1], "0-2"), ([0, 1, 2, 5, 7, 8, 9], "0-2, 5, 7-9")],
+)
+def test_seeds_in_a_row_are_shown_by_their_ends(seeds, shown):
+    assert seeds_text(seeds) == shown
 
 
 def test_a_new_column_is_one_entry_of_a_list(tmp_path, monkeypatch):

@@ -229,7 +229,7 @@ def test_the_pages_say_what_the_numbers_say(tmp_path, site, monkeypatch):
     assert readme.startswith(f"above\n<!-- results -->\n{setting}, epsilon linf 0.1")
     assert readme.endswith("<!-- /results -->\nbelow\n") and "old" not in readme
     trades = table_under(readme, "<!-- results -->")[0]
-    assert (trades["Method"], trades["Seeds"]) == ("TRADES", "0, 1, 2")
+    assert (trades["Method"], trades["Seeds"]) == ("TRADES", "0-2")
     assert trades["Worst case"] == "41.00 ± 1.00" and page.count(setting) == 1
     for what, title, verdict in (
         ("ANC", "TRADES-ANC − TRADES", "it helps**, +20.00 ["),

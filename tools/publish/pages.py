@@ -23,6 +23,7 @@ from ancra_jax.results.rows import (
     group_seeds,
     paired_difference,
     seeds_row,
+    seeds_text,
 )
 from ancra_jax.results.statistics import LEAST_SEEDS, RESAMPLES, Difference
 from ancra_jax.results.tables import (
@@ -84,7 +85,7 @@ _HELPS = {1: "it helps", 0: "no difference is shown", -1: "it harms"}
 _CLAIM = {1: "stands", 0: "is not shown", -1: "**is contradicted**"}
 
 _LABEL = TextColumn("Method", lambda row: row.label, "always")
-_SEEDS = TextColumn("Seeds", lambda row: ", ".join(map(str, row.seeds)), "always")
+_SEEDS = TextColumn("Seeds", lambda row: seeds_text(row.seeds), "always")
 _COMPARED = (
     TextColumn("Difference", lambda one: one.title),
     TextColumn("Attack", lambda one: display_name(one.attack)),
