@@ -57,6 +57,10 @@ def measure_heads(config: Config, target: Target, count: int, seed: int = 0) -> 
             f"{config.name}: its network has no reverse attention, so there are no heads to compare"
         )
     together = config.model.batch_norm_parts or 1
+    if count < max(2, together):  # an interval takes two examples, a batch all its parts
+        raise UsageError(
+            f"--num_examples={count}: must be at least {max(2, together)} to look at heads"
+        )
     size = min(target.batch_size, count) // together * together or together
     method = methods.create(config)
     key = jax.random.key(seed)

@@ -337,10 +337,9 @@ def load_sources(paths: Sequence[str], dataset: Dataset, mesh: Mesh) -> list[Sou
                 f"{dataset.num_classes}"
             )
         info = model.info
-        if is_file(path):
-            identity = {"fingerprint": info["fingerprint"]}
-        else:
-            identity = {"method": info["config"]["name"], "step": info["step"]}
+        identity = {"fingerprint": info["fingerprint"]}
+        if not is_file(path):
+            identity |= {"method": info["config"]["name"], "step": info["step"]}
         sources.append(Source(_name_of(path), identity, model.outputs))
     return sources
 

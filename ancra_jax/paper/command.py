@@ -79,14 +79,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     figure("--map", choices=MAPS, default="", help="also a two-dimensional map of the features")
     figure("--force", action="store_true", help="measure again what is there")
     options, overrides = parser.parse_known_args(arguments)
-    if options.table not in FIGURES and (
-        given := [
-            name
-            for name in ("workdirs", "class_name", "checkpoint", "map", "force")
-            if getattr(options, name) != parser.get_default(name)
-        ]
-    ):
-        cli.fail(f"--{given[0].partition('_')[0]}: is for the figures {', '.join(FIGURES)}")
+    for given, why in _of_no_use(options):
+        for name in given.split():
+            if getattr(options, name) != parser.get_default(name):
+                cli.fail(f"--{name.removesuffix('_name')}: {why}")
+    if options.workdirs and overrides:
+        cli.fail(f"{overrides[0]}: --workdirs are runs that there are; leave it out")
     for argument in overrides:
         name, equals, _ = argument.partition("=")
         if name in _RESERVED:
@@ -100,16 +98,25 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     options.data_dir = path_text(options.data_dir, "--data_dir", remote=True)
     options.workdirs = [directory_path(one, "--workdirs") for one in options.workdirs]
     options.overrides = overrides
-    if options.table in FIGURES:
-        options.suite = "features"
-        if options.scale == "tiny":
-            options.num_examples = options.num_examples or FIGURE_EXAMPLES
-        if options.workdirs and (overrides or options.rows or options.dry_run):
-            cli.fail(
-                "--workdirs: are runs that there are; leave --config, --rows and --dry_run out"
-            )
+    if options.table in FIGURES and options.scale == "tiny":
+        options.num_examples = options.num_examples or FIGURE_EXAMPLES
     options.report = as_path(options.output) / ("" if options.workdirs else options.table)
     return options
+
+
+def _of_no_use(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """Yield options that would change nothing, by their names in Python, and why."""
+    if options.table not in FIGURES:
+        figures = ", ".join(FIGURES)
+        yield "workdirs class_name checkpoint map force", f"is for the figures {figures}"
+    else:
+        yield "suite released", "is for tables; leave it out"
+    if options.table == "heads":
+        yield "class_name map force", "is for the figures of features; leave it out"
+    if options.table == "coefficients":
+        yield "suite released num_examples", "nothing is attacked; leave it out"
+    if options.workdirs:
+        yield "seeds rows dry_run", "--workdirs are runs that there are; leave it out"
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -188,9 +195,10 @@ def _reproduce(runs: Sequence[runs_lib.Run], options: argparse.Namespace) -> int
             _draw(options, [run.workdir for run in runs])
     elif started and runs_lib.call(runs_lib.report_command(started, options)):
         failures["report"] = "it could not be written"
-    elif started:
+    elif finished := [run for run in started if not run.unfinished]:
         study = options.table in STUDIES
-        print(f"\n{(write_study if study else write_claims)(started, options)}\n")
+        others = [run.title for run in started if run.unfinished]
+        print(f"\n{(write_study if study else write_claims)(finished, options, others)}\n")
         name = "study" if study else "claims"
         print(f"written to {options.report}: {name}.md, {name}.json, report.html, ...")
     for title, problem in failures.items():

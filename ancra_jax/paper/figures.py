@@ -6,6 +6,7 @@ networks with reverse attention, and how often they follow a forced wrong mask.
 """
 
 import argparse
+import importlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from ancra_jax import evaluate
 from ancra_jax.cli.extras import explained
 from ancra_jax.config import Config, directory_path
 from ancra_jax.config.paths import as_list
+from ancra_jax.config.schema import DataConfig
 from ancra_jax.data import Dataset, check_count
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate.features import ADVERSARIAL, extract, settings_of
@@ -28,7 +30,7 @@ from ancra_jax.evaluate.spec import Target
 from ancra_jax.ops.files import as_path, check_writable, write_arrays, write_atomically
 from ancra_jax.paper.claims import MAPS
 from ancra_jax.report.features import draw_features, draw_heads, draw_map, files_of
-from ancra_jax.results.features import StoredFeatures, load_features
+from ancra_jax.results.features import StoredFeatures, class_number, load_features
 from ancra_jax.results.load import labels_of
 from ancra_jax.results.names import NATURAL
 from ancra_jax.results.tables import Column, Table, TextColumn, build
@@ -41,6 +43,7 @@ from ancra_jax.run.weights import load_run
 
 SCHEMA = 1
 MAP_EXAMPLES = 500
+_MAP_MODULES = {"tsne": "sklearn.manifold", "umap": "umap"}
 _HEADS_NOTES = (
     "CE and KL: of the training phase (masks of the labels, each batch normalised by itself), with "
     "the attacks of the run's training; heads a_1 and a_2 are the auxiliary logits of the last two "
@@ -131,6 +134,9 @@ def features(
     configs = _configs(workdirs)
     if projection and projection not in MAPS:
         raise UsageError(f"--map={projection}: allowed are {', '.join(MAPS)}")
+    first = load_features(as_path(workdirs[0]) / "evaluation" / checkpoint)
+    classes = first.classes if first else ()
+    check(components.data_in(configs[0].data, data_dir), class_name, projection, classes)
     labels = _labels(configs)
     shared: dict[str, Any] = {
         "checkpoint": checkpoint,
@@ -163,6 +169,25 @@ def features(
         ],
     }
     return Drawn(features_table(models, number), NOTES, figures, content, arrays)
+
+
+def check(data: DataConfig, class_name: str, projection: str, classes: Sequence[str] = ()) -> None:
+    """Check before anything is trained or measured that a data set has a class, and a map its code.
+
+    Args:
+      data: which data set.
+      class_name: as in `features`.
+      projection: as in `features`.
+      classes: names of the classes, where they are known already.
+
+    Raises:
+      UsageError: there is no such class, or a package is missing.
+    """
+    if projection:
+        with explained():
+            importlib.import_module(_MAP_MODULES[projection])
+    if class_name not in ("0", "all"):  # which all data sets have
+        class_number(class_name, classes or components.load_dataset(data).class_names, "--class")
 
 
 def heads(
@@ -254,18 +279,15 @@ def _map(
 def project(projection: str, points: np.ndarray) -> np.ndarray:
     """Map points to two dimensions with t-SNE or UMAP; the same points always to the same place."""
     neighbours = max(2, min(30, math.isqrt(len(points))))
-    if projection == "umap":
-        with explained():
-            import umap
-
-        return umap.UMAP(n_neighbors=neighbours, random_state=0).fit_transform(points)
     with explained():
-        from sklearn.manifold import TSNE
+        mapping = importlib.import_module(_MAP_MODULES[projection])
         from threadpoolctl import threadpool_limits
+    if projection == "umap":
+        return mapping.UMAP(n_neighbors=neighbours, random_state=0).fit_transform(points)
 
     # With so few points one thread is faster: several spend their time waiting for each other.
     with threadpool_limits(1):
-        return TSNE(perplexity=neighbours, init="pca", random_state=0).fit_transform(points)
+        return mapping.TSNE(perplexity=neighbours, init="pca", random_state=0).fit_transform(points)
 
 
 def _share(key: str, header: str, scale: int, form: str) -> Column:

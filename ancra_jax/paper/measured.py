@@ -109,14 +109,25 @@ def notes_of(table: PaperTable) -> list[str]:
     return notes
 
 
-def write_claims(runs: Sequence[Run], options: Namespace) -> str:
-    """Write claims.md and claims.json beside the report on these runs, and return the Markdown."""
+def write_claims(runs: Sequence[Run], options: Namespace, unfinished: Sequence[str] = ()) -> str:
+    """Write claims.md and claims.json beside the report on these runs, and return the Markdown.
+
+    ``unfinished`` names runs that are not among them, as their attacks have not all ended.
+    """
     table = TABLES[options.table]
     rows = claim_rows(table, runs)
     page = markdown(table, rows, rehearsal=options.scale == "tiny")
+    page = "\n".join([page, *(f"- {note}" for note in left_out(unfinished))])
     return write_pages(
         options, "claims", table.title, page, {"rows": [asdict(row) for row in rows]}
     )
+
+
+def left_out(unfinished: Sequence[str]) -> list[str]:
+    """Return a note on runs that are not in a table, if there are any."""
+    if not unfinished:
+        return []
+    return [f"Left out, as not all of their commands have ended: {'; '.join(unfinished)}."]
 
 
 def write_pages(

@@ -93,6 +93,11 @@ def check(runs: Sequence[Run], options: Namespace) -> None:
             counts = build.inspect_dataset(config.data, problems)
             if counts and options.num_examples:
                 check_count("--num_examples", options.num_examples, counts[1])
+        if options.table in FIGURES and (options.map or options.class_name != "0"):
+            from ancra_jax.paper import figures  # with all that draws
+
+            with problems.collect():
+                figures.check(config.data, options.class_name, options.map)
 
     for arguments in sorted(settings):
         with problems.collect():

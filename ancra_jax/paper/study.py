@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ancra_jax.paper.claims import CONTROLS, STUDIES
-from ancra_jax.paper.measured import REHEARSAL, write_pages
+from ancra_jax.paper.measured import REHEARSAL, left_out, write_pages
 from ancra_jax.paper.runs import Run
 from ancra_jax.results.load import Selected, load_runs, selected
 from ancra_jax.results.names import NATURAL
@@ -66,11 +66,15 @@ class CoefficientRow:
     chosen: bool  # it is the best of its method's
 
 
-def write_study(runs: Sequence[Run], options: Namespace) -> str:
-    """Write study.md and study.json beside the report on these runs, and return the Markdown."""
+def write_study(runs: Sequence[Run], options: Namespace, unfinished: Sequence[str] = ()) -> str:
+    """Write study.md and study.json beside the report on these runs, and return the Markdown.
+
+    ``unfinished`` names runs that are not among them, as their attacks have not all ended.
+    """
     table = STUDIES[options.table]
     tell = _worst_cases if any(row.claims for row in table.rows) else _coefficients
     columns, rows, notes, content = tell(runs)
+    notes = (*notes, *left_out(unfinished))
     parts = [f"## {table.title}", *([REHEARSAL] if options.scale == "tiny" else [])]
     parts += [build("", columns, rows).markdown(), "\n".join(f"- {note}" for note in notes)]
     content = content | {"rows": [asdict(row) for row in rows]}

@@ -48,7 +48,7 @@ STYLE: Any = {
     **{"axes.axisbelow": True, "axes.grid": True, "axes.grid.axis": "y", "grid.color": _RULE},
     **{"axes.linewidth": 0.8, "grid.linewidth": 0.6, "lines.linewidth": 1.8, "figure.dpi": 100},
     **{"axes.titlelocation": "left", "font.sans-serif": ["DejaVu Sans"]},
-    **{"svg.fonttype": "none", "hatch.linewidth": 1.0},
+    **{"svg.fonttype": "none", "hatch.linewidth": 1.0, "text.parse_math": False},
 }
 _FONT = re.compile(r"'DejaVu Sans', sans-serif")
 

@@ -152,7 +152,7 @@ def _card(row: Row) -> dict[str, Any]:
 
 
 def _seeds_card(row: SeedsRow) -> dict[str, Any]:
-    natural, network = row.accuracy.get(NATURAL), row.setting["Network"]
+    natural, network = row.stages.get("Nat"), row.setting["Network"]
     card: dict[str, Any] = {
         "label": row.label,
         "about": f"mean of {len(row.seeds)} seeds, {row.checkpoint} checkpoint, {network}",
@@ -179,7 +179,7 @@ def _no_images(pairs: Iterable[tuple[Row, Details]]) -> Iterable[str]:
     lacking = [
         row
         for row, one in pairs
-        if len(one.labels) and not one.examples and (row.worst_case or row.upper_bound)
+        if len(one.labels) and not one.kept and (row.worst_case or row.upper_bound)
     ]
     for checkpoint in dict.fromkeys(row.checkpoint for row in lacking):
         found = [row for row in lacking if row.checkpoint == checkpoint]

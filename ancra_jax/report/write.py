@@ -92,10 +92,10 @@ def run(
     directories = [directory_path(workdir, "--workdirs") for workdir in named]
     output = directory_path(output, "--output") if output else ""
     runs = load_all(directories)
-    rows = rows_of(runs)
+    found = [(row, run.published) for run in runs for row in rows_of([run])]
+    rows = [row for row, _ in found]
     seeds = seeds_rows(rows)
-    published = {one.workdir for one in runs if one.published}
-    own = [row for row in rows if row.workdir not in published]
+    own = [row for row, published in found if not published]
     missing = [*not_run(own, features=True), *_unfinished(runs)]
     reading = [*reading_notes(rows, seeds)]
     of_rows = [f"{escaped(row.title)}: {note}" for row in rows for note in row_notes(row)]
@@ -114,8 +114,8 @@ def run(
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         details = [
-            NO_DETAILS if row.workdir in published else load_details(row.workdir, row.evaluation)
-            for row in rows
+            NO_DETAILS if published else load_details(row.workdir, row.evaluation)
+            for row, published in found
         ]
         html_page = page.render(
             report,

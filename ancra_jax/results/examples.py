@@ -41,9 +41,10 @@ class Details:
     predictions: dict[str, Int[np.ndarray, "examples"]]  # by attack, where they were kept
     classes: tuple[str, ...]  # names; numbers where they were not kept
     examples: tuple[Example, ...]  # each once, in the order of the attacks
+    kept: bool  # whether images were kept; of a network that errs everywhere there are none
 
 
-NO_DETAILS = Details(np.zeros(0, np.int32), {}, (), ())
+NO_DETAILS = Details(np.zeros(0, np.int32), {}, (), (), kept=False)
 
 
 def load_details(workdir: str, evaluation: Evaluation) -> Details:
@@ -57,6 +58,7 @@ def load_details(workdir: str, evaluation: Evaluation) -> Details:
     predictions: dict[str, np.ndarray] = {}
     classes: tuple[str, ...] = ()
     examples: dict[int, Example] = {}
+    any_kept = False
     for attack in sorted(evaluation.correct, key=lambda name: attack_order(name, STRENGTH_ORDER)):
         path = directory / f"{attack}.npz"
         arrays = read_arrays(path) if path.exists() else {}
@@ -71,17 +73,20 @@ def load_details(workdir: str, evaluation: Evaluation) -> Details:
         _check(path, kept, len(labels))
         if kept["step"] != evaluation.records[attack]["step"]:
             continue
+        any_kept = True
         classes = tuple(map(str, kept["classes"]))
         for example in _examples(attack, kept):
             if not (example.index in examples and examples[example.index].broken_by):
                 examples[example.index] = example
     withstood = np.ones(len(labels), bool)  # also what an attack did not see
     for correct in evaluation.correct.values():
-        seen = correct[: len(labels)]
-        withstood[: len(seen)] &= seen
+        here = correct[: len(labels)]
+        withstood[: len(here)] &= here
     chosen = [one for one in examples.values() if one.broken_by or withstood[one.index]]
-    names = classes or tuple(map(str, range(int(labels.max(initial=-1)) + 1)))
-    return Details(labels, predictions, names, tuple(chosen))
+    seen = [labels, *predictions.values()]
+    count = max(int(one.max(initial=-1)) for one in seen) + 1
+    names = classes or tuple(map(str, range(count)))
+    return Details(labels, predictions, names, tuple(chosen), any_kept)
 
 
 def _check(path: AnyPath, kept: dict[str, np.ndarray], count: int) -> None:

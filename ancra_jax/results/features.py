@@ -27,6 +27,7 @@ perfect, about 0.5 where an attack moves features as far as another class is. Lo
 95 % interval of a bootstrap over the examples. Rows of classes without examples are NaN.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -71,16 +72,9 @@ class StoredFeatures:
           UsageError: there is no such class, or no example of it or of the others was measured;
             the message begins with ``field``.
         """
-        if name == "all":
+        number = class_number(name, self.classes, field)
+        if number is None:
             return None
-        number = int(name) if name.isdecimal() and name not in self.classes else -1
-        if name in self.classes:
-            number = self.classes.index(name)
-        if not 0 <= number < len(self.classes):
-            raise UsageError(
-                f"{field}={name}: there is no such class; allowed are all, 0 to "
-                f"{len(self.classes) - 1}, or a name such as {self.classes[0]}"
-            )
         total = sum(self.counts)
         if self.counts[number] in (0, total):
             raise UsageError(
@@ -138,3 +132,22 @@ def load_features(directory: AnyPath) -> StoredFeatures | None:
                 names += [f"{feature}.{measure}.{pairs}.{kind}" for kind in kinds]
     arrays = read_arrays(path.with_suffix(".npz"), names)
     return StoredFeatures(record=record, arrays=arrays, **{name: record[name] for name in needed})
+
+
+def class_number(name: str, classes: Sequence[str], field: str) -> int | None:
+    """Return the number of a class, given as its number or name; None for ``'all'``.
+
+    Raises:
+      UsageError: there is no such class; the message begins with ``field``.
+    """
+    if name == "all":
+        return None
+    number = int(name) if name.isdecimal() and name not in classes else -1
+    if name in classes:
+        number = classes.index(name)
+    if not 0 <= number < len(classes):
+        raise UsageError(
+            f"{field}={name}: there is no such class; allowed are all, 0 to "
+            f"{len(classes) - 1}, or a name such as {classes[0]}"
+        )
+    return number

@@ -22,7 +22,13 @@ from ancra_jax.results.names import (
     attack_order,
     display_name,
 )
-from ancra_jax.results.store import evaluate_command, evaluation_name, evaluation_names, read_result
+from ancra_jax.results.store import (
+    evaluate_command,
+    evaluate_commands,
+    evaluation_name,
+    evaluation_names,
+    read_result,
+)
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.averaging import NATURAL_ACCURACY, ROBUST_ACCURACY, metric_name
 
@@ -139,7 +145,8 @@ def load_evaluation(workdir: str, checkpoint: str) -> Evaluation:
     belonging = {name: one for name, one in records.items() if same_target(one, reference)}
     notes = [
         f"{display_name(name)} is of another checkpoint, epsilon or data set (step "
-        f"{record['step']}) and left out; {command} --force computes it again"
+        f"{record['step']}) and left out; "
+        f"{evaluate_commands(workdir, checkpoint, {name: record})[0]} --force computes it again"
         for name, record in records.items()
         if name not in belonging
     ]

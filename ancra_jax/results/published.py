@@ -1,7 +1,7 @@
 """Published rows, ``results/rows/*.json``: one evaluated checkpoint each, without its directory."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import make_dataclass, replace
+from dataclasses import field, make_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,12 @@ from ancra_jax.ops.files import AnyPath, as_path, read_json
 from ancra_jax.results.load import Evaluation, Run, check_correct, labels_of, load_runs
 from ancra_jax.results.names import ADAPTIVE, attack_order
 
-FIELDS = {
+SCHEMA = 1
+_FIELDS = {
     int: "schema seed step",
     float: "epsilon",
     str: "method data data_fingerprint network setting norm checkpoint train",
-    list: "evaluate training notes adaptive",
+    list: "training notes adaptive",
     dict: "overrides evaluation attacks diagnosis worst_case config",
 }
 _ATTACK_FIELDS = {
@@ -29,6 +30,8 @@ _ATTACK_FIELDS = {
     list: "warnings",
     dict: "settings",
 }
+_OF_A_SEARCH = {str: "search_precision", int: "denied"}
+"""What an attack also says that did not search in the highest precision."""
 
 
 def load_all(directories: Sequence[str]) -> list[Run]:
@@ -67,7 +70,7 @@ def workdir_of(config: Config) -> str:
 def _run(path: AnyPath) -> Run:
     """Return a published row as the run whose directory its commands name."""
     record = read_row(path)
-    check_fields(record, FIELDS, str(path))
+    check_row(record, str(path))
     config = config_lib.from_mapping(record["config"])
     origin = {name: _words(value) for name, value in record["evaluation"].items()}
     evaluation = evaluation_of(record, str(path), origin)
@@ -95,9 +98,23 @@ def evaluation_of(
     return evaluation
 
 
-def check_fields(record: Any, fields: Mapping[type, str], name: str) -> None:
-    """Check that a record has these fields, by type, or raise a `UsageError`."""
-    kinds = [(field, kind) for kind, names in fields.items() for field in names.split()]
+def check_row(record: Any, name: str) -> None:
+    """Check that a published row, called ``name``, is of this schema and has all fields."""
+    _check_fields(record, _FIELDS, {}, name)
+    if record["schema"] != SCHEMA:
+        raise UsageError(f"{name}: has schema {record['schema']}, this version reads {SCHEMA}")
+
+
+def _check_fields(
+    record: Any, required: Mapping[type, str], optional: Mapping[type, str], name: str
+) -> None:
+    """Check the fields of a record, which are given by type, or raise a `UsageError`."""
+    kinds: list[Any] = [(one, kind) for kind, names in required.items() for one in names.split()]
+    kinds += [
+        (one, kind, field(default=kind()))
+        for kind, names in optional.items()
+        for one in names.split()
+    ]
     problems = Problems()
     build(make_dataclass("Record", kinds), record, name, problems)
     problems.raise_all()
@@ -105,7 +122,7 @@ def check_fields(record: Any, fields: Mapping[type, str], name: str) -> None:
 
 def _correct(attack: Any, name: str) -> Bool[np.ndarray, "examples"]:
     """Return which examples are right, once they and what is said of them are checked."""
-    check_fields(attack, _ATTACK_FIELDS, name)
+    _check_fields(attack, _ATTACK_FIELDS, _OF_A_SEARCH, name)
     try:
         packed = np.frombuffer(bytes.fromhex(attack["correct"]), np.uint8)
     except ValueError as error:

@@ -117,12 +117,13 @@ def row_of(workdir: str, config: Config, label: str, evaluation: Evaluation) -> 
     first: dict[str, Any] = next(iter(records.values()), {"settings": {}})
     model = config.model
     accuracy = {name: float(one.mean()) for name, one in correct.items()}
-    means = ((one, statistics.paper_mean(accuracy, one)) for one in names.SCENARIOS)
     count = min(map(len, correct.values()), default=0)
     shared = {name: one[:count] for name, one in correct.items()}
+    means = ((one, statistics.paper_mean(accuracy, one)) for one in names.SCENARIOS)
     adaptive = records.get(names.ADAPTIVE, {})
     worst_case = statistics.worst_case(correct)
-    hidden = model.reverse_attention and names.ADAPTIVE not in correct
+    begun = adaptive.get("complete", bool(adaptive)) or adaptive.get("attacks")
+    hidden = model.reverse_attention and not begun
     masks = adaptive.get("gate") or {}
     return Row(
         label=label,
@@ -183,7 +184,7 @@ def seeds_rows(rows: Iterable[Row]) -> list[SeedsRow]:
 def seeds_row(rows: Sequence[Row]) -> SeedsRow:
     """Return the spread of every number over rows that differ only in the seed."""
     # The worst of other attacks is another quantity, and so is their mean.
-    alike = len({tuple(row.evaluation.correct) for row in rows}) == 1
+    alike = len({_attacks(row) for row in rows}) == 1
     worst_cases = [row.worst_case for row in rows if row.worst_case] * alike
     upper_bounds = [row.upper_bound for row in rows if row.upper_bound] * alike
     return SeedsRow(
@@ -232,6 +233,13 @@ def _correct(row: Row) -> dict[str, Correct]:
     if not row.reverse_attention:
         correct |= {f"{name}{names.HEADS}": one for name, one in correct.items()}
     return correct | {WORST: statistics.survivors(results)}
+
+
+def _attacks(row: Row) -> tuple:
+    """Return the attacks of a row, with the budget and the sources of the adaptive ones."""
+    made = row.evaluation.records.get(names.ADAPTIVE, {}).get("settings", {})
+    sources = sorted(one.get("method", "") for one in made.get("transfer_from", ()))
+    return tuple(row.evaluation.correct), made.get("budget"), tuple(sources)
 
 
 def epsilon_text(epsilon: float) -> str:

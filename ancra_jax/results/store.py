@@ -168,23 +168,24 @@ def evaluate_commands(
     }
     command = evaluate_command(workdir, checkpoint)
     commands: dict[str, None] = {}
-    searched = {record.get(_PRECISION, "highest") for record in records.values()} - {"highest"}
-    without = " --suite=worst_case" if APGD.keys() & records.keys() else " --suite=quick"
+    precisions = {r.get(_PRECISION, "highest") for name, r in records.items() if name != NATURAL}
+    searched = precisions - {"highest"}
+    adaptive = adaptive_flags(records.get(ADAPTIVE, {}))
+    worst_case = f" --suite=worst_case{adaptive}"
+    # It runs quick, APGD and the adaptive attacks, and would be refused if those are there already
+    # from another command with other settings.
+    apart = AUTOATTACK in records or how.get(ADAPTIVE) != how.get(NATURAL)
+    apart = (apart and ADAPTIVE in records) or len(precisions) > 1
+    all_of_them = APGD.keys() & records.keys() and not apart
     for name, record in records.items():
         family, version, _, released = parse(name)
         # The paper's ends with AutoAttack.
-        suite = "" if how.get(AUTOATTACK) == how.get(NATURAL) else without
-        if name in APGD and not suite:
+        suite = worst_case if all_of_them else " --suite=quick"
+        suite = "" if how.get(AUTOATTACK) == how.get(NATURAL) else suite
+        if name in APGD and suite != worst_case:
             suite = " --suite=apgd"
-        elif name == ADAPTIVE:
-            if AUTOATTACK in records or suite != " --suite=worst_case":
-                suite = " --suite=adaptive"
-            budget = record["settings"].get("budget", "standard")
-            if budget != "standard":
-                suite += f" --adaptive_budget={budget}"
-            if sources := record["settings"].get("transfer_from"):
-                names = path_list([source["name"] for source in sources])
-                suite += f" {shlex.quote(f'--transfer_from={names}')}"
+        elif name == ADAPTIVE and suite != worst_case:
+            suite = f" --suite=adaptive{adaptive}"
         elif released:
             suite = " --suite=released"
         elif name == AUTOATTACK and how.get(NATURAL) != how[name]:
@@ -200,3 +201,14 @@ def evaluate_commands(
             suite += f" --search_precision={precision}"
         commands[f"{command}{suite} {how[name]}"] = None
     return tuple(commands) or (command,)
+
+
+def adaptive_flags(record: Mapping[str, Any]) -> str:
+    """Return the flags of the adaptive attacks of a result; '' of none."""
+    settings = record.get("settings", {})
+    budget = settings.get("budget", "standard")
+    flags = "" if budget == "standard" else f" --adaptive_budget={budget}"
+    if sources := settings.get("transfer_from"):
+        names = path_list([source["name"] for source in sources])
+        flags += f" {shlex.quote(f'--transfer_from={names}')}"
+    return flags

@@ -2,14 +2,16 @@
 
 import json
 import pathlib
+import shlex
 
 import numpy as np
 
 from ancra_jax import methods
 from ancra_jax.config import from_mapping
 from ancra_jax.ops.files import append_json_line
+from ancra_jax.paper import runs as runs_lib
 from ancra_jax.paper.claims import STUDIED
-from ancra_jax.paper.command import parse
+from ancra_jax.paper.command import main, parse
 from ancra_jax.paper.runs import runs_of
 from ancra_jax.paper.study import write_study
 from configs import digits
@@ -74,6 +76,25 @@ def test_differences_are_paired_by_seed_and_the_best_control_is_one_of_them(tmp_
     (found,) = [row for row in study["rows"] if row["method"] == "trades_margin"]
     difference = found["differences"]["trades_shallow"]["worst case"]
     assert difference["low"] <= difference["mean"] == best <= difference["high"]
+
+
+def test_runs_whose_attacks_have_not_all_ended_are_left_out(tmp_path, monkeypatch, capsys):
+    arguments = ["variants", "--seeds=0,1", f"--output={tmp_path}", "--rows=trades,trades_shallow"]
+    options = parse(arguments)
+    for run in runs_of(options):
+        make_run(pathlib.Path(run.workdir), {"natural": NATURAL}, seed=run.seed)
+        write_result(run.workdir, "fgsm", [1, 1, 1, 0, 0, 0])
+        broken_off = run.title == "digits/trades_shallow, seed 1"
+        for command in run.commands[: len(run.commands) - broken_off]:
+            append_json_line(run.record, {"command": shlex.join(command[1:]), "seconds": 1})
+    monkeypatch.setattr(runs_lib, "run_all", lambda runs: {})
+    monkeypatch.setattr(runs_lib, "call", lambda command: 0)
+    options.report.mkdir()
+    assert main(arguments) == 0
+    page = (options.report / "study.md").read_text()
+    rows = {row["Row"]: row["Seeds"] for row in table_under(page, "Controls and variants")}
+    assert rows == {"TRADES": "0, 1", "TRADES-SHALLOW": "0"}
+    assert "digits/trades_shallow, seed 1" in page and page.strip() in capsys.readouterr().out
 
 
 def test_coefficients_are_compared_by_the_best_checkpoints_on_the_selection_split(tmp_path):

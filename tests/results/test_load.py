@@ -63,6 +63,25 @@ def test_the_command_of_adaptive_attacks_has_their_budget_and_sources(tmp_path):
     assert row.evaluate[0].endswith(f"{flags} --transfer_from=plain --num_examples=10 --seed=7")
 
 
+def test_one_command_computes_all_that_a_suite_has(tmp_path):
+    """Run one after another, commands must not leave results that the next one is refused for."""
+    workdir = make_run(tmp_path / "run", PAPER)
+    write_result(workdir, "apgd_ce", PAPER["fgsm"], settings={"attacks_to_run": ["apgd-ce"]})
+    write_result(workdir, "adaptive", PAPER["fgsm"], settings={"budget": "quick"})
+    command = f"ancra evaluate --workdir={workdir}"
+    (row,) = rows_in(workdir)
+    flags = "--suite=worst_case --adaptive_budget=quick --num_examples=10 --seed=7"
+    assert row.evaluate == (f"{command} {flags}",)
+
+    write_result(workdir, "adaptive", PAPER["fgsm"][:5], settings={"budget": "quick"})
+    (row,) = rows_in(workdir)
+    assert [one.removeprefix(f"{command} --suite=") for one in row.evaluate] == [
+        "quick --num_examples=10 --seed=7",
+        "apgd --num_examples=10 --seed=7",
+        "adaptive --adaptive_budget=quick --num_examples=5 --seed=7",
+    ]
+
+
 def test_labels_tell_runs_apart(tmp_path):
     workdirs = [
         make_run(tmp_path / "a"),

@@ -213,7 +213,8 @@ def test_from_the_claim_to_the_worst_case(hidden_gradient):
         assert tables[title][0]["Adaptive"] == "20.00"
     notes = " ".join(notes_of(hidden_gradient)[0])
     assert missing(hidden_gradient) is None and "break 5 of the 7 examples" in notes
-    assert "before the results of PGD-40" in notes and "--suite=diagnostics --force" in notes
+    assert "before the results of PGD-40" in notes
+    assert "--suite=diagnostics --num_examples=10 --force" in notes
 
 
 def test_an_upper_bound_is_no_worst_case(tmp_path, hidden_gradient, capsys):
@@ -237,6 +238,7 @@ def test_an_upper_bound_is_no_worst_case(tmp_path, hidden_gradient, capsys):
 
 def test_what_was_not_run_is_said_once_with_one_command(tmp_path, hidden_gradient):
     flags = "--suite=all --num_examples=10"
+    flags += " --seed=7"  # by which the results there were computed
     assert f"`ancra evaluate --workdir={hidden_gradient} {flags}`" in missing(hidden_gradient)
     (with_figure,) = not_run(rows_of(load_runs([str(hidden_gradient)])), features=True)
     assert "features" in with_figure and "features" not in missing(hidden_gradient)
@@ -250,6 +252,12 @@ def test_what_was_not_run_is_said_once_with_one_command(tmp_path, hidden_gradien
     fake.write_result(hidden_gradient, "adaptive", fake.PGD, settings=settings)
     note = missing(plain, hidden_gradient)
     assert "--suite=all --adaptive_budget=quick" in note and str(hidden_gradient) not in note
+    other = fake.make_run(tmp_path / "other")  # with a budget of its own
+    settings = {"norm": "linf", "epsilon": 0.1, "budget": "thorough"}
+    fake.write_result(other, "adaptive", fake.PGD, settings=settings)
+    note = missing(other, plain, hidden_gradient)
+    assert f"--workdir={other} --suite=all --adaptive_budget=thorough --num" in note
+    assert "plain' --suite=all --num" in note
     fake.write_result(plain, "autoattack", fake.PGD, warnings=["a gradient is zero"])
     assert "--suite=diagnostics" in missing(plain)
     (notes,) = notes_of(plain)

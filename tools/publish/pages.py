@@ -329,5 +329,5 @@ def _rows(published: Iterable[Published]) -> Iterator[str]:
 def _label_and_commands(one: Published) -> tuple[str, tuple[str, ...]]:
     """Return what a method's rows share; commands have SEED where the training's seed stands."""
     seed = rf"(--config\.seed=|--workdir=\S*\D){one.row.seed}(?=\s|$)"
-    commands = (one.record["train"], *one.record["evaluate"])
+    commands = (one.record["train"], *one.row.evaluate)
     return one.row.label, tuple(re.sub(seed, r"\1SEED", command) for command in commands)

@@ -25,8 +25,8 @@ from ancra_jax.errors import Problems, UsageError
 from ancra_jax.results.load import method_settings
 from ancra_jax.results.names import NATURAL
 from ancra_jax.results.published import (
-    FIELDS,
-    check_fields,
+    SCHEMA,
+    check_row,
     evaluation_of,
     hexadecimal,
     read_row,
@@ -38,7 +38,6 @@ from ancra_jax.results.store import CHECKPOINTS
 from ancra_jax.run import automatic
 from ancra_jax.run import workdir as workdir_lib
 
-SCHEMA = 1
 _ORIGIN = ("device", "commit", "versions")
 _OF_ROW = ("data", "network", "norm", "epsilon", "seed", "checkpoint", "step")
 
@@ -69,15 +68,13 @@ def read_all(directory: pathlib.Path) -> dict[str, Published]:
 
 def validate(record: Any, name: str) -> Published:
     """Check the content of a file: its fields, and that its numbers follow from its examples."""
-    check_fields(record, FIELDS, name)
-    if record["schema"] != SCHEMA:
-        raise UsageError(f"{name}: has schema {record['schema']}, this version reads {SCHEMA}")
+    check_row(record, name)
     config = config_lib.from_mapping(record["config"])
     if (config.name, config.seed) != (record["method"], record["seed"]):
         raise UsageError(f"{name}: method or seed is not that of its config")
     if name != file_name(record):
         raise UsageError(f"{name}: a record of this content is called {file_name(record)}")
-    row = row_of("", config, config.name, evaluation_of(record, name))
+    row = row_of(workdir_of(config), config, config.name, evaluation_of(record, name))
     if row.worst_case is None:
         raise UsageError(f"{name}: attacks has no {NATURAL}, or nothing else")
     expected = _worst_case(row.worst_case)
@@ -166,7 +163,6 @@ def record_of(row: Row) -> dict[str, Any]:
     config = row.config
     diagnosis = row.diagnosis
     overrides = _overrides(config)
-    workdir = workdir_of(config)
     settings = config_lib.to_mapping(config)
     settings["data"]["data_dir"] = ""
     created = max(row.provenance["created"])
@@ -178,11 +174,7 @@ def record_of(row: Row) -> dict[str, Any]:
         "data_fingerprint": row.provenance["data_fingerprint"][0],
         "setting": _setting(config, overrides),
         "overrides": overrides,
-        "train": _train_command(config, overrides, workdir),
-        "evaluate": [
-            command.replace(f"--workdir={row.workdir}", f"--workdir={workdir}")
-            for command in row.evaluate
-        ],
+        "train": _train_command(config, overrides),
         "training": [
             {name: start[name] for name in ("step", *_ORIGIN, "created")}
             for start in workdir_lib.read_starts(row.workdir)
@@ -203,6 +195,10 @@ def record_of(row: Row) -> dict[str, Any]:
 def _attack(record: Mapping[str, Any], correct: Bool[np.ndarray, "examples"]) -> dict[str, Any]:
     count = len(correct)
     num_correct = int(correct.sum())
+    search = {
+        "search_precision": record.get("search_precision", "highest"),
+        "denied": record.get("denied", 0),
+    }
     return {
         "num_examples": count,
         "num_correct": num_correct,
@@ -211,6 +207,7 @@ def _attack(record: Mapping[str, Any], correct: Bool[np.ndarray, "examples"]) ->
         "settings": record["settings"],
         "warnings": record.get("warnings", []),
         "correct": hexadecimal(correct),
+        **(search if search["search_precision"] != "highest" else {}),
     }
 
 
@@ -254,12 +251,12 @@ def _setting(config: Config, overrides: dict[str, Any]) -> str:
     return f"{', '.join(filter(None, parts))}: not the paper's setting"
 
 
-def _train_command(config: Config, overrides: dict[str, Any], workdir: str) -> str:
+def _train_command(config: Config, overrides: dict[str, Any]) -> str:
     arguments = [
         f"--config=configs/{config.data.name}.py:{config.name.partition(' ')[0]}",
         f"--config.seed={config.seed}",
         *(f"--config.{name}={value}" for name, value in overrides.items()),
         *(["--config.data.data_dir=DATA"] if config.data.data_dir else []),
-        f"--workdir={workdir}",
+        f"--workdir={workdir_of(config)}",
     ]
     return f"ancra train {shlex.join(arguments)}"

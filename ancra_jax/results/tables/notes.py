@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from ancra_jax.attacks.diagnostics.api import noticed_share
 from ancra_jax.results.names import ADAPTIVE, AUTOATTACK, NATURAL, display_name, parse
 from ancra_jax.results.rows import Row, SeedsRow
-from ancra_jax.results.store import evaluate_all, evaluate_command
+from ancra_jax.results.store import adaptive_flags, evaluate_all, evaluate_command
 from ancra_jax.results.tables.columns import MASKS, NOT_ATTACKED
 from ancra_jax.results.tables.table import DAGGER, code, escaped
 
@@ -102,16 +102,21 @@ def not_run(rows: Sequence[Row], *, features: bool = False) -> Iterable[str]:
         return
     needed = {suite for one in lacks for suite in one.values()}
     suite = needed.pop() if len(needed) == 1 else "all"
-    # The results that are there are kept only by a command with their settings.
-    adaptive = [row.evaluation.records[ADAPTIVE] for row in rows if ADAPTIVE in row.accuracy]
-    budgets = {one["settings"].get("budget", "standard") for one in adaptive} - {"standard"}
+    made = [row.evaluation.records[ADAPTIVE] for row in rows if ADAPTIVE in row.accuracy]
+    budgets = {one["settings"].get("budget", "standard") for one in made}
+    usual = {"settings": {"budget": budgets.pop()}} if len(budgets) == 1 else {}
     commands: dict[tuple[str, str], dict[str, None]] = {}  # by checkpoint and flags, directories
     for row in (row for row, one in zip(rows, lacks, strict=True) if one):
+        # The results that are there are kept only by a command with their settings.
+        records = row.evaluation.records
         flags = f" --suite={suite}" * bool(suite)
-        if suite == "all" and len(budgets) == 1:
-            flags += f" --adaptive_budget={min(budgets)}"
+        if suite == "all":
+            flags += adaptive_flags(records.get(ADAPTIVE, usual))
         if len(row.examples) == 1:
             flags += f" --num_examples={row.examples[0]}"
+        seeds = {record["seed"] for record in records.values()}
+        if len(seeds) == 1 and seeds != {0}:
+            flags += f" --seed={min(seeds)}"
         commands.setdefault((row.checkpoint, flags), {})[row.workdir] = None
     shown = ", ".join(
         code(evaluate_all(list(workdirs), checkpoint, flags))
@@ -176,7 +181,7 @@ def row_notes(row: Row) -> Iterable[str]:
     if newer:
         yield (
             f"the diagnosis was made before the results of {_names(newer)}; "
-            f"`{command} --suite=diagnostics --force` compares them too."
+            f"`{command} --suite=diagnostics --num_examples={count} --force` compares them too."
         )
     if row.diagnosis.verdict == "trustworthy":
         yield (
