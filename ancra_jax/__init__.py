@@ -15,7 +15,10 @@ from typing import Any
 from ancra_jax.errors import MovedNames
 
 __version__ = "0.2.0.dev0"
-_LAZY = ("attacks", "benchmark", "evaluate", "load", "losses", "models", "report", "train")
+_LAZY = (
+    *("attacks", "benchmark", "convert", "data", "defences", "evaluate", "load", "losses"),
+    *("methods", "models", "paper", "predict", "report", "train"),
+)
 
 sys.meta_path.append(MovedNames())
 

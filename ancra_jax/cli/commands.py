@@ -1,4 +1,4 @@
-"""The command ``ancra``: ``ancra COMMAND ...`` is ``python -m ancra_jax.COMMAND ...``."""
+"""The command ``ancra``, whose first argument names what is run."""
 
 import runpy
 import sys

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import importlib
+import signal
 import sys
 import textwrap
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -52,7 +53,9 @@ def run(main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[
             fail(f"unexpected argument {argv[1]!r}: every setting is a flag, --name=value")
         from ancra_jax.cli import backend  # JAX takes a second to import
 
-        logging.set_verbosity(logging.FATAL)  # Orbax reports every step, and errors twice
+        logging.set_verbosity(logging.WARNING)
+        # Orbax reports every step, and errors twice.
+        logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
         backend.keep_compiled_programs()
         backend.give_memory_back()
         with errors_in_one_line(), backend.missing_device_named():
@@ -77,6 +80,9 @@ def errors_in_one_line() -> Iterator[None]:
             yield
     except UsageError as error:
         fail(str(error))
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        raise SystemExit(128 + signal.SIGINT) from None
     except OSError as error:  # a full disk, a file that may not be read, ...
         fail(f"{error.filename or type(error).__name__}: {error.strerror or error}")
     except Exception as error:
@@ -139,7 +145,9 @@ def _parse_flags(names: Sequence[str], argv: list[str]) -> list[str]:
 
 def _help(main: Callable[..., object], names: Collection[str]) -> str:
     """Return what a command does, and its flags."""
-    parts = [(sys.modules[main.__module__].__doc__ or "").strip(), "Flags:"]
+    # By ``ancra`` a command's module is run as __main__, which sys.modules has as another one.
+    about: str = getattr(main, "__globals__", {}).get("__doc__") or ""
+    parts = [about.strip(), "Flags:"]
     for name in sorted(names):
         flag = flags.FLAGS[name]
         default = "" if flag.default in (None, "", [], False, 0) else f" (default: {flag.default})"

@@ -1,1 +1,7 @@
 """The paper's tables: their claims as data, and one command that computes their rows."""
+
+from ancra_jax.cli.extras import lazy
+
+__all__ = ["features", "heads"]
+
+__getattr__ = lazy(__name__, {"features": "figures", "heads": "figures"})

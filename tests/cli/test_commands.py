@@ -60,6 +60,61 @@ def test_ancra_runs_what_python_m_runs(monkeypatch, tmp_path):
     assert (other.stderr, other.returncode) == (text, status)
 
 
+@pytest.mark.parametrize("name", commands.COMMANDS)
+def test_the_help_of_a_command_begins_with_what_it_does(name):
+    words = [sys.executable, "-m", "ancra_jax.cli.commands", name, "--help"]
+    ran = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    first = ran.stdout.splitlines()[0]
+    assert first and not first.startswith(("Flags", " "))
+
+
+LOGGING = """
+import sys
+from absl import logging
+from jax._src import xla_bridge
+from ancra_jax.cli import run
+
+def main(arguments):
+    logging.warning("of the package")
+    xla_bridge.logger.warning("of JAX")
+    exec(compile("logging.warning('of Orbax')", "/packages/orbax/saving.py", "exec"), globals())
+
+run(main, lambda: None)
+"""
+
+
+def test_warnings_are_shown_but_those_of_orbax():
+    """JAX's tell that it fell back to the CPU."""
+    words = [sys.executable, "-c", LOGGING]
+    ran = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert "of the package" in ran.stderr and "of JAX" in ran.stderr
+    assert "of Orbax" not in ran.stderr
+
+
+def test_an_interrupted_command_says_so_in_one_line(capsys):
+    with pytest.raises(SystemExit) as ended, errors_in_one_line():
+        raise KeyboardInterrupt
+    assert ended.value.code == 130 and len(capsys.readouterr().err.splitlines()) == 1
+
+
+MEMBERS = """
+import ancra_jax
+for names in sys.argv[1:]:
+    found = ancra_jax
+    for name in names.split("."):
+        found = getattr(found, name)
+    assert callable(found), names
+"""
+
+
+def test_what_the_documents_call_is_there_after_one_import():
+    names = ["convert.export", "convert.import_checkpoint", "predict.predict", "data.load"]
+    names += ["paper.figures.features", "defences.register"]
+    names += ["methods.create", "train.run", "evaluate.run", "report.run"]
+    words = [sys.executable, "-c", f"import sys{MEMBERS}", *names]
+    subprocess.run(words, env=ENVIRONMENT, check=True)
+
+
 LIGHT = """
 import sys
 before = set(sys.modules)

@@ -208,6 +208,13 @@ def test_what_dry_run_prints_is_what_runs(tree):
     assert calls(tree) == ran == ["ancra report --output=it's here --workdirs=a,b*"]
 
 
+def test_an_extra_that_is_not_there_is_refused(tree):
+    """As pip only warns of it, and JAX then trains on the CPU."""
+    ran = run(tree, "bash", "launch/gpu.sh", "install", CUDA="11")
+    assert ran.returncode == 2 and "cuda11" in ran.stderr and not calls(tree)
+    assert not (tree / ".venv/installed-cuda11").exists()
+
+
 @pytest.mark.skipif(not shutil.which("flock"), reason="needs flock")
 def test_of_several_processes_one_makes_the_environment(tree):
     (tree / ".venv/installed-cuda13").unlink()
@@ -295,15 +302,19 @@ def test_nodes_train_together_with_all_their_gpus(tree):
 def test_the_example_of_skypilot_starts_a_process_a_node(tree):
     (tree / "saved").touch()
     task = yaml.safe_load((tree / "launch/skypilot.yaml").read_text())
+    assert task["envs"]["WORKDIR"] is None  # SkyPilot asks for it
     variables = {
+        "WORKDIR": "gs://bucket/ancra",
         "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2",
         "SKYPILOT_NUM_NODES": str(task["num_nodes"]),
         "SKYPILOT_NODE_RANK": "1",
     }
-    assert run(tree, "bash", "-c", task["setup"]).returncode == 0 and not calls(tree)
-    run(tree, "bash", "-c", task["run"], **task["envs"], **variables)
+    setup = run(tree, "bash", "-c", task["setup"])
+    assert setup.returncode == 0
+    assert calls(tree) == ["python -m pip install --quiet gcsfs s3fs"]
+    run(tree, "bash", "-c", task["run"], **(task["envs"] | variables))
     assert calls(tree) == [
-        "ancra train --config=cifar10.py:trades_ancra --workdir=/shared/ancra --distributed"
+        "ancra train --config=cifar10.py:trades_ancra --workdir=gs://bucket/ancra --distributed"
         " --coordinator_address=10.0.0.1:8476 --num_processes=2 --process_id=1"
     ]
 
