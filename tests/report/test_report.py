@@ -2,7 +2,9 @@
 
 import html
 import json
+import pathlib
 import re
+import shutil
 from xml.etree import ElementTree
 
 import numpy as np
@@ -14,6 +16,7 @@ from ancra_jax.report import figures as figures_lib
 from ancra_jax.report import write
 from ancra_jax.report.write import run
 from ancra_jax.results.tables import Column, build
+from tests.support import ROOT
 from tests.support import fake_runs as fake
 from tests.support.processes import run_command
 
@@ -77,6 +80,25 @@ def test_the_page_is_self_contained(tmp_path):
     for what in ("Step", "Device", "1 x cpu", "abc-dirty", "jax 0.10.0", "--num_examples=10"):
         assert what in page
     assert "&#34;train_examples&#34;: 160" in page  # the configuration
+
+
+def test_few_examples_without_images(tmp_path):
+    """The one class of the labels is not the one that the network sees."""
+    workdir = fake.make_run(tmp_path / "run", {"natural": (1,), "pgd40": (0,)}, name="a $\\b_$ c")
+    run([workdir], str(tmp_path / "out"))
+    assert "Adversarial images" in (tmp_path / "out/report.html").read_text()
+    fake.write_examples(workdir, "pgd40", [])  # kept, but there are none
+    run([workdir], str(tmp_path / "out"))
+    assert "Adversarial images" not in (tmp_path / "out/report.html").read_text()
+
+
+def test_a_run_beside_published_rows_keeps_its_own_pages(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    own = fake.make_run(pathlib.Path("runs/pgd_at-0"), method="pgd_at")
+    pathlib.Path("rows").mkdir()
+    (path,) = (ROOT / "results/rows").glob("cifar10-pgd_at-*-seed0-best.json")
+    shutil.copy(path, "rows")  # its commands name the same directory
+    assert "**Not run**" in run([own, "rows"]).text
 
 
 def test_figures(tmp_path):

@@ -154,6 +154,21 @@ def test_several_seeds_take_the_same_columns(tmp_path):
             assert tables[CLAIM][-1][name] == text
 
 
+@pytest.mark.parametrize(
+    "other", [{"budget": "quick"}, {"transfer_from": [{"name": "a-1", "method": "a"}]}]
+)
+def test_seeds_attacked_in_other_ways_have_no_common_worst_case(tmp_path, other):
+    settings = {"norm": "linf", "epsilon": 0.1, "budget": "standard", "transfer_from": []}
+    for seed, more in enumerate(({}, other)):
+        path = tmp_path / str(seed)
+        fake.make_run(path, method="trades_ra", seed=seed)
+        fake.write_adaptive(path, fake.PGD, settings=settings | more)
+    rows = rows_of(load_runs([str(tmp_path / "0"), str(tmp_path / "1")]))
+    assert all(row.worst_case for row in rows) and seeds_rows(rows)[0].worst_case is None
+    again = [dataclasses.replace(rows[1], seed=2), rows[1]]
+    assert seeds_rows(again)[0].worst_case
+
+
 def test_no_number_is_below_the_worst_case(tmp_path):
     """The last six examples, which not all attacks saw, would put FGSM far below the rest."""
     path = tmp_path / "run"
@@ -231,6 +246,10 @@ def test_an_upper_bound_is_no_worst_case(tmp_path, hidden_gradient, capsys):
     read_evaluation(str(hidden_gradient), "best").print()
     printed = capsys.readouterr().out
     assert columns_lib.NOT_ATTACKED in printed.splitlines()[1] and "robust accuracy:" not in printed
+    # Stopped before the first attack through its mask.
+    fake.write_adaptive(hidden_gradient, fake.NATURAL, attacks=[], complete=False)
+    (row,) = rows_of(load_runs([str(hidden_gradient)]))
+    assert row.worst_case is None and row.upper_bound
     fake.write_adaptive(hidden_gradient, (1,) * 2 + (0,) * 8)
     (row,) = rows_of(load_runs([str(hidden_gradient)]))
     assert row.upper_bound is None and row.worst_case.accuracy == 0.2

@@ -268,6 +268,17 @@ def test_what_the_adaptive_attacks_broke_is_said_and_unfinished_ones_are_refused
     assert row["Method"] == "TRADES-RA" and row["Adaptive attacks: examples broken"] == "branch 3"
 
 
+def test_a_search_in_less_than_the_highest_precision_stays_one(tmp_path, site):
+    run = make_run(tmp_path / "run")
+    write_result(run, "autoattack", (1,) + (0,) * 9, search_precision="high", denied=2)
+    site.publish(run)
+    (published,) = site.rows().values()
+    record = published.row.evaluation.records["autoattack"]
+    assert (record["search_precision"], record["denied"]) == ("high", 2)
+    assert any("--search_precision=high" in command for command in published.row.evaluate)
+    assert "search_precision" not in site.record()["attacks"]["fgsm"]
+
+
 def test_adaptive_attacks_are_compared_only_where_there_is_a_defence(tmp_path, site):
     runs = seeds_of(tmp_path, trades=[40], trades_ra=[45], trades_ancra=[47])
     for run, left, defences in zip(runs, (60, 20, 30), ([], ["gate"], ["gate"]), strict=True):
