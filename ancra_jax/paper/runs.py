@@ -78,6 +78,7 @@ def runs_of(options: Namespace) -> list[Run]:
 def check(runs: Sequence[Run], options: Namespace) -> None:
     """Check the configurations of runs and the numbers of examples; all errors are reported."""
     problems = Problems()
+    configs: list[Config] = []
     settings = {
         tuple(
             one[len("--config") :].removeprefix("=")
@@ -93,16 +94,16 @@ def check(runs: Sequence[Run], options: Namespace) -> None:
             counts = build.inspect_dataset(config.data, problems)
             if counts and options.num_examples:
                 check_count("--num_examples", options.num_examples, counts[1])
-        if options.table in FIGURES and (options.map or options.class_name != "0"):
-            from ancra_jax.paper import figures  # with all that draws
-
-            with problems.collect():
-                figures.check(config.data, options.class_name, options.map)
+        configs.append(config)
 
     for arguments in sorted(settings):
         with problems.collect():
             read_settings(arguments, check_run)
     problems.raise_all()
+    if options.table in FIGURES and not options.dry_run:  # which downloads nothing
+        from ancra_jax.paper import figures  # with all that draws
+
+        figures.check(configs[0].data, options.class_name, options.map)
 
 
 def _fits(row: TableRow, pattern: str) -> bool:

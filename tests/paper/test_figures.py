@@ -10,11 +10,15 @@ import pytest
 
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate.features import distances
+from ancra_jax.evaluate.heads import measure_heads
 from ancra_jax.ops.files import read_arrays, write_arrays
 from ancra_jax.paper import figures
+from ancra_jax.paper import runs as runs_lib
+from ancra_jax.paper.claims import TableRow
 from ancra_jax.paper.command import main, parse
 from ancra_jax.results.store import SCHEMA
 from tests.support.fake_runs import make_run
+from tests.support.small_runs import small_config
 
 COUNTS = [5, 7, 0]
 
@@ -81,6 +85,16 @@ def test_what_cannot_be_drawn_is_refused(workdirs, tmp_path):
         figures.features([str(tmp_path / "nothing")])
 
 
+def test_the_class_of_a_figure_is_looked_at_before_anything_is_measured():
+    row = TableRow("", "digits", "trades")
+    digits = runs_lib.Run(row, 0, "", (("--config=digits.py:trades",),))
+    options = parse(["figure1", "--class=dog"])
+    with pytest.raises(UsageError, match="--class=dog"):
+        runs_lib.check([digits], options)
+    options.class_name = "9"
+    runs_lib.check([digits], options)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -88,6 +102,11 @@ def test_what_cannot_be_drawn_is_refused(workdirs, tmp_path):
         (["table3", "--class=1"], "--class"),
         (["figure1", "--workdirs=A", "--rows=trades"], "--rows"),
         (["figure1", "--workdirs=nowhere"], "nowhere"),
+        (["figure1", "--workdirs=A", "--seeds=0,1"], "--seeds"),
+        (["figure1", "--released"], "--released"),
+        (["heads", "--map=tsne"], "--map"),
+        (["heads", "--class=1"], "--class"),
+        (["coefficients", "--num_examples=9"], "--num_examples"),
     ],
 )
 def test_a_command_that_is_refused_says_so_in_one_line(arguments, message, capsys):
@@ -102,8 +121,15 @@ def test_without_work_directories_a_figure_is_of_the_tables_runs(capsys):
     printed = capsys.readouterr().out
     assert "runs/reproduce-tiny/cifar10/trades_ancra-seed0" in printed
     assert printed.count("--suite=features") == 4 and "ancra_jax.report" not in printed
+    assert main(["heads", "--scale=tiny", "--dry_run"]) == 0
+    assert "ancra_jax.evaluate" not in capsys.readouterr().out  # it measures by itself
     options = parse(["figure1", "--workdirs=A,B", "--output=O"])
     assert str(options.report) == "O" and len(options.workdirs) == 2
+
+
+def test_heads_are_measured_on_two_examples_or_more():
+    with pytest.raises(UsageError, match="--num_examples=1"):
+        measure_heads(small_config("trades_ra"), None, 1, 0)
 
 
 def test_umap_is_used_where_it_is_installed(monkeypatch):
