@@ -5,12 +5,16 @@ import pathlib
 import sys
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
+from jax.sharding import SingleDeviceSharding
 
+from ancra_jax.data.dataset import Split
 from ancra_jax.errors import UsageError
 from ancra_jax.evaluate.features import distances
 from ancra_jax.evaluate.heads import measure_heads
+from ancra_jax.evaluate.spec import Target
 from ancra_jax.ops.files import read_arrays, write_arrays
 from ancra_jax.paper import figures
 from ancra_jax.paper import runs as runs_lib
@@ -128,8 +132,10 @@ def test_without_work_directories_a_figure_is_of_the_tables_runs(capsys):
 
 
 def test_heads_are_measured_on_two_examples_or_more():
+    split = Split(np.zeros((1, 8, 8, 1), np.uint8), np.zeros(1, np.int32))
+    target = Target(lambda images: images, split, 1, SingleDeviceSharding(jax.devices()[0]))
     with pytest.raises(UsageError, match="--num_examples=1"):
-        measure_heads(small_config("trades_ra"), None, 1, 0)
+        measure_heads(small_config("trades_ra"), target, 1)
 
 
 def test_umap_is_used_where_it_is_installed(monkeypatch):
