@@ -184,8 +184,13 @@ def main(arguments: flags.FlagValues) -> None:
     """Run the command."""
     given = options.read(import_checkpoint, arguments)
     config = import_checkpoint(**given)
-    workdir = given["workdir"]
-    print(f"{workdir}: {config.model.name}; next: ancra evaluate --workdir={workdir}")
+    workdir, model = given["workdir"], config.model
+    if model.mean:
+        mean, std = (",".join(map(str, one)) for one in (model.mean, model.std))
+        print(f"the network normalises its images: mean {mean}, std {std}")
+    else:
+        print("the network does not normalise its images: the file and --mean say nothing of it")
+    print(f"{workdir}: {model.name}; next: ancra evaluate --workdir={workdir}")
 
 
 if __name__ == "__main__":

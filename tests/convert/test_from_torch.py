@@ -134,6 +134,11 @@ def test_the_command(tmp_path):
         assert finished.status == 2 and message in finished.error, finished
     finished = run_command(from_torch, *given, f"--workdir={tmp_path}/run", "--mean=0.25")
     assert not finished.status and f"ancra evaluate --workdir={tmp_path}/run" in finished.output
+    assert "mean 0.25, std 0.5" in finished.output
+    np.savez(tmp_path / "plain.npz", **pytorch.from_variables("resnet18", variables()))
+    given[0] = f"--checkpoint={tmp_path}/plain.npz"
+    finished = run_command(from_torch, *given, f"--workdir={tmp_path}/plain")
+    assert "does not normalise" in finished.output
     help_text = run_command(from_torch, "--help").output
     assert "--checkpoint" in help_text and "'model_ema'" in help_text
 
