@@ -92,6 +92,11 @@ def with_entry(key, value):
         (with_entry("bn1.bias", np.zeros(9)), r"1 of wrong shape \(bn1\.bias \(9,\) instead of"),
         (with_entry("fc.weight", np.zeros((5, 17))), r"fc\.weight \(5, 17\) instead of \(5, 16\)"),
         (with_entry("fc.weight", np.zeros(5)), r"fc\.weight \(5,\) instead of 2 dimensions"),
+        (with_entry("fc.weight", np.zeros((0, 16))), r"fc\.weight \(0, 16\) instead of"),
+        (
+            with_entry("conv1.weight", np.zeros((2, 0, 3, 3))),
+            r"conv1\.weight \(2, 0, 3, 3\) instead",
+        ),
         (with_entry("bn1.bias", [1.0, 2.0]), "are a list: a NumPy array is needed"),
         (with_entry("bn1.bias", np.zeros(2, int)), "floating point is needed"),
     ],
