@@ -13,11 +13,11 @@ from typing import NoReturn
 
 from absl import app, flags, logging
 
-from ancra_jax.cli.extras import explained
 from ancra_jax.cli.files import import_file
 from ancra_jax.cli.settings import error_of, join_arguments
 from ancra_jax.config import local_path
 from ancra_jax.errors import UsageError
+from ancra_jax.ops.extras import explained
 from ancra_jax.registry import did_you_mean
 
 _REPEAT = ";\n    repeat this option"  # what absl adds to the help of such a flag

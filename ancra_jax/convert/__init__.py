@@ -1,6 +1,6 @@
 """Commands between work directories and PyTorch: ``ancra import`` and ``ancra export``."""
 
-from ancra_jax.cli.extras import lazy
+from ancra_jax.ops.extras import lazy
 
 __all__ = ["export", "import_checkpoint"]
 

@@ -7,9 +7,11 @@
 docs/pytorch.md.
 """
 
+import contextlib
 import hashlib
 import pathlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -29,7 +31,27 @@ from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.objects import open_checkpoints
 from ancra_jax.types import Variables
 
+_FLAGS = {"data.name": "data", "model.name": "arch"}  # that are not called as their settings
 
+
+@contextlib.contextmanager
+def _own_flags() -> Iterator[None]:
+    """Let errors about settings, ``--config.data.name=x: ...``, speak of this command's flags."""
+    try:
+        yield
+    except UsageError as error:
+        messages = [
+            re.sub(
+                r"--config\.([\w.]*\w)",
+                lambda found: f"--{_FLAGS.get(found[1], found[1].rpartition('.')[2])}",
+                re.sub(r"^(?=(name|mean|std)=)", "--config.model.", message),
+            )
+            for message in error.messages
+        ]
+        raise UsageError(*messages) from error
+
+
+@_own_flags()
 def import_checkpoint(
     checkpoint: str,
     workdir: str,
@@ -128,11 +150,13 @@ def _write(
         checkpoints.close()
 
 
-def _numbers(field: str, given: Sequence[float | str]) -> tuple[float, ...]:
+def _numbers(field: str, given: Any) -> tuple[float, ...]:
+    several = isinstance(given, Sequence | np.ndarray) and not isinstance(given, str)
     try:
-        return tuple(map(float, given))
-    except ValueError as error:
-        raise UsageError(f"{field}={','.join(map(str, given))}: must be numbers") from error
+        return tuple(map(float, given if several else [None]))
+    except (ValueError, TypeError) as error:
+        shown = ",".join(map(str, given)) if several else repr(given)
+        raise UsageError(f"{field}={shown}: must be numbers, one a channel") from error
 
 
 def _normalisation(
@@ -184,8 +208,13 @@ def main(arguments: flags.FlagValues) -> None:
     """Run the command."""
     given = options.read(import_checkpoint, arguments)
     config = import_checkpoint(**given)
-    workdir = given["workdir"]
-    print(f"{workdir}: {config.model.name}; next: ancra evaluate --workdir={workdir}")
+    workdir, model = given["workdir"], config.model
+    if model.mean:
+        mean, std = (",".join(map(str, one)) for one in (model.mean, model.std))
+        print(f"the network normalises its images: mean {mean}, std {std}")
+    else:
+        print("the network does not normalise its images: the file and --mean say nothing of it")
+    print(f"{workdir}: {model.name}; next: ancra evaluate --workdir={workdir}")
 
 
 if __name__ == "__main__":

@@ -166,12 +166,10 @@ def settings_of(model: TrainedModel, layout: str) -> dict[str, Any]:
         raise UsageError(f"model {name!r}: {kind.__name__} has no counterpart in PyTorch")
     if layout not in known:
         raise UsageError(f"--layout={layout}: those of {name!r} are {', '.join(known)}")
-    if network.attention == "soft" or network.last_block == "class_branches":
+    if network.attention == "soft" or network.last_block:
         option = network.last_block or f"{network.attention} attention"
         raise UsageError(f"model {name!r} with {option}: has no counterpart in PyTorch")
     first, sizes = network.stages()
-    if network.last_block == "dropped":
-        sizes = (*sizes[:-1], sizes[-1] - 1)
     features = first * 2 ** (len(sizes) - 1) * (4 if kind.block is resnet.BottleneckBlock else 1)
     return {
         "classes": len(model.classes),

@@ -15,6 +15,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from ancra_jax.config import path_text
 from ancra_jax.data.dataset import Dataset, Split
 from ancra_jax.ops.files import PathLike, read_json
 
@@ -30,9 +31,9 @@ def cached(
     A damaged entry is built again; where nothing can be written, the data set is returned all the
     same. Both are logged as warnings. Entries lie in `default_directory` if ``cache_dir`` is None.
     """
-    directory = default_directory() if cache_dir is None else Path(cache_dir).expanduser()
+    directory = Path(path_text(cache_dir, "cache_dir")) if cache_dir else default_directory()
     entry = directory / f"{name}-{key}"
-    if entry.exists():
+    if os.path.exists(entry):  # False too where the directory may not be entered
         try:
             return _read(entry)
         except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
@@ -66,8 +67,8 @@ def _facts(path: PathLike) -> tuple[str, int, int]:
 
 def default_directory() -> Path:
     """Return ``$ANCRA_JAX_CACHE``, else ``ancra_jax`` in ``$XDG_CACHE_HOME``, else in ~/.cache."""
-    if "ANCRA_JAX_CACHE" in os.environ:
-        return Path(os.environ["ANCRA_JAX_CACHE"]).expanduser()
+    if given := os.environ.get("ANCRA_JAX_CACHE"):
+        return Path(path_text(given, "ANCRA_JAX_CACHE"))
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ancra_jax"
 
 

@@ -122,6 +122,15 @@ def title_of(name: str, recoded: str = "") -> str:
     return f"{title} ({recoded})" if recoded else title
 
 
+def check_whole_numbers(array: np.ndarray, count: int, source: str, name: str) -> None:
+    """Check that an array of a file has ``count`` whole numbers; the error names both."""
+    if not np.issubdtype(array.dtype, np.integer) or array.shape != (count,):
+        raise UsageError(
+            f"{source}: {name} is {array.dtype} of shape {array.shape}; must be {count} whole "
+            "numbers, one per image"
+        )
+
+
 def check_labels(labels: np.ndarray, num_classes: int, source: str, example: str) -> None:
     """Check that labels are class numbers; the error names the ``source`` and the ``example``."""
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))

@@ -55,7 +55,8 @@ def decode_images(
       UsageError: an image cannot be decoded, has more than 8 bits a channel or too many pixels, or
         differs in size; all that cannot be decoded are named, as `shortened` has room.
     """
-
+    if not count:
+        raise UsageError("images: there are none to decode")
     if image_size:
         resize = _fitting(image_size, image_size)
     damaged: dict[int, str] = {}  # what is wrong with which image

@@ -79,7 +79,12 @@ def _read(path: Path, shape: Shape) -> np.ndarray:
 
 def _fit(image: Image.Image, shape: Shape, name: str) -> np.ndarray:
     _check_channels(shape, name)
-    return fit(image, shape)
+    if 0 in image.size:
+        raise UsageError(f"{name} has {image.width}x{image.height} pixels: there must be some")
+    try:
+        return fit(image, shape)
+    except Exception as error:  # decoders raise whatever they like
+        raise UsageError(f"{name} is not an image that can be used: {error}") from error
 
 
 def _check_channels(shape: Shape, name: str) -> None:

@@ -9,6 +9,7 @@ from ancra_jax.config import options_of, path_text
 from ancra_jax.data.dataset import Dataset
 from ancra_jax.data.splits import check_count, subset
 from ancra_jax.errors import Problems, UsageError
+from ancra_jax.ops.extras import explained
 from ancra_jax.ops.files import PathLike
 from ancra_jax.registry import Registry
 
@@ -105,7 +106,8 @@ def load(
         or of a kind that cannot be read. The message says what to do.
     """
     source, settings = _source_of(name, image_size, options)
-    dataset = source(SourceOptions(data_dir, image_size, cache_dir), **settings)
+    with explained():
+        dataset = source(SourceOptions(data_dir, image_size, cache_dir), **settings)
     return subset(dataset, train_examples, test_examples)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int, Int32
 
 from ancra_jax.config import local_path
-from ancra_jax.data.dataset import Dataset, Split, check_labels
+from ancra_jax.data.dataset import Dataset, Split, check_labels, check_whole_numbers
 from ancra_jax.errors import UsageError
 from ancra_jax.ops.files import read_arrays
 
@@ -74,11 +74,7 @@ def load_extra(path: str, image_shape: tuple[int, int, int], num_classes: int) -
             f"{field}: image is {images.dtype} of shape {images.shape}; must be uint8 of shape "
             f"(examples, {', '.join(map(str, image_shape))}), as the data set's images"
         )
-    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != images.shape[:1]:
-        raise UsageError(
-            f"{field}: label is {labels.dtype} of shape {labels.shape}; must be whole numbers "
-            f"of shape ({len(images)},), one per image"
-        )
+    check_whole_numbers(labels, len(images), field, "label")
     if not len(labels):
         raise UsageError(f"{field}: has no examples")
     check_labels(labels, num_classes, field, "example")

@@ -1,6 +1,6 @@
 """Which attacks run on a checkpoint, and what is kept of them."""
 
-from ancra_jax.cli.extras import lazy
+from ancra_jax.ops.extras import lazy
 
 __all__ = ["SUITES", "EvaluationResult", "define_flags", "main", "run"]
 

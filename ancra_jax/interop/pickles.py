@@ -10,7 +10,7 @@ import math
 import pickle
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +21,8 @@ from ancra_jax.errors import UsageError
 from ancra_jax.ops.archives import open_zip, read_member, unpacked_limit
 
 _LEGACY = 0x1950A86A20F9469CFC6C  # what files of PyTorch before 1.6 begin with, pickled
+_FEW = 64  # axes of a tensor, arguments of a call, parts of a key: more make reading endless
+_ENTRIES = 1 << 16  # that dicts are made of at once, as Python 2 wrote them
 _DTYPES: dict[str, Any] = {
     "Double": "<f8", "Float": "<f4", "Half": "<f2", "BFloat16": jnp.bfloat16,
     "ComplexDouble": "<c16", "ComplexFloat": "<c8",
@@ -128,6 +130,8 @@ def _read_legacy(path: Path, file: io.BufferedIOBase, field: str) -> Pickled:
     content = _unpickle(file, field, kinds)
     places = {}
     for key in _unpickle(file, field):
+        if not isinstance(key, str):
+            raise ValueError("its numbers have no name")
         count = int.from_bytes(file.read(8), "little")
         size = count * _dtype(kinds[key]).itemsize
         places[key] = file.tell(), size
@@ -154,6 +158,8 @@ class _Tensors:
     def __call__(self, value: Any, name: str) -> np.ndarray:
         """Return the array, float32 if it holds floats; errors call it ``name``."""
         while isinstance(value, Note) and "_rebuild_parameter" in value.name:
+            if not value.args:
+                raise UsageError(f"{self.field}: {name!r} is damaged (a parameter of nothing)")
             value = value.args[0]
         kind = value.name if isinstance(value, Note) else type(value).__name__
         if not re.fullmatch(r"torch\._utils\._rebuild_tensor(_v2)?", kind):
@@ -175,7 +181,11 @@ class _Tensors:
         if dtype.kind == "c":
             raise UsageError("holds complex numbers; dense tensors of floats are allowed")
         whole = [offset, *shape, *strides]
-        if not all(type(n) is int and n >= 0 for n in whole) or len(shape) != len(strides):
+        # Without the values: lists in one another, each there twice, have endless texts.
+        is_whole = all(type(n) is int and n.bit_length() < 64 for n in whole)
+        if not is_whole or max(len(shape), len(strides)) > _FEW:
+            raise UsageError("has a shape or strides that are no short lists of whole numbers")
+        if min(whole) < 0 or len(shape) != len(strides):
             raise UsageError(f"has the shape {shape} and the strides {strides}")
         self.left -= math.prod(shape) * max(4, dtype.itemsize)
         if self.left < 0:
@@ -190,15 +200,68 @@ class _Tensors:
         return np.lib.stride_tricks.as_strided(numbers, shape, steps, writeable=False)
 
 
-class _Unpickler(pickle.Unpickler):
-    """Unpickles names as notes, and numbers as places in the file."""
+def _checked(load: Callable[[Any], None], check: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """Return a step of the unpickler that checks what it is about to take from the stack."""
+
+    def checked(unpickler: Any) -> None:
+        check(unpickler.stack)
+        load(unpickler)
+
+    return checked
+
+
+def _check_keys(keys: Iterable[Any]) -> None:
+    """Refuse keys of a dict, or members of a set, that may take endless time to be hashed."""
+    for key in keys:
+        parts = key if type(key) is tuple and len(key) <= _FEW else (key,)
+        for part in parts:
+            is_short = isinstance(part, int) and part.bit_length() < 61
+            if not (is_short or isinstance(part, str | bytes | float | Note | None)):
+                raise ValueError("a dict or set in it has keys that are no words or numbers")
+
+
+def _check_arguments(arguments: Any) -> None:
+    """Refuse many arguments: each call would copy them, and a few bytes are one more call."""
+    if len(arguments) > _FEW:
+        raise ValueError(f"something in it is called with {len(arguments):,} arguments")
+
+
+class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc,unused-ignore]
+    """Unpickles names as notes, and numbers as places in the file.
+
+    It is Python's own in Python. The one in C makes room for whatever place a file names in its
+    memo, gigabytes for a few bytes, and cannot be told which keys to refuse.
+    """
+
+    dispatch = pickle._Unpickler.dispatch.copy()  # type: ignore[attr-defined,unused-ignore]
+    for _code, _check in {
+        pickle.SETITEM: lambda stack: _check_keys(stack[-2:-1]),
+        pickle.SETITEMS: lambda stack: _check_keys(stack[::2]),
+        pickle.DICT: lambda stack: _check_keys(stack[::2]),
+        pickle.ADDITEMS: _check_keys,
+        pickle.FROZENSET: _check_keys,
+        pickle.REDUCE: lambda stack: _check_arguments(stack[-1]),
+        pickle.NEWOBJ: lambda stack: _check_arguments(stack[-1]),
+        pickle.NEWOBJ_EX: lambda stack: [*map(_check_arguments, stack[-2:])],
+    }.items():
+        dispatch[_code[0]] = _checked(dispatch[_code[0]], _check)
+    del dispatch[pickle.BYTEARRAY8[0]]  # makes room for as many bytes as it claims
 
     def __init__(self, file: io.BufferedIOBase, kinds: dict[str, str]):
         super().__init__(file)
+        left = _ENTRIES
+
+        def fill(made: dict[Any, Any], entries: Any = ()) -> None:
+            nonlocal left
+            left -= len(entries)
+            if left < 0:
+                raise ValueError("its dicts are made of too many entries at once")
+            _check_keys(key for key, _ in entries)
+            dict.update(made, entries)
+
         # Made anew for every file, so that none can change what the next one meets.
-        self.made: dict[str, type] = {
-            "collections.OrderedDict": type("dict", (dict,), {"__setstate__": Note._ignored})
-        }
+        methods = {"__init__": fill, "__setstate__": Note._ignored}
+        self.made: dict[str, type] = {"collections.OrderedDict": type("dict", (dict,), methods)}
         self.kinds = kinds
 
     def find_class(self, module: str, name: str) -> type:
@@ -213,6 +276,8 @@ class _Unpickler(pickle.Unpickler):
         if place[0] != "storage":  # the code of a whole network, before PyTorch 1.6
             return place[1]
         _, kind, key, _, _, *more = place
+        if not isinstance(key, str | int):
+            raise ValueError("its numbers have no name")
         self.kinds[str(key)] = kind.name
         view = more[0][1] if more and more[0] else 0
         return Storage(kind.name, str(key), view)

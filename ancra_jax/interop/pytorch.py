@@ -21,8 +21,11 @@ from ancra_jax.interop.reading import load_state_dict as load_state_dict
 
 # HWIO -> OIHW and (in, out) -> (out, in).
 _TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}
-# Counters, and the first group that TRADES' WideResNet builds twice and never uses.
-_IGNORED = re.compile(r"(.*\.)?(sub_block1\..*|num_batches_tracked|n_averaged)")
+# Counters, the first group that TRADES' WideResNet builds twice and never uses, and the second
+# name that Andriushchenko's PreActResNet has for its first layers.
+_IGNORED = re.compile(
+    r"(.*\.)?(sub_block1\..*|model_preact_hl1\..*|num_batches_tracked|n_averaged)"
+)
 # What a normalisation of the images keeps, in the network itself or in a wrapper around it.
 _MEAN, _STD = (re.compile(rf"(?:.*\.)?(?:new_)?(?:{names})") for names in ("mean|mu", "std|sigma"))
 _STEM, _CLASSIFIER = ("params", "conv1", "kernel"), ("params", "fc", "kernel")
@@ -62,8 +65,9 @@ def identify(name: str, state_dict: Mapping[str, Any]) -> Imported:
 
     Names may have any prefix, ``module.``, ``model.``, ``_orig_mod.``, ``1.`` or several; which of
     the known layouts they follow is found out, and number of classes, of channels and the width
-    follow from the shapes. Counters (``num_batches_tracked``) and TRADES' unused ``sub_block1`` are
-    ignored. Entries called mean and std, or mu and sigma, are the normalisation of the images.
+    follow from the shapes. Counters (``num_batches_tracked``), TRADES' unused ``sub_block1`` and
+    Andriushchenko's ``model_preact_hl1``, which holds tensors a second time, are ignored.
+    Entries called mean and std, or mu and sigma, are the normalisation of the images.
 
     Args:
       name: a name that `ancra_jax.models.create` takes: ``'resnet18'``, ``'preact_resnet18'``,
@@ -167,9 +171,9 @@ def _check(name: str, paths: Mapping[str, Path], arrays: StateDict) -> tuple[int
     sizes = (0, 0, 0)
     if stem in arrays and classifier in arrays:
         wrong = [
-            f"{key} {arrays[key].shape} instead of {ndim} dimensions"
+            f"{key} {arrays[key].shape} instead of {ndim} dimensions of at least 1"
             for key, ndim in ((stem, 4), (classifier, 2))
-            if arrays[key].ndim != ndim
+            if arrays[key].ndim != ndim or 0 in arrays[key].shape
         ]
         if not wrong:
             num_classes, num_features = arrays[classifier].shape

@@ -1,6 +1,6 @@
 """Models measured as on RobustBench's leaderboards, and the entries that these are made of."""
 
-from ancra_jax.cli.extras import lazy
+from ancra_jax.ops.extras import lazy
 
 __all__ = ["BenchmarkResult", "benchmark"]
 

@@ -1,6 +1,6 @@
 """The paper's tables: their claims as data, and one command that computes their rows."""
 
-from ancra_jax.cli.extras import lazy
+from ancra_jax.ops.extras import lazy
 
 __all__ = ["features", "heads"]
 

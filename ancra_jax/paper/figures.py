@@ -18,7 +18,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ancra_jax import evaluate
-from ancra_jax.cli.extras import explained
 from ancra_jax.config import Config, directory_path
 from ancra_jax.config.paths import as_list
 from ancra_jax.config.schema import DataConfig
@@ -27,6 +26,7 @@ from ancra_jax.errors import UsageError
 from ancra_jax.evaluate.features import ADVERSARIAL, extract, settings_of
 from ancra_jax.evaluate.heads import measure_heads
 from ancra_jax.evaluate.spec import Target
+from ancra_jax.ops.extras import explained
 from ancra_jax.ops.files import as_path, check_writable, write_arrays, write_atomically
 from ancra_jax.paper.claims import MAPS
 from ancra_jax.report.features import draw_features, draw_heads, draw_map, files_of

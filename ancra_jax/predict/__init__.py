@@ -1,6 +1,6 @@
 """What a trained network sees in images."""
 
-from ancra_jax.cli.extras import lazy
+from ancra_jax.ops.extras import lazy
 
 __all__ = ["define_flags", "main", "predict"]
 

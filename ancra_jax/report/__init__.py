@@ -1,6 +1,6 @@
 """Reports on runs: tables, figures and pages."""
 
-from ancra_jax.cli.extras import lazy
+from ancra_jax.ops.extras import lazy
 
 __all__ = ["Report", "define_flags", "main", "run"]
 

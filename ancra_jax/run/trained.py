@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -17,13 +17,13 @@ from jaxtyping import Array, Float
 
 from ancra_jax import defences, models
 from ancra_jax.attacks import Defence, ThreatModel, threat_model
-from ancra_jax.cli.extras import explained
 from ancra_jax.config import directory_path, local_path
 from ancra_jax.config.fields import build
 from ancra_jax.config.schema import ModelConfig
 from ancra_jax.errors import Problems, UsageError
 from ancra_jax.interop import safetensors
 from ancra_jax.models.layers import gradient_rule
+from ancra_jax.ops.extras import explained
 from ancra_jax.ops.files import PathLike, parse_json, write_atomically
 from ancra_jax.ops.images import Images
 from ancra_jax.ops.pytree import Foldable, check_finite, pytree_dataclass
@@ -119,8 +119,7 @@ class TrainedModel(Foldable):
         Raises:
           UsageError: an image cannot be read or is none.
         """
-        with explained():
-            from ancra_jax.data.inputs import as_batch  # it needs Pillow, which a network does not
+        from ancra_jax.data.inputs import as_batch  # it needs Pillow, which a network does not
 
         batch = as_batch(images, self.image_shape)
         # Few sizes, so that few programs are compiled.
@@ -138,7 +137,8 @@ class TrainedModel(Foldable):
         """Write the weights, and all that `load` needs beside them, to a ``.safetensors`` file.
 
         Raises:
-          UsageError: the file cannot be written, or has another ending.
+          UsageError: the file cannot be written, or has another ending; or `load` could not read
+            it, as of a `folded` network, or of an ``info`` that JSON cannot hold.
         """
         path = _file_to_write(path)
         if not path.endswith(ENDING):
@@ -153,8 +153,13 @@ class TrainedModel(Foldable):
             "epsilon": self.epsilon,
             "info": _without_paths(self.info),
         }  # fmt: skip
+        try:
+            text = json.dumps(about)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UsageError(f"{path}: cannot be saved: JSON cannot hold info: {error}") from error
         leaves = flatten_dict(jax.device_get(self.variables), sep="/")
-        safetensors.write(path, leaves, {_TEXT: json.dumps(about)})
+        _understood(text, leaves, f"{path}: cannot be saved")
+        safetensors.write(path, leaves, {_TEXT: text})
 
     def export(
         self, path: PathLike | None = None, *, platforms: Sequence[str] = ("cpu", "cuda", "tpu")
@@ -249,9 +254,9 @@ def load(
         raise UsageError(f"checkpoint={checkpoint!r}: allowed are 'best', 'last'")
     if is_file(text):
         return load_file(text, checkpoint=checkpoint, weights=weights, field=fields[0])
-    # Needs more packages than a file does.
-    from ancra_jax.run import sharding
-    from ancra_jax.run.weights import load_run
+    with explained():  # of the packages that it needs and a file does not
+        from ancra_jax.run import sharding
+        from ancra_jax.run.weights import load_run
 
     mesh = sharding.create_mesh(jax.local_devices()[:1])
     model = load_run(text, mesh, checkpoint=checkpoint, weights=weights, fields=fields)
@@ -312,10 +317,17 @@ def read_saved(path: str, field: str) -> TrainedModel | None:
       None of a safetensors file of another kind.
     """
     arrays, texts = safetensors.read(path, field)
-    if _TEXT not in texts:
-        return None
+    return _understood(texts[_TEXT], arrays, field) if _TEXT in texts else None
+
+
+def _understood(text: Any, arrays: Mapping[str, np.ndarray], field: str) -> TrainedModel:
+    """Return the network of a file with such arrays and such a text in its header.
+
+    Raises:
+      UsageError: they are damaged, or not of one network.
+    """
     try:
-        about = parse_json(texts[_TEXT])
+        about = parse_json(text)
         if about["schema"] != SCHEMA:
             raise ValueError(f"schema {about['schema']} is of another version, {SCHEMA} is known")
         classes = tuple(map(str, about["classes"]))
@@ -323,6 +335,10 @@ def read_saved(path: str, field: str) -> TrainedModel | None:
         ball = about["norm"], float(about["epsilon"])
         threat_model(*ball)
         network_settings, info = about["network"], about.get("info")
+        inner = info.get("config") if isinstance(info, dict) else None
+        for name, value in (("info", info), ("info.config", inner)):
+            if not isinstance(value, dict | None):
+                raise ValueError(f"{name} is a {type(value).__name__}: must be an object, or null")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UsageError(f"{field}: its header cannot be read: {error!r}") from error
     problems = Problems()

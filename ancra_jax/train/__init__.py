@@ -1,6 +1,6 @@
 """Training: the loop, the one jitted step, the optimiser."""
 
-from ancra_jax.cli.extras import lazy
+from ancra_jax.ops.extras import lazy
 
 __all__ = ["TrainingResult", "define_flags", "main", "run"]
 

@@ -9,9 +9,9 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
-from ancra_jax.cli.extras import MissingExtraError, explained
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import UsageError, printable
+from ancra_jax.ops.extras import MissingExtraError, explained
 from ancra_jax.registry import did_you_mean
 
 NAMES = {"wandb": "ancra_jax.train.weights_and_biases:WandbRun"}

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 import shutil
 import subprocess
 import sys
@@ -11,10 +12,11 @@ import jax
 import pytest
 
 from ancra_jax.cli import commands, errors_in_one_line, read_settings
-from ancra_jax.cli.extras import MissingExtraError, explained, extra_of, lazy
 from ancra_jax.cli.files import import_shipped
 from ancra_jax.errors import UsageError
+from ancra_jax.ops.extras import MissingExtraError, explained, extra_of, lazy
 from tests.support import ENVIRONMENT, ROOT
+from tests.support.processes import run_python
 
 
 def ancra(monkeypatch, *arguments):
@@ -40,6 +42,36 @@ def test_the_version_is_that_of_the_package(monkeypatch):
     import ancra_jax
 
     assert ancra_jax.__version__ in ancra(monkeypatch, "--version")[0]
+
+
+MISSING = """
+import sys
+sys.modules[sys.argv[1]] = None
+from ancra_jax.errors import UsageError
+try:
+    {line}
+except UsageError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "extra"),
+    [
+        ("PIL", "from ancra_jax import data", "train"),
+        ("sklearn", "from ancra_jax import data; data.load('digits')", "data"),
+        (
+            "tensorflow_datasets",
+            "from ancra_jax import data; data.load('cifar10', data_dir='.')",
+            "data",
+        ),
+        ("orbax", "import ancra_jax; ancra_jax.load('.')", "train"),
+    ],
+)
+def test_a_call_from_python_says_what_to_install(monkeypatch, tmp_path, module, line, extra):
+    monkeypatch.chdir(tmp_path)
+    told = run_python(MISSING.format(line=line), module)
+    assert re.search(rf"{module}\S* is not installed.*ancra-jax\[{extra}\]", told), told
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Work directories of PyTorch's weights, and training that starts from given weights."""
 
+import inspect
 import json
 
 import jax
@@ -86,19 +87,29 @@ def test_best_and_last_are_the_weights_of_the_file(tmp_path):
     ("options", "message"),
     [
         ({"arch": "resnet34"}, r"weights of resnet34: .* missing"),
-        ({"arch": "resnet81"}, r"'resnet81'"),
+        ({"arch": "resnet81"}, r"^--arch='resnet81'"),
+        ({"std": "0.5"}, r"^--std='0\.5': must be numbers"),
         ({"mean": (0.4,)}, r"--mean=\(0\.4,\): the file says \(0\.25,\)"),
         ({"std": (0.5, 0.5)}, r"--std"),
-        ({"data": "digitz"}, r"'digitz'"),
+        ({"data": "digitz"}, r"^--data='digitz'"),
+        ({"data": "folder", "data_dir": ""}, r"^--data_dir=''"),
+        ({"image_size": 32}, r"^--image_size=32"),
         ({"entry": "model"}, r"no entries"),
-        ({"norm": "l3"}, r"norm='l3'"),
-        ({"activation": "tanh"}, r"activation='tanh'"),
+        ({"norm": "l3"}, r"^--norm='l3'"),
+        ({"activation": "tanh"}, r"^--activation='tanh'"),
     ],
 )
 def test_unusable_settings_are_refused_before_anything_is_written(tmp_path, options, message):
     with pytest.raises(UsageError, match=message):
         imported(tmp_path, **options)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("mean", "shown"), [(0.5, "0.5"), ((None,), "None"), (None, "None")])
+def test_what_is_no_list_of_numbers_is_refused(tmp_path, mean, shown):
+    as_users_have_it = inspect.unwrap(import_checkpoint)  # without the tests' check of types
+    with pytest.raises(UsageError, match=rf"^--mean={shown}: must be numbers"):
+        as_users_have_it(write(tmp_path / "w.npz"), str(tmp_path / "r"), arch="resnet18", mean=mean)
 
 
 def test_networks_for_other_data_are_refused(tmp_path):
@@ -114,6 +125,14 @@ def test_networks_for_other_data_are_refused(tmp_path):
             import_checkpoint(
                 str(tmp_path / "w.npz"), str(tmp_path / "run"), arch="resnet18", data="digits"
             )
+    np.savez(tmp_path / "w.npz", **pytorch.from_variables("resnet18", variables()))
+    files = str(tmp_path / "w.npz"), str(tmp_path / "run")
+    for moments, message in (
+        ({"mean": ["0.5"]}, r"^--mean=\(0\.5,\), --std=\(\): must be as many"),
+        ({"mean": [0.5] * 2, "std": [0.5] * 2}, r"^--mean=\(0\.5, 0\.5\): has 2 numbers"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            import_checkpoint(*files, arch="resnet18", data="digits", **moments)
     imported(tmp_path)
     with pytest.raises(UsageError, match="holds a run already"):
         imported(tmp_path)
@@ -134,6 +153,11 @@ def test_the_command(tmp_path):
         assert finished.status == 2 and message in finished.error, finished
     finished = run_command(from_torch, *given, f"--workdir={tmp_path}/run", "--mean=0.25")
     assert not finished.status and f"ancra evaluate --workdir={tmp_path}/run" in finished.output
+    assert "mean 0.25, std 0.5" in finished.output
+    np.savez(tmp_path / "plain.npz", **pytorch.from_variables("resnet18", variables()))
+    given[0] = f"--checkpoint={tmp_path}/plain.npz"
+    finished = run_command(from_torch, *given, f"--workdir={tmp_path}/plain")
+    assert "does not normalise" in finished.output
     help_text = run_command(from_torch, "--help").output
     assert "--checkpoint" in help_text and "'model_ema'" in help_text
 

@@ -98,6 +98,20 @@ def test_logits_are_ours(tmp_path, name, layout):
     np.testing.assert_allclose(theirs, expected, atol=1e-5 * np.abs(theirs).max(), rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"attention": "soft"}, "soft attention"),
+        ({"last_block": "dropped", "reverse_attention": False}, "dropped"),
+        ({"last_block": "class_branches", "reverse_attention": False}, "class_branches"),
+    ],
+)
+def test_variants_without_a_counterpart_are_refused(tmp_path, options, message):
+    model = make("resnet18", shape=(8, 8, 1), mean=(), std=(), **options)
+    with pytest.raises(UsageError, match=rf"'resnet18' with {message}: has no counterpart"):
+        written(tmp_path, model)
+
+
 @needs_torch
 def test_labels_choose_the_masks_where_they_are_given(tmp_path):
     import torch

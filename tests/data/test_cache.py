@@ -1,3 +1,4 @@
+import errno
 import logging
 import os
 import threading
@@ -8,6 +9,7 @@ import pytest
 
 from ancra_jax import data
 from ancra_jax.data.cache import cached, source_key
+from ancra_jax.errors import UsageError
 
 
 def small(seed=0):
@@ -65,6 +67,36 @@ def test_unwritable_cache_is_a_warning(tmp_path, caplog):
         dataset = cached("small", "key", small, tmp_path / "file" / "cache")
     assert "cannot keep the decoded small" in caplog.text
     assert dataset.fingerprint == small().fingerprint
+
+
+def test_a_cache_that_may_not_be_entered_is_a_warning(tmp_path, monkeypatch, caplog):
+    def refused(path, *args, **options):
+        if str(path).startswith(str(tmp_path / "secret")):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return there(path, *args, **options)
+
+    there = os.stat  # as for another user than the one that runs these tests, who may do all
+    monkeypatch.setattr(os, "stat", refused)
+    monkeypatch.setattr(os, "mkdir", refused)
+    with caplog.at_level(logging.WARNING):
+        dataset = cached("small", "key", small, tmp_path / "secret" / "cache")
+    assert "Permission denied" in caplog.text
+    assert dataset.fingerprint == small().fingerprint
+
+
+@pytest.mark.parametrize("given", ["ANCRA_JAX_CACHE", "cache_dir"])
+def test_an_empty_setting_is_none(tmp_path, monkeypatch, given):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("ANCRA_JAX_CACHE", "")
+    monkeypatch.chdir(tmp_path)
+    cached("small", "key", small, "" if given == "cache_dir" else None)
+    assert [path.name for path in tmp_path.iterdir()] == ["ancra_jax"]
+
+
+def test_a_user_that_does_not_exist_has_no_cache(monkeypatch):
+    monkeypatch.setenv("ANCRA_JAX_CACHE", "~nobody-of-this-name/cache")
+    with pytest.raises(UsageError, match="ANCRA_JAX_CACHE='~nobody-of-this-name/cache': there is"):
+        cached("small", "key", small, None)
 
 
 def test_failed_write_leaves_nothing(cache_dir, monkeypatch, caplog):

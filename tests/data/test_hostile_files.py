@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ancra_jax import data
+from ancra_jax.data.decode import decode_images
 from ancra_jax.errors import UsageError
 from ancra_jax.interop import pytorch
 from tests.support import hostile
@@ -90,6 +91,11 @@ def test_tensors_that_are_not_dense_floats_are_refused(tmp_path):
         with pytest.raises(UsageError) as error:
             pytorch.load_state_dict(tmp_path / "w.pt")
         assert name in str(error.value) and str(error.value).isprintable()
+
+
+def test_no_images_are_refused_in_words():
+    with pytest.raises(UsageError, match="there are none"):
+        decode_images(0, read=lambda i: b"", describe=str)
 
 
 def test_dense_tensors_of_every_type_are_read(tmp_path):

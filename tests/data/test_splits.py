@@ -107,6 +107,7 @@ IMAGES, LABELS = arrays()
         ({"image": IMAGES[..., :1], "label": LABELS}, r"\(20, 4, 4, 1\).*\(examples, 4, 4, 3\)"),
         ({"image": IMAGES, "label": LABELS[:19]}, r"label .*\(19,\)"),
         ({"image": IMAGES, "label": LABELS / 1}, r"label .*float64"),
+        ({"image": IMAGES, "label": LABELS + 2**32}, r"label 429\d+ of example"),
         ({"image": IMAGES, "label": LABELS + 1}, r"label 10 of example \d+ .*0\.\.9"),
         ({"image": IMAGES, "label": LABELS - 10}, r"label -\d+ of example \d+ .*0\.\.9"),
         ({"image": IMAGES[:0], "label": LABELS[:0]}, r"no examples"),

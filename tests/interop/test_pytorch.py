@@ -59,6 +59,21 @@ def test_data_parallel_prefix_counters_and_float64_are_accepted():
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(back))
 
 
+def test_tensors_that_a_code_saves_twice_are_read_once():
+    name = "preact_resnet18_raw_shortcut"
+    variables = narrow_variables(name)
+    state_dict = pytorch.from_variables(name, variables, prefix="module.")
+    # As Andriushchenko's network has its normalisation, stem and first batch normalisation again.
+    again = {"conv1": 1, "layer1.0.bn1": 2}
+    for part, number in again.items():
+        for key in [key for key in state_dict if key.startswith(f"module.{part}.")]:
+            leaf = key.rsplit(".", 1)[1]
+            state_dict[f"module.model_preact_hl1.{number}.{leaf}"] = state_dict[key]
+    assert sum("hl1" in key for key in state_dict) == 5
+    back = pytorch.to_variables(name, state_dict)
+    jax.tree.map(np.testing.assert_array_equal, back, variables)
+
+
 def without(key):
     return lambda state_dict: state_dict.pop(key)
 
@@ -77,6 +92,11 @@ def with_entry(key, value):
         (with_entry("bn1.bias", np.zeros(9)), r"1 of wrong shape \(bn1\.bias \(9,\) instead of"),
         (with_entry("fc.weight", np.zeros((5, 17))), r"fc\.weight \(5, 17\) instead of \(5, 16\)"),
         (with_entry("fc.weight", np.zeros(5)), r"fc\.weight \(5,\) instead of 2 dimensions"),
+        (with_entry("fc.weight", np.zeros((0, 16))), r"fc\.weight \(0, 16\) instead of"),
+        (
+            with_entry("conv1.weight", np.zeros((2, 0, 3, 3))),
+            r"conv1\.weight \(2, 0, 3, 3\) instead",
+        ),
         (with_entry("bn1.bias", [1.0, 2.0]), "are a list: a NumPy array is needed"),
         (with_entry("bn1.bias", np.zeros(2, int)), "floating point is needed"),
     ],

@@ -5,6 +5,7 @@ import io
 import os
 import pathlib
 import pickle
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -175,7 +176,7 @@ TENSOR = (
         (b"K\x00J\xfe\xff\xff\xff\x85K\x01\x85", r"'w' has the shape \(-2,\)"),
         (b"J\xff\xff\xff\xffK\x02\x85K\x01\x85", r"'w' has the shape"),
         (b"K\x00\x8a\x06\x00\x00\x00\x00\x00\x01\x85K\x00\x85", r"'w' is larger than its file"),
-        (b"K\x00N\x85K\x01\x85", r"'w' has the shape \(None,\)"),
+        (b"K\x00N\x85K\x01\x85", r"'w' has a shape or strides that are no"),
         (b"K\x00K\x02K\x01\x85", r"damaged"),
     ],
 )
@@ -188,6 +189,51 @@ def test_tensors_stay_within_their_numbers(tmp_path, place, message):
     else:
         with pytest.raises(UsageError, match=message):
             load_state_dict(path)
+
+
+LISTS = b"K\x01\x85" + b"2\x86" * 26  # pairs of pairs of pairs ...: 80 bytes, a gigabyte as text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (TENSOR % (b"K\x00" + LISTS + b"K\x01\x85"), "'w' has a shape or strides"),
+        (TENSOR % (b"K\x00K\x02\x85" + LISTS), "'w' has a shape or strides"),
+        (TENSOR.replace(b"X\x01\x00\x00\x000", LISTS) % b"K\x00))", "numbers have no name"),
+        (b"\x80\x02}" + LISTS + b"Ns.", "a dict or set in it has keys"),
+        (b"\x80\x02}(" + LISTS + b"Nu.", "a dict or set in it has keys"),
+        (b"\x80\x02(" + LISTS + b"Nd.", "a dict or set in it has keys"),
+        (b"\x80\x04\x8f(" + LISTS + b"\x90.", "a dict or set in it has keys"),
+        (b"\x80\x04(" + LISTS + b"\x91.", "a dict or set in it has keys"),
+        (b"\x80\x02ccollections\nOrderedDict\n](" + LISTS + b"N\x86e\x85R.", "has keys"),
+        (b"\x80\x02ctorch\nSize\n(" + b"N" * 65 + b"tR.", "called with 65 arguments"),
+        (b"\x80\x02ctorch\nSize\n(" + b"N" * 65 + b"t\x81.", "called with 65 arguments"),
+        (b"\x80\x02}X\x01\x00\x00\x00wctorch._utils\n_rebuild_parameter\n)Rs.", "'w' is damaged"),
+        (b"\x80\x05\x96\x00\x00\x00\x00\x01\x00\x00\x00.", "is damaged"),
+    ],
+)
+def test_a_few_bytes_do_not_take_minutes(tmp_path, content, message):
+    path = in_a_zip(tmp_path / "w.pt", content)
+    with pytest.raises(UsageError, match=message) as error:
+        load_state_dict(path)
+    assert len(str(error.value)) < 400
+
+
+def test_a_few_bytes_do_not_take_gigabytes(tmp_path):
+    path = in_a_zip(tmp_path / "w.pt", b"\x80\x02}r\x00\x00\x00\x01.")  # the 2**24th of a memo
+    tracemalloc.start()
+    with pytest.raises(UsageError, match="no dict of tensors"):
+        load_state_dict(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 << 20
+
+
+def test_a_dict_as_python_2_wrote_it(tmp_path):
+    pairs = b"](X\x01\x00\x00\x00wK\x03\x86X\x01\x00\x00\x00vK\x04\x86e"
+    path = in_a_zip(tmp_path / "w.pt", b"\x80\x02ccollections\nOrderedDict\n" + pairs + b"\x85R.")
+    with pytest.raises(UsageError, match="'w' is a int, not a tensor"):
+        load_state_dict(path)
 
 
 def test_files_cut_anywhere_are_refused(tmp_path, save, tensors):

@@ -1,5 +1,6 @@
 """A trained network as one object: what it computes, and its files."""
 
+import io
 import json
 import os
 import re
@@ -194,6 +195,9 @@ def test_grey_and_colour_become_what_the_network_takes():
         (__file__, "test_trained.py"),
         ([None], "image 0"),
         (Image.fromarray(np.zeros((8, 8), np.uint16)), "8 bits"),
+        (Image.new("RGB", (0, 0)), "image 0 has 0x0 pixels"),
+        (Image.new("La", (8, 8)), "image 0 is not an image"),
+        (Image.open(io.BytesIO(encode(random_image(0, 99, 99, 3))[:999])), "image 0 is not an"),
     ],
 )
 def test_what_is_no_image_is_refused(model, images, message):
@@ -265,6 +269,9 @@ NETWORK = {"name": "tiny", "width": 4, "reverse_attention": True}
         (changed(network=NETWORK | {"width": 10**9}), "shape"),
         (changed(network=NETWORK | {"depth": 3}), "depth"),
         (changed(network=[]), "network"),
+        (changed(info="made by me"), "info is a str"),
+        (changed(info=[1]), "info is a list"),
+        (changed(info={"config": "x"}), r"info\.config is a str"),
         (lambda about: {}, "header"),
         (lambda about: [], "header"),
     ],
@@ -283,9 +290,34 @@ def test_damaged_headers_are_refused(file, tmp_path, change, message):
 
 def test_weights_that_are_not_finite_are_refused(model, tmp_path):
     path = tmp_path / "m.safetensors"
-    replace(model, variables=jax.tree.map(lambda x: x * jnp.inf, model.variables)).save(path)
+    model.save(path)
+    arrays, texts = safetensors.read(path, "file")
+    safetensors.write(path, {name: one * np.inf for name, one in arrays.items()}, texts)
     with pytest.raises(UsageError, match=r"m\.safetensors: .* has NaN or infinite values"):
         ancra_jax.load(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"info": "made by me"}, "info is a str"),
+        ({"info": {"config": [1]}}, r"info\.config is a list"),
+        ({"info": {"a": np.float32(1)}}, "info: .*float32"),
+        ({"classes": ("cat", "dog")}, "fc/"),
+        ({"epsilon": 8.0}, "epsilon"),
+        ({"variables": jax.tree.map(lambda x: x * jnp.nan, random_model().variables)}, "has NaN"),
+    ],
+)
+def test_a_network_that_could_not_be_loaded_is_not_saved(model, tmp_path, changes, message):
+    with pytest.raises(UsageError, match=rf"m\.safetensors: cannot be saved: .*{message}"):
+        replace(model, **changes).save(tmp_path / "m.safetensors")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_folded_network_is_not_saved(tmp_path):
+    folded = ancra_jax.load("cifar10-trades-w8").folded()
+    with pytest.raises(UsageError, match=r"cannot be saved: '.*' has the shape .*network needs"):
+        folded.save(tmp_path / "m.safetensors")
 
 
 def test_a_file_does_not_say_where_things_lie_on_this_machine(model, tmp_path):

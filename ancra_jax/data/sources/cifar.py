@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ancra_jax.data.cache import cached, source_key
-from ancra_jax.data.dataset import Dataset, Split
+from ancra_jax.data.dataset import Dataset, Split, check_labels, check_whole_numbers
 from ancra_jax.data.decode import decode_images
 from ancra_jax.data.registry import SourceOptions, local_path, register
 from ancra_jax.data.sources import tfds_directory
@@ -86,18 +86,22 @@ def _load_jpeg_file(path: Path, cache_dir: PathLike | None) -> Dataset:
 
 
 def _jpeg_split(field: str, arrays: dict[str, np.ndarray], part: str) -> Split:
-    encoded, lengths = arrays[f"{part}_bytes"], arrays[f"{part}_lengths"]
-    ends = np.cumsum(lengths, dtype=np.int64)
+    encoded, lengths, labels = (arrays[f"{part}_{one}"] for one in ("bytes", "lengths", "labels"))
+    check_whole_numbers(lengths, lengths.size, field, f"{part}_lengths")
+    lengths = lengths.astype(np.int64)
+    ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
-    if encoded.shape != (total,) or not total:
+    if encoded.dtype != np.uint8 or encoded.shape != (total,) or min(lengths, default=0) < 1:
         raise UsageError(
-            f"{field}: {part}_bytes has the shape {encoded.shape}, but {part}_lengths add up to "
-            f"{total}"
+            f"{field}: {part}_bytes is {encoded.dtype} of shape {encoded.shape}; must be uint8, "
+            f"and {part}_lengths, at least 1 each, add up to {total}"
         )
+    check_whole_numbers(labels, len(lengths), field, f"{part}_labels")
+    check_labels(labels, len(CIFAR10_CLASSES), field, f"{part} example")
     images, _ = decode_images(
         len(lengths),
         read=lambda i: encoded[ends[i] - lengths[i] : ends[i]].tobytes(),
         describe=lambda i: f"{part} image {i} of {field}",
         largest=32,
     )
-    return Split(images, arrays[f"{part}_labels"].astype(np.int32))
+    return Split(images, labels.astype(np.int32))
