@@ -30,7 +30,8 @@ def negative_contrast(method: Method, config: Config, attack: AttackSettings) ->
     ``config.negative_contrast.zeta`` is 0.
 
     Raises:
-      UsageError: there is no such strategy, or nothing to contrast with.
+      UsageError: there is no such strategy, nothing to contrast with, or ``from_batch`` for a batch
+        that is taken in parts.
     """
     contrast = config.negative_contrast
     if contrast.zeta == 0:
@@ -38,6 +39,12 @@ def negative_contrast(method: Method, config: Config, attack: AttackSettings) ->
     strategy = contrast.strategy
     core.check_adversarial(config, shown(config, "negative_contrast.zeta"))
     strategies.get(strategy, "--config.negative_contrast.strategy")
+    if contrast.from_batch and config.optimizer.accumulation_steps > 1:
+        # The outputs of a part do not have the rows of the whole batch, which negatives are.
+        raise UsageError(
+            f"{shown(config, 'negative_contrast.from_batch')}: needs the outputs for the whole "
+            f"batch at once, so not {shown(config, 'optimizer.accumulation_steps')}"
+        )
     if strategy != RANDOM:
         core.check_before_end(config, "negative_contrast.random_epochs", contrast.random_epochs)
     descent = replace(attack, objective="cross_entropy")
