@@ -28,7 +28,11 @@ from tests.support.small_runs import small_config
         ),
         ("natural", {"margin_alignment__weight": 1.0}, r"margin_alignment\.weight=1\.0.*'natural'"),
         ("trades_branches", {"margin_alignment__weight": 1.0}, r"weight=1\.0.*'class_branches'"),
-        ("trades", {"method__random_masks": True}, r"random_masks=True: .*reverse_attention=False$"),
+        (
+            "trades",
+            {"method__random_masks": True},
+            r"random_masks=True: .*reverse_attention=False$",
+        ),
         ("trades_soft_ra", {"method__random_masks": True}, r"random_masks=True: .* not .*'soft'$"),
         (
             "trades_batch_anc",
