@@ -89,10 +89,10 @@ def test_best_and_last_are_the_weights_of_the_file(tmp_path):
         ({"arch": "resnet81"}, r"'resnet81'"),
         ({"mean": (0.4,)}, r"--mean=\(0\.4,\): the file says \(0\.25,\)"),
         ({"std": (0.5, 0.5)}, r"--std"),
-        ({"data": "digitz"}, r"'digitz'"),
+        ({"data": "digitz"}, r"^--data='digitz'"),
         ({"entry": "model"}, r"no entries"),
-        ({"norm": "l3"}, r"norm='l3'"),
-        ({"activation": "tanh"}, r"activation='tanh'"),
+        ({"norm": "l3"}, r"^--norm='l3'"),
+        ({"activation": "tanh"}, r"^--activation='tanh'"),
     ],
 )
 def test_unusable_settings_are_refused_before_anything_is_written(tmp_path, options, message):
@@ -158,6 +158,13 @@ def test_initial_weights_are_those_of_a_file_or_a_directory(tmp_path, kind):
         initial.load(other, network, SHAPE, mesh)
     with pytest.raises(UsageError, match=r"init_from=.* has shape|checkpoint .* has shape"):
         initial.load(config, build.create_network(config, 7), SHAPE, mesh)
+    if kind == "file":
+        shallow = starting_from(file, model__last_block="dropped")
+        message = r"init_from=.*w\.npz: .*layer4_1/\S+ has shape .*none.* \(10 arrays\)"
+        with pytest.raises(UsageError, match=message):
+            initial.load(shallow, build.create_network(shallow, 10), SHAPE, mesh)
+    with pytest.raises(UsageError, match=r"init_from=memory://.*on this machine"):
+        build.check_initial(starting_from("memory://bucket/w.npz"))
     with pytest.raises(UsageError, match=r"init_from=.*no such"):
         build.check_initial(starting_from(tmp_path / "nothing"))
 
