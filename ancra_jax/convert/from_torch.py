@@ -21,7 +21,7 @@ from ancra_jax import models
 from ancra_jax.cli import options
 from ancra_jax.config import Config, listable_path, local_path
 from ancra_jax.config import from_mapping as config_from
-from ancra_jax.errors import UsageError
+from ancra_jax.errors import UsageError, renamed
 from ancra_jax.interop import pytorch, reading
 from ancra_jax.ops.files import as_path
 from ancra_jax.run import build
@@ -30,6 +30,13 @@ from ancra_jax.run.objects import open_checkpoints
 from ancra_jax.types import Variables
 
 
+@renamed(
+    {
+        r"--config\.data\.name": "--data",
+        r"--config\.model\.name": "--arch",
+        r"--config\.(\w+\.)?": "--",
+    }
+)
 def import_checkpoint(
     checkpoint: str,
     workdir: str,
