@@ -261,9 +261,10 @@ def check_network(
         auxiliary heads that ``model.reverse_attention`` asks for.
     """
     images = jnp.zeros((1, *image_shape))
-    outputs = jax.eval_shape(
-        lambda key: network.apply(network.init(key, images), images), jax.random.key(0)
-    )
+    with _renamed("model", ModelConfig):
+        outputs = jax.eval_shape(
+            lambda key: network.apply(network.init(key, images), images), jax.random.key(0)
+        )
     field, expected = shown(config, "model.name"), (1, num_classes)
     if not isinstance(outputs, Outputs):
         raise UsageError(
