@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 
 class UsageError(ValueError):
@@ -66,6 +66,24 @@ class Problems:
         """Raise one `UsageError` with all of them; do nothing if there are none."""
         if self._messages:
             raise UsageError(*self._messages)
+
+
+@contextlib.contextmanager
+def renamed(names: Mapping[str, str]) -> Iterator[None]:
+    """Let the errors of a block, or of a function that it decorates, call fields otherwise.
+
+    Args:
+      names: by the regular expressions of what they take the place of, one after another.
+    """
+    try:
+        yield
+    except UsageError as error:
+        messages = error.messages
+        for pattern, name in names.items():
+            messages = tuple(re.sub(pattern, name, message) for message in messages)
+        if messages == error.messages:
+            raise
+        raise UsageError(*messages) from error
 
 
 # Names of version 0.1, after the module or object that takes their place; all below ancra_jax.

@@ -135,6 +135,8 @@ def options_of(function: Callable[..., Any], values: Options, path: str) -> Opti
 def _checked(field: dataclasses.Field[Any], value: Any, path: str) -> Any:
     kind: Any = field.type
     if kind == Options:
+        if not is_mapping(value):
+            raise UsageError(f"{path}={value!r}: is a group of settings, {path}.NAME=VALUE")
         return _plain(value, path)
     if kind in _SEQUENCES:
         what, kinds = _SEQUENCES[kind]

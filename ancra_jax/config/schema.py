@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ancra_jax.config.fields import Options, build, choice, number, path
-from ancra_jax.errors import Problems
+from ancra_jax.errors import Problems, UsageError
 
 WEIGHTS = ("raw", "ema", "swa")
 """Which weights of a run: the optimiser's, or an average of them."""
@@ -320,6 +320,16 @@ def extra_examples(config: Config) -> int:
     return round(config.extra_data.fraction * config.batch_size)
 
 
+def check_extra_examples(config: Config, name: str = "--config") -> None:
+    """Refuse a share of extra data that leaves a batch of a known size without either kind."""
+    extra, size = extra_examples(config), config.batch_size
+    if config.extra_data.fraction and size and not 0 < extra < size:
+        raise UsageError(
+            f"{name}.extra_data.fraction={config.extra_data.fraction}: makes {extra} of the {size} "
+            f"examples of a batch; must be 1 to {size - 1} of them"
+        )
+
+
 def _check_optimizer(config: Config, name: str, problems: Problems) -> None:
     optimizer = config.optimizer
     milestones, warmup_epochs = optimizer.milestones, optimizer.warmup_epochs
@@ -388,9 +398,5 @@ def _check_combinations(config: Config, name: str, problems: Problems) -> None:
             f"{name}.extra_data.on_host=True: must be False for {name}.swa.start_epoch="
             f"{config.swa.start_epoch}, whose statistics take an epoch's batches at once"
         )
-    extra, size = extra_examples(config), config.batch_size
-    if config.extra_data.fraction and size and not 0 < extra < size:
-        problems.add(
-            f"{name}.extra_data.fraction={config.extra_data.fraction}: makes {extra} of the {size} "
-            f"examples of a batch; must be 1 to {size - 1} of them"
-        )
+    with problems.collect():
+        check_extra_examples(config, name)

@@ -13,7 +13,7 @@ from ancra_jax import attacks
 from ancra_jax.cli.files import import_file
 from ancra_jax.config import from_mapping
 from ancra_jax.data import Split, check_count
-from ancra_jax.errors import UsageError
+from ancra_jax.errors import UsageError, renamed
 from ancra_jax.leaderboard.entry import NORMS
 from ancra_jax.run import build
 from ancra_jax.run.trained import TrainedModel
@@ -61,6 +61,7 @@ def _side_by_side(what: str, accuracies: tuple[float, float]) -> str:
     return f"{what}: JAX {ours:.2%}, PyTorch {theirs:.2%}"
 
 
+@renamed({r"--config\.data\.data_dir": "--data_dir"})
 def check_images(model: TrainedModel, examples: int, data_dir: str) -> Split:
     """Return the first test images of the data that a network is for.
 

@@ -7,11 +7,9 @@
 docs/pytorch.md.
 """
 
-import contextlib
 import hashlib
 import pathlib
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,7 +21,7 @@ from ancra_jax import models
 from ancra_jax.cli import options
 from ancra_jax.config import Config, listable_path, local_path
 from ancra_jax.config import from_mapping as config_from
-from ancra_jax.errors import UsageError
+from ancra_jax.errors import UsageError, renamed
 from ancra_jax.interop import pytorch, reading
 from ancra_jax.ops.files import as_path
 from ancra_jax.run import build
@@ -31,27 +29,15 @@ from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.objects import open_checkpoints
 from ancra_jax.types import Variables
 
-_FLAGS = {"data.name": "data", "model.name": "arch"}  # that are not called as their settings
 
-
-@contextlib.contextmanager
-def _own_flags() -> Iterator[None]:
-    """Let errors about settings, ``--config.data.name=x: ...``, speak of this command's flags."""
-    try:
-        yield
-    except UsageError as error:
-        messages = [
-            re.sub(
-                r"--config\.([\w.]*\w)",
-                lambda found: f"--{_FLAGS.get(found[1], found[1].rpartition('.')[2])}",
-                re.sub(r"^(?=(name|mean|std)=)", "--config.model.", message),
-            )
-            for message in error.messages
-        ]
-        raise UsageError(*messages) from error
-
-
-@_own_flags()
+@renamed(
+    {
+        r"^(?=(name|mean|std)=)": "--config.model.",
+        r"--config\.data\.name": "--data",
+        r"--config\.model\.name": "--arch",
+        r"--config\.(\w+\.)?": "--",
+    }
+)
 def import_checkpoint(
     checkpoint: str,
     workdir: str,

@@ -24,7 +24,7 @@ from ancra_jax.cli.profile import Profile, check_steps
 from ancra_jax.config import WEIGHTS, Config, directory_path
 from ancra_jax.config.paths import as_list
 from ancra_jax.data import Dataset, check_count
-from ancra_jax.errors import Problems, UsageError
+from ancra_jax.errors import Problems, UsageError, renamed
 from ancra_jax.evaluate import paper, released
 from ancra_jax.evaluate.features import features_spec
 from ancra_jax.evaluate.result import EvaluationResult, read_evaluation
@@ -66,6 +66,7 @@ _CHOICES: dict[str, Sequence[str]] = {
 }
 
 
+@renamed({r"--config\.data\.data_dir": "--data_dir"})
 def run(
     workdir: str | os.PathLike[str],
     *,

@@ -30,16 +30,14 @@ def negative_contrast(method: Method, config: Config, attack: AttackSettings) ->
     ``config.negative_contrast.zeta`` is 0.
 
     Raises:
-      UsageError: there is no such strategy, or nothing to contrast with.
+      UsageError: there is no such strategy, nothing to contrast with, or ``from_batch`` for a batch
+        that is taken in parts.
     """
     contrast = config.negative_contrast
     if contrast.zeta == 0:
         return method
     strategy = contrast.strategy
-    core.check_adversarial(config, shown(config, "negative_contrast.zeta"))
-    strategies.get(strategy, "--config.negative_contrast.strategy")
-    if strategy != RANDOM:
-        core.check_before_end(config, "negative_contrast.random_epochs", contrast.random_epochs)
+    _check(config)
     descent = replace(attack, objective="cross_entropy")
 
     def choose(model: core.Model, batch: Batch, key: core.StepKey, epoch: core.Epoch) -> Negatives:
@@ -91,6 +89,20 @@ def negative_contrast(method: Method, config: Config, attack: AttackSettings) ->
         return terms._replace(loss=value, batch_stats=batch_stats, metrics=metrics)
 
     return method._replace(prepare=prepare, loss=loss)
+
+
+def _check(config: Config) -> None:
+    contrast = config.negative_contrast
+    core.check_adversarial(config, shown(config, "negative_contrast.zeta"))
+    strategies.get(contrast.strategy, "--config.negative_contrast.strategy")
+    if contrast.from_batch and config.optimizer.accumulation_steps > 1:
+        # The outputs of a part do not have the rows of the whole batch, which negatives are.
+        raise UsageError(
+            f"{shown(config, 'negative_contrast.from_batch')}: needs the outputs for the whole "
+            f"batch at once, so not {shown(config, 'optimizer.accumulation_steps')}"
+        )
+    if contrast.strategy != RANDOM:
+        core.check_before_end(config, "negative_contrast.random_epochs", contrast.random_epochs)
 
 
 def outputs_of_negatives(

@@ -28,11 +28,15 @@ def random_masks(method: Method, config: Config, attack: AttackSettings) -> Meth
     """
     if not config.method.random_masks:
         return method
-    if not config.model.reverse_attention or config.model.attention == "soft":
-        raise UsageError(
-            f"{shown(config, 'method.random_masks')}: needs {shown(config, 'model.attention')} and "
-            "reverse attention whose masks are chosen by labels, not 'soft'"
-        )
+    for setting, chooses in (
+        ("model.reverse_attention", config.model.reverse_attention),
+        ("model.attention", config.model.attention != "soft"),
+    ):
+        if not chooses:
+            raise UsageError(
+                f"{shown(config, 'method.random_masks')}: needs masks that labels choose, not "
+                f"{shown(config, setting)}"
+            )
 
     def prepare(model: core.Model, batch: Batch, key: core.StepKey, epoch: core.Epoch) -> core.Plan:
         plan = method.prepare(model, batch, key, epoch)

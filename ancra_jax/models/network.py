@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ancra_jax.errors import UsageError
+from ancra_jax.errors import UsageError, renamed
 from ancra_jax.models.layers import (
     Activation,
     Classifier,
@@ -124,14 +124,16 @@ def create(
     if not any(one.kind is one.VAR_KEYWORD for one in taken.values()):
         for option in options.keys() - taken.keys():
             raise UsageError(f"{option}={options[option]!r}: {name!r} has no such option")
-    return factory(
-        num_classes=num_classes,
-        width=width,
-        reverse_attention=reverse_attention,
-        dtype=jnp.dtype(dtype),
-        **options,
-        **numbers,
-    )
+    # What a network says without the name of a setting is about the numbers in its own.
+    with renamed({r"^(?![\w.-]+=)": f"{name=}: "}):
+        return factory(
+            num_classes=num_classes,
+            width=width,
+            reverse_attention=reverse_attention,
+            dtype=jnp.dtype(dtype),
+            **options,
+            **numbers,
+        )
 
 
 def _normalisation(

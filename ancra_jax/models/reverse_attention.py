@@ -1,5 +1,6 @@
 """Reverse attention (RA): the final linear layer's weights as a mask on the last feature maps."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -135,7 +136,7 @@ def class_branches(
     # Neighbours belong to one example, so that a sharded batch stays where it is.
     branches = (feature_map[:, None] * masks).reshape(-1, *feature_map.shape[1:])
     pooled = flatten_channel_major(average_pool(block(branches), window))
-    pooled = pooled.reshape(len(feature_map), *rows.shape)
+    pooled = pooled.reshape(feature_map.shape[0], *rows.shape)  # len() is of known sizes only
     return jnp.sum(pooled * rows, axis=-1) + linear.bias, jnp.mean(pooled, axis=1)
 
 
@@ -156,4 +157,4 @@ def _over_the_map(
 
 def flatten_channel_major(cells: FeatureMap) -> Features:
     """Flatten as PyTorch flattens NCHW, so that its linear layers' weights fit."""
-    return cells.transpose(0, 3, 1, 2).reshape(cells.shape[0], -1)
+    return cells.transpose(0, 3, 1, 2).reshape(cells.shape[0], math.prod(cells.shape[1:]))

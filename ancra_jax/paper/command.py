@@ -6,6 +6,7 @@ end.
 """
 
 import argparse
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from typing import NoReturn
 
 from ancra_jax import cli
 from ancra_jax.config import directory_path, listable_path, path_text
+from ancra_jax.errors import renamed
 from ancra_jax.evaluate import SUITES
 from ancra_jax.ops.files import as_path
 from ancra_jax.paper import runs as runs_lib
@@ -138,6 +140,7 @@ def _count(text: str) -> int:
 
 
 @cli.errors_in_one_line()
+@renamed({re.escape(setting): flag for setting, flag in _RESERVED.items()})
 def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit status."""
     options = parse(arguments)

@@ -1,8 +1,7 @@
 """From a configuration to the objects of a run: data, batches, network."""
 
-import contextlib
-import re
-from collections.abc import Iterator
+import dataclasses
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,14 +13,21 @@ from jaxtyping import Array, Key
 
 from ancra_jax import data, methods
 from ancra_jax.config import local_path, path_text
-from ancra_jax.config.schema import Config, DataConfig, extra_examples
+from ancra_jax.config.schema import (
+    Config,
+    DataConfig,
+    ModelConfig,
+    check_extra_examples,
+    extra_examples,
+    shown,
+)
 from ancra_jax.data import Augmentation, BatchPlan, Contents, Dataset, ExtraDraws, Split
-from ancra_jax.errors import Problems, UsageError
-from ancra_jax.ops.files import as_path
+from ancra_jax.errors import Problems, UsageError, renamed
 from ancra_jax.run import automatic, trained
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.averaging import Averaging
 from ancra_jax.run.sharding import batch_sharded
+from ancra_jax.types import Outputs
 
 INIT_FROM = "--config.init_from"
 TEACHER = "--config.distillation.teacher"
@@ -103,9 +109,7 @@ def _check_teacher(config: Config, needed: bool) -> None:
 def check_initial(config: Config) -> str:
     """Check what can be told of ``config.init_from`` without loading it; return where it is."""
     path = trained.locate(path_text(config.init_from, INIT_FROM, remote=True), INIT_FROM)
-    if not as_path(path).exists():
-        raise UsageError(f"{INIT_FROM}={path}: there is no such directory or file")
-    if as_path(path).is_dir():
+    if not trained.is_file(path):
         source = workdir_lib.read_config(path, INIT_FROM).model
     elif model := saved_initial(path):
         source = model.architecture
@@ -134,6 +138,7 @@ def _check_counts(config: Config, problems: Problems, train: int) -> None:
             data.check_held_out(held_out, train, "--config.data.selection_examples")
             train -= held_out
     with problems.collect():
+        check_extra_examples(config)  # the size may have been chosen only now
         extra = 0 if config.extra_data.same_steps else extra_examples(config)
         data.batches_per_epoch(train, config.batch_size - extra, "--config.batch_size")
 
@@ -141,7 +146,7 @@ def _check_counts(config: Config, problems: Problems, train: int) -> None:
 def inspect_dataset(config: DataConfig, problems: Problems) -> Contents | None:
     """Return what there is to load, or None; see ``ancra_jax.data.inspect``."""
     contents, found = None, Problems()
-    with problems.collect(), _renamed("--config.data."):
+    with problems.collect(), _renamed("data", DataConfig):
         contents = data.inspect(found, **_what_to_load(config))
         found.raise_all()
     return contents
@@ -158,7 +163,7 @@ def data_in(config: DataConfig, data_dir: str) -> DataConfig:
 
 def load_dataset(config: DataConfig) -> Dataset:
     """Load the configured data set; see ``ancra_jax.data.load`` for errors."""
-    with _renamed("--config.data."):
+    with _renamed("data", DataConfig):
         return data.load(**_what_to_load(config))
 
 
@@ -173,16 +178,10 @@ def _what_to_load(config: DataConfig) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def _renamed(prefix: str) -> Iterator[None]:
-    """Let errors about an argument, ``data_dir=x: ...``, speak of the setting of that name."""
-    try:
-        yield
-    except UsageError as error:
-        names = r"(?=(name|data_dir|image_size|(train|test)_examples|options"
-        names += r"|attention|temperature|last_block)[=.])"
-        messages = [re.sub(f"^{names}", prefix, message) for message in error.messages]
-        raise UsageError(*messages) from error
+def _renamed(group: str, settings: type) -> AbstractContextManager[None]:
+    """Let errors about an argument, ``width=x: ...``, speak of the setting of that name."""
+    names = "|".join(field.name for field in dataclasses.fields(settings))
+    return renamed({rf"^(?=({names})[=.])": f"--config.{group}."})
 
 
 def split_dataset(dataset: Dataset, config: Config) -> Splits:
@@ -229,6 +228,11 @@ def augmentation(config: DataConfig, sides: tuple[int, ...]) -> Augmentation:
             f"--config.data.augmentation={config.augmentation!r}: cuts off up to "
             f"{chosen.largest_shift} pixels, too many for images of {sides[0]}x{sides[1]}"
         )
+    if chosen.crop_padding >= min(sides):
+        raise UsageError(
+            f"--config.data.crop_padding={chosen.crop_padding}: must be less than the smaller side "
+            f"of the images, {min(sides)} pixels, or some crops are of the padding alone"
+        )
     erasing = config.random_erasing or chosen.erasing
     return replace(chosen, horizontal_flip=config.horizontal_flip, erasing=erasing)
 
@@ -243,16 +247,36 @@ def create_network(config: Config, num_classes: int, *, dtype: str | None = None
 
     It computes in ``dtype``, or in the configured one where that is None.
     """
-    with _renamed("--config.model."):
+    with _renamed("model", ModelConfig):
         return trained.create_network(config.model, num_classes, dtype or config.model.dtype)
 
 
-def check_attention(config: Config, network: Any, image_shape: tuple[int, int, int]) -> None:
-    """Check that a network has the auxiliary heads that ``model.reverse_attention`` asks for."""
+def check_network(
+    config: Config, network: Any, image_shape: tuple[int, int, int], num_classes: int
+) -> None:
+    """Check what a network returns, without computing it.
+
+    Raises:
+      UsageError: it is not `ancra_jax.types.Outputs` with a logit for each class, or has not the
+        auxiliary heads that ``model.reverse_attention`` asks for.
+    """
     images = jnp.zeros((1, *image_shape))
-    outputs = jax.eval_shape(
-        lambda key: network.apply(network.init(key, images), images), jax.random.key(0)
-    )
+    with _renamed("model", ModelConfig):
+        outputs = jax.eval_shape(
+            lambda key: network.apply(network.init(key, images), images), jax.random.key(0)
+        )
+    field, expected = shown(config, "model.name"), (1, num_classes)
+    if not isinstance(outputs, Outputs):
+        raise UsageError(
+            f"{field}: the network returns {type(outputs).__name__}; must be "
+            "ancra_jax.types.Outputs"
+        )
+    if outputs.logits.shape != expected or outputs.aux_logits.shape[1:] != expected:
+        raise UsageError(
+            f"{field}: the network returns logits of shape {outputs.logits.shape} and aux_logits "
+            f"of shape {outputs.aux_logits.shape} for one image; must be {expected} and "
+            f"(heads, 1, {num_classes})"
+        )
     if config.model.reverse_attention and not outputs.aux_logits.shape[0]:
         raise UsageError(
             f"--config.model.reverse_attention=True: the network {config.model.name!r} has none; "

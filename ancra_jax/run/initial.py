@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 from ancra_jax.config import Config
 from ancra_jax.errors import UsageError
 from ancra_jax.interop import pytorch, reading
-from ancra_jax.ops.files import as_path
-from ancra_jax.run import build, sharding
+from ancra_jax.ops.pytree import check_shapes
+from ancra_jax.run import build, sharding, trained
 from ancra_jax.run.build import INIT_FROM
 from ancra_jax.run.weights import digest, find_weights
 from ancra_jax.types import Variables
@@ -30,7 +30,7 @@ def load(
     """
     path = build.check_initial(config)
     origin: dict[str, Any] = {"path": path}
-    if as_path(path).is_dir():
+    if not trained.is_file(path):
         saved = find_weights(path, fields=(INIT_FROM, "--weights"))
         variables = saved.load(network, image_shape, mesh)
         origin["step"] = saved.step
@@ -53,12 +53,5 @@ def _of_file(config: Config, path: str, shapes: Variables) -> Variables:
                     f"--config.model.{name}={ours}: must be {there}, as in {INIT_FROM}={path}"
                 )
         variables = found.variables
-    leaves = flatten_dict(variables, sep="/")
-    for leaf, shape in flatten_dict(shapes, sep="/").items():
-        found_shape = leaves[leaf].shape if leaf in leaves else None
-        if found_shape != shape.shape:
-            raise UsageError(
-                f"{INIT_FROM}={path}: {leaf} has shape {found_shape}; the configuration's "
-                f"network needs {shape.shape}"
-            )
+    check_shapes(flatten_dict(variables, sep="/"), shapes, f"{INIT_FROM}={path}")
     return variables

@@ -28,8 +28,13 @@ from jaxtyping import Array, Bool
 from ancra_jax.errors import NonFiniteLossError, UsageError
 from ancra_jax.ops.target import compiler_options
 from ancra_jax.run import sharding
+from ancra_jax.run.workdir import holds_run
 
 _CONNECT_SECONDS = 600  # how long the first of the processes waits for the last
+_HOST_BYTES = 64  # of the name of a host
+
+shown_within = 60.0
+"""Seconds in which a shared disk shows all hosts what one of them has written."""
 
 
 def connect(mesh: Mesh) -> None:
@@ -45,6 +50,32 @@ def connect(mesh: Mesh) -> None:
     add = jax.jit(jnp.sum, out_shardings=sharding.replicated(mesh))
     jax.block_until_ready(add(_per_device(mesh, False)))
     multihost_utils.sync_global_devices("connect")  # Orbax connects the processes in this way
+
+
+def check_shared(workdir: str) -> None:
+    """Wait for the first process, which has made the run's directory; check that all see the run.
+
+    Raises:
+      UsageError: in all processes, that some do not see it.
+    """
+    sharding.barrier("workdir")
+    if jax.process_count() == 1:
+        return
+    deadline = time.monotonic() + shown_within
+    while not (sees := holds_run(workdir)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    host = platform.node().encode()[:_HOST_BYTES].ljust(_HOST_BYTES)
+    mine = np.asarray(sees), np.frombuffer(host, np.uint8)
+    seeing, hosts = multihost_utils.process_allgather(mine)
+    names = [
+        f"process {number} on {hosts[number].tobytes().decode(errors='replace').strip()}"
+        for number in np.flatnonzero(~seeing)
+    ]
+    if names:
+        raise UsageError(
+            f"--workdir={workdir}: {', '.join(names[:4])}{', ...' if names[4:] else ''} cannot see "
+            "the run that process 0 has there; all processes must share the directory"
+        )
 
 
 # ---- To stop at the same step ----

@@ -19,6 +19,7 @@ from ancra_jax import defences, models
 from ancra_jax.attacks import Defence, ThreatModel, threat_model
 from ancra_jax.config import directory_path, local_path
 from ancra_jax.config.fields import build
+from ancra_jax.config.paths import as_list
 from ancra_jax.config.schema import ModelConfig
 from ancra_jax.errors import Problems, UsageError
 from ancra_jax.interop import safetensors
@@ -26,7 +27,7 @@ from ancra_jax.models.layers import gradient_rule
 from ancra_jax.ops.extras import explained
 from ancra_jax.ops.files import PathLike, parse_json, write_atomically
 from ancra_jax.ops.images import Images
-from ancra_jax.ops.pytree import Foldable, check_finite, pytree_dataclass
+from ancra_jax.ops.pytree import Foldable, check_finite, check_shapes, pytree_dataclass
 from ancra_jax.registry import did_you_mean
 from ancra_jax.types import Logits, Outputs, Variables
 from ancra_jax.urls import is_url
@@ -34,6 +35,7 @@ from ancra_jax.urls import is_url
 SCHEMA, ENDING = 1, ".safetensors"  # of the files of `TrainedModel.save`
 _TEXT = "ancra_jax"  # the name of what a file's header says of the network, in JSON
 PRETRAINED = Path(__file__).parents[1] / "pretrained"  # files that the package has in it
+_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")  # by jax.export's names
 _MOST = 64  # images that `TrainedModel.predict` gives the network at a time
 
 
@@ -60,7 +62,8 @@ class TrainedModel(Foldable):
       network: a module with ``apply``.
       classes: their names, in the order of the logits.
       image_shape: height, width and channels of the images.
-      norm: of the threat model that it is evaluated under, ``'linf'`` or ``'l2'``.
+      norm: of the threat model that it is evaluated under, ``'linf'``, ``'l2'`` or
+        ``'l1'``.
       epsilon: of the same, on the [0, 1] pixel scale.
       info: where it comes from, a dictionary that JSON can hold; None in what a transformation of
         JAX returns.
@@ -162,25 +165,32 @@ class TrainedModel(Foldable):
         safetensors.write(path, leaves, {_TEXT: text})
 
     def export(
-        self, path: PathLike | None = None, *, platforms: Sequence[str] = ("cpu", "cuda", "tpu")
+        self,
+        path: PathLike | None = None,
+        *,
+        platforms: str | Sequence[str] = ("cpu", "cuda", "tpu"),
     ) -> jax.export.Exported:
         """Make a program of the network and its weights that needs only JAX, and write it.
 
         Args:
           path: of the file, which ``jax.export.deserialize`` reads; none if None.
-          platforms: on which it is to run.
+          platforms: on which it is to run, one or several of ``'cpu'``, ``'cuda'``, ``'rocm'`` and
+            ``'tpu'``.
 
         Returns:
           The program: float32 images [batch, height, width, channels] of any batch size to logits.
 
         Raises:
-          UsageError: the file cannot be written.
+          UsageError: the file cannot be written, or there is no such platform.
         """
+        platforms = tuple(as_list(platforms))
+        if not platforms or not set(platforms) <= set(_PLATFORMS):
+            raise UsageError(f"{platforms=}: must be one or several of {', '.join(_PLATFORMS)}")
         path = path if path is None else _file_to_write(path)
         batch, *_ = jax.export.symbolic_shape("batch")
         images = jax.ShapeDtypeStruct((batch, *self.image_shape), jnp.float32)
         with gradient_rule("stock"):  # the other ones are made for the CPU
-            exported = jax.export.export(jax.jit(self._final), platforms=tuple(platforms))(images)
+            exported = jax.export.export(jax.jit(self._final), platforms=platforms)(images)
         if path is not None:
             try:
                 write_atomically(path, bytes(exported.serialize()))
@@ -350,15 +360,9 @@ def _understood(text: Any, arrays: Mapping[str, np.ndarray], field: str) -> Trai
         shapes = jax.eval_shape(network.init, jax.random.key(0), images)
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise UsageError(f"{field}: no such network can be made: {error}") from error
-    needed = {name: leaf.shape for name, leaf in flatten_dict(shapes, sep="/").items()}
-    found = {name: array.shape for name, array in arrays.items()}
-    if wrong := [name for name in needed | found if needed.get(name) != found.get(name)]:
-        raise UsageError(
-            f"{field}: {wrong[0]!r} has the shape {found.get(wrong[0])}, the network needs "
-            f"{needed.get(wrong[0])} ({len(wrong)} such arrays)"
-        )
+    check_shapes(arrays, shapes, field)
     check_finite(arrays, field)
-    variables = unflatten_dict({name: jnp.asarray(arrays[name]) for name in needed}, sep="/")
+    variables = unflatten_dict(jax.tree.map(jnp.asarray, arrays), sep="/")
     shape = height, width, channels
     return TrainedModel(variables, architecture, network, classes, shape, *ball, info)
 

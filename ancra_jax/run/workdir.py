@@ -136,7 +136,10 @@ def read_config(workdir: str, field: str = "--workdir") -> Config:
     try:
         return config_lib.from_mapping(files.read_json(file), "config")
     except (FileNotFoundError, NotADirectoryError):
-        raise UsageError(f"{field}={workdir}: holds no run (there is no config.json)") from None
+        files_too = "; files must be on this machine" if is_url(workdir) else ""
+        raise UsageError(
+            f"{field}={workdir}: holds no run (there is no config.json){files_too}"
+        ) from None
     except (OSError, ValueError) as error:
         raise UsageError(f"{field}={workdir}: config.json cannot be read: {error}") from error
 

@@ -85,7 +85,8 @@ def run(
     problems.raise_all()
     assert isinstance(config, Config) and isinstance(workdir, str)
     _warn(config, cli.changed(changes))
-    return TrainingResult(workdir, config, train(config, workdir, trackers))
+    state = train(config, workdir, trackers)
+    return TrainingResult(workdir, workdir_lib.read_config(workdir), state)
 
 
 def train(
@@ -125,7 +126,7 @@ def train(
         if sharding.is_main():
             workdir_lib.open_for_training(workdir, config)
             stack.enter_context(workdir_lib.one_writer(workdir))
-        sharding.barrier("workdir")
+        multihost.check_shared(workdir)
         multihost.keep_log(workdir)
 
         # ---- Start or continue ----
@@ -192,7 +193,7 @@ class Training:
         with problems.collect():
             splits = build.split_dataset(dataset, config)
         with problems.collect():
-            build.check_attention(config, network, dataset.image_shape)
+            build.check_network(config, network, dataset.image_shape, dataset.num_classes)
         problems.raise_all()
         parts = [split for split in (splits.train, splits.extra) if split is not None]
         everywhere = sharding.replicated(mesh)
@@ -275,7 +276,7 @@ class Training:
             self.create_state.clear_cache()  # a large program, which is not called again
             if self.config.init_from:
                 variables, origin = self.load_initial()
-                params, batch_stats = variables["params"], variables["batch_stats"]
+                params, batch_stats = variables["params"], variables.get("batch_stats", {})
                 averages = jax.jit(self.averaging.init)(params, batch_stats)
                 state = state._replace(params=params, batch_stats=batch_stats, averages=averages)
                 self.started_from["init_from"] = origin

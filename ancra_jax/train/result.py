@@ -9,7 +9,6 @@ from ancra_jax.results.load import Selected, load_curves, selected
 from ancra_jax.results.tables import build, escaped
 from ancra_jax.results.tables.columns import SELECTION
 from ancra_jax.results.tables.table import code
-from ancra_jax.run.workdir import read_config
 from ancra_jax.train.step import TrainState
 
 
@@ -19,7 +18,7 @@ class TrainingResult:
 
     Attributes:
       workdir: what ``evaluate.run`` and ``report.run`` take.
-      config: all settings.
+      config: all settings, with what was chosen for those that were left to be.
       state: the final one, on the devices.
     """
 
@@ -44,7 +43,7 @@ class TrainingResult:
         parts = [f"**{what}**: trained, in {code(self.workdir)}."]
         if rows := list(self.selected.items()):
             parts.append(build("", SELECTION, rows).markdown())
-            through = read_config(self.workdir).selection.heads == "final_and_first"
+            through = config.selection.heads == "final_and_first"
             heads = ", also on the first auxiliary head" if through else ""
             parts.append(f"Accuracy in % on the selection split, robust under PGD-{steps}{heads}.")
         return "\n\n".join(parts)

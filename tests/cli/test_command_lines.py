@@ -291,7 +291,7 @@ LINES = {
         "table3 --dry_run --rows=nothing": "'nothing'",
         "table3 --dry_run --seeds=0,0": "twice",
         "table3 --dry_run --output=a,b": "--output=a,b",
-        "table3 --dry_run --data_dir=/nowhere": "/nowhere",
+        "table3 --dry_run --data_dir=/nowhere": " --data_dir=/nowhere",
     },
 }  # fmt: skip
 

@@ -213,6 +213,8 @@ def test_wrong_arguments_are_named(argument, message):
         ("method.label_smoothing", 1.5, r"label_smoothing=1\.5: .*at most 1"),
         ("method.options", {"a": float("inf")}, r"method\.options\.a=inf: .*finite"),
         ("method.options", {"a": [1, None]}, r"method\.options\.a=None"),
+        ("method.options", "period=4", r"config\.method\.options='period=4': "),
+        ("data.options", 3, r"config\.data\.options=3: "),
         ("self_adaptive.start_epoch", 0, r"start_epoch=0: .*at least 1"),
         ("second_order.diagonal", 2.0, r"diagonal=2\.0: .*at most 1"),
         ("awp.gamma", -0.1, r"gamma=-0\.1: .*at least 0"),

@@ -182,6 +182,13 @@ def test_initial_weights_are_those_of_a_file_or_a_directory(tmp_path, kind):
         initial.load(other, network, SHAPE, mesh)
     with pytest.raises(UsageError, match=r"init_from=.* has shape|checkpoint .* has shape"):
         initial.load(config, build.create_network(config, 7), SHAPE, mesh)
+    if kind == "file":
+        shallow = starting_from(file, model__last_block="dropped")
+        message = r"init_from=.*w\.npz: .*layer4_1/\S+ has shape .*none.* \(10 arrays\)"
+        with pytest.raises(UsageError, match=message):
+            initial.load(shallow, build.create_network(shallow, 10), SHAPE, mesh)
+    with pytest.raises(UsageError, match=r"init_from=memory://.*on this machine"):
+        build.check_initial(starting_from("memory://bucket/w.npz"))
     with pytest.raises(UsageError, match=r"init_from=.*no such"):
         build.check_initial(starting_from(tmp_path / "nothing"))
 

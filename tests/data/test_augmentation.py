@@ -154,6 +154,10 @@ def test_policies_are_the_authors_and_images_may_be_too_small_for_them():
     assert (found.largest_shift, found.palette, found.erasing) == (10, "color", 0.5)
     assert found.horizontal_flip and not found.crop_padding
     assert POLICIES["idbh_strong"].erasing == 1.0
+    padded = small_config("natural", data__crop_padding=8).data
+    with pytest.raises(UsageError, match=r"^--config\.data\.crop_padding=8: .*less"):
+        build.augmentation(padded, (9, 8))
+    assert build.augmentation(padded, (9, 9)).crop_padding == 8
     plain = small_config("natural", data__random_erasing=0.25, data__crop_padding=1).data
     assert build.augmentation(plain, (8, 8)) == augmentation.Augmentation(1, False, erasing=0.25)
 

@@ -415,6 +415,9 @@ def test_data_that_moved_are_read_there_and_must_be_the_same(workdir, tmp_path):
     with pytest.raises(UsageError, match=r"--data_dir=/elsewhere: .*fingerprint .*, was"):
         evaluate(str(copy), data_dir="/elsewhere", num_examples=8)
     assert places == ["/elsewhere"]
+    (copy / "config.json").write_text(text.replace('"digits"', '"cifar10"'))
+    with pytest.raises(UsageError, match=r"^--data_dir=/elsewhere: "):
+        evaluate(str(copy), data_dir="/elsewhere")
 
 
 def test_results_under_another_threat_model_stay_apart(plain, monkeypatch):

@@ -28,8 +28,17 @@ from tests.support.small_runs import small_config
         ),
         ("natural", {"margin_alignment__weight": 1.0}, r"margin_alignment\.weight=1\.0.*'natural'"),
         ("trades_branches", {"margin_alignment__weight": 1.0}, r"weight=1\.0.*'class_branches'"),
-        ("trades", {"method__random_masks": True}, r"random_masks=True: .*reverse attention"),
-        ("trades_soft_ra", {"method__random_masks": True}, r"random_masks=True: .*'soft'"),
+        (
+            "trades",
+            {"method__random_masks": True},
+            r"random_masks=True: .*reverse_attention=False$",
+        ),
+        ("trades_soft_ra", {"method__random_masks": True}, r"random_masks=True: .* not .*'soft'$"),
+        (
+            "trades_batch_anc",
+            {"optimizer__accumulation_steps": 2},
+            r"contrast\.from_batch=True: .*config\.optimizer\.accumulation_steps=2",
+        ),
         ("trades", {"method__name": "trade"}, r"config\.method\.name='trade'.*'trades'"),
         (
             "trades_ancra",

@@ -9,8 +9,8 @@ import pytest
 from ancra_jax import evaluate, predict, report, train
 from ancra_jax.config import from_mapping, to_mapping
 from ancra_jax.data import Contents
-from ancra_jax.errors import UsageError
-from ancra_jax.run import automatic, workdir
+from ancra_jax.errors import Problems, UsageError
+from ancra_jax.run import automatic, build, workdir
 from ancra_jax.train import loop
 from configs import cifar10, common, folder
 from tests.support import small_runs
@@ -56,6 +56,18 @@ def test_selections_cost_a_twentieth_of_the_training(method, settings, contents,
     chosen = automatic.choose(from_mapping(given), contents)
     assert chosen.selection.every_epochs == period
     assert automatic.choose(from_mapping(given), contents, recorded=chosen) == chosen
+
+
+@pytest.mark.parametrize(("fraction", "count"), [(0.01, 0), (0.99, 16)])
+def test_extra_data_are_a_part_of_the_batch_that_was_chosen(fraction, count):
+    extra = {"extra_data__path": __file__, "extra_data__fraction": fraction}
+    problems = Problems()
+    build.check(small_runs.small_config(batch_size=0, **extra), problems)
+    with pytest.raises(
+        UsageError, match=rf"^\S+fraction={fraction}: makes {count} of the 16 \D+"
+    ) as raised:
+        problems.raise_all()
+    assert len(raised.value.messages) == 1
 
 
 def test_a_run_that_is_continued_keeps_its_own():

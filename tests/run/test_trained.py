@@ -366,3 +366,13 @@ def test_an_exported_network_needs_jax_alone(model, tmp_path, monkeypatch):
     with np.load("logits.npz") as arrays:
         for name, count in {"logits": 9, "one": 1, "seven": 7}.items():
             np.testing.assert_allclose(arrays[name], model(images[:count]), rtol=1e-5, atol=1e-5)
+
+
+def test_class_branches_are_exported_for_one_platform_and_any_number_of_images():
+    model = random_model(reverse_attention=False, last_block="class_branches")
+    exported = model.export(platforms="cpu")
+    assert exported.platforms == ("cpu",) and model(IMAGES[:0]).shape == (0, 3)
+    np.testing.assert_allclose(exported.call(IMAGES), model(IMAGES), rtol=1e-5, atol=1e-5)
+    for platforms in ("gpu", ("cpu", "metal"), ()):
+        with pytest.raises(UsageError, match=r"^platforms=\(.*: .*cuda"):
+            model.export(platforms=platforms)

@@ -196,6 +196,19 @@ def test_processes_on_a_bucket_stop_together_and_others_continue(tmp_path, monke
         assert ours == theirs  # written once, by one of the processes
 
 
+@pytest.mark.slow
+def test_processes_that_do_not_share_the_directory_end_together(tmp_path):
+    """Here each has a bucket of its own."""
+    plugin = tmp_path / "impatient.py"
+    plugin.write_text("from ancra_jax.run import multihost\nmultihost.shown_within = 0.1\n")
+    flags = ["--config=digits.py:natural", "--workdir=folder://bucket/run", *small_flags()]
+    processes = start_several(tmp_path, "train", 2, *flags, f"--plugin={plugin}", files={})
+    statuses, lines = ends_of(processes)
+    assert all(statuses)
+    message = r"error: --workdir=folder://bucket/run: process 1 on \S+ cannot see "
+    assert any(re.match(message, line) for line in lines), lines
+
+
 def test_a_truncated_checkpoint_is_set_aside_and_the_one_before_it_taken(finished, copied, capsys):
     files = [f for f in (copied / "checkpoints/8/state").rglob("*") if f.is_file()]
     largest = max(files, key=lambda file: file.stat().st_size)

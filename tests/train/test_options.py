@@ -4,6 +4,7 @@ import json
 import shutil
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +21,7 @@ from ancra_jax.run.trained import load
 from ancra_jax.run.weights import find_weights
 from ancra_jax.run.workdir import open_for_training
 from ancra_jax.train.loop import Training, train
+from ancra_jax.types import Outputs
 from tests.support.reference_weights import random_variables
 from tests.support.small_runs import TinyNetwork, arrays, small_config
 
@@ -261,3 +263,61 @@ def _plain_tiny(*, reverse_attention, width, **options):
 def test_attention_on_a_network_without_it_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"model\.reverse_attention=True: .*'plain_tiny'"):
         train(small_config("trades_ra", model__name="plain_tiny"), str(tmp_path / "run"))
+
+
+@models.register("dense{returned}")
+def _dense(*, num_classes, width, reverse_attention, dtype, returned):
+    return Dense(num_classes, returned)
+
+
+class Dense(nn.Module):
+    """No batch normalisation; returns the logits alone, or fewer than there are classes."""
+
+    num_classes: int
+    returned: int
+
+    @nn.compact
+    def __call__(self, images, labels=None, *, train=False):
+        features = images.reshape(len(images), -1)
+        if not self.returned:
+            return nn.Dense(self.num_classes)(features)
+        logits = nn.Dense(self.returned)(features)
+        return Outputs(logits, jnp.zeros((0, *logits.shape)), features)
+
+
+@pytest.mark.parametrize(("returned", "message"), [(0, "types.Outputs"), (7, r"\(1, 7\)")])
+def test_a_network_that_returns_something_else_is_refused(tmp_path, returned, message):
+    name = f"dense{returned}"
+    with pytest.raises(UsageError, match=rf"^--config\.model\.name='{name}': .*{message}"):
+        train(small_config(model__name=name), str(tmp_path / "run"))
+    with pytest.raises(UsageError, match=r"^--config\.model\.mean=\(0\.5, 0\.5\): "):
+        train(small_config(model__mean=(0.5, 0.5), model__std=(1, 1)), str(tmp_path / "run"))
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"activation": "silu"}, r"activation='silu'"),
+        ({"mean": (0.5,), "std": (0.5,)}, r"(mean|std)=\(0\.5,\)"),
+        ({"batch_norm_momentum": 0.5}, r"batch_norm_momentum=0\.5"),
+        ({"batch_norm_parts": 2}, "batch_norm_parts=2"),
+        ({"name": "wide_resnet11_1"}, "name='wide_resnet11_1'"),
+        ({"name": "wide_resnet16_0"}, "name='wide_resnet16_0'"),
+    ],
+)
+def test_what_a_network_cannot_be_made_with_is_named(settings, field):
+    named = {f"model__{name}": value for name, value in ({"name": "dense10"} | settings).items()}
+    with pytest.raises(UsageError, match=rf"^--config\.model\.{field}: "):
+        build.create_network(small_config(**named), 10)
+
+
+def test_a_network_without_batch_normalisation_starts_from_a_file(tmp_path):
+    config = small_config(model__name="dense10", max_steps=1)
+    train(config, str(tmp_path / "first"))
+    load(tmp_path / "first").save(tmp_path / "net.safetensors")
+    settings = {"init_from": str(tmp_path / "net.safetensors"), "optimizer__learning_rate": 1e-20}
+    more = small_config(model__name="dense10", max_steps=1, **settings)
+    state = train(more, str(tmp_path / "second"))
+    there = load(tmp_path / "first").variables["params"]
+    chex.assert_trees_all_close(state.params, there, atol=1e-12)

@@ -58,12 +58,15 @@ def test_all_that_is_wrong_is_said_together(tmp_path, source, settings, words):
 def test_from_the_settings_to_the_report(tmp_path):
     workdir = tmp_path / "run"
     config = digits.get_config("trades")
-    trained = ancra_jax.train.run(config, workdir, SMALL, epochs=3)
-    assert trained.config == small_config("trades", epochs=3) and trained.workdir == str(workdir)
-    assert int(trained.state.step) == 12
+    chosen = {"batch_size": 0, "selection.every_epochs": 0}
+    trained = ancra_jax.train.run(config, workdir, SMALL | chosen, epochs=3)
+    assert trained.config == small_config(
+        "trades", epochs=3, batch_size=16
+    ) and trained.workdir == str(workdir)
+    assert int(trained.state.step) == 24
     records = [one for one in trained.metrics if one["kind"] == "selection"]
     last, best = trained.selected["last"], trained.selected["best"]
-    assert last == (12, 3, records[-1]["natural_accuracy"], records[-1]["robust_accuracy"])
+    assert last == (24, 3, records[-1]["natural_accuracy"], records[-1]["robust_accuracy"])
     assert best.robust == max(one["robust_accuracy"] for one in records)
     assert f"{100 * best.natural:.2f}" in repr(trained) == trained._repr_markdown_()
     named = dataclasses.replace(trained, config=dataclasses.replace(trained.config, name="*x*"))
