@@ -316,10 +316,14 @@ def _search(
     )
 
 
+def _untargeted(loss: str, forward: Model, labels: Labels, _: Labels | None) -> Objective:
+    return LOSSES[loss](forward, labels)
+
+
 def loss_on(forward: Model, loss: str) -> ObjectiveOf:
     """Return one of ``apgd``'s named losses on the logits of a model of one's own."""
     if loss in TARGETED_LOSSES:
         return partial(TARGETED_LOSSES[loss], forward)
     if loss in LOSSES:
-        return lambda labels, _: LOSSES[loss](forward, labels)
+        return partial(_untargeted, loss, forward)
     raise ValueError(f"loss={loss!r}: allowed are {', '.join([*LOSSES, *TARGETED_LOSSES])}")

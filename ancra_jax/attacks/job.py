@@ -262,7 +262,10 @@ class Job:
             "key": np.asarray(jax.random.key_data(self.key)).tolist(),
             "randomized": self.randomized,
         }
-        if self.search_precision != _judging_precision():
+        judging = _judging_precision()
+        if judging != "highest":
+            settings["matmul_precision"] = judging
+        if self.search_precision != judging:
             settings["search_precision"] = self.search_precision
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for array in (self.images, self.labels, self.indices):

@@ -27,6 +27,7 @@ from ancra_jax.attacks.autoattack.result import (
     AutoAttackResult,
     State,
     Store,
+    fingerprints,
     log_line,
 )
 from ancra_jax.attacks.job import (
@@ -124,9 +125,9 @@ def autoattack(
         check_rank_by(rank_by, job)
         warnings = [attack.note for attack in attacks if attack.note]
         warnings += model_warnings(job, version) if checks else []
-        fresh = State.new(job, attacks, n_target_classes, rank_by is not None)
         outputs = (store_path, progress, log_path)
-        state, found = _carry_out(job, attacks, fresh, rank_by, checks, max_seconds, *outputs)
+        limits = (n_target_classes, rank_by, checks, max_seconds)
+        state, found = _carry_out(job, attacks, *limits, *outputs)
     return state.result(attacks, found, warnings, max_seconds, job.search_precision)
 
 
@@ -162,7 +163,7 @@ def individually(
 def _carry_out(
     job: Job,
     attacks: Sequence[Attack],
-    fresh: State,
+    n_target_classes: int,
     rank_by: Model | None,
     checks: bool,
     max_seconds: float | int | None,
@@ -175,7 +176,9 @@ def _carry_out(
     if not share.is_first:
         store_path = log_path = None
     store = Store(store_path, job.images)
-    state = share.from_first(lambda: store.resume(fresh))
+    fresh = State.new(job, attacks, n_target_classes)
+    known = fingerprints(job, attacks, n_target_classes, rank_by)
+    state = share.from_first(lambda: store.resume(fresh, known))
     _run(job, attacks, state, store, rank_by, checks, progress, max_seconds, log_path)
     return state, share.from_first(store.images)
 

@@ -1,8 +1,10 @@
 """What AutoAttack finds: the result, and the state on disk from which it can continue."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -10,8 +12,10 @@ from jaxtyping import Bool, Float, Int
 
 from ancra_jax.attacks.autoattack.ensemble import Attack, describe
 from ancra_jax.attacks.job import CLEAN, ROBUST, HostImages, Job, Numbers
+from ancra_jax.attacks.model import Model
 from ancra_jax.attacks.saved_state import (
     check_same,
+    digest,
     read_arrays,
     unreadable,
     write_arrays,
@@ -179,19 +183,13 @@ class State:
     denied: Int[np.ndarray, "attacks"]  # successes that a fresh forward pass did not confirm
 
     @classmethod
-    def new(
-        cls, job: Job, attacks: Sequence[Attack], num_targets: int, ranked_by_another: bool
-    ) -> "State":
+    def new(cls, job: Job, attacks: Sequence[Attack], num_targets: int) -> "State":
         """Return the state before anything is known; ``num_targets`` is the most of an attack."""
         examples = len(job.images)
         num_targets = min(num_targets, job.num_classes - 1)
         longest = max(len(name) for name in [CLEAN, *(attack.name for attack in attacks)])
         return cls(
-            fingerprint=job.fingerprint(
-                attacks=[describe(attack) for attack in attacks],
-                num_targets=num_targets,
-                ranked_by_another=ranked_by_another,
-            ),
+            fingerprint="",  # only a state that is saved needs one
             probe=job.probe,
             attack=-1,
             round=0,
@@ -265,6 +263,20 @@ class State:
             seconds=dict(zip(names, self.seconds.tolist(), strict=True)),
             search_precision=precision,
         )
+
+
+def fingerprints(
+    job: Job, attacks: Sequence[Attack], num_targets: int, rank_by: Model | None
+) -> Iterator[str]:
+    """Yield the fingerprint of an evaluation, then what it was before runs were a part of it."""
+    settings = {
+        "attacks": [describe(attack) for attack in attacks],
+        "num_targets": min(num_targets, job.num_classes - 1),
+        "ranked_by_another": rank_by is not None,
+    }
+    runs = [digest(partial(attack.run, **attack.options)) for attack in attacks]
+    yield job.fingerprint(**settings, runs=runs, rank_by=digest(rank_by))
+    yield job.fingerprint(**settings)
 
 
 def _record(state: State, number: int, attack: Attack) -> AttackRecord:
@@ -344,10 +356,14 @@ class Store:
         self._images = images if self._in_place else images.copy()
         self._parts = 0  # objects with rows of images
 
-    def resume(self, fresh: State) -> State:
-        """Return the saved state if there is one, else ``fresh``; refuse another evaluation's."""
+    def resume(self, fresh: State, fingerprints: Iterator[str]) -> State:
+        """Return the saved state if there is one, else ``fresh``; refuse another evaluation's.
+
+        The first of the fingerprints is that of the state; a saved one may have any of them.
+        """
         if self._directory is None:
             return fresh
+        fresh.fingerprint = next(fingerprints)
         path = self._directory / _IMAGES
         if not (self._directory / _STATE).exists():
             if self._in_place:
@@ -360,7 +376,9 @@ class Store:
         values: dict[str, Any] = {name: arrays[saved] for name, saved in _SAVED.items()}
         values["seconds"] = fresh.seconds
         state = State(**{k: v.item() if v.ndim == 0 else v for k, v in values.items()})
-        check_same(self._directory, state.fingerprint, state.probe, fresh.fingerprint, fresh.probe)
+        allowed = itertools.chain([fresh.fingerprint], fingerprints)
+        check_same(self._directory, state.fingerprint, state.probe, allowed, fresh.probe)
+        state.fingerprint = fresh.fingerprint
         if not self._in_place:
             while (part := self._part()).exists():
                 rows = read_arrays(part, ["examples", "images"])
