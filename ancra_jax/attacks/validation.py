@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ancra_jax.attacks import arguments
-from ancra_jax.attacks.loop import check_loop, is_traced
+from ancra_jax.attacks.loop import check_loop, frozen, is_traced
 from ancra_jax.attacks.model import Logits, Model, WithKeys, as_pytree, example_keys, forward, judge
 from ancra_jax.attacks.objectives import LogitsObjective, Objective, objective_of
 from ancra_jax.attacks.renamed import explains_old_calls
@@ -124,7 +124,7 @@ class Inputs(NamedTuple):
 
     def keys(self) -> Keys:
         """Return one key per example, also where nothing that is random needs it."""
-        key = jax.random.key(0) if self.key is None else self.key
+        key = arguments.as_key(0) if self.key is None else self.key
         return example_keys(key, self.indices)
 
 
@@ -163,7 +163,8 @@ def checked(
 
     Every attack calls this first. ``ancra_jax.attacks`` describes the arguments and the errors;
     ``start`` has the images' shape and is taken as it is. The natural images are classified once,
-    since an attack cannot tell a model without finite logits from a robust one.
+    since an attack cannot tell a model without finite logits from a robust one. No gradient flows
+    through what is returned: adversarial images are data.
     """
     check_loop(loop)
     images = jnp.asarray(arguments.as_images(images))
@@ -198,8 +199,10 @@ def checked(
         if classes is not None:
             arguments.as_classes(classes, batch, num_classes, name)
     if not isinstance(loss, str) and not randomized:
-        check_objective(objective, problem, num_classes)
-    return inputs
+        check_objective(objective, problem)
+    if isinstance(objective, LogitsObjective):
+        check_term(objective, batch, num_classes)
+    return frozen(inputs)
 
 
 def check_threat_model(threat_model: Any, images: Any) -> None:
@@ -242,19 +245,24 @@ def check_finite(logits: Logits | np.ndarray, examples: np.ndarray) -> None:
         )
 
 
-def check_objective(objective: Objective, problem: Problem, num_classes: int) -> None:
-    """Refuse an objective, given as ``loss``, that does not fit the images or the labels' classes.
-
-    Raises:
-      ValueError: it does not return one number per image, or class numbers of its own are wrong.
-    """
+def check_objective(objective: Objective, problem: Problem) -> None:
+    """Refuse an objective that does not return one number per image, with a ValueError."""
     values = jax.eval_shape(_evaluated, objective, problem.images)
     shape, batch = getattr(values, "shape", type(values).__name__), len(problem.images)
     if shape != (batch,):
         raise ValueError(f"loss returned {shape} for {batch} images: expected one number per image")
-    if isinstance(objective, LogitsObjective):
-        for classes in objective.operands:
-            arguments.as_classes(classes, batch, num_classes, "class numbers of the loss")
+
+
+def check_term(objective: LogitsObjective, batch: int, num_classes: int) -> None:
+    """Refuse class numbers that the model does not have, or too few classes, with a ValueError.
+
+    Once in the loop nothing can tell: there data choose the term (``in_one_program``).
+    """
+    for classes in objective.operands:
+        arguments.as_classes(classes, batch, num_classes, "class numbers of the loss")
+    if not objective.reference:
+        logits = jax.ShapeDtypeStruct((batch, num_classes), jnp.float32)
+        jax.eval_shape(objective.term, logits, *objective.operands)
 
 
 @jax.jit
