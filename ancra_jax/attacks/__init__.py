@@ -41,7 +41,8 @@ What the arguments mean everywhere:
 - ``threat_model``: which images the attacker may use; its epsilon, any real scalar, is on the
   [0, 1] pixel scale: at most 1 under Linf, else the norm of a white image.
 - ``key``: ``jax.random.key(seed)``, or a seed or an old-style key in its place: the source of all
-  randomness; None where nothing is random.
+  randomness; None where nothing is random. Of another kind than threefry2x32 (``'rbg'``), whose
+  vectorised draws depend on the batch, a threefry2x32 key is derived.
 - ``indices``: data-set indices [batch], 0, 1, 2 ... by default. An example's randomness is derived
   from its index and ``key`` alone, so it depends neither on the batch nor on the order.
 - ``active``: which examples to attack, boolean [batch], all by default. The others are returned
@@ -52,6 +53,8 @@ What the arguments mean everywhere:
 - ``targets``: class numbers [batch] for the targeted losses.
 - ``loop``: ``'host'`` dispatches steps from Python, ``'compiled'`` runs them in one program,
   ``'auto'`` chooses: compiled inside ``jit`` and on accelerators, host on CPU.
+
+No gradient flows through an attack, in a differentiated loss too: adversarial images are data.
 
 An argument that is not allowed raises a ValueError, or a TypeError, that names it; so does a model
 whose logits of the natural images are not finite. Inside ``jit`` there are no values to look at:

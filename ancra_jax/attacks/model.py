@@ -8,12 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from ancra_jax.attacks.arguments import ROUNDING, AnyKey, as_key, check_callable
 from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.ops.fast_convolutions import with_fast_convolutions
-from ancra_jax.ops.images import Flags, Images, Keys, Labels, Values
+from ancra_jax.ops.images import AnyLabels, Flags, Images, Keys, Labels, Values
 from ancra_jax.ops.pytree import pytree_dataclass
 
 Logits = Float[Array, "batch classes"]
@@ -152,10 +152,24 @@ def forward(model: Model, images: Images) -> Logits:
     return jax.jit(partial(model_outputs, model))(images)[0]
 
 
+def example_keys(key: AnyKey, indices: AnyLabels) -> Keys:
+    """Return one key per example, derived from its data-set index and from nothing else.
+
+    Args:
+      key: a key, or a seed: a whole number from 0 to 2**32 - 1.
+      indices: data-set indices, integers [batch].
+
+    Raises:
+      TypeError, ValueError: ``key`` is neither.
+    """
+    if key is None:
+        raise TypeError("key=None: expected jax.random.key(seed), or a seed")
+    return _example_keys(as_key(key), jnp.asarray(indices))
+
+
 @jax.jit
-def example_keys(key: AnyKey, indices: Labels | Int[np.ndarray, "batch"]) -> Keys:
-    """Return one key per example, derived from its data-set index and from nothing else."""
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(as_key(key), indices)
+def _example_keys(key: Key[Array, ""], indices: Labels) -> Keys:
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
 
 
 @jax.jit
