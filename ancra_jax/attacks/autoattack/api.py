@@ -12,13 +12,14 @@ References:
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
-from ancra_jax.attacks.arguments import AnyKey, Number, as_flag, as_whole
+from ancra_jax.attacks.arguments import AnyKey, Number, as_flag
 from ancra_jax.attacks.autoattack.checks import check_rank_by, check_start, model_warnings
 from ancra_jax.attacks.autoattack.ensemble import Attack, Budget, loss_along_dlr, plan
 from ancra_jax.attacks.autoattack.result import (
@@ -113,10 +114,9 @@ def autoattack(
     Raises:
       ValueError: bad images, labels, settings or logits, or a state of another evaluation.
     """
-    n_target_classes = as_whole(n_target_classes, "n_target_classes")
     exhaustive, checks = as_flag(exhaustive, "exhaustive"), as_flag(checks, "checks")
     store_path = checked_outputs(state_path, progress, matmul_precision, max_seconds)
-    budget = Budget(num_steps, num_queries, gradient_draws, randomized)
+    budget = Budget(num_steps, num_queries, gradient_draws, n_target_classes, randomized)
     with jax.default_matmul_precision(matmul_precision):
         given = (model, images, labels, indices, ball_of(threat_model, norm, epsilon), key, devices)
         job = Job.create(*given, batch_size, randomized, num_steps, search_precision)
@@ -126,7 +126,7 @@ def autoattack(
         warnings = [attack.note for attack in attacks if attack.note]
         warnings += model_warnings(job, version) if checks else []
         outputs = (store_path, progress, log_path)
-        limits = (n_target_classes, rank_by, checks, max_seconds)
+        limits = (budget.n_target_classes, rank_by, checks, max_seconds)
         state, found = _carry_out(job, attacks, *limits, *outputs)
     return state.result(attacks, found, warnings, max_seconds, job.search_precision)
 
@@ -176,8 +176,10 @@ def _carry_out(
     if not share.is_first:
         store_path = log_path = None
     store = Store(store_path, job.images)
-    fresh = State.new(job, attacks, n_target_classes)
     known = fingerprints(job, attacks, n_target_classes, rank_by)
+    own = (replace(one, most_targets=one.most_targets or n_target_classes) for one in attacks)
+    attacks = list(own)
+    fresh = State.new(job, attacks, n_target_classes)
     state = share.from_first(lambda: store.resume(fresh, known))
     _run(job, attacks, state, store, rank_by, checks, progress, max_seconds, log_path)
     return state, share.from_first(store.images)

@@ -21,6 +21,7 @@ from ancra_jax.attacks.saved_state import (
     write_arrays,
     write_atomically,
 )
+from ancra_jax.attacks.square import square
 from ancra_jax.ops.files import AnyPath, UrlPath
 
 NOT_ATTACKED, WITHSTOOD, BROKEN = range(3)
@@ -122,7 +123,9 @@ def worst_case(results: Sequence[AutoAttackResult]) -> AutoAttackResult:
 
     Returns:
       For every example the first result that broke it; ``accuracies`` has, after 'clean', what is
-      left after each result: 'run 1', 'run 2' ... Queries add up, warnings are united.
+      left after each result: 'run 1', 'run 2' ... Queries and seconds add up, warnings are united,
+      and ``records`` are those of all results one after the other. ``search_precision`` names all
+      that there were.
 
     Raises:
       ValueError: no results, or results over different examples.
@@ -135,8 +138,12 @@ def worst_case(results: Sequence[AutoAttackResult]) -> AutoAttackResult:
         raise TypeError("results: expected a list of AutoAttackResult")
     first = results[0]
     wrong = first.broken_by == CLEAN
-    merged: dict[str, Any] = {name: np.copy(getattr(first, name)) for name in _PER_EXAMPLE}
+    merged: dict[str, Any] = {}
+    for name in _PER_EXAMPLE:
+        every = [getattr(result, name) for result in results]
+        merged[name] = np.array(every[0], np.result_type(*every))  # as wide as the longest name
     accuracies = {CLEAN: first.clean_accuracy}
+    seconds: dict[str, float] = {}
     for number, result in enumerate(results, start=1):
         same_shape = result.images.shape == first.images.shape
         if not same_shape or not np.array_equal(result.broken_by == CLEAN, wrong):
@@ -144,12 +151,17 @@ def worst_case(results: Sequence[AutoAttackResult]) -> AutoAttackResult:
         newly = merged["robust"] & ~result.robust
         for name in _PER_EXAMPLE:
             merged[name][newly] = getattr(result, name)[newly]
+        for name, spent in result.seconds.items():
+            seconds[name] = seconds.get(name, 0.0) + spent
         accuracies[f"run {number}"] = float(merged["robust"].mean())
     return AutoAttackResult(
         queries=np.sum([result.queries for result in results], axis=0),
         accuracies=accuracies,
         warnings=list(dict.fromkeys(line for result in results for line in result.warnings)),
+        records=tuple(record for result in results for record in result.records),
         complete=all(result.complete for result in results),
+        seconds=seconds,
+        search_precision=", ".join(dict.fromkeys(result.search_precision for result in results)),
         **merged,
     )
 
@@ -184,8 +196,9 @@ class State:
 
     @classmethod
     def new(cls, job: Job, attacks: Sequence[Attack], num_targets: int) -> "State":
-        """Return the state before anything is known; ``num_targets`` is the most of an attack."""
+        """Return the state before anything is known; so many classes are ranked at least."""
         examples = len(job.images)
+        num_targets = max([num_targets, *(attack.most_targets or 0 for attack in attacks)])
         num_targets = min(num_targets, job.num_classes - 1)
         longest = max(len(name) for name in [CLEAN, *(attack.name for attack in attacks)])
         return cls(
@@ -257,7 +270,7 @@ class State:
             queries=self.queries,
             predictions=self.predictions,
             accuracies=dict(zip([CLEAN, *names[:finished]], accuracies, strict=True)),
-            warnings=warnings + _warnings(self, names),
+            warnings=warnings + _warnings(self, [attack.run is square for attack in attacks]),
             records=tuple(_record(self, number, attacks[number]) for number in range(finished)),
             complete=finished == len(attacks),
             seconds=dict(zip(names, self.seconds.tolist(), strict=True)),
@@ -304,8 +317,8 @@ def log_line(state: State, attack: Attack) -> str:
     )
 
 
-def _warnings(state: State, names: Sequence[str]) -> list[str]:
-    """Return warnings about what the attacks met; ``names`` are those of the attacks."""
+def _warnings(state: State, are_square: Sequence[bool]) -> list[str]:
+    """Return warnings about what the attacks met; ``are_square`` says which of them are Square."""
     warnings = []
     examples = len(state.robust)
     if count := int(state.zero_gradient.sum()):
@@ -323,14 +336,15 @@ def _warnings(state: State, names: Sequence[str]) -> list[str]:
             f"NaN or infinite logits near {count} of {examples} images: such points do not count "
             "as adversarial"
         )
-    if "square" in names:
-        position = names.index("square") + 1
-        gain = float(state.accuracies[position - 1] - state.accuracies[position])
-        if gain > _SQUARE_GAIN and position > 1:
-            warnings.append(
-                f"Square, which uses no gradient, lowered the robust accuracy by "
-                f"{100 * gain:.2f} points: the gradients may be masked"
-            )
+    left = state.accuracies
+    others_before = np.cumsum(np.logical_not(are_square)) > 0
+    finished = np.arange(len(are_square)) < state.attack
+    gain = float((left[:-1] - left[1:])[are_square & others_before & finished].sum())
+    if gain > _SQUARE_GAIN:
+        warnings.append(
+            f"Square, which uses no gradient, lowered the robust accuracy by "
+            f"{100 * gain:.2f} points: the gradients may be masked"
+        )
     return warnings
 
 
