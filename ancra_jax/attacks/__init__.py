@@ -33,7 +33,10 @@ What the arguments mean everywhere:
 - ``model``: a callable pytree (``jax.tree_util.Partial``, an NNX or Equinox module), or a plain
   function, from images to logits [batch, classes], or to an object with ``logits`` and, if the
   model has auxiliary heads, ``aux_logits`` [heads, batch, classes]. Other weights of a pytree do
-  not compile again. The final logits decide whether an image is misclassified.
+  not compile again; a pytree's method serves as well. What a plain function closes over, and what
+  an object that is no pytree holds, is read when the function is first compiled, and never again:
+  give changed weights as a pytree, such as ``jax.tree_util.Partial(function, weights)``, or by a
+  new function. The final logits decide whether an image is misclassified.
 - ``images``: natural images, floating-point [batch, height, width, channels], pixels in [0, 1].
   Arrays, lists, and what NumPy reads as an array. All are converted to float32 on entry, half
   precision too, and results are float32; pixels outside of [0, 1] by at most 1e-6 are clipped.

@@ -7,7 +7,7 @@ inside a jitted function) there are no values to look at: then shapes and dtypes
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -193,6 +193,13 @@ def check_callable(value: Any, name: str, expected: str) -> None:
     """Refuse what cannot be called, with a TypeError."""
     if not callable(value):
         raise TypeError(f"{name}={shown(value)}: expected {expected}")
+
+
+def check_list(value: Any, name: str, kinds: Any, expected: str) -> None:
+    """Refuse what is no list (or tuple) of instances of these kinds, with a TypeError."""
+    listed = isinstance(value, Sequence) and not isinstance(value, str)
+    if not listed or not all(isinstance(entry, kinds) for entry in value):
+        raise TypeError(f"{name}={shown(value)}: expected a list of {expected}")
 
 
 def as_key(key: Any, name: str = "key") -> Any:

@@ -1,5 +1,6 @@
 """What an attack asks of a model: logits, and which images are adversarial by them."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -29,11 +30,14 @@ def as_pytree(model: Model, name: str = "model") -> Model:
 
     A callable that is a pytree already (``jax.tree_util.Partial``, an Equinox or NNX module) has
     its arrays traced: another checkpoint does not compile again. Its other leaves (an Equinox
-    module's activation functions and flags) are constants of the compiled program. A plain function
-    becomes a ``Partial`` of itself: its whole closure is a constant. Anything else is refused with
-    a TypeError that speaks of ``name``.
+    module's activation functions and flags) are constants of the compiled program. So are those of
+    a pytree whose method is given. A plain function becomes a ``Partial`` of itself: its whole
+    closure is a constant, as it was when a program was compiled. Anything else is refused with a
+    TypeError that speaks of ``name``.
     """
     check_callable(model, name, "a callable from images to logits")
+    if inspect.ismethod(model) and not jax.tree_util.all_leaves([model.__self__]):
+        model = jax.tree_util.Partial(model.__func__, model.__self__)
     if any(kind.__module__.partition(".")[0] == "torch" for kind in type(model).__mro__):
         raise TypeError(f"{name} is PyTorch's: `ancra import` takes weights over (docs/pytorch.md)")
     if jax.tree_util.all_leaves([model]):

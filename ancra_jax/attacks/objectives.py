@@ -289,7 +289,7 @@ def objective_of(
     """
     if not isinstance(loss, str):
         check_callable(loss, "loss", "a name, or an objective: images to one number per image")
-        return jax.tree_util.Partial(loss) if jax.tree_util.all_leaves([loss]) else loss
+        return loss if isinstance(loss, LogitsObjective) else as_pytree(loss, "loss")
     if loss in LOSSES:
         if targets is not None:
             raise ValueError(f"loss={loss!r} takes no targets; {', '.join(TARGETED_LOSSES)} do")

@@ -138,10 +138,28 @@ def accuracy_over_epsilon(
       epsilons: radii in that norm, on the [0, 1] pixel scale.
 
     Returns:
-      The share of the examples that are classified correctly and whose smallest norm is larger.
+      The share of the examples that are classified correctly and whose smallest norm is larger,
+      among those that were attacked (``active``).
+
+    Raises:
+      TypeError: ``results`` is no list of results.
+      ValueError: it is empty, over different numbers of examples, or of an attack that looks for no
+        smallest norm; nothing was attacked; or ``epsilons`` are no numbers of at least 0.
     """
+    arguments.check_list(results, "results", AttackResult, "AttackResult")
+    radii = arguments.as_array(epsilons, "epsilons")
+    if radii.ndim != 1 or not arguments.has_kind(radii, np.number) or not (radii >= 0).all():
+        given = arguments.shown(epsilons)
+        raise ValueError(f"epsilons={given}: expected a list of numbers of at least 0")
+    if len({len(result.best_loss) for result in results}) != 1:
+        raise ValueError("results: expected at least one, all of the same examples")
     norms = np.min([-np.asarray(result.best_loss) for result in results], axis=0)
-    return np.mean(norms[:, None] > np.asarray(epsilons), axis=0)
+    attacked = np.any([np.asarray(result.queries) > 0 for result in results], axis=0)
+    if not (norms >= 0).all():
+        raise ValueError("results: their best_loss is no norm, expected results of fab and fmn")
+    if not attacked.any():
+        raise ValueError("results: no example was attacked")
+    return np.mean(norms[attacked, None] > np.asarray(radii), axis=0)
 
 
 def checked(

@@ -38,6 +38,7 @@ from ancra_jax.attacks.job import (
     Job,
     Progress,
     checked_outputs,
+    checked_path,
     print_progress,
 )
 from ancra_jax.attacks.model import Model, as_pytree, forward
@@ -115,7 +116,7 @@ def autoattack(
       ValueError: bad images, labels, settings or logits, or a state of another evaluation.
     """
     exhaustive, checks = as_flag(exhaustive, "exhaustive"), as_flag(checks, "checks")
-    store_path = checked_outputs(state_path, progress, matmul_precision, max_seconds)
+    store_path = checked_outputs(state_path, progress, matmul_precision, max_seconds, log_path)
     budget = Budget(num_steps, num_queries, gradient_draws, n_target_classes, randomized)
     with jax.default_matmul_precision(matmul_precision):
         given = (model, images, labels, indices, ball_of(threat_model, norm, epsilon), key, devices)
@@ -152,9 +153,10 @@ def individually(
     """
     asked: dict[str, Any] = {name: options.get(name) for name in ("attacks_to_run", "only")}
     attacks = plan(options.get("version", "standard"), num_classes=10, budget=Budget(), **asked)
+    parent = checked_path(state_path, "state_path", "a directory")
     results = {}
     for name in (attack.name for attack in attacks):
-        path = None if state_path is None else as_path(state_path) / name.replace(":", "-")
+        path = None if parent is None else parent / name.replace(":", "-")
         common = options | {"only": name, "state_path": path}
         results[name] = autoattack(model, images, labels, threat_model, **common)
     return results

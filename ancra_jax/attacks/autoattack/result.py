@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ancra_jax.attacks.arguments import check_list
 from ancra_jax.attacks.autoattack.ensemble import Attack, describe
 from ancra_jax.attacks.job import CLEAN, ROBUST, HostImages, Job, Numbers
 from ancra_jax.attacks.model import Model
@@ -130,12 +131,9 @@ def worst_case(results: Sequence[AutoAttackResult]) -> AutoAttackResult:
     Raises:
       ValueError: no results, or results over different examples.
     """
+    check_list(results, "results", AutoAttackResult, "AutoAttackResult")
     if not results:
         raise ValueError("results is empty")
-    if not isinstance(results, Sequence) or not all(
-        isinstance(result, AutoAttackResult) for result in results
-    ):
-        raise TypeError("results: expected a list of AutoAttackResult")
     first = results[0]
     wrong = first.broken_by == CLEAN
     merged: dict[str, Any] = {}
