@@ -50,7 +50,7 @@ def ascend(
     x, natural = (jnp.asarray(array, jnp.float32) for array in (start, images))
     objective, x, natural = frozen((objective, x, natural))
     operands = (objective, natural, threat_model, step_size)
-    return iterate(_step, x, *operands, num_steps=num_steps, loop=loop)
+    return frozen(iterate(_step, x, *operands, num_steps=num_steps, loop=loop))
 
 
 def _step(

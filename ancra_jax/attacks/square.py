@@ -143,7 +143,7 @@ def square(
     shared = fold(evaluator(in_one_program(inputs.objective), problem.model))
     evaluations = evaluated(shared, natural), evaluated(shared, first)
     state = _start(search, problem.active, first, *evaluations)
-    traced = is_traced(search)
+    traced = is_traced((search, state))
     layout = None if traced else layout_of(state, search)
     if loop == "auto":
         loop = "compiled" if traced or platform() != "cpu" else "host"

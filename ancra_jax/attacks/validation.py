@@ -74,6 +74,7 @@ class Problem(NamedTuple):
 
         Where the loop attacked a folded model, the model itself judges the successes again.
         """
+        found, best_loss = frozen((found, best_loss))  # the model may close over what is traced
         confirmed = success
         if not judged and has_foldable(self.model):
             claimed = select(success, found, self.images)
@@ -86,6 +87,7 @@ class Problem(NamedTuple):
 
         Those outside the ball only if ``outside``.
         """
+        best = frozen(best)
         result = self.result(norms <= self.threat_model.epsilon, best, -norms, queries)
         if outside:
             found = self.active & jnp.isfinite(norms)

@@ -196,7 +196,6 @@ class Training:
         problems.raise_all()
         parts = [split for split in (splits.train, splits.extra) if split is not None]
         everywhere = sharding.replicated(mesh)
-        # Draws by keys of other kinds, vectorised over examples, depend on the batch.
         keys = jax.random.split(jax.random.key(config.seed, impl="threefry2x32"), 5)
         init_key, order_key, step_key, selection_key, extra_key = keys
         batches = build.batch_plan(config, splits, step_key, extra_key, mesh)

@@ -95,11 +95,13 @@ def test_restarts_only_help(name):
 
 
 @every_attack
-def test_no_gradient_flows_through_an_attack(name):
+@pytest.mark.parametrize("closure", [False, True])
+def test_no_gradient_flows_through_an_attack(name, closure):
     model, images, labels = attacked.problem()
 
     def loss(weights, held):
-        found = ATTACKS[name](Partial(model.func, weights), images, labels, L_2, key=KEY)
+        under_attack = partial(model.func, weights) if closure else Partial(model.func, weights)
+        found = ATTACKS[name](under_attack, images, labels, L_2, key=KEY)
         adversarial = jax.lax.stop_gradient(found.images) if held else found.images
         ascended = attacks.objectives.cross_entropy(Partial(model.func, weights), labels)
         return jnp.sum(ascended(adversarial))
