@@ -33,7 +33,10 @@ What the arguments mean everywhere:
 - ``model``: a callable pytree (``jax.tree_util.Partial``, an NNX or Equinox module), or a plain
   function, from images to logits [batch, classes], or to an object with ``logits`` and, if the
   model has auxiliary heads, ``aux_logits`` [heads, batch, classes]. Other weights of a pytree do
-  not compile again. The final logits decide whether an image is misclassified.
+  not compile again; a pytree's method serves as well. What a plain function closes over, and what
+  an object that is no pytree holds, is read when the function is first compiled, and never again:
+  give changed weights as a pytree, such as ``jax.tree_util.Partial(function, weights)``, or by a
+  new function. The final logits decide whether an image is misclassified.
 - ``images``: natural images, floating-point [batch, height, width, channels], pixels in [0, 1].
   Arrays, lists, and what NumPy reads as an array. All are converted to float32 on entry, half
   precision too, and results are float32; pixels outside of [0, 1] by at most 1e-6 are clipped.
@@ -41,7 +44,8 @@ What the arguments mean everywhere:
 - ``threat_model``: which images the attacker may use; its epsilon, any real scalar, is on the
   [0, 1] pixel scale: at most 1 under Linf, else the norm of a white image.
 - ``key``: ``jax.random.key(seed)``, or a seed or an old-style key in its place: the source of all
-  randomness; None where nothing is random.
+  randomness; None where nothing is random. Of another kind than threefry2x32 (``'rbg'``), whose
+  vectorised draws depend on the batch, a threefry2x32 key is derived.
 - ``indices``: data-set indices [batch], 0, 1, 2 ... by default. An example's randomness is derived
   from its index and ``key`` alone, so it depends neither on the batch nor on the order.
 - ``active``: which examples to attack, boolean [batch], all by default. The others are returned
@@ -52,6 +56,8 @@ What the arguments mean everywhere:
 - ``targets``: class numbers [batch] for the targeted losses.
 - ``loop``: ``'host'`` dispatches steps from Python, ``'compiled'`` runs them in one program,
   ``'auto'`` chooses: compiled inside ``jit`` and on accelerators, host on CPU.
+
+No gradient flows through an attack, in a differentiated loss too: adversarial images are data.
 
 An argument that is not allowed raises a ValueError, or a TypeError, that names it; so does a model
 whose logits of the natural images are not finite. Inside ``jit`` there are no values to look at:

@@ -21,7 +21,17 @@ from typing import Any, Literal
 import jax
 
 from ancra_jax.attacks.apgd import apgd, run_apgd, surface_start
-from ancra_jax.attacks.arguments import AnyKey, Number, as_images, check_one_of, shown
+from ancra_jax.attacks.arguments import (
+    AnyKey,
+    Number,
+    as_flag,
+    as_images,
+    as_whole,
+    check_callable,
+    check_list,
+    check_one_of,
+    shown,
+)
 from ancra_jax.attacks.autoattack.api import autoattack
 from ancra_jax.attacks.autoattack.ensemble import GRADIENT_COST, Attack, fitting_loss
 from ancra_jax.attacks.autoattack.result import AutoAttackResult
@@ -42,6 +52,9 @@ TRANSFER = "A7"
 
 ObjectiveOf = Callable[[Any, Any], Objective]
 """``(labels, targets) -> objective`` of a batch; the targets are None in an untargeted attack."""
+
+Search = Literal["apgd", "pgd", "square"]
+SEARCHES: tuple[Search, ...] = ("apgd", "pgd", "square")
 
 Level = Literal["quick", "standard", "thorough"]
 LEVELS: tuple[Level, ...] = ("quick", "standard", "thorough")
@@ -66,10 +79,20 @@ class SurrogateAttack:
     name: str
     objective: ObjectiveOf
     targeted: bool = False
-    search: Literal["apgd", "pgd", "square"] = "apgd"
+    search: Search = "apgd"
     warm_start: ObjectiveOf | None = None
     group: str = ""
     level: Level = "quick"
+
+    def __post_init__(self) -> None:
+        expected = "(labels, targets) -> objective"
+        check_callable(self.objective, "objective", expected)
+        as_flag(self.targeted, "targeted")
+        check_one_of(self.search, "search", SEARCHES)
+        check_one_of(self.level, "level", LEVELS)
+        if self.warm_start is not None:
+            check_callable(self.warm_start, "warm_start", f"{expected}, or None")
+            check_one_of(self.search, "search with a warm_start", ("apgd", "pgd"))
 
 
 @dataclass(frozen=True)
@@ -91,6 +114,13 @@ class Surrogate:
     losses: tuple[str, ...] = ()
     group: str = ""
     level: Level = "quick"
+
+    def __post_init__(self) -> None:
+        check_callable(self.forward, "forward", "a callable from images to logits")
+        check_list(self.losses, "losses", str, "names")
+        for loss in self.losses:
+            check_one_of(loss, "losses", [*LOSSES, *TARGETED_LOSSES])
+        check_one_of(self.level, "level", LEVELS)
 
     def attacks(self, num_classes: int) -> list[SurrogateAttack]:
         """Return an attack for each loss."""
@@ -127,6 +157,10 @@ class Defence:
     rank_by: Model | None = None
     statistics: Callable[..., dict[str, float | None]] | None = None
 
+    def __post_init__(self) -> None:
+        kinds = (Surrogate, SurrogateAttack)
+        check_list(self.attacks, "attacks", kinds, "attacks.Surrogate and attacks.SurrogateAttack")
+
 
 @dataclass(frozen=True)
 class AdaptiveBudget:
@@ -148,6 +182,12 @@ class AdaptiveBudget:
     num_queries: int
     exhaustive: bool
     targeted_on_all: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "num_targets", "num_restarts", "num_queries"):
+            object.__setattr__(self, name, as_whole(getattr(self, name), name))
+        for name in ("exhaustive", "targeted_on_all"):
+            as_flag(getattr(self, name), name)
 
 
 BUDGETS: dict[Level, AdaptiveBudget] = {
@@ -206,12 +246,15 @@ def adaptive(
         chosen, levels = BUDGETS[budget], LEVELS[: LEVELS.index(budget) + 1]
     if defences is None:
         defences = getattr(model, "defences", ())
-    if not isinstance(defences, Sequence) or not all(isinstance(d, Defence) for d in defences):
-        raise TypeError(f"defences={shown(defences)}: expected a list of attacks.Defence")
+    check_list(defences, "defences", Defence, "attacks.Defence")
     if not isinstance(transfer_from, Mapping | None):
         raise TypeError(f"transfer_from={shown(transfer_from)}: expected models by name")
     logits = jax.eval_shape(forward, as_pytree(model), natural[:1])
     attacks = plan(model, logits.shape[-1], defences, transfer_from or {}, chosen, levels)
+    if not attacks:
+        raise ValueError(
+            f"budget={shown(budget)}: the defences declare attacks of higher ones only"
+        )
     return autoattack(
         model,
         images,
@@ -316,10 +359,14 @@ def _search(
     )
 
 
+def _untargeted(loss: str, forward: Model, labels: Labels, _: Labels | None) -> Objective:
+    return LOSSES[loss](forward, labels)
+
+
 def loss_on(forward: Model, loss: str) -> ObjectiveOf:
     """Return one of ``apgd``'s named losses on the logits of a model of one's own."""
     if loss in TARGETED_LOSSES:
         return partial(TARGETED_LOSSES[loss], forward)
     if loss in LOSSES:
-        return lambda labels, _: LOSSES[loss](forward, labels)
+        return partial(_untargeted, loss, forward)
     raise ValueError(f"loss={loss!r}: allowed are {', '.join([*LOSSES, *TARGETED_LOSSES])}")

@@ -103,7 +103,7 @@ def apgd(
     objective = in_one_program(inputs.objective)
     if first is not None:
         check_inside(first, problem)
-    natural, labels = problem.images, problem.labels
+    natural, labels, threat_model = problem.images, problem.labels, problem.threat_model
     found: Any = None
     for restart in range(num_restarts):
         run_keys = fold_each(keys, restart)

@@ -7,7 +7,7 @@ inside a jitted function) there are no values to look at: then shapes and dtypes
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ Number = float | int | np.number | Float[Array, ""] | Int[Array, ""]
 ROUNDING = 1e-6
 """How far, on the [0, 1] pixel scale, rounding may carry a pixel out of its range."""
 _LARGEST = 2**31 - 1
+_THREEFRY = "threefry2x32"
 _CHANNELS = (1, 3, 4)
 
 
@@ -194,8 +195,17 @@ def check_callable(value: Any, name: str, expected: str) -> None:
         raise TypeError(f"{name}={shown(value)}: expected {expected}")
 
 
+def check_list(value: Any, name: str, kinds: Any, expected: str) -> None:
+    """Refuse what is no list (or tuple) of instances of these kinds, with a TypeError."""
+    listed = isinstance(value, Sequence) and not isinstance(value, str)
+    if not listed or not all(isinstance(entry, kinds) for entry in value):
+        raise TypeError(f"{name}={shown(value)}: expected a list of {expected}")
+
+
 def as_key(key: Any, name: str = "key") -> Any:
-    """Return a typed key for one, for an old-style uint32 key, or for a seed; None stays None.
+    """Return a threefry2x32 key for a key, for an old-style one, or for a seed; None stays None.
+
+    Draws of other kinds of keys, vectorised over examples, depend on the batch (``jax.random``).
 
     Raises:
       TypeError: anything else.
@@ -207,12 +217,22 @@ def as_key(key: Any, name: str = "key") -> Any:
     if has_kind(array, jax.dtypes.prng_key):
         if array.shape:
             raise ValueError(f"{name} has shape {array.shape}: expected a single key")
-        return array
+        return _as_threefry(array)
     if array.dtype == np.uint32 and array.shape in ((2,), (4,)):
-        kind = {2: "threefry2x32", 4: "rbg"}[array.shape[0]]
-        return jax.random.wrap_key_data(jnp.asarray(array), impl=kind)
+        kind = {2: _THREEFRY, 4: "rbg"}[array.shape[0]]
+        return _as_threefry(jax.random.wrap_key_data(jnp.asarray(array), impl=kind))
     if array.shape == () and has_kind(array, jnp.integer):
         if not isinstance(array, jax.core.Tracer) and not 0 <= int(array) < 2**32:
             raise ValueError(f"{name}={shown(key)}: a seed is a whole number, 0 to {2**32 - 1}")
-        return jax.random.key(array)
+        return jax.random.key(array, impl=_THREEFRY)
     raise TypeError(f"{name}={shown(key)}: expected jax.random.key(seed), or a seed")
+
+
+def _as_threefry(key: Key[Array, ""]) -> Key[Array, ""]:
+    """Return the key, or one derived from all that is in it."""
+    if jax.random.key_impl(key) == _THREEFRY:
+        return key
+    derived = jax.random.key(0, impl=_THREEFRY)
+    for word in jax.random.key_data(key):
+        derived = jax.random.fold_in(derived, word)
+    return derived

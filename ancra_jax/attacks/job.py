@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import pathlib
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -121,10 +122,25 @@ def checked_devices(devices: Any) -> list[jax.Device]:
     return listed
 
 
+def checked_path(path: Any, name: str, expected: str) -> AnyPath | None:
+    """Return a path that the user may have given; a TypeError says what was ``expected``."""
+    try:
+        return None if path is None else as_path(path)
+    except TypeError:
+        raise TypeError(f"{name}={arguments.shown(path)}: expected a path of {expected}") from None
+
+
 def checked_outputs(
-    state_path: Any, progress: Any, matmul_precision: Any, max_seconds: Any = None
+    state_path: Any,
+    progress: Any,
+    matmul_precision: Any,
+    max_seconds: Any = None,
+    log_path: Any = None,
 ) -> AnyPath | None:
     """Check where an evaluation reports, and how it runs; return the path of its state."""
+    log = checked_path(log_path, "log_path", "a file")
+    if isinstance(log, pathlib.Path) and log.is_dir():
+        raise ValueError(f"log_path={log}: expected a path of a file, this is a directory")
     if max_seconds is not None:
         arguments.as_number(max_seconds, "max_seconds", closed=True)
     if progress is not None:
@@ -137,11 +153,7 @@ def checked_outputs(
             f"matmul_precision={given}: allowed is what jax.default_matmul_precision takes, such "
             "as 'highest'"
         ) from None
-    try:
-        return None if state_path is None else as_path(state_path)
-    except TypeError:
-        given = arguments.shown(state_path)
-        raise TypeError(f"state_path={given}: expected a path of a directory") from None
+    return checked_path(state_path, "state_path", "a directory")
 
 
 def precision_of(name: str | None, judging: str = "highest") -> str:
@@ -262,7 +274,10 @@ class Job:
             "key": np.asarray(jax.random.key_data(self.key)).tolist(),
             "randomized": self.randomized,
         }
-        if self.search_precision != _judging_precision():
+        judging = _judging_precision()
+        if judging != "highest":
+            settings["matmul_precision"] = judging
+        if self.search_precision != judging:
             settings["search_precision"] = self.search_precision
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for array in (self.images, self.labels, self.indices):

@@ -35,7 +35,8 @@ def ascend(
 
     Every step is ``x <- project(x + step_size * direction(gradient))``. This is the attack inside
     training: it works inside a jitted step as well as alone, no gradient flows through it, and its
-    arguments are not checked. ``attacks.pgd`` checks them and judges what it finds.
+    arguments are not checked, only made float32. ``attacks.pgd`` checks them and judges what it
+    finds.
 
     Args:
       objective: what to ascend, see ``attacks.objectives``.
@@ -46,9 +47,10 @@ def ascend(
       num_steps: number of steps; not traced.
       loop: see ``ancra_jax.attacks``.
     """
-    objective, x, natural = frozen((objective, jnp.asarray(start), jnp.asarray(images)))
+    x, natural = (jnp.asarray(array, jnp.float32) for array in (start, images))
+    objective, x, natural = frozen((objective, x, natural))
     operands = (objective, natural, threat_model, step_size)
-    return iterate(_step, x, *operands, num_steps=num_steps, loop=loop)
+    return frozen(iterate(_step, x, *operands, num_steps=num_steps, loop=loop))
 
 
 def _step(

@@ -1,5 +1,6 @@
 """What an attack asks of a model: logits, and which images are adversarial by them."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -8,12 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from ancra_jax.attacks.arguments import ROUNDING, AnyKey, as_key, check_callable
 from ancra_jax.attacks.threat_models import ThreatModel
 from ancra_jax.ops.fast_convolutions import with_fast_convolutions
-from ancra_jax.ops.images import Flags, Images, Keys, Labels, Values
+from ancra_jax.ops.images import AnyLabels, Flags, Images, Keys, Labels, Values
 from ancra_jax.ops.pytree import pytree_dataclass
 
 Logits = Float[Array, "batch classes"]
@@ -29,11 +30,14 @@ def as_pytree(model: Model, name: str = "model") -> Model:
 
     A callable that is a pytree already (``jax.tree_util.Partial``, an Equinox or NNX module) has
     its arrays traced: another checkpoint does not compile again. Its other leaves (an Equinox
-    module's activation functions and flags) are constants of the compiled program. A plain function
-    becomes a ``Partial`` of itself: its whole closure is a constant. Anything else is refused with
-    a TypeError that speaks of ``name``.
+    module's activation functions and flags) are constants of the compiled program. So are those of
+    a pytree whose method is given. A plain function becomes a ``Partial`` of itself: its whole
+    closure is a constant, as it was when a program was compiled. Anything else is refused with a
+    TypeError that speaks of ``name``.
     """
     check_callable(model, name, "a callable from images to logits")
+    if inspect.ismethod(model) and not jax.tree_util.all_leaves([model.__self__]):
+        model = jax.tree_util.Partial(model.__func__, model.__self__)
     if any(kind.__module__.partition(".")[0] == "torch" for kind in type(model).__mro__):
         raise TypeError(f"{name} is PyTorch's: `ancra import` takes weights over (docs/pytorch.md)")
     if jax.tree_util.all_leaves([model]):
@@ -152,10 +156,24 @@ def forward(model: Model, images: Images) -> Logits:
     return jax.jit(partial(model_outputs, model))(images)[0]
 
 
+def example_keys(key: AnyKey, indices: AnyLabels) -> Keys:
+    """Return one key per example, derived from its data-set index and from nothing else.
+
+    Args:
+      key: a key, or a seed: a whole number from 0 to 2**32 - 1.
+      indices: data-set indices, integers [batch].
+
+    Raises:
+      TypeError, ValueError: ``key`` is neither.
+    """
+    if key is None:
+        raise TypeError("key=None: expected jax.random.key(seed), or a seed")
+    return _example_keys(as_key(key), jnp.asarray(indices))
+
+
 @jax.jit
-def example_keys(key: AnyKey, indices: Labels | Int[np.ndarray, "batch"]) -> Keys:
-    """Return one key per example, derived from its data-set index and from nothing else."""
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(as_key(key), indices)
+def _example_keys(key: Key[Array, ""], indices: Labels) -> Keys:
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
 
 
 @jax.jit

@@ -123,8 +123,8 @@ def pick(logits: Logits, classes: Labels) -> Values:
 def _largest(logits: Logits, count: int, name: str) -> Float[Array, "batch count"]:
     if logits.shape[-1] < count:
         raise ValueError(
-            f"{name} needs at least {count} classes, the model has {logits.shape[-1]}: "
-            "use the margin objective"
+            f"loss: {name} needs at least {count} classes, the model has {logits.shape[-1]}: "
+            "use the margin"
         )
     return jax.lax.top_k(logits, count)[0]
 
@@ -289,7 +289,7 @@ def objective_of(
     """
     if not isinstance(loss, str):
         check_callable(loss, "loss", "a name, or an objective: images to one number per image")
-        return jax.tree_util.Partial(loss) if jax.tree_util.all_leaves([loss]) else loss
+        return loss if isinstance(loss, LogitsObjective) else as_pytree(loss, "loss")
     if loss in LOSSES:
         if targets is not None:
             raise ValueError(f"loss={loss!r} takes no targets; {', '.join(TARGETED_LOSSES)} do")
@@ -361,8 +361,12 @@ class Evaluator:
 
     def _averaged(self, images: Images, first: Int[Array, ""], keys: Keys) -> Evaluation:
         def one_draw(draw: Int[Array, ""]) -> Evaluation:
-            model = WithKeys(self._own.model, keys).draw(first + draw)
-            return Evaluator(replace(self._own, model=model), None)(images, first)
+            def drawn(model: Model) -> Model:
+                return WithKeys(model, keys).draw(first + draw)
+
+            objective = replace(self._own, model=drawn(self._own.model))
+            judge = None if self.judge is None else drawn(self.judge)
+            return Evaluator(objective, judge)(images, first)
 
         draws = jnp.arange(self.draws)
         # A convolution's gradient inside a compiled loop is slow on the CPU backend.
@@ -381,7 +385,7 @@ def evaluator(
       ValueError: ``keys`` for an objective that does not call a randomised model.
     """
     if isinstance(objective, LogitsObjective):
-        own = keys is not None or _is_same(objective.model, judge)
+        own = _is_same(objective.model, judge)
         return Evaluator(objective, None if own else judge, keys, 1 if keys is None else draws)
     if keys is not None:
         raise ValueError(f"loss={objective!r}: a randomised model needs one of the named losses")

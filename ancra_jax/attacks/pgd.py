@@ -3,7 +3,7 @@
 import jax
 
 from ancra_jax.attacks.arguments import AnyKey, Number, as_length, as_whole
-from ancra_jax.attacks.loop import LoopKind, ascend, frozen
+from ancra_jax.attacks.loop import LoopKind, ascend
 from ancra_jax.attacks.model import Model, judge
 from ancra_jax.attacks.objectives import Objective
 from ancra_jax.attacks.renamed import explains_old_calls
@@ -42,8 +42,7 @@ def pgd(
     """Ascend the loss in steps of one length, each projected into the threat model.
 
     Every step is ``x <- project(x + step_size * direction(gradient))``. The result has the last
-    iterate where that is adversarial. No gradient flows through the attack. ``ancra_jax.attacks``
-    describes the common arguments.
+    iterate where that is adversarial. ``ancra_jax.attacks`` describes the common arguments.
 
     Args:
       step_size: length of a step in the threat model's norm, on the [0, 1] pixel scale.
@@ -88,7 +87,7 @@ def fgsm(
     """
     common = dict(targets=targets, active=active, indices=indices, key=key)
     inputs = checked(model, images, labels, threat_model, loop=loop, loss=loss, **common)
-    return _judged(inputs, inputs.problem.images, threat_model.epsilon, 1, loop)
+    return _judged(inputs, inputs.problem.images, inputs.problem.threat_model.epsilon, 1, loop)
 
 
 def _judged(
@@ -99,7 +98,7 @@ def _judged(
     loop: LoopKind,
 ) -> AttackResult:
     """Ascend the loss, and judge the last iterate by a fresh forward pass."""
-    problem, objective = frozen((inputs.problem, inputs.objective))
+    problem, objective = inputs.problem, inputs.objective
     natural, ball = problem.images, problem.threat_model
     last = ascend(
         objective, first, natural, ball, step_size=step_size, num_steps=num_steps, loop=loop

@@ -121,7 +121,8 @@ def square(
       p_init: fraction of the pixels in the first windows, in (0, 1].
       loop: ``'host'`` searches in groups of 16 rows a device, the last ones smaller, by the same
         programs for all sizes of a batch, and leaves finished examples out every 25 proposals; with
-        an objective on another model the batch stays together.
+        an objective on another model the batch stays together, and inside ``jit``, where there is
+        nothing to look at, the loop is compiled.
 
     Returns:
       ``queries`` counts the natural image and the start too: at most ``num_queries + 2``.
@@ -133,7 +134,7 @@ def square(
     common = dict(targets=targets, active=active, indices=indices, key=key)
     inputs = checked(model, images, labels, threat_model, loop=loop, loss=loss, **common)
     problem = inputs.problem
-    natural, labels = problem.images, problem.labels
+    natural, labels, threat_model = problem.images, problem.labels, problem.threat_model
     evaluate = evaluator(inputs.objective, problem.model)
     table = windows(threat_model, natural.shape[1], natural.shape[2], p_init)
     search = Search(evaluate, inputs.keys(), natural, labels, threat_model, table)
@@ -142,12 +143,13 @@ def square(
     shared = fold(evaluator(in_one_program(inputs.objective), problem.model))
     evaluations = evaluated(shared, natural), evaluated(shared, first)
     state = _start(search, problem.active, first, *evaluations)
-    traced = is_traced(search)
+    traced = is_traced((search, state))
     layout = None if traced else layout_of(state, search)
     if loop == "auto":
         loop = "compiled" if traced or platform() != "cpu" else "host"
     together = (
-        loop == "compiled"
+        traced
+        or loop == "compiled"
         or search.evaluate.judge is not None
         or (layout is None and over_several_devices(natural))
         or not natural.is_fully_addressable

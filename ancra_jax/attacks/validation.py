@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from ancra_jax.attacks import arguments
-from ancra_jax.attacks.loop import check_loop, is_traced
+from ancra_jax.attacks.loop import check_loop, frozen, is_traced
 from ancra_jax.attacks.model import Logits, Model, WithKeys, as_pytree, example_keys, forward, judge
 from ancra_jax.attacks.objectives import LogitsObjective, Objective, objective_of
 from ancra_jax.attacks.renamed import explains_old_calls
@@ -74,6 +74,7 @@ class Problem(NamedTuple):
 
         Where the loop attacked a folded model, the model itself judges the successes again.
         """
+        found, best_loss = frozen((found, best_loss))  # the model may close over what is traced
         confirmed = success
         if not judged and has_foldable(self.model):
             claimed = select(success, found, self.images)
@@ -86,6 +87,7 @@ class Problem(NamedTuple):
 
         Those outside the ball only if ``outside``.
         """
+        best = frozen(best)
         result = self.result(norms <= self.threat_model.epsilon, best, -norms, queries)
         if outside:
             found = self.active & jnp.isfinite(norms)
@@ -124,7 +126,7 @@ class Inputs(NamedTuple):
 
     def keys(self) -> Keys:
         """Return one key per example, also where nothing that is random needs it."""
-        key = jax.random.key(0) if self.key is None else self.key
+        key = arguments.as_key(0) if self.key is None else self.key
         return example_keys(key, self.indices)
 
 
@@ -138,10 +140,28 @@ def accuracy_over_epsilon(
       epsilons: radii in that norm, on the [0, 1] pixel scale.
 
     Returns:
-      The share of the examples that are classified correctly and whose smallest norm is larger.
+      The share of the examples that are classified correctly and whose smallest norm is larger,
+      among those that were attacked (``active``).
+
+    Raises:
+      TypeError: ``results`` is no list of results.
+      ValueError: it is empty, over different numbers of examples, or of an attack that looks for no
+        smallest norm; nothing was attacked; or ``epsilons`` are no numbers of at least 0.
     """
+    arguments.check_list(results, "results", AttackResult, "AttackResult")
+    radii = arguments.as_array(epsilons, "epsilons")
+    if radii.ndim != 1 or not arguments.has_kind(radii, np.number) or not (radii >= 0).all():
+        given = arguments.shown(epsilons)
+        raise ValueError(f"epsilons={given}: expected a list of numbers of at least 0")
+    if len({len(result.best_loss) for result in results}) != 1:
+        raise ValueError("results: expected at least one, all of the same examples")
     norms = np.min([-np.asarray(result.best_loss) for result in results], axis=0)
-    return np.mean(norms[:, None] > np.asarray(epsilons), axis=0)
+    attacked = np.any([np.asarray(result.queries) > 0 for result in results], axis=0)
+    if not (norms >= 0).all():
+        raise ValueError("results: their best_loss is no norm, expected results of fab and fmn")
+    if not attacked.any():
+        raise ValueError("results: no example was attacked")
+    return np.mean(norms[attacked, None] > np.asarray(radii), axis=0)
 
 
 def checked(
@@ -163,7 +183,8 @@ def checked(
 
     Every attack calls this first. ``ancra_jax.attacks`` describes the arguments and the errors;
     ``start`` has the images' shape and is taken as it is. The natural images are classified once,
-    since an attack cannot tell a model without finite logits from a robust one.
+    since an attack cannot tell a model without finite logits from a robust one. No gradient flows
+    through what is returned: adversarial images are data.
     """
     check_loop(loop)
     images = jnp.asarray(arguments.as_images(images))
@@ -198,8 +219,10 @@ def checked(
         if classes is not None:
             arguments.as_classes(classes, batch, num_classes, name)
     if not isinstance(loss, str) and not randomized:
-        check_objective(objective, problem, num_classes)
-    return inputs
+        check_objective(objective, problem)
+    if isinstance(objective, LogitsObjective):
+        check_term(objective, batch, num_classes)
+    return frozen(inputs)
 
 
 def check_threat_model(threat_model: Any, images: Any) -> None:
@@ -242,19 +265,24 @@ def check_finite(logits: Logits | np.ndarray, examples: np.ndarray) -> None:
         )
 
 
-def check_objective(objective: Objective, problem: Problem, num_classes: int) -> None:
-    """Refuse an objective, given as ``loss``, that does not fit the images or the labels' classes.
-
-    Raises:
-      ValueError: it does not return one number per image, or class numbers of its own are wrong.
-    """
+def check_objective(objective: Objective, problem: Problem) -> None:
+    """Refuse an objective that does not return one number per image, with a ValueError."""
     values = jax.eval_shape(_evaluated, objective, problem.images)
     shape, batch = getattr(values, "shape", type(values).__name__), len(problem.images)
     if shape != (batch,):
         raise ValueError(f"loss returned {shape} for {batch} images: expected one number per image")
-    if isinstance(objective, LogitsObjective):
-        for classes in objective.operands:
-            arguments.as_classes(classes, batch, num_classes, "class numbers of the loss")
+
+
+def check_term(objective: LogitsObjective, batch: int, num_classes: int) -> None:
+    """Refuse class numbers that the model does not have, or too few classes, with a ValueError.
+
+    Once in the loop nothing can tell: there data choose the term (``in_one_program``).
+    """
+    for classes in objective.operands:
+        arguments.as_classes(classes, batch, num_classes, "class numbers of the loss")
+    if not objective.reference:
+        logits = jax.ShapeDtypeStruct((batch, num_classes), jnp.float32)
+        jax.eval_shape(objective.term, logits, *objective.operands)
 
 
 @jax.jit

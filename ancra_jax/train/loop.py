@@ -197,7 +197,7 @@ class Training:
         problems.raise_all()
         parts = [split for split in (splits.train, splits.extra) if split is not None]
         everywhere = sharding.replicated(mesh)
-        keys = jax.random.split(jax.random.key(config.seed), 5)
+        keys = jax.random.split(jax.random.key(config.seed, impl="threefry2x32"), 5)
         init_key, order_key, step_key, selection_key, extra_key = keys
         batches = build.batch_plan(config, splits, step_key, extra_key, mesh)
         averaging = build.averaging(config)

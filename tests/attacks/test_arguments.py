@@ -21,6 +21,11 @@ WHOLE = BATCH | {"epsilon": 0.1, "key": 0, "progress": None}
 STEPS = {"key": 0, "num_steps": 2}
 LOGITS = np.asarray(MODEL(IMAGES))
 
+NUMBERS = ["num_steps", "num_targets", "num_restarts", "num_queries"]
+FOUND = attacks.fmn(**ALONE, num_steps=2)
+SKIPPED = attacks.fmn(**ALONE, num_steps=2, active=[False] * 3)
+TWO = attacks.fmn(MODEL, IMAGES[:2], LABELS[:2], BALL, num_steps=2)
+
 CALLS = {
     "fgsm": (attacks.fgsm, ALONE),
     "pgd": (attacks.pgd, ALONE | STEPS | {"step_size": 0.05}),
@@ -33,6 +38,12 @@ CALLS = {
     "adaptive": (attacks.adaptive, WHOLE),
     "diagnose": (attacks.diagnose, WHOLE),
     "worst_case": (attacks.worst_case, {}),
+    "accuracy_over_epsilon": (attacks.accuracy_over_epsilon, {"epsilons": [0.1]}),
+    "example_keys": (attacks.example_keys, {"key": 0, "indices": LABELS}),
+    "Surrogate": (attacks.Surrogate, {"name": "", "forward": MODEL}),
+    "SurrogateAttack": (attacks.SurrogateAttack, {"name": "", "objective": max}),
+    "Defence": (attacks.Defence, {"name": "", "attacks": []}),
+    "AdaptiveBudget": (attacks.AdaptiveBudget, dict.fromkeys(NUMBERS, 1) | {"exhaustive": True}),
     "Linf": (attacks.Linf, {"epsilon": 0.1}),
     "L2": (attacks.L2, {"epsilon": 0.1}),
     "L1": (attacks.L1, {"epsilon": 0.1}),
@@ -108,6 +119,8 @@ WITH_LOSS = "fgsm pgd apgd square"
 EVALUATIONS = "autoattack adaptive diagnose"
 EVERY = f"{ATTACKS} is_adversarial {EVALUATIONS}"
 
+RARE = attacks.Defence("", [attacks.Surrogate("rare", MODEL, level="thorough")])
+
 # The functions, the argument, its wrong values; the message has to name the argument.
 TABLE = [
     (EVERY, "images", [*SHAPES, *DTYPES, *PIXELS]),
@@ -121,7 +134,8 @@ TABLE = [
     (ATTACKS, "targets", BEYOND),
     (EVERY, "model", [*MODELS, *map(returning, OUTPUTS)]),
     (f"{ATTACKS} {EVALUATIONS}", "model", [returning(lambda z: z / 0)]),
-    (f"{ATTACKS} {EVALUATIONS}", "key", KEYS),
+    (f"{ATTACKS} {EVALUATIONS} example_keys", "key", KEYS),
+    ("example_keys", "key", [None]),
     (
         f"{ATTACKS} {EVALUATIONS}",
         "indices",
@@ -155,7 +169,8 @@ TABLE = [
     (EVALUATIONS, "devices", [[], "cpu", [0], jax.devices() * 2, jax.devices()[0]]),
     ("autoattack adaptive", "max_seconds", [-1, np.nan, np.inf, "60", [60]]),
     (EVALUATIONS, "progress", ["bar", 1]),
-    (EVALUATIONS, "state_path", [3, [], 1.5]),
+    (f"{EVALUATIONS} individually", "state_path", [3, [], 1.5]),
+    ("autoattack individually", "log_path", [3, [], "."]),
     ("autoattack diagnose", "matmul_precision", ["best", 3]),
     ("apgd autoattack diagnose", "randomized", FLAGS),
     ("autoattack", "exhaustive", FLAGS),
@@ -169,9 +184,33 @@ TABLE = [
     ("autoattack individually", "only", ["squared", 3]),
     ("autoattack", "rank_by", [3, attacked.problem(shape=(4, 4, 3), classes=5)[0]]),
     ("adaptive", "budget", ["huge", None, []]),
+    ("adaptive", "budget", [Several({"defences": [RARE], "budget": "quick"})]),
+    ("AdaptiveBudget", "num_steps", WHOLE_NUMBERS),
+    ("AdaptiveBudget", "targeted_on_all", FLAGS),
+    ("Surrogate SurrogateAttack", "level", ["Quick", None, 1]),
+    ("Surrogate", "forward", [None, LOGITS]),
+    ("Surrogate", "losses", ["ce", ["ce", "cw"], 3, [1]]),
+    ("SurrogateAttack", "objective", [None, LOGITS]),
+    ("SurrogateAttack", "targeted", FLAGS),
+    ("SurrogateAttack", "search", ["pdg", None, Several({"search": "square", "warm_start": max})]),
+    ("SurrogateAttack", "warm_start", [3]),
+    ("Defence", "attacks", [[MODEL], MODEL, "a1"]),
     ("adaptive", "defences", ["jpeg", [1], 3]),
     ("adaptive", "transfer_from", [[MODEL], {"other": 3}]),
-    ("worst_case", "results", [[], [1], 3]),
+    ("worst_case accuracy_over_epsilon", "results", [[], [1], 3]),
+    (
+        "accuracy_over_epsilon",
+        "results",
+        [FOUND, [FOUND, TWO], [SKIPPED], [attacks.fgsm(**ALONE)]],
+    ),
+    (
+        "accuracy_over_epsilon",
+        "epsilons",
+        [
+            Several({"results": [FOUND], "epsilons": e})
+            for e in (0.1, [-0.1], [np.nan], ["a"], None)
+        ],
+    ),
     ("diagnose", "results", [[True], {"aa": LABELS}, {"aa": np.ones(2, bool)}]),
     ("is_adversarial", "candidates", [*SHAPES, *DTYPES, IMAGES[:2]]),
     ("margin targeted_ce", "model", [None, 3, "model"]),
@@ -238,6 +277,34 @@ def test_other_forms_of_a_value_give_the_same_result(argument, forms, value):
             assert found.images.dtype == np.float32
 
 
+def test_seeds_of_keys():
+    for seed in (0, 2**32 - 1):
+        keys = attacks.example_keys(seed, [2, 0])
+        expected = attacks.example_keys(jax.random.key(np.uint32(seed)), np.array([0, 1, 2]))
+        np.testing.assert_array_equal(
+            *(jax.random.key_data(one) for one in (keys, expected[np.array([2, 0])]))
+        )
+
+
+def test_any_callable_pytree_is_a_loss():
+    def away(model, labels, x, mode):
+        return {"margin": objectives.margin}[mode](model, labels)(x)
+
+    loss = Partial(away, MODEL, jnp.asarray(LABELS), mode="margin")
+    for name in ("pgd", "apgd", "square"):
+        found, expected = call(name, loss=loss), call(name, loss="margin")
+        np.testing.assert_allclose(found.best_loss, expected.best_loss, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
+def test_ascend_stays_in_the_ball_of_half_precision_images(dtype):
+    images, ball = IMAGES.astype(dtype), attacks.Linf(0.13)
+    objective = objectives.cross_entropy(MODEL, LABELS)
+    last = attacks.ascend(objective, images, images, ball, step_size=0.2, num_steps=2)
+    assert last.dtype == np.float32
+    assert np.abs(last - images.astype(np.float32)).max() <= 0.13 + 1e-6
+
+
 def test_forms_of_norm_and_epsilon():
     for form in EPSILONS:
         assert attacks.Linf(form) == attacks.Linf(0.25)
@@ -294,6 +361,27 @@ def test_inside_jit_shapes_and_dtypes_alone_are_checked(name):
     images = jnp.asarray(IMAGES)  # closed over, it has values to look at
     found = jax.jit(lambda y: call(name, images=images, labels=y).images)(LABELS)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+class Net(nnx.Module):
+    def __init__(self):
+        self.head = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
+
+    def classify(self, x):
+        return self.head(x.mean((1, 2)))
+
+
+def test_a_method_is_judged_with_the_weights_of_now():
+    net = Net()
+    labels = net.classify(IMAGES).argmax(-1)
+    for _ in range(2):
+        wrong = net.classify(IMAGES).argmax(-1) != labels
+        judged = call("is_adversarial", model=net.classify, labels=labels)
+        np.testing.assert_array_equal(judged, wrong)
+        ascended = objectives.cross_entropy(net.classify, labels)
+        np.testing.assert_allclose(call("pgd", model=net.classify, loss=ascended).success, True)
+        nnx.update(net, jax.tree.map(lambda x: -x, nnx.state(net)))
+    assert wrong.any()
 
 
 @pytest.mark.slow

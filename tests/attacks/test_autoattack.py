@@ -15,7 +15,7 @@ from ancra_jax import attacks
 from ancra_jax.attacks.autoattack.ensemble import Budget, plan
 from ancra_jax.attacks.job import Placement
 from ancra_jax.attacks.validation import AttackResult
-from tests.support import cnn_a
+from tests.support import attacked, cnn_a
 from tests.support.processes import run_on_devices
 from tests.support.small_mlp import WEIGHTS, examples, mlp, mlp_model
 
@@ -274,6 +274,18 @@ def test_randomised_model():
     assert any("deterministic" in warning for warning in plain.warnings)
 
 
+def test_a_randomised_model_is_judged_itself_whatever_is_ascended():
+    images, labels = examples(wrong=0)
+    weights = (WEIGHTS, mlp_model(seed=1).args[0])
+    model, other = (jax.tree_util.Partial(noisy, one) for one in weights)
+    common = {"key": 0, "num_steps": 2, "randomized": True, "gradient_draws": 2}
+    attack = partial(attacks.apgd, model, images, labels, attacks.Linf(1e-5), **common)
+    own = attack(loss="margin")
+    along = attack(loss=attacks.objectives.margin(other, labels))
+    np.testing.assert_array_equal(along.success, own.success)
+    assert own.success.mean() < 0.2 < np.mean(along.best_loss > 0)
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 def test_few_classes(classes):
     model = mlp_model(classes)
@@ -337,6 +349,50 @@ def test_worst_case_over_seeds():
     assert_sound(worst, mlp_model(), images, labels, attacks.Linf(0.1))
     with pytest.raises(ValueError, match="results"):
         attacks.worst_case([runs[0], evaluate(images[:4], labels[:4])])
+
+
+def test_the_worst_case_of_other_lists():
+    images, labels = examples()
+    evaluate = partial(custom, mlp_model(), images, labels, num_steps=4)
+    runs = [
+        evaluate(attacks_to_run=["square"], num_queries=1, epsilon=1e-6),
+        evaluate(attacks_to_run=["apgd-ce:num_steps=7"], epsilon=0.1, search_precision="high"),
+    ]
+    worst = attacks.worst_case([*runs, runs[1]])
+    assert set(runs[1].broken_by) == set(worst.broken_by) >= {"apgd-ce:num_steps=7"}
+    assert worst.records == (*runs[0].records, *runs[1].records, *runs[1].records)
+    assert worst.denied == runs[0].denied + 2 * runs[1].denied
+    assert worst.seconds["apgd-ce:num_steps=7"] == 2 * runs[1].seconds["apgd-ce:num_steps=7"]
+    assert worst.search_precision == "highest, high"
+
+
+@pytest.mark.parametrize("square", ["square", "square:num_queries=300"])
+def test_what_square_gains_gives_a_warning(square):
+    masked = jax.tree_util.Partial(lambda w, x: mlp(w, jax.lax.stop_gradient(x)), WEIGHTS)
+    evaluate = partial(
+        custom, masked, *examples(), num_steps=2, num_queries=300, epsilon=0.2, checks=False
+    )
+    gained = evaluate(attacks_to_run=["apgd-ce:num_steps=1", square])
+    assert gained.robust_accuracy < gained.accuracies["apgd-ce:num_steps=1"]
+    assert any("Square" in warning for warning in gained.warnings)
+    assert not evaluate(attacks_to_run=[square, "apgd-ce"]).warnings
+
+
+def test_a_number_of_targets_is_the_attacks_own():
+    model = attacked.linear_model((4, 4, 2), classes=14)
+    images = np.random.default_rng(0).random((3, 4, 4, 2)).astype(np.float32)
+    rounds = {}
+    evaluate = partial(
+        custom, model, images, np.asarray(model(images).argmax(-1)), epsilon=1e-6, num_steps=1,
+        progress=lambda event: rounds.update({event.attack: event.rounds}), checks=False,
+    )  # fmt: skip
+    evaluate(attacks_to_run=["apgd-t:n_target_classes=12", "fab-t"], n_target_classes=3)
+    evaluate(attacks_to_run=["fab-t:n_target_classes=40"])
+    assert rounds == {
+        "clean": 1, "apgd-t:n_target_classes=12": 12, "fab-t": 3, "fab-t:n_target_classes=40": 13,
+    }  # fmt: skip
+    sparse = plan("standard", None, 10, Budget(n_target_classes=2), "l1")
+    assert [attack.num_passes(2) for attack in sparse] == [5, 2, 2, 1]
 
 
 @pytest.mark.optimized

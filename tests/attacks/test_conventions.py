@@ -95,6 +95,60 @@ def test_restarts_only_help(name):
 
 
 @every_attack
+@pytest.mark.parametrize("closure", [False, True])
+def test_no_gradient_flows_through_an_attack(name, closure):
+    model, images, labels = attacked.problem()
+
+    def loss(weights, held):
+        under_attack = partial(model.func, weights) if closure else Partial(model.func, weights)
+        found = ATTACKS[name](under_attack, images, labels, L_2, key=KEY)
+        adversarial = jax.lax.stop_gradient(found.images) if held else found.images
+        ascended = attacks.objectives.cross_entropy(Partial(model.func, weights), labels)
+        return jnp.sum(ascended(adversarial))
+
+    expected, found = (jax.grad(loss)(*model.args, held) for held in (True, False))
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_squares_loop_on_the_host_is_compiled_inside_jit():
+    attack = partial(ATTACKS["square"], *attacked.problem(), BALL, key=KEY, num_queries=20)
+    found = jax.jit(lambda: attack(loop="host"))()
+    np.testing.assert_array_equal(found.images, attack(loop="compiled").images)
+
+
+@pytest.mark.parametrize("name", ["pgd", "apgd", "square"])
+@pytest.mark.parametrize("kind", ["named", "objective"])
+def test_too_few_classes_for_a_loss_are_refused(name, kind):
+    for classes, loss in [(2, "dlr"), (2, "targeted_dlr"), (3, "targeted_dlr")]:
+        model, images, labels = attacked.problem(classes=classes)
+        given = [labels, (labels + 1) % classes][: 1 + loss.startswith("targeted")]
+        change = {"loss": loss, "targets": given[1]} if given[1:] else {"loss": loss}
+        if kind == "objective":
+            change = {"loss": getattr(attacks.objectives, loss)(model, *given)}
+        with pytest.raises(ValueError, match=f"loss: .* {classes}"):
+            ATTACKS[name](model, images, labels, BALL, key=KEY, **change)
+
+
+@pytest.mark.parametrize("name", ["apgd", "square"])
+def test_keys_of_another_kind_serve_as_well(name):
+    """Their vectorised draws depend on the batch, which those of an attack never do."""
+    model, images, labels = attacked.problem()
+    key = jax.random.key(3, impl="rbg")
+    attack = partial(ATTACKS[name], model, threat_model=attacks.Linf(0.05))
+    whole = attack(images, labels, key=key)
+    some = attack(images[3:5], labels[3:5], key=key, indices=[3, 4])
+    np.testing.assert_allclose(some.best_loss, whole.best_loss[3:5], atol=1e-6)
+    old_style = attack(images, labels, key=np.asarray(jax.random.key_data(key)))
+    np.testing.assert_array_equal(old_style.best_loss, whole.best_loss)
+    assert not np.array_equal(attack(images, labels, key=KEY).best_loss, whole.best_loss)
+    with jax.default_prng_impl("rbg"):
+        np.testing.assert_array_equal(
+            attack(images, labels, key=0).best_loss, attack(images, labels, key=KEY).best_loss
+        )
+
+
+@every_attack
 @pytest.mark.parametrize("loop", ["host", "compiled"])
 def test_one_compilation_serves_every_checkpoint_target_and_epsilon(name, loop):
     traces = []

@@ -66,6 +66,9 @@ def test_linear_models_have_a_closed_form(threat_model, dual, targeted, attack, 
     radii = np.array([0.5 * exact.min(), np.median(exact), 1.1 * exact.max()])
     left = accuracy_over_epsilon([result, result], radii)
     np.testing.assert_array_equal(left, [1.0, np.mean(norms(result) > radii[1]), 0.0])
+    active = exact < np.median(exact)
+    some = attack(model, images, labels, threat_model, targets=targets, active=active)
+    assert accuracy_over_epsilon([some], radii[1:2]) == np.mean(norms(result)[active] > radii[1])
 
 
 @pytest.mark.optimized

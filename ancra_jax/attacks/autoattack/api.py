@@ -12,13 +12,14 @@ References:
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 
-from ancra_jax.attacks.arguments import AnyKey, Number, as_flag, as_whole
+from ancra_jax.attacks.arguments import AnyKey, Number, as_flag
 from ancra_jax.attacks.autoattack.checks import check_rank_by, check_start, model_warnings
 from ancra_jax.attacks.autoattack.ensemble import Attack, Budget, loss_along_dlr, plan
 from ancra_jax.attacks.autoattack.result import (
@@ -27,6 +28,7 @@ from ancra_jax.attacks.autoattack.result import (
     AutoAttackResult,
     State,
     Store,
+    fingerprints,
     log_line,
 )
 from ancra_jax.attacks.job import (
@@ -36,6 +38,7 @@ from ancra_jax.attacks.job import (
     Job,
     Progress,
     checked_outputs,
+    checked_path,
     print_progress,
 )
 from ancra_jax.attacks.model import Model, as_pytree, forward
@@ -112,10 +115,9 @@ def autoattack(
     Raises:
       ValueError: bad images, labels, settings or logits, or a state of another evaluation.
     """
-    n_target_classes = as_whole(n_target_classes, "n_target_classes")
     exhaustive, checks = as_flag(exhaustive, "exhaustive"), as_flag(checks, "checks")
-    store_path = checked_outputs(state_path, progress, matmul_precision, max_seconds)
-    budget = Budget(num_steps, num_queries, gradient_draws, randomized)
+    store_path = checked_outputs(state_path, progress, matmul_precision, max_seconds, log_path)
+    budget = Budget(num_steps, num_queries, gradient_draws, n_target_classes, randomized)
     with jax.default_matmul_precision(matmul_precision):
         given = (model, images, labels, indices, ball_of(threat_model, norm, epsilon), key, devices)
         job = Job.create(*given, batch_size, randomized, num_steps, search_precision)
@@ -124,9 +126,9 @@ def autoattack(
         check_rank_by(rank_by, job)
         warnings = [attack.note for attack in attacks if attack.note]
         warnings += model_warnings(job, version) if checks else []
-        fresh = State.new(job, attacks, n_target_classes, rank_by is not None)
         outputs = (store_path, progress, log_path)
-        state, found = _carry_out(job, attacks, fresh, rank_by, checks, max_seconds, *outputs)
+        limits = (budget.n_target_classes, rank_by, checks, max_seconds)
+        state, found = _carry_out(job, attacks, *limits, *outputs)
     return state.result(attacks, found, warnings, max_seconds, job.search_precision)
 
 
@@ -151,9 +153,10 @@ def individually(
     """
     asked: dict[str, Any] = {name: options.get(name) for name in ("attacks_to_run", "only")}
     attacks = plan(options.get("version", "standard"), num_classes=10, budget=Budget(), **asked)
+    parent = checked_path(state_path, "state_path", "a directory")
     results = {}
     for name in (attack.name for attack in attacks):
-        path = None if state_path is None else as_path(state_path) / name.replace(":", "-")
+        path = None if parent is None else parent / name.replace(":", "-")
         common = options | {"only": name, "state_path": path}
         results[name] = autoattack(model, images, labels, threat_model, **common)
     return results
@@ -162,7 +165,7 @@ def individually(
 def _carry_out(
     job: Job,
     attacks: Sequence[Attack],
-    fresh: State,
+    n_target_classes: int,
     rank_by: Model | None,
     checks: bool,
     max_seconds: float | int | None,
@@ -175,7 +178,11 @@ def _carry_out(
     if not share.is_first:
         store_path = log_path = None
     store = Store(store_path, job.images)
-    state = share.from_first(lambda: store.resume(fresh))
+    known = fingerprints(job, attacks, n_target_classes, rank_by)
+    own = (replace(one, most_targets=one.most_targets or n_target_classes) for one in attacks)
+    attacks = list(own)
+    fresh = State.new(job, attacks, n_target_classes)
+    state = share.from_first(lambda: store.resume(fresh, known))
     _run(job, attacks, state, store, rank_by, checks, progress, max_seconds, log_path)
     return state, share.from_first(store.images)
 

@@ -33,7 +33,8 @@ class Attack:
       exhaustive: whether it gets all examples that are classified correctly without an attack, not
         just those that are still robust. Its own accuracy is known only then.
       note: a warning for the result, such as how the attack differs from what its name promises.
-      most_targets: passes of a targeted attack, if fewer than there are targets.
+      most_targets: passes of a targeted attack, as far as the model has so many other classes;
+        ``autoattack``'s ``n_target_classes`` if None.
     """
 
     name: str
@@ -61,10 +62,11 @@ class Budget:
     num_steps: int = 100  # gradient steps of APGD and FAB
     num_queries: int = 5000  # of Square
     gradient_draws: int = 20  # averaged in a step on a randomised model
+    n_target_classes: int = 9  # of a targeted attack without a number of its own
     randomized: bool = False  # whether the model is called with a key
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "num_queries", "gradient_draws"):
+        for name in ("num_steps", "num_queries", "gradient_draws", "n_target_classes"):
             object.__setattr__(self, name, as_whole(getattr(self, name), name))
         as_flag(self.randomized, "randomized")
 
@@ -116,7 +118,8 @@ def plan(
     if version == "plus":
         usual = {name: {"num_restarts": 5} for name in ("apgd-ce", "apgd-dlr", "fab")}
     elif version == "standard" and norm == "l1":
-        usual = {"apgd-ce": {"num_restarts": 5}, "apgd-t": {"n_target_classes": 5}}
+        targets = min(5, budget.n_target_classes)
+        usual = {"apgd-ce": {"num_restarts": 5}, "apgd-t": {"n_target_classes": targets}}
     attacks = []
     for entry in attacks_to_run or VERSIONS[version]:
         if isinstance(entry, Attack):

@@ -1,22 +1,28 @@
 """What AutoAttack finds: the result, and the state on disk from which it can continue."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ancra_jax.attacks.arguments import check_list
 from ancra_jax.attacks.autoattack.ensemble import Attack, describe
 from ancra_jax.attacks.job import CLEAN, ROBUST, HostImages, Job, Numbers
+from ancra_jax.attacks.model import Model
 from ancra_jax.attacks.saved_state import (
     check_same,
+    digest,
     read_arrays,
     unreadable,
     write_arrays,
     write_atomically,
 )
+from ancra_jax.attacks.square import square
 from ancra_jax.ops.files import AnyPath, UrlPath
 
 NOT_ATTACKED, WITHSTOOD, BROKEN = range(3)
@@ -118,21 +124,24 @@ def worst_case(results: Sequence[AutoAttackResult]) -> AutoAttackResult:
 
     Returns:
       For every example the first result that broke it; ``accuracies`` has, after 'clean', what is
-      left after each result: 'run 1', 'run 2' ... Queries add up, warnings are united.
+      left after each result: 'run 1', 'run 2' ... Queries and seconds add up, warnings are united,
+      and ``records`` are those of all results one after the other. ``search_precision`` names all
+      that there were.
 
     Raises:
       ValueError: no results, or results over different examples.
     """
+    check_list(results, "results", AutoAttackResult, "AutoAttackResult")
     if not results:
         raise ValueError("results is empty")
-    if not isinstance(results, Sequence) or not all(
-        isinstance(result, AutoAttackResult) for result in results
-    ):
-        raise TypeError("results: expected a list of AutoAttackResult")
     first = results[0]
     wrong = first.broken_by == CLEAN
-    merged: dict[str, Any] = {name: np.copy(getattr(first, name)) for name in _PER_EXAMPLE}
+    merged: dict[str, Any] = {}
+    for name in _PER_EXAMPLE:
+        every = [getattr(result, name) for result in results]
+        merged[name] = np.array(every[0], np.result_type(*every))  # as wide as the longest name
     accuracies = {CLEAN: first.clean_accuracy}
+    seconds: dict[str, float] = {}
     for number, result in enumerate(results, start=1):
         same_shape = result.images.shape == first.images.shape
         if not same_shape or not np.array_equal(result.broken_by == CLEAN, wrong):
@@ -140,12 +149,17 @@ def worst_case(results: Sequence[AutoAttackResult]) -> AutoAttackResult:
         newly = merged["robust"] & ~result.robust
         for name in _PER_EXAMPLE:
             merged[name][newly] = getattr(result, name)[newly]
+        for name, spent in result.seconds.items():
+            seconds[name] = seconds.get(name, 0.0) + spent
         accuracies[f"run {number}"] = float(merged["robust"].mean())
     return AutoAttackResult(
         queries=np.sum([result.queries for result in results], axis=0),
         accuracies=accuracies,
         warnings=list(dict.fromkeys(line for result in results for line in result.warnings)),
+        records=tuple(record for result in results for record in result.records),
         complete=all(result.complete for result in results),
+        seconds=seconds,
+        search_precision=", ".join(dict.fromkeys(result.search_precision for result in results)),
         **merged,
     )
 
@@ -179,19 +193,14 @@ class State:
     denied: Int[np.ndarray, "attacks"]  # successes that a fresh forward pass did not confirm
 
     @classmethod
-    def new(
-        cls, job: Job, attacks: Sequence[Attack], num_targets: int, ranked_by_another: bool
-    ) -> "State":
-        """Return the state before anything is known; ``num_targets`` is the most of an attack."""
+    def new(cls, job: Job, attacks: Sequence[Attack], num_targets: int) -> "State":
+        """Return the state before anything is known; so many classes are ranked at least."""
         examples = len(job.images)
+        num_targets = max([num_targets, *(attack.most_targets or 0 for attack in attacks)])
         num_targets = min(num_targets, job.num_classes - 1)
         longest = max(len(name) for name in [CLEAN, *(attack.name for attack in attacks)])
         return cls(
-            fingerprint=job.fingerprint(
-                attacks=[describe(attack) for attack in attacks],
-                num_targets=num_targets,
-                ranked_by_another=ranked_by_another,
-            ),
+            fingerprint="",  # only a state that is saved needs one
             probe=job.probe,
             attack=-1,
             round=0,
@@ -259,12 +268,26 @@ class State:
             queries=self.queries,
             predictions=self.predictions,
             accuracies=dict(zip([CLEAN, *names[:finished]], accuracies, strict=True)),
-            warnings=warnings + _warnings(self, names),
+            warnings=warnings + _warnings(self, [attack.run is square for attack in attacks]),
             records=tuple(_record(self, number, attacks[number]) for number in range(finished)),
             complete=finished == len(attacks),
             seconds=dict(zip(names, self.seconds.tolist(), strict=True)),
             search_precision=precision,
         )
+
+
+def fingerprints(
+    job: Job, attacks: Sequence[Attack], num_targets: int, rank_by: Model | None
+) -> Iterator[str]:
+    """Yield the fingerprint of an evaluation, then what it was before runs were a part of it."""
+    settings = {
+        "attacks": [describe(attack) for attack in attacks],
+        "num_targets": min(num_targets, job.num_classes - 1),
+        "ranked_by_another": rank_by is not None,
+    }
+    runs = [digest(partial(attack.run, **attack.options)) for attack in attacks]
+    yield job.fingerprint(**settings, runs=runs, rank_by=digest(rank_by))
+    yield job.fingerprint(**settings)
 
 
 def _record(state: State, number: int, attack: Attack) -> AttackRecord:
@@ -292,8 +315,8 @@ def log_line(state: State, attack: Attack) -> str:
     )
 
 
-def _warnings(state: State, names: Sequence[str]) -> list[str]:
-    """Return warnings about what the attacks met; ``names`` are those of the attacks."""
+def _warnings(state: State, are_square: Sequence[bool]) -> list[str]:
+    """Return warnings about what the attacks met; ``are_square`` says which of them are Square."""
     warnings = []
     examples = len(state.robust)
     if count := int(state.zero_gradient.sum()):
@@ -311,14 +334,15 @@ def _warnings(state: State, names: Sequence[str]) -> list[str]:
             f"NaN or infinite logits near {count} of {examples} images: such points do not count "
             "as adversarial"
         )
-    if "square" in names:
-        position = names.index("square") + 1
-        gain = float(state.accuracies[position - 1] - state.accuracies[position])
-        if gain > _SQUARE_GAIN and position > 1:
-            warnings.append(
-                f"Square, which uses no gradient, lowered the robust accuracy by "
-                f"{100 * gain:.2f} points: the gradients may be masked"
-            )
+    left = state.accuracies
+    others_before = np.cumsum(np.logical_not(are_square)) > 0
+    finished = np.arange(len(are_square)) < state.attack
+    gain = float((left[:-1] - left[1:])[are_square & others_before & finished].sum())
+    if gain > _SQUARE_GAIN:
+        warnings.append(
+            f"Square, which uses no gradient, lowered the robust accuracy by "
+            f"{100 * gain:.2f} points: the gradients may be masked"
+        )
     return warnings
 
 
@@ -344,10 +368,14 @@ class Store:
         self._images = images if self._in_place else images.copy()
         self._parts = 0  # objects with rows of images
 
-    def resume(self, fresh: State) -> State:
-        """Return the saved state if there is one, else ``fresh``; refuse another evaluation's."""
+    def resume(self, fresh: State, fingerprints: Iterator[str]) -> State:
+        """Return the saved state if there is one, else ``fresh``; refuse another evaluation's.
+
+        The first of the fingerprints is that of the state; a saved one may have any of them.
+        """
         if self._directory is None:
             return fresh
+        fresh.fingerprint = next(fingerprints)
         path = self._directory / _IMAGES
         if not (self._directory / _STATE).exists():
             if self._in_place:
@@ -360,7 +388,9 @@ class Store:
         values: dict[str, Any] = {name: arrays[saved] for name, saved in _SAVED.items()}
         values["seconds"] = fresh.seconds
         state = State(**{k: v.item() if v.ndim == 0 else v for k, v in values.items()})
-        check_same(self._directory, state.fingerprint, state.probe, fresh.fingerprint, fresh.probe)
+        allowed = itertools.chain([fresh.fingerprint], fingerprints)
+        check_same(self._directory, state.fingerprint, state.probe, allowed, fresh.probe)
+        state.fingerprint = fresh.fingerprint
         if not self._in_place:
             while (part := self._part()).exists():
                 rows = read_arrays(part, ["examples", "images"])

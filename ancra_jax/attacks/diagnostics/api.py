@@ -215,7 +215,7 @@ def _saved_measurements(job: Job, directory: AnyPath) -> dict[str, Arrays]:
     if identity is None:
         write_arrays(directory / "identity.npz", {"fingerprint": digest, "probe": job.probe})
         return {}
-    check_same(directory, str(identity["fingerprint"]), identity["probe"], digest, job.probe)
+    check_same(directory, str(identity["fingerprint"]), identity["probe"], [digest], job.probe)
     return files
 
 
