@@ -1,13 +1,12 @@
 """Dataclasses as pytrees, callables that fold, and rows chosen from two pytrees."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict
 from jaxtyping import Array
 
 from ancra_jax.errors import UsageError
@@ -79,29 +78,6 @@ def fold(tree: T) -> T:
 def has_foldable(tree: Any) -> bool:
     """Return whether anything in a pytree is `Foldable`."""
     return any(map(_is_foldable, jax.tree.leaves(tree, is_leaf=_is_foldable)))
-
-
-def check_shapes(arrays: Mapping[str, Any], variables: Any, field: str) -> None:
-    """Refuse arrays that are not the variables of a network, by name and shape.
-
-    Args:
-      arrays: by name, ``params/fc/bias``.
-      variables: of the network, such as ``jax.eval_shape`` of its ``init``; nested dictionaries.
-      field: what the error begins with.
-
-    Raises:
-      UsageError: with the first of those that are missing, too many or of another shape.
-    """
-    found = {name: array.shape for name, array in arrays.items()}
-    needed = {name: leaf.shape for name, leaf in flatten_dict(variables, sep="/").items()}
-    wrong = [
-        f"{name} has shape {found.get(name, 'none')}, needed is {needed.get(name, 'none')}"
-        for name in sorted(found | needed)
-        if found.get(name) != needed.get(name)
-    ]
-    if wrong:
-        more = f"; ... ({len(wrong)} arrays)" if wrong[2:] else ""
-        raise UsageError(f"{field}: is of another network: {'; '.join(wrong[:2])}{more}")
 
 
 def check_finite(tree: Any, field: str) -> None:

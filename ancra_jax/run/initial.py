@@ -10,7 +10,6 @@ from jax.sharding import Mesh
 from ancra_jax.config import Config
 from ancra_jax.errors import UsageError
 from ancra_jax.interop import pytorch, reading
-from ancra_jax.ops.pytree import check_shapes
 from ancra_jax.run import build, sharding, trained
 from ancra_jax.run.build import INIT_FROM
 from ancra_jax.run.weights import digest, find_weights
@@ -53,5 +52,5 @@ def _of_file(config: Config, path: str, shapes: Variables) -> Variables:
                     f"--config.model.{name}={ours}: must be {there}, as in {INIT_FROM}={path}"
                 )
         variables = found.variables
-    check_shapes(flatten_dict(variables, sep="/"), shapes, f"{INIT_FROM}={path}")
+    trained.check_shapes(flatten_dict(variables, sep="/"), shapes, f"{INIT_FROM}={path}")
     return variables

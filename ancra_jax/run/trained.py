@@ -27,7 +27,7 @@ from ancra_jax.models.layers import gradient_rule
 from ancra_jax.ops.extras import explained
 from ancra_jax.ops.files import PathLike, parse_json, write_atomically
 from ancra_jax.ops.images import Images
-from ancra_jax.ops.pytree import Foldable, check_finite, check_shapes, pytree_dataclass
+from ancra_jax.ops.pytree import Foldable, check_finite, pytree_dataclass
 from ancra_jax.registry import did_you_mean
 from ancra_jax.types import Logits, Outputs, Variables
 from ancra_jax.urls import is_url
@@ -384,3 +384,26 @@ def create_network(architecture: ModelConfig, num_classes: int, dtype: str = "fl
         temperature=architecture.temperature,
         last_block=architecture.last_block,
     )
+
+
+def check_shapes(arrays: Mapping[str, Any], variables: Any, field: str) -> None:
+    """Refuse arrays that are not the variables of a network, by name and shape.
+
+    Args:
+      arrays: by name, ``params/fc/bias``.
+      variables: of the network, such as ``jax.eval_shape`` of its ``init``; nested dictionaries.
+      field: what the error begins with.
+
+    Raises:
+      UsageError: with the first of those that are missing, too many or of another shape.
+    """
+    found = {name: array.shape for name, array in arrays.items()}
+    needed = {name: leaf.shape for name, leaf in flatten_dict(variables, sep="/").items()}
+    wrong = [
+        f"{name} has shape {found.get(name, 'none')}, needed is {needed.get(name, 'none')}"
+        for name in sorted(found | needed)
+        if found.get(name) != needed.get(name)
+    ]
+    if wrong:
+        more = f"; ... ({len(wrong)} arrays)" if wrong[2:] else ""
+        raise UsageError(f"{field}: is of another network: {'; '.join(wrong[:2])}{more}")
