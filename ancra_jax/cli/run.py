@@ -8,6 +8,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
+from logging import LogRecord
 from pathlib import Path
 from typing import NoReturn
 
@@ -54,8 +55,7 @@ def run(main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[
         from ancra_jax.cli import backend  # JAX takes a second to import
 
         logging.set_verbosity(logging.WARNING)
-        # Orbax reports every step, and errors twice.
-        logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname)
+        logging.get_absl_logger().addFilter(_is_not_of_orbax)  # once, however many commands run
         backend.keep_compiled_programs()
         backend.give_memory_back()
         with errors_in_one_line(), backend.missing_device_named():
@@ -70,6 +70,11 @@ def run(main: Callable[[flags.FlagValues], int | None], define_flags: Callable[[
         app.run(guarded, flags_parser=partial(_parse_flags, sorted(names)))
     finally:
         flags.FLAGS.remove_flag_values(names)  # so that another command can define them
+
+
+def _is_not_of_orbax(record: LogRecord) -> bool:
+    """Leave out what reports every step, and errors twice."""
+    return "orbax" not in record.pathname
 
 
 @contextlib.contextmanager

@@ -258,15 +258,11 @@ MAPS = ("tsne", "umap")
 """How features are mapped to two dimensions."""
 
 
-def _figure(title: str, *methods: str, suite: str = "features") -> PaperTable:
-    claims: dict[str, Claim] = {"best": {}} if suite else {}
-    return PaperTable(
-        title,
-        (),
-        tuple(
-            TableRow(method_title(one), "cifar10", one, claims, suite or "paper") for one in methods
-        ),
-    )
+def _figure(title: str, *methods: str, evaluated: bool = True) -> PaperTable:
+    """Return the runs of a figure, with the checkpoint whose features it needs if it needs any."""
+    claims: dict[str, Claim] = {"best": {}} if evaluated else {}
+    rows = (TableRow(method_title(one), "cifar10", one, claims, "features") for one in methods)
+    return PaperTable(title, (), tuple(rows))
 
 
 FIGURES = {
@@ -277,7 +273,7 @@ FIGURES = {
         "Figure 3: the same, with TRADES-ANCRA", "pgd_at", "trades", "mart", "trades_ancra"
     ),
     "heads": _figure(
-        "What each head contributes, and whether it follows a wrong mask", *ANCRA, suite=""
+        "What each head contributes, and whether it follows a wrong mask", *ANCRA, evaluated=False
     ),
 }
 """The runs of each figure, which are those of Table 1."""

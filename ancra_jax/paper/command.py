@@ -125,9 +125,10 @@ def _seeds(text: str) -> tuple[int, ...]:
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
-        seeds += range(_count(first), _count(last) + 1) if dash else [_count(part)]
-        if dash and _count(first) >= _count(last):
+        low, high = _count(first), _count(last if dash else first)
+        if dash and low >= high:
             raise argparse.ArgumentTypeError(f"{part!r} does not go up, as 0-15 does")
+        seeds += range(low, high + 1)
     if len(set(seeds)) < len(seeds):
         raise argparse.ArgumentTypeError(f"{text!r} has a seed twice")
     return tuple(seeds)

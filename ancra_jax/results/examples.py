@@ -58,7 +58,6 @@ def load_details(workdir: str, evaluation: Evaluation) -> Details:
     predictions: dict[str, np.ndarray] = {}
     classes: tuple[str, ...] = ()
     examples: dict[int, Example] = {}
-    any_kept = False
     for attack in sorted(evaluation.correct, key=lambda name: attack_order(name, STRENGTH_ORDER)):
         path = directory / f"{attack}.npz"
         arrays = read_arrays(path) if path.exists() else {}
@@ -73,7 +72,6 @@ def load_details(workdir: str, evaluation: Evaluation) -> Details:
         _check(path, kept, len(labels))
         if kept["step"] != evaluation.records[attack]["step"]:
             continue
-        any_kept = True
         classes = tuple(map(str, kept["classes"]))
         for example in _examples(attack, kept):
             if not (example.index in examples and examples[example.index].broken_by):
@@ -86,7 +84,7 @@ def load_details(workdir: str, evaluation: Evaluation) -> Details:
     seen = [labels, *predictions.values()]
     count = max(int(one.max(initial=-1)) for one in seen) + 1
     names = classes or tuple(map(str, range(count)))
-    return Details(labels, predictions, names, tuple(chosen), any_kept)
+    return Details(labels, predictions, names, tuple(chosen), kept=bool(classes))
 
 
 def _check(path: AnyPath, kept: dict[str, np.ndarray], count: int) -> None:

@@ -117,9 +117,9 @@ def row_of(workdir: str, config: Config, label: str, evaluation: Evaluation) -> 
     first: dict[str, Any] = next(iter(records.values()), {"settings": {}})
     model = config.model
     accuracy = {name: float(one.mean()) for name, one in correct.items()}
+    means = ((one, statistics.paper_mean(accuracy, one)) for one in names.SCENARIOS)
     count = min(map(len, correct.values()), default=0)
     shared = {name: one[:count] for name, one in correct.items()}
-    means = ((one, statistics.paper_mean(accuracy, one)) for one in names.SCENARIOS)
     adaptive = records.get(names.ADAPTIVE, {})
     worst_case = statistics.worst_case(correct)
     begun = adaptive.get("complete", bool(adaptive)) or adaptive.get("attacks")

@@ -174,17 +174,19 @@ def evaluate_commands(
     worst_case = f" --suite=worst_case{adaptive}"
     # It runs quick, APGD and the adaptive attacks, and would be refused if those are there already
     # from another command with other settings.
-    apart = AUTOATTACK in records or how.get(ADAPTIVE) != how.get(NATURAL)
-    apart = (apart and ADAPTIVE in records) or len(precisions) > 1
-    all_of_them = APGD.keys() & records.keys() and not apart
+    together = len(precisions) == 1 and not APGD.keys().isdisjoint(records)
+    if ADAPTIVE in records:
+        alike = how[ADAPTIVE] == how.get(NATURAL)
+        together = together and alike and AUTOATTACK not in records
+    usual = worst_case if together else " --suite=quick"
+    if how.get(AUTOATTACK) == how.get(NATURAL):  # with which the paper's suite ends
+        usual = ""
     for name, record in records.items():
         family, version, _, released = parse(name)
-        # The paper's ends with AutoAttack.
-        suite = worst_case if all_of_them else " --suite=quick"
-        suite = "" if how.get(AUTOATTACK) == how.get(NATURAL) else suite
-        if name in APGD and suite != worst_case:
+        suite = usual
+        if name in APGD and usual != worst_case:
             suite = " --suite=apgd"
-        elif name == ADAPTIVE and suite != worst_case:
+        elif name == ADAPTIVE and usual != worst_case:
             suite = f" --suite=adaptive{adaptive}"
         elif released:
             suite = " --suite=released"
