@@ -7,14 +7,14 @@ if [ $((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1])) -lt 404 ]; then set +u; fi
 # Makes .venv with the project and what it needs, or prints how under --dry_run. Of several processes
 # that share the directory one makes it, and the others wait.
 ensure_environment() (
-  local extra
-  for extra in ${1//,/ }; do # pip takes an extra that is not there for a warning
+  local extra asked="${1:-}"
+  for extra in ${asked//,/ }; do # pip takes an extra that is not there for a warning
     if ! grep --quiet "^$extra = \[" pyproject.toml; then
       echo "error: there is no extra $extra; CUDA must be 12 or 13, EXTRAS such as cuda13 or tpu" >&2
       exit 2
     fi
   done
-  extras="all${1:+,$1}" stamp=".venv/installed-${1:-base}" python="${PYTHON:-}"
+  extras="all${asked:+,$asked}" stamp=".venv/installed-${asked:-base}" python="${PYTHON:-}"
   if [ -z "${dry_run:=}" ] && command -v flock >/dev/null; then
     exec 9>.venv.lock
     flock 9
