@@ -42,7 +42,7 @@ def section(directory: str) -> tuple[str, bytes]:
     table, *_ = tables_of(rows)
     notes = [*reading_notes(rows, [])]
     notes += [f"{row.title}: {note}" for row in rows for note in row_notes(row)]
-    notes += not_run(rows)
+    notes += not_run(rows, features=True)  # as the report, which has room for their figure
     listed = "\n".join(f"- {note}" for note in notes)
     parts = [caption(rows), table.markdown(), listed, f"![{_ALT}]({PICTURE})"]
     return "\n\n".join(parts), _draw(runs, rows)
