@@ -123,10 +123,15 @@ class Group:
         """One row for each method; several seeds together."""
         return [seeds_row(rows) if len(rows) > 1 else rows[0] for rows in self.seeds]
 
+    def variants_of(self, method: str) -> list[dict[int, Row]]:
+        """Return the rows of a method by seed, of each of its variants."""
+        variants = (rows for rows in self.seeds if rows[0].config.name == method)
+        return [{row.seed: row for row in rows} for rows in variants]
+
     def seeds_of(self, method: str) -> dict[int, Row]:
         """Return the rows of a method by seed; none where it is there in several variants."""
-        found = [rows for rows in self.seeds if rows[0].config.name == method]
-        return {row.seed: row for row in found[0]} if len(found) == 1 else {}
+        variants = self.variants_of(method)
+        return variants[0] if len(variants) == 1 else {}
 
 
 @dataclass(frozen=True)
@@ -162,12 +167,12 @@ def comparisons(group: Group) -> list[Compared]:
     wanted = [(*one, attacks) for one in COMPARISONS]
     wanted += [(method_title(one), one, "trades", [NATURAL]) for one in STUDY]
     for what, method, baseline, tried in wanted:
-        rows, others = group.seeds_of(method), group.seeds_of(baseline)
-        title = f"{method_title(method)} − {method_title(baseline)}"
-        for attack in (*tried, WORST):
+        others = group.seeds_of(baseline)
+        for rows, attack in itertools.product(group.variants_of(method), (*tried, WORST)):
             has, lacks = (claims.get(one, {}).get(column_of(attack)) for one in (method, baseline))
             claim = None if has is None or lacks is None else has - lacks
             if one := paired_difference(rows, others, attack, attack):
+                title = " − ".join(next(iter(one.values())).label for one in (rows, others))
                 found.append(Compared(what, title, attack, claim, one))
     for method, claimed in claims.items():
         rows = group.seeds_of(method)
