@@ -26,8 +26,7 @@ from ancra_jax.run.workdir import provenance
 SCHEMA = 1
 _IDENTITY = ("attack", "checkpoint", "step", "num_examples", "seed", "settings", "data_fingerprint")
 _PRECISION = "search_precision"  # part of an identity too; results without it are of the highest
-
-
+# What results lie under: ``'best_ema'``, under another threat model ``'best_ema_l2_0.5'``.
 _NAME = re.compile(r"(best|last)(?:_(ema|swa))?(?:_(linf|l2|l1)_([^_]+))?")
 
 
@@ -136,7 +135,7 @@ def read_result(path: AnyPath) -> dict[str, Any]:
     raise UsageError(f"{path}: has schema {result['schema']}, this version reads {SCHEMA}")
 
 
-def evaluate_command(workdir: str, checkpoint: str = "best") -> str:
+def evaluate_command(workdir: str, checkpoint: str) -> str:
     """Return the command that evaluates a checkpoint, which an ``evaluation_name`` names."""
     match = _NAME.fullmatch(checkpoint)
     name, weights, norm, epsilon = match.groups() if match else (checkpoint, "", "", "")
