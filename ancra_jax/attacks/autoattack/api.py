@@ -179,8 +179,7 @@ def _carry_out(
         store_path = log_path = None
     store = Store(store_path, job.images)
     known = fingerprints(job, attacks, n_target_classes, rank_by)
-    own = (replace(one, most_targets=one.most_targets or n_target_classes) for one in attacks)
-    attacks = list(own)
+    attacks = [replace(one, most_targets=one.most_targets or n_target_classes) for one in attacks]
     fresh = State.new(job, attacks, n_target_classes)
     state = share.from_first(lambda: store.resume(fresh, known))
     _run(job, attacks, state, store, rank_by, checks, progress, max_seconds, log_path)
