@@ -49,7 +49,7 @@ CHECKPOINTS = [evaluation_name(one, weights) for weights in WEIGHTS for one in (
 
 
 def evaluation_names(workdir: AnyPathLike) -> list[str]:
-    """Return what may have results: ``CHECKPOINTS``, and them under other threat models."""
+    """Return the names that results may lie under, of other threat models those that are there."""
     directory = as_path(workdir) / "evaluation"
     found = sorted(one.name for one in directory.iterdir()) if directory.is_dir() else []
     return CHECKPOINTS + [one for one in found if _NAME.fullmatch(one) and one not in CHECKPOINTS]
@@ -159,7 +159,7 @@ def evaluate_commands(
     """Return the commands that compute results: one a suite, number of examples and seed.
 
     ``records`` are the results' JSON files by attack; without any, the command is that of the
-    paper's suite. Of a run that was transferred from they know the directory's base name alone.
+    paper's suite. Of networks whose images were tried they know no more than the base name.
     """
     how = {
         name: f"--num_examples={record['num_examples']} --seed={record['seed']}"
