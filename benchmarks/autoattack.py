@@ -72,7 +72,7 @@ def _cnn_a(examples, _):
     with np.load(GOLDEN) as file:
         golden = dict(file)
     shared = {name: value for name, value in golden.items() if name.startswith("w.")}
-    model = jax.tree_util.Partial(logits, jax.tree.map(jnp.asarray, _converted(shared)))
+    model = jax.tree_util.Partial(logits, jax.tree.map(jnp.asarray, weights_of(shared)))
     labels = golden["labels"].astype(np.int32)
     chosen = np.flatnonzero(golden["logits"][: len(labels)].argmax(1) == labels)[:examples]
     images = golden["images"][chosen].astype(np.float32) / np.float32(255)
@@ -104,7 +104,7 @@ def _resnet18(examples, width):
 
 
 def logits(weights, x):
-    """The network, as anyone would write it."""
+    """The network, as anyone would write it, of what `weights_of` returns."""
     for name, stride in CONVOLUTIONS:
         kernel, bias = weights[name]
         x = jax.lax.conv_general_dilated(
@@ -119,12 +119,12 @@ def logits(weights, x):
     return x.mean(axis=(1, 2)) @ kernel + bias
 
 
-def _converted(weights):
-    """From PyTorch's layout to JAX's."""
-    layers = {name: weights[f"w.{name}.weight"] for name in ("c1", "c2", "c3", "fc")}
+def weights_of(golden):
+    """Kernel and bias of each layer, from PyTorch's layout to JAX's."""
+    layers = {name: golden[f"w.{name}.weight"] for name in ("c1", "c2", "c3", "fc")}
     return {
         name: (kernel.transpose(2, 3, 1, 0) if kernel.ndim == 4 else kernel.T,
-               weights[f"w.{name}.bias"])
+               golden[f"w.{name}.bias"])
         for name, kernel in layers.items()
     }  # fmt: skip
 

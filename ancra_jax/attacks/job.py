@@ -289,7 +289,7 @@ class Job:
         """Return the context that sets the precision of the attacks' searches."""
         return jax.default_matmul_precision(self.search_precision)
 
-    def purpose_key(self, purpose: str, number: int = 0) -> Key[Array, ""]:
+    def purpose_key(self, purpose: str, number: int) -> Key[Array, ""]:
         """Return the key of an attack's pass, which no other attack of the list changes."""
         key = jax.random.fold_in(self.key, zlib.crc32(purpose.encode()))
         return jax.random.fold_in(key, number)

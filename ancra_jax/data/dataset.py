@@ -116,7 +116,7 @@ class Dataset:
         return height, width, channels
 
 
-def title_of(name: str, recoded: str = "") -> str:
+def title_of(name: str, recoded: str) -> str:
     """Return what results call a data set."""
     title = _TITLES.get(name, name)
     return f"{title} ({recoded})" if recoded else title

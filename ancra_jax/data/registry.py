@@ -45,7 +45,7 @@ class Contents(NamedTuple):
 
 
 Inspect = Callable[[SourceOptions, Problems], Contents | tuple[int, int] | None]
-"""Returns what there is, before anything is loaded, or None.
+"""Returns what there is to load, without loading it; None if that is not known.
 
 What is wrong with the options or with what lies there is added to the problems.
 """

@@ -1,9 +1,9 @@
 """The few adversarial images that are kept of each attack, for people to look at.
 
-``<attack>.examples.npz`` has, of the examples that weaker attacks left, the first that the attack
-broke and the first that it left: ``indices`` in the test split, ``labels``, ``natural`` images
-(uint8) and ``adversarial`` ones (float32, as attacked), ``broken_by``, the ``logits`` on both, the
-names of the ``classes`` and the checkpoint's ``step``.
+Of the examples that weaker attacks left, ``<attack>.examples.npz`` has the first ones that the
+attack broke and the first ones that it left: ``indices`` in the test split, ``labels``,
+``natural`` images (uint8) and ``adversarial`` ones (float32, as attacked), ``broken_by``, the
+``logits`` on both, the names of the ``classes`` and the checkpoint's ``step``.
 """
 
 import contextlib

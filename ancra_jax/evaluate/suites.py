@@ -296,9 +296,9 @@ def _specs(
     made: Mapping[str, list[Spec]],
     listed: Sequence[str],
 ) -> list[Spec]:
-    """Return the parts of a suite, with a version of AutoAttack and those that are made already.
+    """Return the attacks of a suite; ``made`` has the parts that depend on the network.
 
-    A list of AutoAttack's attacks takes the place of the suite.
+    AutoAttack's attacks that are ``listed`` take the place of the suite.
     """
     if listed:
         return [custom_spec(config, listed)]

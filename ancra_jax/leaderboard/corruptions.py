@@ -138,8 +138,8 @@ def measure(
         }
         if store and (store / _STATE).exists():
             saved = read_arrays(store / _STATE, state)
-            of = (saved["digest"].item(), saved["probe"], state["digest"], clean.probe)
-            check_same(store, *of)
+            digest = saved["digest"].item()
+            check_same(store, digest, saved["probe"], [state["digest"]], clean.probe)
             state = saved
         found = state["accuracies"]
         for i, j in np.argwhere(np.isnan(found)).tolist():
@@ -147,9 +147,16 @@ def measure(
             if store:
                 write_arrays(store / _STATE, state)
             if progress is not None:
-                done, seconds = int((~np.isnan(found)).sum()), time.monotonic() - started
-                counts = (done, found.size, len(images), len(images), float(np.nanmean(found)))
-                progress(Progress(f"{CORRUPTIONS[i]} {j + 1}", *counts, seconds))
+                event = Progress(
+                    attack=f"{CORRUPTIONS[i]} {j + 1}",
+                    round=int((~np.isnan(found)).sum()),
+                    rounds=found.size,
+                    done=len(images),
+                    todo=len(images),
+                    robust_accuracy=float(np.nanmean(found)),
+                    seconds=time.monotonic() - started,
+                )
+                progress(event)
         return _accuracy(clean), found
 
 

@@ -1,7 +1,7 @@
 """Networks: ResNets, PreActResNets and WideResNets, plain or with reverse attention.
 
 `create` makes a network by name, ``@register("mine")`` makes one of one's own known. The one part
-of the library that knows Flax; everything else sees pure functions from variables and images to
+of the library that knows Linen; everything else sees pure functions from variables and images to
 `ancra_jax.types.Outputs`.
 """
 

@@ -1,6 +1,7 @@
 """Histograms of features (the paper's Figures 1 and 3), maps of features, figures of heads."""
 
 import io
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,7 +41,7 @@ def draw_features(
     figure = Figure(figsize=(8.6, 6.2), layout="constrained")
     handles: dict[str, Line2D] = {}
     for axes, (title, measure, pairs) in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
-        for colour, (label, found) in zip(_cycle(models), models, strict=True):
+        for colour, (label, found) in zip(itertools.cycle(COLOURS), models, strict=False):
             for feature in found.measured:
                 for attack in [pairs] if pairs else found.attacks:
                     style: Any = ":" if attack == "adversarial_heads" else "-"
@@ -78,10 +79,6 @@ def _heading(models: Sequence[tuple[str, StoredFeatures]], number: int | None) -
         text = next(iter(found.values()))
         return f"{text[:1].upper()}{text[1:]}"
     return "\n".join(f"{label}: {text}" for label, text in found.items())
-
-
-def _cycle(things: Sequence[Any]) -> list[str]:
-    return [COLOURS[number % len(COLOURS)] for number in range(len(things))]
 
 
 def _histogram(
@@ -124,7 +121,7 @@ def draw_map(maps: Mapping[str, Mapping[str, np.ndarray]], classes: Sequence[str
         axes.remove()
     for axes, (label, one) in zip(panels, maps.items(), strict=False):
         natural, labels = one["natural"], one["labels"]
-        colours = np.array(_cycle(classes))[labels]
+        colours = np.array(COLOURS)[labels % len(COLOURS)]
         axes.scatter(*natural.T, s=10, color=colours, linewidths=0)
         axes.scatter(*one["adversarial"].T, s=14, color=colours, marker="x", linewidths=0.8)
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.8}

@@ -6,7 +6,6 @@ colours, and one in a file is black on white. Text stays text. All are narrow en
 
 import html
 import io
-import itertools
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -70,8 +69,9 @@ def draw(runs: Sequence[Run], rows: Sequence[Row]) -> dict[str, Picture]:
     pictures: dict[str, Picture] = {}
     for stem, title, figure in _figures(runs, rows):
         # The directories of two rows may be namesakes.
-        stems = itertools.chain([stem], (f"{stem}_{number}" for number in itertools.count(2)))
-        name = next(one for one in stems if f"{one}.svg" not in pictures)
+        name, number = stem, 2
+        while f"{name}.svg" in pictures:
+            name, number = f"{stem}_{number}", number + 1
         pictures[f"{name}.svg"] = Picture(title, _svg(figure, name, title), stem.split("_")[0])
     return pictures
 

@@ -61,8 +61,7 @@ def load_details(workdir: str, evaluation: Evaluation) -> Details:
     for attack in sorted(evaluation.correct, key=lambda name: attack_order(name, STRENGTH_ORDER)):
         path = directory / f"{attack}.npz"
         arrays = read_arrays(path) if path.exists() else {}
-        found = arrays.get("labels", labels)
-        labels = found if len(found) > len(labels) else labels
+        labels = max(labels, arrays.get("labels", labels), key=len)
         if "predictions" in arrays:
             predictions[attack] = arrays["predictions"]
         path = examples_path(directory, attack)

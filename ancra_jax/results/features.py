@@ -142,12 +142,11 @@ def class_number(name: str, classes: Sequence[str], field: str) -> int | None:
     """
     if name == "all":
         return None
-    number = int(name) if name.isdecimal() and name not in classes else -1
     if name in classes:
-        number = classes.index(name)
-    if not 0 <= number < len(classes):
-        raise UsageError(
-            f"{field}={name}: there is no such class; allowed are all, 0 to "
-            f"{len(classes) - 1}, or a name such as {classes[0]}"
-        )
-    return number
+        return classes.index(name)
+    if name.isdecimal() and int(name) < len(classes):
+        return int(name)
+    raise UsageError(
+        f"{field}={name}: there is no such class; allowed are all, 0 to {len(classes) - 1}, or a "
+        f"name such as {classes[0]}"
+    )

@@ -81,6 +81,6 @@ def attack_order(attack: str, families: Sequence[str] = PAPER_ORDER) -> tuple:
 
     Within these, attacks are in the given order of families, then by steps and by name.
     """
-    family, _, heads, _ = parse(attack)
-    rank = families.index(family) if family in families else len(families)
-    return attack == ADAPTIVE, heads, rank, parse(attack).steps, attack
+    name = parse(attack)
+    rank = families.index(name.family) if name.family in families else len(families)
+    return attack == ADAPTIVE, name.heads, rank, name.steps, attack

@@ -60,13 +60,11 @@ def mean_attacks(attacks: Iterable[str], scenario: str) -> list[str]:
     If an attack was run with several numbers of steps, the largest number counts; attacks of the
     authors' code do not. Empty where one of the four is missing.
     """
-    chosen = {
-        parse(name).family: name
-        for name in sorted(attacks, key=lambda name: parse(name).steps)
-        if in_scenario(name, scenario)
-        and not parse(name).released
-        and (parse(name).family != "AA" or name == AUTOATTACK)
-    }
+    chosen = {}
+    for name in sorted(attacks, key=lambda name: parse(name).steps):
+        family, released = parse(name).family, parse(name).released
+        if in_scenario(name, scenario) and not released and (family != "AA" or name == AUTOATTACK):
+            chosen[family] = name
     found = [chosen[family] for family in MEAN_FAMILIES if family in chosen]
     return found if len(found) == len(MEAN_FAMILIES) else []
 

@@ -26,8 +26,7 @@ from ancra_jax.run.workdir import provenance
 SCHEMA = 1
 _IDENTITY = ("attack", "checkpoint", "step", "num_examples", "seed", "settings", "data_fingerprint")
 _PRECISION = "search_precision"  # part of an identity too; results without it are of the highest
-
-
+# What results lie under: ``'best_ema'``, under another threat model ``'best_ema_l2_0.5'``.
 _NAME = re.compile(r"(best|last)(?:_(ema|swa))?(?:_(linf|l2|l1)_([^_]+))?")
 
 
@@ -50,7 +49,7 @@ CHECKPOINTS = [evaluation_name(one, weights) for weights in WEIGHTS for one in (
 
 
 def evaluation_names(workdir: AnyPathLike) -> list[str]:
-    """Return what may have results: ``CHECKPOINTS``, and them under other threat models."""
+    """Return the names that results may lie under, of other threat models those that are there."""
     directory = as_path(workdir) / "evaluation"
     found = sorted(one.name for one in directory.iterdir()) if directory.is_dir() else []
     return CHECKPOINTS + [one for one in found if _NAME.fullmatch(one) and one not in CHECKPOINTS]
@@ -136,7 +135,7 @@ def read_result(path: AnyPath) -> dict[str, Any]:
     raise UsageError(f"{path}: has schema {result['schema']}, this version reads {SCHEMA}")
 
 
-def evaluate_command(workdir: str, checkpoint: str = "best") -> str:
+def evaluate_command(workdir: str, checkpoint: str) -> str:
     """Return the command that evaluates a checkpoint, which an ``evaluation_name`` names."""
     match = _NAME.fullmatch(checkpoint)
     name, weights, norm, epsilon = match.groups() if match else (checkpoint, "", "", "")
@@ -160,7 +159,7 @@ def evaluate_commands(
     """Return the commands that compute results: one a suite, number of examples and seed.
 
     ``records`` are the results' JSON files by attack; without any, the command is that of the
-    paper's suite. Of a run that was transferred from they know the directory's base name alone.
+    paper's suite. Of networks whose images were tried they know no more than the base name.
     """
     how = {
         name: f"--num_examples={record['num_examples']} --seed={record['seed']}"

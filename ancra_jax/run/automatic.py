@@ -3,8 +3,8 @@
 A run chooses them once: its config.json has what was chosen, and so has the run that continues it.
 """
 
-import dataclasses
 import math
+from dataclasses import replace
 
 from ancra_jax.config import Config, shown
 from ancra_jax.data import Contents
@@ -35,29 +35,45 @@ def choose(
       devices: what the batch size is made a multiple of.
       recorded: the configuration of the run that is continued, whose settings are taken.
     """
-    chosen = recorded.data if recorded else config.data
-    image_size = config.data.image_size or chosen.image_size
-    held_out = config.data.selection_examples or chosen.selection_examples
-    batch_size = config.batch_size or (recorded.batch_size if recorded else 0)
-    if contents is not None:
-        if not recorded:
-            image_size = image_size or contents.image_size
-        holds_out = config.data.selection_split == "holdout"
-        held_out = held_out or min(max(contents.train // _SHARE, 1), _MOST_HELD_OUT)
-        batch_size = batch_size or _batch_size(contents.train - holds_out * held_out, devices)
-    data = dataclasses.replace(config.data, image_size=image_size, selection_examples=held_out)
-    heads = "final_and_first" * config.model.reverse_attention
-    if recorded:  # nothing in a run that is older than the setting
-        heads = recorded.selection.heads
-    selection = dataclasses.replace(config.selection, heads=config.selection.heads or heads)
-    config = dataclasses.replace(config, data=data, batch_size=batch_size, selection=selection)
-    every = config.selection.every_epochs
     if recorded:
-        every = every or recorded.selection.every_epochs
-    elif contents is not None:
-        every = every or _selection_period(config, contents.train)
-    selection = dataclasses.replace(selection, every_epochs=every)
-    return dataclasses.replace(config, selection=selection)
+        return _continued(config, recorded)
+    heads = config.selection.heads or "final_and_first" * config.model.reverse_attention
+    config = replace(config, selection=replace(config.selection, heads=heads))
+    if contents is None:
+        return config
+    image_size = config.data.image_size or contents.image_size
+    held_out = config.data.selection_examples
+    held_out = held_out or min(max(contents.train // _SHARE, 1), _MOST_HELD_OUT)
+    own = contents.train
+    if config.data.selection_split == "holdout":
+        own -= held_out
+    batch_size = config.batch_size or _batch_size(own, devices)
+    data = replace(config.data, image_size=image_size, selection_examples=held_out)
+    config = replace(config, data=data, batch_size=batch_size)
+    every = config.selection.every_epochs or _selection_period(config, contents.train)
+    return replace(config, selection=replace(config.selection, every_epochs=every))
+
+
+def _continued(config: Config, recorded: Config) -> Config:
+    """Return a configuration with what it leaves to be chosen as its run has it.
+
+    A run that is older than ``selection.heads`` has none, and gets none.
+    """
+    data, selection = config.data, config.selection
+    return replace(
+        config,
+        data=replace(
+            data,
+            image_size=data.image_size or recorded.data.image_size,
+            selection_examples=data.selection_examples or recorded.data.selection_examples,
+        ),
+        batch_size=config.batch_size or recorded.batch_size,
+        selection=replace(
+            selection,
+            heads=selection.heads or recorded.selection.heads,
+            every_epochs=selection.every_epochs or recorded.selection.every_epochs,
+        ),
+    )
 
 
 def _selection_period(config: Config, examples: int) -> int:

@@ -297,7 +297,7 @@ def _report_unraisable(found: Any) -> None:
 
 @contextlib.contextmanager
 def reading(path: AnyPath) -> Iterator[None]:
-    """Let whatever a damaged file makes the readers raise speak of the checkpoint."""
+    """Turn whatever a damaged file makes the readers raise into an error on the checkpoint."""
     try:
         yield
     except UsageError:

@@ -218,7 +218,7 @@ def _file_to_write(path: PathLike) -> str:
 
 
 def _without_paths(value: Any) -> Any:
-    """Return what JSON holds without where things lie on this machine: files are given away."""
+    """Return JSON content without paths of this machine: saved files are given to others."""
     if isinstance(value, dict):
         return {
             name: "" if name == "data_dir" else _without_paths(one) for name, one in value.items()

@@ -17,7 +17,6 @@ from ancra_jax.ops.pytree import check_finite
 from ancra_jax.run import build, sharding, trained
 from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.averaging import variables_of
-from ancra_jax.run.checkpoint import Checkpoints
 from ancra_jax.run.objects import open_checkpoints
 from ancra_jax.run.trained import TrainedModel
 from ancra_jax.types import Variables
@@ -64,7 +63,7 @@ class SavedWeights(NamedTuple):
             averages = jax.eval_shape(averaging.init, parts["params"], parts["batch_stats"])
             parts["averages"] = {self.weights: averages[self.weights]}
         abstract = sharding.abstract_on(parts, sharding.replicated(mesh))
-        restored, _ = _checkpoints(self.workdir).restore(self.step, abstract)
+        restored, _ = open_checkpoints(self.workdir, read_only=True).restore(self.step, abstract)
         averages = restored.get("averages", {})
         if self.weights == "swa" and not int(averages["swa"]["count"]):
             raise UsageError(
@@ -99,7 +98,7 @@ def find_weights(
     """
     config = workdir_lib.read_config(workdir, fields[0])
     check_weights(config, weights, fields[1])
-    checkpoints = _checkpoints(workdir)
+    checkpoints = open_checkpoints(workdir, read_only=True)
     if checkpoint == "best":
         step = checkpoints.best_step(weights)
     else:
@@ -161,7 +160,7 @@ def load_network(
     *,
     checkpoint: str = "best",
     weights: str = "raw",
-    fields: tuple[str, str] = ("path", "weights"),
+    fields: tuple[str, str],
 ) -> TrainedModel:
     """Load a network from wherever `trained.load` does, on every device of a mesh.
 
@@ -185,7 +184,3 @@ def digest(variables: Variables) -> str:
 
 def _hash(contents: bytes) -> str:
     return hashlib.sha256(contents).hexdigest()[:16]
-
-
-def _checkpoints(workdir: str) -> Checkpoints:
-    return open_checkpoints(workdir, read_only=True)

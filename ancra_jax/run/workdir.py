@@ -147,7 +147,7 @@ def read_config(workdir: str, field: str = "--workdir") -> Config:
 def record_start(workdir: str, step: int, **more: Any) -> None:
     """Append to starts.jsonl at which step, and with which code, the training starts or goes on.
 
-    ``more`` says, where weights came from elsewhere, from where.
+    ``more`` says where the first weights came from, if they were given.
     """
     files.append_json_line(files.as_path(workdir) / STARTS, {"step": step, **provenance(), **more})
 

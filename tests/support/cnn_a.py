@@ -15,26 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.autoattack import logits, weights_of
 from tests.support import GOLDEN
 
 EPSILON = 8 / 255
-
-
-def logits(weights, images):
-    """The network; ``weights``: dict of ``c1``..``c3`` and ``fc``, each (kernel, bias)."""
-    x = images
-    for name, stride in (("c1", 1), ("c2", 2), ("c3", 2)):
-        kernel, bias = weights[name]
-        x = jax.lax.conv_general_dilated(
-            x,
-            kernel,
-            (stride, stride),
-            padding=[(1, 1), (1, 1)],
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-        x = jax.nn.relu(x + bias)
-    kernel, bias = weights["fc"]
-    return x.mean(axis=(1, 2)) @ kernel + bias
 
 
 def load() -> SimpleNamespace:
@@ -52,14 +36,7 @@ def load() -> SimpleNamespace:
     for file in ("cnn_a.npz", "cnn_a_start.npz"):
         with np.load(GOLDEN / file) as arrays:
             ref |= dict(arrays)
-    weights = {
-        name: (
-            jnp.asarray(ref[f"w.{name}.weight"].transpose(2, 3, 1, 0)),
-            jnp.asarray(ref[f"w.{name}.bias"]),
-        )
-        for name in ("c1", "c2", "c3")
-    }
-    weights["fc"] = (jnp.asarray(ref["w.fc.weight"].T), jnp.asarray(ref["w.fc.bias"]))
+    weights = jax.tree.map(jnp.asarray, weights_of(ref))
     return SimpleNamespace(
         model=jax.tree_util.Partial(logits, weights),
         images=ref.pop("images").astype(np.float32) / 255,

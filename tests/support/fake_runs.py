@@ -78,7 +78,7 @@ def write_adaptive(workdir, correct, **overrides):
     write_result(workdir, "adaptive", correct, **{"attacks": ATTACKS, "gate": MASKS} | overrides)
 
 
-def write_examples(workdir, attack, broken, withstood=(), size=8, step=20):
+def write_examples(workdir, attack, broken, withstood=(), size=8):
     """Adversarial images that are kept of an attack, of these examples of the test split."""
     rng = np.random.default_rng(0)
     indices = np.array([*broken, *withstood])
@@ -86,7 +86,7 @@ def write_examples(workdir, attack, broken, withstood=(), size=8, step=20):
     adversarial = natural / np.float32(255)
     adversarial += np.float32(0.1) * rng.choice([-1, 1], natural.shape).astype(np.float32)
     content = {
-        "step": np.array(step),
+        "step": np.array(20),
         "indices": indices,
         "labels": indices % len(CLASSES),
         "broken_by": np.array([attack] * len(broken) + [""] * len(withstood)),

@@ -12,9 +12,9 @@ def mlp(weights, images):
     return hidden @ weights[1]
 
 
-def mlp_model(classes=5, seed=0, shape=SHAPE):
+def mlp_model(classes=5, seed=0):
     first, second = jax.random.split(jax.random.key(seed))
-    inputs = int(np.prod(shape[1:]))
+    inputs = int(np.prod(SHAPE[1:]))
     weights = [
         jax.random.normal(first, (inputs, 16)) / np.sqrt(inputs),
         jax.random.normal(second, (16, classes)),

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -126,9 +126,8 @@ def autoattack(
         check_rank_by(rank_by, job)
         warnings = [attack.note for attack in attacks if attack.note]
         warnings += model_warnings(job, version) if checks else []
-        outputs = (store_path, progress, log_path)
-        limits = (budget.n_target_classes, rank_by, checks, max_seconds)
-        state, found = _carry_out(job, attacks, *limits, *outputs)
+        course = _Course(budget.n_target_classes, rank_by, checks, max_seconds, progress, log_path)
+        state, found = _carry_out(job, attacks, course, store_path)
     return state.result(attacks, found, warnings, max_seconds, job.search_precision)
 
 
@@ -162,49 +161,42 @@ def individually(
     return results
 
 
+class _Course(NamedTuple):
+    """How an evaluation takes its course: arguments of `autoattack`."""
+
+    n_target_classes: int
+    rank_by: Model | None
+    checks: bool
+    max_seconds: float | int | None
+    progress: Callable[[Progress], None] | None
+    log_path: str | os.PathLike | None
+
+
 def _carry_out(
-    job: Job,
-    attacks: Sequence[Attack],
-    n_target_classes: int,
-    rank_by: Model | None,
-    checks: bool,
-    max_seconds: float | int | None,
-    store_path: AnyPath | None,
-    progress: Callable[[Progress], None] | None,
-    log_path: str | os.PathLike | None,
+    job: Job, attacks: Sequence[Attack], course: _Course, store_path: AnyPath | None
 ) -> tuple[State, HostImages]:
     """Run what is left to do; return state and images. Only the first process uses the files."""
     share = job.placement.share
     if not share.is_first:
-        store_path = log_path = None
+        store_path, course = None, course._replace(log_path=None)
     store = Store(store_path, job.images)
-    known = fingerprints(job, attacks, n_target_classes, rank_by)
-    own = (replace(one, most_targets=one.most_targets or n_target_classes) for one in attacks)
-    attacks = list(own)
-    fresh = State.new(job, attacks, n_target_classes)
+    targets = course.n_target_classes
+    known = fingerprints(job, attacks, targets, course.rank_by)
+    attacks = [replace(one, most_targets=one.most_targets or targets) for one in attacks]
+    fresh = State.new(job, attacks, targets)
     state = share.from_first(lambda: store.resume(fresh, known))
-    _run(job, attacks, state, store, rank_by, checks, progress, max_seconds, log_path)
+    _run(job, attacks, state, store, course)
     return state, share.from_first(store.images)
 
 
-def _run(
-    job: Job,
-    attacks: Sequence[Attack],
-    state: State,
-    store: Store,
-    rank_by: Model | None,
-    checks: bool,
-    progress: Callable[[Progress], None] | None,
-    max_seconds: float | int | None,
-    log_path: str | os.PathLike | None,
-) -> None:
+def _run(job: Job, attacks: Sequence[Attack], state: State, store: Store, course: _Course) -> None:
     """Run what ``state`` says is left to do, to the end or as far as time allows."""
     started = time.monotonic()
     seconds, passes_spent = 0.0, 0.0  # on batches of attacks, in this call
 
     def report(name: str, rounds: int, remaining: float | None = None) -> None:
         store.save(state)
-        if progress is not None:
+        if course.progress is not None:
             event = Progress(
                 attack=name,
                 round=state.round + 1,
@@ -215,11 +207,13 @@ def _run(
                 seconds=time.monotonic() - started,
                 remaining=remaining,
             )
-            progress(event)
+            course.progress(event)
 
     if state.attack < 0:
-        look = checks and any(attack.run is not square for attack in attacks)
-        ranking = None if rank_by is None else job.placement.replicate(as_pytree(rank_by))
+        look = course.checks and any(attack.run is not square for attack in attacks)
+        ranking = course.rank_by
+        if ranking is not None:
+            ranking = job.placement.replicate(as_pytree(ranking))
         for batch in job.batches(np.flatnonzero(state.todo)):
             _classify(job, state, batch, ranking, loss_along_dlr(attacks), look)
             report(CLEAN, 1)
@@ -229,8 +223,8 @@ def _run(
         rounds = attack.num_passes(state.targets.shape[1])
         for batch in job.batches(np.flatnonzero(state.todo), attack.cost * rounds):
             begun = time.monotonic()
-            if max_seconds is not None:
-                late = begun - started >= max_seconds
+            if course.max_seconds is not None:
+                late = begun - started >= course.max_seconds
                 if job.placement.share.from_first(partial(bool, late)):
                     store.save(state)
                     return
@@ -245,9 +239,9 @@ def _run(
             state.end_round()
         else:
             state.end_attack()
-            if log_path is not None:
+            if course.log_path is not None:
                 store.save(state)
-                append_line(as_path(log_path), log_line(state, attack))
+                append_line(as_path(course.log_path), log_line(state, attack))
     store.save(state)
 
 

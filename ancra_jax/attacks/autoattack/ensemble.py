@@ -80,12 +80,13 @@ VERSIONS: dict[str, tuple[str, ...]] = {
     "rand": ("apgd-ce", "apgd-dlr"),
     "custom": (),  # whatever the caller lists
 }
-_TARGETED = ("num_steps", "num_restarts", "n_target_classes")
+_UNTARGETED = ("num_steps", "num_restarts")
+_TARGETED = (*_UNTARGETED, "n_target_classes")
 _SETTINGS: dict[str, tuple[str, ...]] = {
-    "apgd-ce": _TARGETED[:2],
-    "apgd-dlr": _TARGETED[:2],
+    "apgd-ce": _UNTARGETED,
+    "apgd-dlr": _UNTARGETED,
     "apgd-t": _TARGETED,
-    "fab": _TARGETED[:2],
+    "fab": _UNTARGETED,
     "fab-t": _TARGETED,
     "square": ("num_queries", "num_restarts"),
 }

@@ -166,7 +166,7 @@ def _mask(name: str) -> Column:
 
 
 def masks_table(rows: Sequence[Row], identity: Sequence[Column] = IDENTITY) -> Table:
-    """Return how the part behaves that passes no gradient: of reverse attention, its masks."""
+    """Return what defences say of their part without a gradient, such as the masks."""
     shown = dict.fromkeys(name for row in rows for name in row.masks)
     columns = [*identity, *map(_mask, shown)]
     return build("What hides the gradient", columns, [row for row in rows if row.masks])

@@ -69,7 +69,7 @@ def reading_notes(rows: Sequence[Row], seeds: Sequence[SeedsRow]) -> Iterable[st
 
 
 def _worst_case(rows: Sequence[Row]) -> str:
-    """Return what it is, and over which attacks; of rows with more than the first has, also."""
+    """Return what it means, over which attacks it is, and which rows were attacked otherwise."""
     sets: dict[tuple[str, ...], list[str]] = {}  # the attacks, and of which rows
     for row in rows:
         if row.worst_case:
