@@ -31,6 +31,7 @@ from ancra_jax.types import Outputs
 
 INIT_FROM = "--config.init_from"
 TEACHER = "--config.distillation.teacher"
+_MOST_WEIGHTS = 2**31  # of a network: 8 GB, and as much for each of momentum and gradients
 
 
 class Splits(NamedTuple):
@@ -257,15 +258,20 @@ def check_network(
     """Check what a network returns, without computing it.
 
     Raises:
-      UsageError: it is not `ancra_jax.types.Outputs` with a logit for each class, or has not the
-        auxiliary heads that ``model.reverse_attention`` asks for.
+      UsageError: it is not `ancra_jax.types.Outputs` with a logit for each class, has not the
+        auxiliary heads that ``model.reverse_attention`` asks for, or is too large for any device.
     """
     images = jnp.zeros((1, *image_shape))
     with _renamed("model", ModelConfig):
-        outputs = jax.eval_shape(
-            lambda key: network.apply(network.init(key, images), images), jax.random.key(0)
-        )
+        variables = jax.eval_shape(network.init, jax.random.key(0), images)
+        outputs = jax.eval_shape(network.apply, variables, images)
     field, expected = shown(config, "model.name"), (1, num_classes)
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables))
+    if count > _MOST_WEIGHTS:
+        raise UsageError(
+            f"{shown(config, 'model.width')}: makes {count:.3g} weights of {field}; must be at "
+            f"most {_MOST_WEIGHTS:.3g}"
+        )
     if not isinstance(outputs, Outputs):
         raise UsageError(
             f"{field}: the network returns {type(outputs).__name__}; must be "
