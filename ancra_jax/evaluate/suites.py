@@ -4,6 +4,8 @@ Interrupted, the same command continues; a finished result is never overwritten 
 """
 
 import contextlib
+import inspect
+import itertools
 import math
 import os
 import re
@@ -53,8 +55,16 @@ SUITES = {
     "all": ("paper", "autoattack", "adaptive", "diagnostics", "features"),
 }
 """The parts of each suite, in the order in which they run: the cheap ones first."""
-TRANSFERRING = [suite for suite, parts in SUITES.items() if {"adaptive", "defence"} & {*parts}]
+_ADAPTIVE = {"adaptive", "defence"}
+TRANSFERRING = [suite for suite, parts in SUITES.items() if _ADAPTIVE & {*parts}]
 """The suites that try the adversarial images of other networks."""
+_SERVE = {
+    "suite": {*itertools.chain(*SUITES.values())},
+    "autoattack_version": {"autoattack"},
+    "adaptive_budget": _ADAPTIVE,
+    "max_minutes": _ADAPTIVE,
+}
+"""Options by the parts that they change something in."""
 _CHOICES: dict[str, Sequence[str]] = {
     "norm": ("own", *NORMS),
     "suite": list(SUITES),
@@ -66,7 +76,7 @@ _CHOICES: dict[str, Sequence[str]] = {
 }
 
 
-@renamed({r"--config\.data\.data_dir": "--data_dir"})
+@renamed({r"--config\.data\.data_dir": "--data_dir", r"--config\.evaluation\.e": "--e"})
 def run(
     workdir: str | os.PathLike[str],
     *,
@@ -127,12 +137,16 @@ def run(
     config = workdir_lib.read_config(workdir)
     config = replace(config, data=components.data_in(config.data, data_dir))
     transfer_from = [locate(one, "--transfer_from") for one in as_list(transfer_from)]
-    check(config, locals())
+    given = locals()
+    check(config, given)
     config, name = _under(config, evaluation_name(checkpoint, weights), norm, epsilon)
     with _joined(workdir) as (share, mesh):
+        for line in _of_no_use(given) if share.is_first else ():
+            print(f"warning: {line}", flush=True)
         dataset = components.load_dataset(config.data)
         num_examples = num_examples or len(dataset.test)
         check_count("--num_examples", num_examples, len(dataset.test))
+        components.check_lengths(config, dataset.image_shape)
         model = load_run(workdir, mesh, dataset=dataset, checkpoint=checkpoint, weights=weights)
         _check_data(config, dataset, model.info["data"])
         size = min(batch_size or config.batch_size, num_examples)
@@ -287,6 +301,16 @@ def check(config: Config, options: Mapping[str, Any]) -> None:
             if names.count(name) > 1:
                 raise UsageError(f"--transfer_from={path}: another network is called {name} too")
     problems.raise_all()
+
+
+def _of_no_use(given: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line on each option of `run` that was given and changes nothing."""
+    usual = {name: one.default for name, one in inspect.signature(run).parameters.items()}
+    chosen = "--attacks" if given["attacks"] else f"--suite={given['suite']}"
+    parts = {*(() if given["attacks"] else SUITES[given["suite"]])}
+    for name, serves in _SERVE.items():
+        if given[name] != usual[name] and not serves & parts:
+            yield f"--{name}={given[name]} is of no use with {chosen}"
 
 
 def _specs(
