@@ -290,5 +290,8 @@ def ball_of(given: Any, norm: str | Number, epsilon: Number | None) -> Linf | L2
         return threat_model(norm, epsilon)
     if epsilon is not None:
         raise TypeError(f"epsilon={shown(epsilon)}: the threat model {shown(given)} has its own")
-    norm_of(given)
+    own = norm_of(given)
+    # The default may stand beside any threat model.
+    if str(norm) != "linf" and norm_of(threat_model(norm, 1.0)) != own:
+        raise TypeError(f"norm={shown(norm)}: the threat model {shown(given)} has its own")
     return given

@@ -51,6 +51,11 @@ class Profile:
 
     def __exit__(self, *error: object) -> None:
         self._stop()
+        if self._begun < self._first and not any(error):
+            print(
+                f"warning: --profile_steps={self._first}:{self._last}: no step was traced, there "
+                f"were only {self._begun - 1}"
+            )
 
     def step(self, results: Any = None) -> None:
         """Say that a step is over; ``results`` are what it computes, which is waited for."""

@@ -70,7 +70,8 @@ def read_settings(arguments: Sequence[str], check: Check = lambda config, proble
             name, text = argument[1:].split("=", 1)
             with problems.collect():
                 value = _value(text, _kind_of(name), f"--config.{name}={text}")
-                _change(values, name, value)
+                for setting, one in _flat({name: value}):
+                    _change(values, setting, one)
     return _checked(values, check, problems)
 
 
@@ -112,7 +113,8 @@ def changed(given: Sequence[str] | Mapping[str, Any]) -> list[str]:
 def _flat(changes: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the dotted names of nested settings, and their values."""
     for name, value in changes.items():
-        if isinstance(value, dict):
+        is_group = dataclasses.is_dataclass(_kind_of(f"{path}{name}"))
+        if isinstance(value, dict) and (value or is_group):
             yield from _flat(value, f"{path}{name}.")
         else:
             yield f"{path}{name}", value

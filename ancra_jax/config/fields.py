@@ -9,6 +9,8 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from ancra_jax.config.paths import path_text
 from ancra_jax.errors import Problems, UsageError
 from ancra_jax.registry import did_you_mean
@@ -17,7 +19,10 @@ _BOUNDS = {
     "at_least": (operator.ge, "at least"),
     "above": (operator.gt, "greater than"),
     "at_most": (operator.le, "at most"),
+    "below": (operator.lt, "less than"),
 }
+_MOST = 2**31 - 1  # steps and sizes are int32
+_SMALLEST, _LARGEST = map(float, (np.finfo("f4").tiny, np.finfo("f4").max))  # what computes has
 _SEQUENCES: dict[Any, tuple[str, tuple[type, ...]]] = {
     tuple[int, ...]: ("whole numbers", (int,)),
     tuple[float, ...]: ("numbers", (int, float)),
@@ -27,9 +32,13 @@ Options = dict[str, Any]
 """Settings that a method or a data set has beside those of the schema, by name."""
 
 
-def number(default: int | float, **limits: int | float) -> Any:
-    """Return a numeric field; limits are ``at_least``, ``above`` (itself excluded), ``at_most``."""
-    return dataclasses.field(default=default, metadata=limits)
+def number(default: int | float | tuple[int, ...], **limits: int | float) -> Any:
+    """Return a field of one or of several numbers.
+
+    Limits are ``at_least`` and ``at_most``, ``above`` and ``below``, which leave themselves out.
+    """
+    most = {"at_most": _MOST} if isinstance(default, int) else {}
+    return dataclasses.field(default=default, metadata=most | limits)
 
 
 def choice(*allowed: str) -> Any:
@@ -145,7 +154,7 @@ def _checked(field: dataclasses.Field[Any], value: Any, path: str) -> Any:
         for number in value:
             _check_range(field.metadata, number, path)
         return tuple(map(kinds[-1], value))
-    if kind is float and type(value) is int:
+    if kind is float and type(value) is int and abs(value) <= _LARGEST:
         value = float(value)
     wrong = isinstance(kind, type) and not isinstance(value, kind)
     if wrong or (isinstance(value, bool) and kind in (int, float)):
@@ -175,6 +184,10 @@ def _check_range(limits: Mapping[str, Any], value: Any, path: str) -> None:
         raise UsageError(f"{path}={value!r}: {hint}allowed are {', '.join(map(repr, allowed))}")
     if isinstance(value, float) and not math.isfinite(value):
         raise UsageError(f"{path}={value}: must be finite")
+    if isinstance(value, float) and value and not _SMALLEST <= abs(value) <= _LARGEST:
+        raise UsageError(
+            f"{path}={value}: must be 0 or from {_SMALLEST:.2g} to {_LARGEST:.2g} in size (float32)"
+        )
     for bound, (fits, words) in _BOUNDS.items():
         if bound in limits and not fits(value, limits[bound]):
             raise UsageError(f"{path}={value}: must be {words} {limits[bound]}")

@@ -12,9 +12,16 @@ from ancra_jax.urls import check_reachable, is_url
 _REMOTE = re.compile(r"[A-Za-z][\w+.:-]*:/")  # gs://bucket, a::gs://bucket, C:/
 
 
-def as_list(value: Any) -> list[Any]:
-    """Return several things as a list, and a text or a path as the one thing that it is."""
-    return [value] if isinstance(value, str | os.PathLike) else list(value)
+def as_list(value: Any, field: str) -> list[Any]:
+    """Return several things as a list, and a text or a path as the one thing that it is.
+
+    Raises:
+      UsageError: it is neither; ``field`` is what the error calls it.
+    """
+    try:
+        return [value] if isinstance(value, str | os.PathLike) else list(value)
+    except TypeError as error:
+        raise UsageError(f"{field}={value!r}: must be a list") from error
 
 
 def path_text(value: str | os.PathLike[str], field: str, *, remote: bool = False) -> str:

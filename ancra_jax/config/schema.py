@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ancra_jax.config.fields import Options, build, choice, number, path
-from ancra_jax.errors import Problems, UsageError
+from ancra_jax.errors import Problems, UsageError, printable
 
+_MOST_EPOCHS = 100_000  # so that int32 holds the number of every step
 WEIGHTS = ("raw", "ema", "swa")
 """Which weights of a run: the optimiser's, or an average of them."""
 
@@ -47,7 +48,7 @@ class ModelConfig:
     dtype: str = choice("float32", "bfloat16")  # of the computation, not of parameters
     activation: str = choice("", "relu", "silu")  # empty: the network's own
     # Share of the old running statistics that a forward keeps, 1 - PyTorch's momentum; 0: 0.9.
-    batch_norm_momentum: float = number(0.0, at_least=0, at_most=1)
+    batch_norm_momentum: float = number(0.0, at_least=0, below=1)
     # Parts of a training batch with statistics of their own, as PyTorch's devices; 0: the whole.
     batch_norm_parts: int = number(0, at_least=0)
     # The network sees (images - mean) / std, by channel; the images themselves if empty.
@@ -142,7 +143,7 @@ class DistributionalRobustnessConfig:
 class EmaConfig:
     """Exponential moving average of the weights; off while ``decay`` is 0."""
 
-    decay: float = number(0.0, at_least=0, at_most=1)  # at a step, once it is warm
+    decay: float = number(0.0, at_least=0, below=1)  # at a step, once it is warm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,9 +181,10 @@ class OptimizerConfig:
     learning_rate: float = number(0.01, above=0)
     schedule: str = choice("piecewise", "constant", "cosine", "one_cycle", "one_cycle_cosine")
     warmup_epochs: float = number(0.0, at_least=0)  # in which the rate rises to learning_rate
-    milestones: tuple[int, ...] = (75, 90, 100)  # 1-based epochs from which the rate is x decay
+    # 1-based epochs from which the rate is x decay
+    milestones: tuple[int, ...] = number((75, 90, 100), at_least=1, at_most=_MOST_EPOCHS)
     decay: float = number(0.1, above=0, at_most=1)
-    momentum: float = number(0.9, at_least=0, at_most=1)
+    momentum: float = number(0.9, at_least=0, below=1)
     nesterov: bool = False
     weight_decay: float = number(2e-4, at_least=0)
     no_weight_decay_on: str = choice("", "batch_norm", "batch_norm_and_biases")
@@ -221,7 +223,7 @@ class Config:
 
     name: str
     seed: int = number(0, at_least=0, at_most=2**32 - 1)
-    epochs: int = number(120, at_least=1)
+    epochs: int = number(120, at_least=1, at_most=_MOST_EPOCHS)
     max_steps: int = number(0, at_least=0)  # stop after so many steps; 0: after the last epoch
     batch_size: int = number(128, at_least=0)  # 0: chosen by the number of examples
     # Where to start from: a work directory, a file of `TrainedModel.save` or of weights by
@@ -333,8 +335,8 @@ def check_extra_examples(config: Config, name: str = "--config") -> None:
 def _check_optimizer(config: Config, name: str, problems: Problems) -> None:
     optimizer = config.optimizer
     milestones, warmup_epochs = optimizer.milestones, optimizer.warmup_epochs
-    if list(milestones) != sorted(set(milestones)) or any(epoch < 1 for epoch in milestones):
-        problems.add(f"{name}.optimizer.{milestones=}: must be increasing epochs, from 1")
+    if list(milestones) != sorted(set(milestones)):
+        problems.add(f"{name}.optimizer.{milestones=}: must be increasing epochs")
     if warmup_epochs >= config.epochs:
         problems.add(
             f"{name}.optimizer.{warmup_epochs=}: must be less than {name}.epochs={config.epochs}"
@@ -354,6 +356,8 @@ def _check_optimizer(config: Config, name: str, problems: Problems) -> None:
 
 def _check_combinations(config: Config, name: str, problems: Problems) -> None:
     _check_optimizer(config, name, problems)
+    if not config.name or config.name != printable(config.name):
+        problems.add(f"{name}.name={config.name!r}: must be one line of text, for reports")
     for group, norm in (
         ("attack", config.attack.norm),
         ("selection", config.attack.norm),

@@ -174,6 +174,7 @@ def _facts(config: Config, found: pytorch.Imported) -> dict[str, Any]:
         )
     if shape[2] != found.channels:
         raise UsageError(f"{field}: images of shape {shape}; the network's have {found.channels}")
+    build.check_lengths(config, shape)
     network = build.create_network(config, found.num_classes)
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *shape)))
     needs, there = (one["params"]["fc"]["kernel"].shape[0] for one in (shapes, found.variables))

@@ -117,6 +117,8 @@ def export(
         raise UsageError(f"--format={format}: allowed are {', '.join(_FORMATS)}")
     if check < 0:
         raise UsageError(f"--check={check}: must be 0 or more")
+    if data_dir and not check:
+        raise UsageError(f"--data_dir={data_dir}: is for --check; leave it out")
     if importlib.util.find_spec("torch") is None and (check or format == "torch"):
         asked = f"--check={check}" if check else f"--format={format}"
         raise UsageError(f'{asked}: PyTorch is not installed: pip install "ancra-jax[torch]"')

@@ -25,9 +25,11 @@ def hold_out(
       The examples to train on and those set aside: disjoint, each in the split's order.
 
     Raises:
-      UsageError: ``num_examples`` is negative or leaves nothing to train on.
+      UsageError: ``num_examples`` is negative or leaves nothing to train on, or ``seed`` is none.
     """
     check_held_out(num_examples, len(split), field)
+    if not _is_whole(seed) or seed < 0:
+        raise UsageError(f"{seed=}: must be a whole number of at least 0")
     chosen = stratified_indices(split.labels, num_examples, seed)
     rest = np.setdiff1d(np.arange(len(split)), chosen)
     return split.take(rest), split.take(chosen)
@@ -110,16 +112,22 @@ def stratified_indices(
     return np.sort(np.concatenate(chosen))
 
 
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 def check_count(field: str, count: int | None, available: int) -> None:
     """Check that there are so many examples; None is all of them."""
-    if count is not None and not 1 <= count <= available:
-        raise UsageError(f"{field}={count}: must be 1 to {available}, what the data set has")
+    if count is None:
+        return
+    if not _is_whole(count) or not 1 <= count <= available:
+        raise UsageError(f"{field}={count!r}: must be 1 to {available}, what the data set has")
 
 
 def check_held_out(num_examples: int, available: int, field: str) -> None:
     """Check that so many examples can be set aside; errors call their number ``field``."""
-    if not 0 <= num_examples < available:
+    if not _is_whole(num_examples) or not 0 <= num_examples < available:
         raise UsageError(
-            f"{field}={num_examples}: must be 0 to {available - 1}, as the training split has "
+            f"{field}={num_examples!r}: must be 0 to {available - 1}, as the training split has "
             f"{available} examples"
         )

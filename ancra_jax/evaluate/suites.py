@@ -4,10 +4,12 @@ Interrupted, the same command continues; a finished result is never overwritten 
 """
 
 import contextlib
+import inspect
+import itertools
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +23,7 @@ from ancra_jax.attacks.job import PRECISIONS
 from ancra_jax.attacks.threat_models import NORMS, threat_model
 from ancra_jax.cli import backend, options
 from ancra_jax.cli.profile import Profile, check_steps
-from ancra_jax.config import WEIGHTS, Config, directory_path
+from ancra_jax.config import WEIGHTS, Config, directory_path, options_of
 from ancra_jax.config.paths import as_list
 from ancra_jax.data import Dataset, check_count
 from ancra_jax.errors import Problems, UsageError, renamed
@@ -53,8 +55,16 @@ SUITES = {
     "all": ("paper", "autoattack", "adaptive", "diagnostics", "features"),
 }
 """The parts of each suite, in the order in which they run: the cheap ones first."""
-TRANSFERRING = [suite for suite, parts in SUITES.items() if {"adaptive", "defence"} & {*parts}]
+_ADAPTIVE = {"adaptive", "defence"}
+TRANSFERRING = [suite for suite, parts in SUITES.items() if _ADAPTIVE & {*parts}]
 """The suites that try the adversarial images of other networks."""
+_SERVE = {
+    "suite": {*itertools.chain(*SUITES.values())},
+    "autoattack_version": {"autoattack"},
+    "adaptive_budget": _ADAPTIVE,
+    "max_minutes": _ADAPTIVE,
+}
+"""Options by the parts that they change something in."""
 _CHOICES: dict[str, Sequence[str]] = {
     "norm": ("own", *NORMS),
     "suite": list(SUITES),
@@ -66,7 +76,13 @@ _CHOICES: dict[str, Sequence[str]] = {
 }
 
 
-@renamed({r"--config\.data\.data_dir": "--data_dir"})
+@renamed(
+    {
+        r"--config\.data\.data_dir": "--data_dir",
+        r"--config\.evaluation\.e": "--e",
+        r"^run\.": "--",
+    }
+)
 def run(
     workdir: str | os.PathLike[str],
     *,
@@ -124,28 +140,42 @@ def run(
       UsageError: a setting, the directory, or what an interrupted call left there cannot be used.
     """
     workdir = directory_path(workdir, "--workdir")
-    config = workdir_lib.read_config(workdir)
-    config = replace(config, data=components.data_in(config.data, data_dir))
-    transfer_from = [locate(one, "--transfer_from") for one in as_list(transfer_from)]
-    check(config, locals())
+    config, given = _read(locals())
     config, name = _under(config, evaluation_name(checkpoint, weights), norm, epsilon)
-    with _joined(workdir) as (share, mesh):
+    with _joined(workdir, _of_no_use(given)) as (share, mesh):
         dataset = components.load_dataset(config.data)
         num_examples = num_examples or len(dataset.test)
         check_count("--num_examples", num_examples, len(dataset.test))
+        components.check_lengths(config, dataset.image_shape)
         model = load_run(workdir, mesh, dataset=dataset, checkpoint=checkpoint, weights=weights)
         _check_data(config, dataset, model.info["data"])
         size = min(batch_size or config.batch_size, num_examples)
         target = _target(model.outputs, dataset, size, mesh, share)
-        sources = load_sources(transfer_from, dataset, mesh)
+        sources = load_sources(given["transfer_from"], dataset, mesh)
         identity = _identity(config, dataset) | {"checkpoint": name, "step": model.info["step"]}
         identity |= {"num_examples": num_examples, "seed": seed}
         store = share.from_first(lambda: ResultStore(workdir, name))
         made = _made(config, model, adaptive_budget, max_minutes, sources)
-        specs = _specs(config, suite, autoattack_version, made, attacks)
+        specs = _specs(config, suite, autoattack_version, made, given["attacks"])
         with Profile(profile_steps, workdir) as trace:
             results = _compute(specs, target, store, identity, force, search_precision, trace.step)
     return read_evaluation(workdir, name, results)
+
+
+def _read(options: Mapping[str, Any]) -> tuple[Config, dict[str, Any]]:
+    """Return the run's configuration and the options of `run`, checked."""
+    paths = "workdir", "data_dir"  # may be no text
+    options_of(run, {name: one for name, one in options.items() if name not in paths}, "run")
+    config = workdir_lib.read_config(options["workdir"])
+    config = replace(config, data=components.data_in(config.data, options["data_dir"]))
+    field = "--transfer_from"
+    given = {
+        **options,
+        "attacks": as_list(options["attacks"], "--attacks"),
+        "transfer_from": [locate(one, field) for one in as_list(options["transfer_from"], field)],
+    }
+    check(config, given)
+    return config, given
 
 
 def _under(config: Config, checkpoint: str, norm: str, epsilon: float) -> tuple[Config, str]:
@@ -169,8 +199,10 @@ def _under(config: Config, checkpoint: str, norm: str, epsilon: float) -> tuple[
 
 
 @contextlib.contextmanager
-def _joined(workdir: str) -> Iterator[tuple[Share, Mesh]]:
+def _joined(workdir: str, warnings: Iterable[str]) -> Iterator[tuple[Share, Mesh]]:
     """Join the other processes, if any; the first keeps all others from writing to the directory.
+
+    It prints the warnings.
 
     Yields:
       This process' share of every batch, and its own devices.
@@ -181,6 +213,8 @@ def _joined(workdir: str) -> Iterator[tuple[Share, Mesh]]:
         writer = workdir_lib.one_writer(workdir)
         share.from_first(lambda: stack.enter_context(writer) and None)
         multihost.keep_log(workdir)
+        for line in warnings if share.is_first else ():
+            print(f"warning: {line}", flush=True)
         yield share, sharding.create_mesh(devices)
 
 
@@ -259,7 +293,7 @@ def check(config: Config, options: Mapping[str, Any]) -> None:
         plan(
             "custom" if options["attacks"] else "standard", options["attacks"] or None, 10, Budget()
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         problems.add(f"--attacks: {error}")
     with problems.collect():
         check_steps(options["profile_steps"])
@@ -287,6 +321,16 @@ def check(config: Config, options: Mapping[str, Any]) -> None:
             if names.count(name) > 1:
                 raise UsageError(f"--transfer_from={path}: another network is called {name} too")
     problems.raise_all()
+
+
+def _of_no_use(given: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line on each option of `run` that was given and changes nothing."""
+    usual = {name: one.default for name, one in inspect.signature(run).parameters.items()}
+    chosen = "--attacks" if given["attacks"] else f"--suite={given['suite']}"
+    parts = {*(() if given["attacks"] else SUITES[given["suite"]])}
+    for name, serves in _SERVE.items():
+        if given[name] != usual[name] and not serves & parts:
+            yield f"--{name}={given[name]} is of no use with {chosen}"
 
 
 def _specs(

@@ -87,7 +87,7 @@ def create(
         computes with ``(images - mean) / std``; with the images themselves if empty.
       std: likewise.
       batch_norm_momentum: share of the old running statistics that a forward of the training phase
-        keeps, in [0, 1], 1 minus PyTorch's momentum; None is the network's own, 0.9.
+        keeps, in [0, 1), 1 minus PyTorch's momentum; None is the network's own, 0.9.
       batch_norm_parts: of a batch in the training phase, each with batch statistics of its own, as
         on so many devices of PyTorch's ``DataParallel``; the images must be divisible by it.
       attention: of a network with reverse attention: empty is the paper's, ``'stopped'`` the same
@@ -139,7 +139,10 @@ def create(
 def _normalisation(
     mean: Sequence[float | int], std: Sequence[float | int]
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    mean, std = tuple(map(float, mean)), tuple(map(float, std))
+    try:
+        mean, std = tuple(map(float, mean)), tuple(map(float, std))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{mean=}, {std=}: must be sequences of numbers") from error
     if (
         len(mean) != len(std)
         or not all(map(math.isfinite, (*mean, *std)))
@@ -152,8 +155,9 @@ def _normalisation(
 
 
 def _batch_norm(batch_norm_momentum: float | None, batch_norm_parts: int) -> dict[str, Any]:
-    if batch_norm_momentum is not None and not 0 <= batch_norm_momentum <= 1:
-        raise UsageError(f"{batch_norm_momentum=}: must be 0 to 1, or None")
+    momentum = batch_norm_momentum
+    if momentum is not None and not (isinstance(momentum, int | float) and 0 <= momentum < 1):
+        raise UsageError(f"{batch_norm_momentum=}: must be 0 to less than 1, or None")
     if type(batch_norm_parts) is not int or batch_norm_parts < 1:
         raise UsageError(f"{batch_norm_parts=}: must be an integer of 1 or more")
     parts = batch_norm_parts if batch_norm_parts > 1 else None

@@ -25,6 +25,7 @@ from ancra_jax.paper.study import write_study
 from ancra_jax.registry import did_you_mean
 
 FIGURE_EXAMPLES = 500  # of a rehearsal: some of every class
+_MOST_SEEDS = 1000  # in a row
 OUTPUTS = {"full": "runs/reproduce", "tiny": "runs/reproduce-tiny"}
 # What is set by a flag of this command, and names or places the runs.
 _RESERVED = {"--config.seed": "--seeds", "--config.data.data_dir": "--data_dir"}
@@ -128,6 +129,8 @@ def _seeds(text: str) -> tuple[int, ...]:
         low, high = _count(first), _count(last if dash else first)
         if dash and low >= high:
             raise argparse.ArgumentTypeError(f"{part!r} does not go up, as 0-15 does")
+        if high - low >= _MOST_SEEDS:
+            raise argparse.ArgumentTypeError(f"{part!r} has more than {_MOST_SEEDS} seeds")
         seeds += range(low, high + 1)
     if len(set(seeds)) < len(seeds):
         raise argparse.ArgumentTypeError(f"{text!r} has a seed twice")

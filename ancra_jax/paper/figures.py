@@ -130,7 +130,7 @@ def features(
     Raises:
       UsageError: a directory, the class or another argument cannot be used.
     """
-    workdirs = as_list(workdirs)
+    workdirs = as_list(workdirs, "--workdirs")
     configs = _configs(workdirs)
     if projection and projection not in MAPS:
         raise UsageError(f"--map={projection}: allowed are {', '.join(MAPS)}")
@@ -203,7 +203,7 @@ def heads(
 
     The arguments and errors are those of `features`.
     """
-    workdirs = as_list(workdirs)
+    workdirs = as_list(workdirs, "--workdirs")
     configs = _configs(workdirs)
     models = []
     for label, workdir, config in zip(_labels(configs), workdirs, configs, strict=True):

@@ -20,7 +20,7 @@ from absl import flags
 
 from ancra_jax.cli import options
 from ancra_jax.config import directory_path, path_list
-from ancra_jax.config.paths import as_list
+from ancra_jax.config.paths import as_list, path_text
 from ancra_jax.errors import UsageError, printable
 from ancra_jax.ops.files import as_path, check_writable, write_atomically
 from ancra_jax.report import figures as figures_lib
@@ -86,7 +86,7 @@ def run(
     Raises:
       UsageError: a directory or a file in it cannot be used, or the output not be written.
     """
-    named = [os.fspath(workdir) for workdir in as_list(workdirs)]
+    named = [path_text(one, "--workdirs", remote=True) for one in as_list(workdirs, "--workdirs")]
     if not named or not all(named):
         raise UsageError(f"--workdirs={','.join(named)}: must name directories, DIR[,DIR...]")
     directories = [directory_path(workdir, "--workdirs") for workdir in named]

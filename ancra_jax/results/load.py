@@ -176,6 +176,8 @@ def load_results(
                 raise UsageError(f"{path}: {field_name}={value!r} is not what a result holds")
         if record["attack"] != name:
             raise UsageError(f"{path}: holds the attack {record['attack']!r}")
+        if record.get("checkpoint", directory.name) != directory.name:
+            raise UsageError(f"{path}: is of the checkpoint {record['checkpoint']!r}")
         arrays = read_arrays(path.with_suffix(".npz"), ["correct"])
         check_correct(arrays["correct"], record, str(path))
         results[name] = (record, arrays)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from ancra_jax import data, methods
+from ancra_jax.attacks.threat_models import longest, threat_model
 from ancra_jax.config import local_path, path_text
 from ancra_jax.config.schema import (
     Config,
@@ -31,6 +32,7 @@ from ancra_jax.types import Outputs
 
 INIT_FROM = "--config.init_from"
 TEACHER = "--config.distillation.teacher"
+_MOST_WEIGHTS = 2**31  # of a network: 8 GB, and as much for each of momentum and gradients
 
 
 class Splits(NamedTuple):
@@ -251,21 +253,44 @@ def create_network(config: Config, num_classes: int, *, dtype: str | None = None
         return trained.create_network(config.model, num_classes, dtype or config.model.dtype)
 
 
+def check_lengths(config: Config, image_shape: tuple[int, int, int]) -> None:
+    """Refuse a radius or a step that is longer than the way from any image to any other one."""
+    for group, ball in (
+        ("attack", config.attack),
+        ("selection", config.attack),
+        ("evaluation", config.evaluation),
+    ):
+        most = longest(threat_model(ball.norm, ball.epsilon), image_shape)
+        for field in ("epsilon", "step_size"):
+            value = getattr(getattr(config, group), field, 0.0)
+            if value > most:
+                raise UsageError(
+                    f"--config.{group}.{field}={value}: must be at most {most:g}, the longest "
+                    f"distance of images of {image_shape} in the norm {ball.norm!r}"
+                )
+
+
 def check_network(
     config: Config, network: Any, image_shape: tuple[int, int, int], num_classes: int
 ) -> None:
     """Check what a network returns, without computing it.
 
     Raises:
-      UsageError: it is not `ancra_jax.types.Outputs` with a logit for each class, or has not the
-        auxiliary heads that ``model.reverse_attention`` asks for.
+      UsageError: it is not `ancra_jax.types.Outputs` with a logit for each class, has not the
+        auxiliary heads that ``model.reverse_attention`` asks for, or is too large for any device.
     """
     images = jnp.zeros((1, *image_shape))
     with _renamed("model", ModelConfig):
-        outputs = jax.eval_shape(
-            lambda key: network.apply(network.init(key, images), images), jax.random.key(0)
-        )
+        variables = jax.eval_shape(network.init, jax.random.key(0), images)
+        outputs = jax.eval_shape(network.apply, variables, images)
+    check_lengths(config, image_shape)
     field, expected = shown(config, "model.name"), (1, num_classes)
+    count = sum(leaf.size for leaf in jax.tree.leaves(variables))
+    if count > _MOST_WEIGHTS:
+        raise UsageError(
+            f"{shown(config, 'model.width')}: makes {count:.3g} weights of {field}; must be at "
+            f"most {_MOST_WEIGHTS:.3g}"
+        )
     if not isinstance(outputs, Outputs):
         raise UsageError(
             f"{field}: the network returns {type(outputs).__name__}; must be "

@@ -19,7 +19,7 @@ from ancra_jax import defences, models
 from ancra_jax.attacks import Defence, ThreatModel, threat_model
 from ancra_jax.config import directory_path, local_path
 from ancra_jax.config.fields import build
-from ancra_jax.config.paths import as_list
+from ancra_jax.config.paths import as_list, path_text
 from ancra_jax.config.schema import ModelConfig
 from ancra_jax.errors import Problems, UsageError
 from ancra_jax.interop import safetensors
@@ -84,7 +84,11 @@ class TrainedModel(Foldable):
         Raises:
           UsageError: images of another shape, or no floating-point numbers.
         """
-        return _logits(self, jnp.asarray(images))
+        try:
+            batch = jnp.asarray(images)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise UsageError(f"images: must be an array: {error}") from error
+        return _logits(self, batch)
 
     def __repr__(self) -> str:
         """Say what it is, without its weights."""
@@ -183,7 +187,7 @@ class TrainedModel(Foldable):
         Raises:
           UsageError: the file cannot be written, or there is no such platform.
         """
-        platforms = tuple(as_list(platforms))
+        platforms = tuple(as_list(platforms, "platforms"))
         if not platforms or not set(platforms) <= set(_PLATFORMS):
             raise UsageError(f"{platforms=}: must be one or several of {', '.join(_PLATFORMS)}")
         path = path if path is None else _file_to_write(path)
@@ -306,7 +310,7 @@ def locate(path: PathLike, field: str) -> str:
     Raises:
       UsageError: there is none.
     """
-    if is_url(os.fspath(path)):
+    if is_url(path_text(path, field, remote=True)):
         return directory_path(path, field)
     text = local_path(path, field, directory=False)
     if Path(text).exists():

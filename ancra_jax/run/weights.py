@@ -128,7 +128,7 @@ def load_run(
     found = find_weights(workdir, checkpoint=checkpoint, weights=weights, fields=fields)
     config, facts = found.config, found.facts
     if dataset is None and "class_names" not in facts:
-        dataset = build.load_dataset(config.data)
+        dataset = _dataset_of(found)
     if dataset is not None:
         facts = facts | {"class_names": dataset.class_names, "image_shape": dataset.image_shape}
     classes, shape = tuple(facts["class_names"]), tuple(facts["image_shape"])
@@ -152,6 +152,19 @@ def load_run(
         config.evaluation.epsilon,
         info,
     )
+
+
+def _dataset_of(found: SavedWeights) -> Dataset:
+    """Load the data that a run was trained on, where its checkpoint does not name its classes."""
+    try:
+        return build.load_dataset(found.config.data)
+    except UsageError as error:
+        reason = str(error).replace("--config.data.", "data.")
+        raise UsageError(
+            f"{found.fields[0]}={found.workdir}: its checkpoint, of an older version, does not "
+            f"name its classes, and its data cannot be read ({reason}); put them back, or write "
+            f"where they are now into data.data_dir of {found.workdir}/config.json"
+        ) from error
 
 
 def load_network(

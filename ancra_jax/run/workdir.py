@@ -127,7 +127,8 @@ def _locked(workdir: str) -> Iterator[None]:
 
 def is_metric(record: Mapping[str, Any]) -> bool:
     """Return whether a line of metrics.jsonl is a record of training or selection."""
-    return {"kind", "epoch"} <= record.keys() and type(record.get("step")) is int
+    known = {"kind", "epoch"} <= record.keys() and type(record.get("step")) is int
+    return known and all(type(record[name]) in (int, float) for name in {*record} - {"kind"})
 
 
 def read_config(workdir: str, field: str = "--workdir") -> Config:

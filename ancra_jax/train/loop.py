@@ -76,6 +76,8 @@ def run(
     Raises:
       UsageError: with everything that is wrong; and as `train`.
     """
+    if not isinstance(settings, Mapping | None):
+        raise UsageError(f"{settings=}: must be a mapping, from names of settings to values")
     problems, changes = Problems(), {**(settings or {}), **more}
     with problems.collect():
         workdir = listable_path(workdir, "--workdir")
@@ -111,7 +113,7 @@ def train(
       Interrupted: by a signal, after saving a checkpoint.
     """
     workdir = listable_path(workdir, "--workdir")
-    found = [find_tracker(one) for one in as_list(trackers)]
+    found = [find_tracker(one) for one in as_list(trackers, "trackers")]
     mesh = sharding.create_mesh()
     multihost.connect(mesh)
     with contextlib.ExitStack() as stack:

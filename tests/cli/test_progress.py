@@ -5,6 +5,7 @@ import io
 import pytest
 
 from ancra_jax.cli import progress
+from ancra_jax.cli.profile import Profile
 from ancra_jax.cli.progress import Bar
 
 
@@ -73,3 +74,10 @@ def test_a_bar_is_drawn_on_a_terminal_but_not_in_a_cell(monkeypatch, clock, vari
     assert ("\x1b" in output.getvalue()) == (variable is None)
     assert "epoch 1" in output.getvalue()
     assert variable is None or len(output.getvalue().splitlines()) == 2
+
+
+def test_steps_that_were_never_made_are_not_said_to_be_traced(tmp_path, capsys):
+    with Profile("3:4", str(tmp_path)) as profile:
+        profile.step()
+    assert "--profile_steps=3:4" in capsys.readouterr().out
+    assert not any(tmp_path.iterdir())

@@ -199,6 +199,7 @@ def test_unusable_settings_are_refused_before_anything_is_written(tmp_path, monk
         (file, {"format": "onnx"}, "--format=onnx"),
         (file, {"layout": "linaer"}, "--layout=linaer.* fc, linear"),
         (file, {"check": -1}, "--check=-1"),
+        (file, {"data_dir": "/data"}, "--data_dir=/data"),
         (file, {"check": 1}, "--check=1.*PyTorch"),
         (file, {"format": "torch"}, "--format=torch.*PyTorch"),
         (file, {"output": ""}, "--output"),

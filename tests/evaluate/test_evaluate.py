@@ -188,9 +188,15 @@ def test_an_interrupted_evaluation_continues_to_the_same_numbers(workdir, monkey
         assert differing.mean() < 0.02
 
 
-def test_what_cannot_be_evaluated_is_refused(workdir, tmp_path):
+def test_what_cannot_be_evaluated_is_refused(workdir, tmp_path, capsys):
     with pytest.raises(UsageError, match=r"--num_examples=41: .* 40"):
         evaluate(str(workdir), suite="quick", num_examples=41)
+    useless = {"autoattack_version": "plus", "adaptive_budget": "quick", "max_minutes": 3.0}
+    with pytest.raises(UsageError, match=r"^--epsilon=9\.0: .* at most 8,"):
+        evaluate(str(workdir), suite="quick", norm="l2", epsilon=9.0, **useless)
+    lines = capsys.readouterr().out.splitlines()
+    for name, line in zip(useless, lines, strict=True):
+        assert line.startswith("warning: --" + name) and line.endswith("--suite=quick")
     shutil.copy(workdir / "config.json", tmp_path)
     with pytest.raises(UsageError, match=r"--workdir=.* best"):
         evaluate(str(tmp_path))

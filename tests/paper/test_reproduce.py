@@ -180,6 +180,7 @@ def test_the_commands_of_a_row():
         ("table3 --seeds=one", "'one' is not a whole number"),
         ("table3 --seeds=0-", "'' is not a whole number"),
         ("table3 --seeds=3-2", "'3-2' does not go up, as 0-15 does"),
+        ("table3 --seeds=0-100000000", "'0-100000000' has more than 1000 seeds"),
         ("table3 --seeds=0-2,2", "'0-2,2' has a seed twice"),
         ("table3 --num_examples=-3", "'-3' is not a whole number"),
         ("table3 --suite=papper", "--suite: invalid choice: 'papper'"),

@@ -16,7 +16,9 @@ import ancra_jax
 from ancra_jax import attacks, data
 from ancra_jax.errors import UsageError
 from ancra_jax.interop import safetensors
+from ancra_jax.run import workdir as workdir_lib
 from ancra_jax.run.checkpoint import Checkpoints
+from ancra_jax.run.objects import open_checkpoints
 from ancra_jax.run.trained import create_network
 from ancra_jax.train.loop import train
 from tests.support import ROOT
@@ -376,3 +378,14 @@ def test_class_branches_are_exported_for_one_platform_and_any_number_of_images()
     for platforms in ("gpu", ("cpu", "metal"), ()):
         with pytest.raises(UsageError, match=r"^platforms=\(.*: .*cuda"):
             model.export(platforms=platforms)
+
+
+def test_an_old_run_whose_data_moved_says_where_to_write_their_place(tmp_path):
+    config = small_config(data__name="folder", data__data_dir="/moved")
+    workdir_lib.open_for_training(str(tmp_path), config)
+    checkpoints = open_checkpoints(str(tmp_path))
+    checkpoints.save(1, {"params": {"kernel": jnp.ones(2)}}, extra={})
+    checkpoints.close()
+    with pytest.raises(UsageError, match=r"^path=.*/moved.*config\.json") as raised:
+        ancra_jax.load(tmp_path, checkpoint="last")
+    assert "--config" not in str(raised.value)

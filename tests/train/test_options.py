@@ -292,6 +292,13 @@ def test_a_network_that_returns_something_else_is_refused(tmp_path, returned, me
         train(small_config(model__name=name), str(tmp_path / "run"))
     with pytest.raises(UsageError, match=r"^--config\.model\.mean=\(0\.5, 0\.5\): "):
         train(small_config(model__mean=(0.5, 0.5), model__std=(1, 1)), str(tmp_path / "run"))
+    with pytest.raises(UsageError, match=r"^--config\.model\.width=1000000: .*weights"):
+        train(small_config(model__width=10**6), str(tmp_path / "run"))
+    for field in ("attack.step_size", "evaluation.epsilon"):
+        settings = {field.replace(".", "__"): 9.0}
+        settings |= {f"{group}__norm": "l2" for group in ("attack", "evaluation")}
+        with pytest.raises(UsageError, match=rf"^--config\.{field}=9\.0: .* at most 8,"):
+            train(small_config(**settings), str(tmp_path / "run"))
     assert not any(tmp_path.iterdir())
 
 

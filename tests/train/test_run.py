@@ -37,6 +37,8 @@ def test_settings_come_in_any_usual_form(form, source):
     assert config == cli.settings_of(config, {}) and str(source) == before
     flags = (".optimizer.learning_rate=1", ".attack.epsilon=.2")
     assert cli.read_settings([TRADES, *flags]) == config
+    group = ".optimizer={'learning_rate': 1}"  # the file's other settings of it stay
+    assert cli.read_settings([TRADES, group, *flags[1:], ".model={}"]) == config
 
 
 @pytest.mark.parametrize(
@@ -44,6 +46,7 @@ def test_settings_come_in_any_usual_form(form, source):
     [
         (TRADES, {"epoch": 3}, ["--config.epoch", "--config.epochs"]),
         (TRADES, {"epochs": "3", "attack.epsilon": -1}, ["--config.epochs='3'", "epsilon=-1"]),
+        (TRADES, {"epochs": {}, "model": {"width": {}}}, ["config.epochs={}", "model.width={}"]),
         (TRADES, {"optimizer": 3, "model.width.x": 1}, ["config.optimizer=3", "model.width"]),
         (f"{TRADES}x", {}, ["'tradesx'", "'trades'"]),
         ({"name": "mine"}, {}, ["--config.data", "--config.method"]),
