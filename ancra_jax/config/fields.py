@@ -9,8 +9,6 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from ancra_jax.config.paths import path_text
 from ancra_jax.errors import Problems, UsageError
 from ancra_jax.registry import did_you_mean
@@ -22,7 +20,7 @@ _BOUNDS = {
     "below": (operator.lt, "less than"),
 }
 _MOST = 2**31 - 1  # steps and sizes are int32
-_SMALLEST, _LARGEST = map(float, (np.finfo("f4").tiny, np.finfo("f4").max))  # what computes has
+_SMALLEST, _LARGEST = 2.0**-126, (2 - 2.0**-23) * 2.0**127  # of float32
 _SEQUENCES: dict[Any, tuple[str, tuple[type, ...]]] = {
     tuple[int, ...]: ("whole numbers", (int,)),
     tuple[float, ...]: ("numbers", (int, float)),
