@@ -311,8 +311,8 @@ def test_rows_of_other_settings_are_not_put_together(tmp_path, site):
     assert readme.count(" test examples.") == 1 and "1,000 test examples." in readme
 
 
-def test_every_variant_of_a_method_is_compared(tmp_path, site):
-    correct = {"trades": 50, "trades_margin": 40, "trades_ancra": 30}
+def test_every_variant_of_a_method_is_compared_with_both_controls(tmp_path, site):
+    correct = {"trades": 50, "trades_shallow": 55, "trades_margin": 40, "trades_ancra": 30}
     runs = seeds_of(tmp_path, **{method: [count] * 3 for method, count in correct.items()})
     results = {"natural": np.ones(100, bool), "autoattack": np.arange(100) < 60}
     for seed in range(3):
@@ -321,18 +321,19 @@ def test_every_variant_of_a_method_is_compared(tmp_path, site):
     site.publish(*runs)
     page = site.page()
     assert "**TRADES-MARGIN** (TRADES-MARGIN, weight=0.3 − TRADES, 3 seeds)" in page
+    worst = {
+        row["Difference"]: row["Here"].strip("*")
+        for row in table_under(page, "### Does it help")
+        if row["Attack"] == "worst case"
+    }
     for title, less in (
-        ("TRADES-MARGIN, weight=0.3", "+10.00"),
-        ("TRADES-MARGIN, weight=1.0", "-10.00"),
-        ("TRADES-ANCRA", "-20.00"),
+        ("TRADES-MARGIN, weight=0.3 − TRADES", "+10.00"),
+        ("TRADES-MARGIN, weight=0.3 − TRADES-SHALLOW", "+5.00"),
+        ("TRADES-MARGIN, weight=1.0 − TRADES", "-10.00"),
+        ("TRADES-SHALLOW − TRADES", "+5.00"),
+        ("TRADES-ANCRA − TRADES", "-20.00"),
     ):
-        rows = table_under(page, "### Does it help")
-        (row,) = (
-            row
-            for row in rows
-            if (row["Difference"], row["Attack"]) == (f"{title} − TRADES", "worst case")
-        )
-        assert row["Here"].strip("*").startswith(f"{less} [")
+        assert worst[title].startswith(f"{less} [")
 
 
 def test_the_pages_of_this_repository_follow_from_its_results(site):

@@ -39,7 +39,8 @@ from tools.publish.record import Published, file_name
 
 ORDER = ("natural", "pgd_at", "trades", "trades_anc", "trades_ra", "trades_ancra", "pgd_at_ancra")
 STUDY = tuple(method for method in STUDIED if method not in ORDER)
-"""Controls and variants: their worst case and natural accuracy are set beside those of TRADES."""
+"""Controls and variants: their worst case and natural accuracy are set beside `CONTROLS`."""
+CONTROLS = ("trades", "trades_shallow")
 NO_LAST_BLOCK = "Leaving out the last block"
 # What is added (ANC, RA or both), the method with it, and the one without it.
 COMPARISONS = (
@@ -49,6 +50,7 @@ COMPARISONS = (
     ("RA", "trades_ancra", "trades_anc"),
     ("ANCRA", "trades_ancra", "trades"),
     ("ANCRA", "pgd_at_ancra", "pgd_at"),
+    (NO_LAST_BLOCK, "trades_shallow", "trades"),
     (NO_LAST_BLOCK, "trades_shallow", "trades_ra"),
     (NO_LAST_BLOCK, "trades_shallow", "trades_ancra"),
 )
@@ -165,7 +167,9 @@ def comparisons(group: Group) -> list[Compared]:
     attacks = sorted(names, key=attack_order)
     found = []
     wanted = [(*one, attacks) for one in COMPARISONS]
-    wanted += [(method_title(one), one, "trades", [NATURAL]) for one in STUDY]
+    for one, control in itertools.product(STUDY, CONTROLS):
+        if one not in CONTROLS:
+            wanted.append((method_title(one), one, control, [NATURAL]))
     for what, method, baseline, tried in wanted:
         others = group.seeds_of(baseline)
         for rows, attack in itertools.product(group.variants_of(method), (*tried, WORST)):
