@@ -167,9 +167,9 @@ def comparisons(group: Group) -> list[Compared]:
     attacks = sorted(names, key=attack_order)
     found = []
     wanted = [(*one, attacks) for one in COMPARISONS]
-    for one, control in itertools.product(STUDY, CONTROLS):
-        if one not in CONTROLS:
-            wanted.append((method_title(one), one, control, [NATURAL]))
+    for method, control in itertools.product(STUDY, CONTROLS):
+        if method not in CONTROLS:
+            wanted.append((method_title(method), method, control, [NATURAL]))
     for what, method, baseline, tried in wanted:
         others = group.seeds_of(baseline)
         for rows, attack in itertools.product(group.variants_of(method), (*tried, WORST)):
