@@ -24,6 +24,7 @@ def test_every_old_name_is_told_a_new_one_that_is_there(old):
 CALLS = """
 import sys
 import ancra_jax
+from ml_collections import ConfigDict
 from ancra_jax import data, models
 run, digits = sys.argv[1], data.load("digits").train
 network = ancra_jax.load("cifar10-trades-w8")
@@ -37,6 +38,7 @@ call(ancra_jax.load, None)
 call(ancra_jax.report.run, [3])
 call(ancra_jax.report.run, 3)
 call(ancra_jax.train.run, "digits.py:trades", run, "epochs=3")
+call(ancra_jax.train.run, "digits.py:trades", run, ConfigDict({"epochs": 0}))
 call(ancra_jax.train.run, "digits.py:trades", run, trackers=3)
 call(ancra_jax.evaluate.run, run, num_examples=None)
 call(ancra_jax.evaluate.run, run, seed="1")
@@ -47,6 +49,7 @@ call(ancra_jax.evaluate.run, run, profile_steps=(1, 2))
 call(ancra_jax.evaluate.run, run, transfer_from=3)
 call(data.load, "digits", train_examples=1e3)
 call(data.load, "digits", options="a")
+call(data.load, "digits", options=ConfigDict())
 call(data.hold_out, digits, 1.5, 0)
 call(data.hold_out, digits, 3, -1)
 call(models.create, "resnet18", num_classes=10, mean=0.5, std=1)
@@ -54,10 +57,11 @@ call(network, "image.png")
 call(network.export, platforms=3)
 """
 NAMED = (
-    *("path=None", "--workdirs=3", "--workdirs=3", "settings='epochs=3'", "trackers=3"),
-    *("--num_examples=None", "--seed='1'", "--force=1", "--max_minutes=None", "--epsilon='8/255'"),
-    *("--profile_steps=(1, 2)", "--transfer_from=3", "train_examples=1000.0", "options='a'"),
-    *("num_examples=1.5", "seed=-1", "mean=0.5", "images", "platforms=3"),
+    *("path=None", "--workdirs=3", "--workdirs=3", "settings='epochs=3'", "--config.epochs=0"),
+    *("trackers=3", "--num_examples=None", "--seed='1'", "--force=1", "--max_minutes=None"),
+    *("--epsilon='8/255'", "--profile_steps=(1, 2)", "--transfer_from=3", "train_examples=1000.0"),
+    *("options='a'", "nothing was said", "num_examples=1.5", "seed=-1", "mean=0.5", "images"),
+    "platforms=3",
 )
 
 

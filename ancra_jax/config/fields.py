@@ -109,7 +109,7 @@ def _near(place: str, known: list[str], fields: Mapping[str, Any]) -> str:
     return f"allowed are {', '.join(fields) or 'none'}"
 
 
-def options_of(function: Callable[..., Any], values: Options, path: str) -> Options:
+def options_of(function: Callable[..., Any], values: Mapping[str, Any], path: str) -> Options:
     """Check the settings of a plugged-in function, which are its keyword-only arguments.
 
     Args:

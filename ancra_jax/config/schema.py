@@ -7,6 +7,7 @@ batch size 128. ``configs/`` states where data sets and methods differ.
 import dataclasses
 import json
 import operator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -317,6 +318,18 @@ def shown(config: Config, name: str) -> str:
     return f"--config.{name}={operator.attrgetter(name)(config)!r}"
 
 
+def lengths(config: Config) -> Iterator[tuple[str, float, str]]:
+    """Yield all radii and step sizes: what the setting is called, its value, and the norm."""
+    for setting, norm in (
+        ("attack.epsilon", config.attack.norm),
+        ("attack.step_size", config.attack.norm),
+        ("selection.step_size", config.attack.norm),
+        ("evaluation.epsilon", config.evaluation.norm),
+        ("evaluation.step_size", config.evaluation.norm),
+    ):
+        yield setting, operator.attrgetter(setting)(config), norm
+
+
 def extra_examples(config: Config) -> int:
     """Return how many examples of every batch are extra data."""
     return round(config.extra_data.fraction * config.batch_size)
@@ -358,18 +371,12 @@ def _check_combinations(config: Config, name: str, problems: Problems) -> None:
     _check_optimizer(config, name, problems)
     if not config.name or config.name != printable(config.name):
         problems.add(f"{name}.name={config.name!r}: must be one line of text, for reports")
-    for group, norm in (
-        ("attack", config.attack.norm),
-        ("selection", config.attack.norm),
-        ("evaluation", config.evaluation.norm),
-    ):
-        for field in ("epsilon", "step_size"):
-            value = getattr(getattr(config, group), field, 0.0)
-            if norm == "linf" and value > 1:
-                problems.add(
-                    f"{name}.{group}.{field}={value}: must be at most 1 for the norm 'linf' "
-                    f"(pixels are on the [0, 1] scale: {value:g}/255?)"
-                )
+    for setting, value, norm in lengths(config):
+        if norm == "linf" and value > 1:
+            problems.add(
+                f"{name}.{setting}={value}: must be at most 1 for the norm 'linf' "
+                f"(pixels are on the [0, 1] scale: {value:g}/255?)"
+            )
     if config.swa.start_epoch > config.epochs:
         problems.add(
             f"{name}.swa.start_epoch={config.swa.start_epoch}: must be at most {name}.epochs="

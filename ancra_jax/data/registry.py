@@ -152,9 +152,7 @@ def _source_of(
     name: str, image_size: int | None, options: Mapping[str, Any] | None
 ) -> tuple[Source, dict[str, Any]]:
     source = _sources.get(name, "name")
-    if not isinstance(options, Mapping | None):
-        raise UsageError(f"{options=}: must be a mapping, from names of settings to values")
-    settings = options_of(source, dict(options or {}), "options")
+    settings = options_of(source, {} if options is None else options, "options")
     if image_size is not None and name not in _resizing:
         raise UsageError(f"image_size={image_size}: the images of {name!r} have a fixed size")
     if image_size is not None and image_size < 1:

@@ -9,7 +9,7 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -79,7 +79,7 @@ _CHOICES: dict[str, Sequence[str]] = {
 @renamed(
     {
         r"--config\.data\.data_dir": "--data_dir",
-        r"--config\.evaluation\.e": "--e",
+        r"--config\.evaluation\.epsilon": "--epsilon",
         r"^run\.": "--",
     }
 )
@@ -142,7 +142,9 @@ def run(
     workdir = directory_path(workdir, "--workdir")
     config, given = _read(locals())
     config, name = _under(config, evaluation_name(checkpoint, weights), norm, epsilon)
-    with _joined(workdir, _of_no_use(given)) as (share, mesh):
+    with _joined(workdir) as (share, mesh):
+        for line in _of_no_use(given) if share.is_first else ():
+            print(f"warning: {line}", flush=True)
         dataset = components.load_dataset(config.data)
         num_examples = num_examples or len(dataset.test)
         check_count("--num_examples", num_examples, len(dataset.test))
@@ -199,10 +201,8 @@ def _under(config: Config, checkpoint: str, norm: str, epsilon: float) -> tuple[
 
 
 @contextlib.contextmanager
-def _joined(workdir: str, warnings: Iterable[str]) -> Iterator[tuple[Share, Mesh]]:
+def _joined(workdir: str) -> Iterator[tuple[Share, Mesh]]:
     """Join the other processes, if any; the first keeps all others from writing to the directory.
-
-    It prints the warnings.
 
     Yields:
       This process' share of every batch, and its own devices.
@@ -213,8 +213,6 @@ def _joined(workdir: str, warnings: Iterable[str]) -> Iterator[tuple[Share, Mesh
         writer = workdir_lib.one_writer(workdir)
         share.from_first(lambda: stack.enter_context(writer) and None)
         multihost.keep_log(workdir)
-        for line in warnings if share.is_first else ():
-            print(f"warning: {line}", flush=True)
         yield share, sharding.create_mesh(devices)
 
 

@@ -20,6 +20,7 @@ from ancra_jax.config.schema import (
     ModelConfig,
     check_extra_examples,
     extra_examples,
+    lengths,
     shown,
 )
 from ancra_jax.data import Augmentation, BatchPlan, Contents, Dataset, ExtraDraws, Split
@@ -255,19 +256,13 @@ def create_network(config: Config, num_classes: int, *, dtype: str | None = None
 
 def check_lengths(config: Config, image_shape: tuple[int, int, int]) -> None:
     """Refuse a radius or a step that is longer than the way from any image to any other one."""
-    for group, ball in (
-        ("attack", config.attack),
-        ("selection", config.attack),
-        ("evaluation", config.evaluation),
-    ):
-        most = longest(threat_model(ball.norm, ball.epsilon), image_shape)
-        for field in ("epsilon", "step_size"):
-            value = getattr(getattr(config, group), field, 0.0)
-            if value > most:
-                raise UsageError(
-                    f"--config.{group}.{field}={value}: must be at most {most:g}, the longest "
-                    f"distance of images of {image_shape} in the norm {ball.norm!r}"
-                )
+    for setting, value, norm in lengths(config):
+        most = longest(threat_model(norm, 1.0), image_shape)
+        if value > most:
+            raise UsageError(
+                f"{shown(config, setting)}: must be at most {most:g}, the longest distance of "
+                f"images of {image_shape} in the norm {norm!r}"
+            )
 
 
 def check_network(
@@ -283,7 +278,6 @@ def check_network(
     with _renamed("model", ModelConfig):
         variables = jax.eval_shape(network.init, jax.random.key(0), images)
         outputs = jax.eval_shape(network.apply, variables, images)
-    check_lengths(config, image_shape)
     field, expected = shown(config, "model.name"), (1, num_classes)
     count = sum(leaf.size for leaf in jax.tree.leaves(variables))
     if count > _MOST_WEIGHTS:

@@ -27,6 +27,7 @@ from ancra_jax.cli.files import import_shipped, shipped_files
 from ancra_jax.cli.profile import Profile, check_steps
 from ancra_jax.cli.settings import Source
 from ancra_jax.config import listable_path, shown, warnings_of
+from ancra_jax.config.fields import is_mapping
 from ancra_jax.config.paths import as_list
 from ancra_jax.config.schema import Config
 from ancra_jax.errors import Problems, UsageError
@@ -76,7 +77,7 @@ def run(
     Raises:
       UsageError: with everything that is wrong; and as `train`.
     """
-    if not isinstance(settings, Mapping | None):
+    if settings is not None and not is_mapping(settings):
         raise UsageError(f"{settings=}: must be a mapping, from names of settings to values")
     problems, changes = Problems(), {**(settings or {}), **more}
     with problems.collect():
@@ -196,6 +197,7 @@ class Training:
             splits = build.split_dataset(dataset, config)
         with problems.collect():
             build.check_network(config, network, dataset.image_shape, dataset.num_classes)
+            build.check_lengths(config, dataset.image_shape)
         problems.raise_all()
         parts = [split for split in (splits.train, splits.extra) if split is not None]
         everywhere = sharding.replicated(mesh)
@@ -211,8 +213,7 @@ class Training:
 
         # ---- What the functions below keep of the data set: not its images ----
         labels = np.concatenate([split.labels for split in parts])
-        num_classes = dataset.num_classes
-        image_shape = dataset.image_shape
+        num_classes, image_shape = dataset.num_classes, dataset.image_shape
         num_examples = len(splits.train)
 
         def create_state() -> TrainState:
